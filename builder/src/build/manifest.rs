@@ -1,0 +1,68 @@
+//! `manifest.json`: what an image was made from and what `edgepress test` needs to know about it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::recipe::types::{Board, Provisioning};
+use crate::units::{Arch, Digest};
+
+/// Name of the manifest beside an image.
+pub const FILE_NAME: &str = "manifest.json";
+
+/// The manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of edgepress that made the image.
+    pub edgepress: String,
+    /// Recipe name.
+    pub name: String,
+    /// Recipe description.
+    pub description: String,
+    /// Architecture.
+    pub arch: Arch,
+    /// Board.
+    pub board: Board,
+    /// Digests of the recipe (merged), the lock section and everything laid over the root.
+    pub inputs: BTreeMap<String, Digest>,
+    /// Kernel versions in the image.
+    pub kernels: Vec<String>,
+    /// Time stamp of everything in the image, seconds since 1970: that of its newest package.
+    pub epoch: u64,
+    /// What `test` has to simulate.
+    pub provisioning: Provisioning,
+    /// DNS servers that containers use.
+    pub engine_dns: Vec<IpAddr>,
+    /// Partitions in order.
+    pub partitions: Vec<Partition>,
+    /// The files made, beside the manifest.
+    pub outputs: Vec<Output>,
+    /// Step → seconds.
+    pub seconds: BTreeMap<String, f64>,
+}
+
+/// One partition of the image; offsets and sizes in bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Partition {
+    /// `fat` or `root`.
+    pub role: String,
+    /// Byte offset from the start of the image.
+    pub offset: u64,
+    /// Bytes.
+    pub size: u64,
+    /// File system UUID (FAT: the volume id, as `XXXX-XXXX`).
+    pub uuid: String,
+}
+
+/// One file made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Output {
+    /// File name beside the manifest.
+    pub file: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of the file.
+    pub sha256: Digest,
+}

@@ -1,0 +1,3 @@
+//! The steps from recipe to image, and their keys.
+
+pub mod manifest;

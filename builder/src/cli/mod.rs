@@ -1,0 +1,75 @@
+//! The command line: one file per verb, which parses, calls one library function and prints.
+
+use std::fmt::Display;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+use crate::error::{Kind, problem};
+use crate::event::{Silent, Sink};
+
+/// Presses bootable device images that come up provisioned in Azure IoT Edge.
+#[derive(Debug, Parser)]
+#[command(name = "edgepress", version, max_term_width = 100)]
+struct Cli {
+    /// One JSON document on standard output instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Runs one job in namespaces of its own (edgepress calls itself)
+    #[command(hide = true)]
+    Sandbox,
+}
+
+/// What every verb is given: where to send events, and how to answer.
+pub struct Session {
+    json: bool,
+    /// Progress and notes go here (standard error, in whatever form suits it).
+    pub sink: Arc<dyn Sink>,
+}
+
+impl Session {
+    /// Prints the verb's result on standard output: as text, or with `--json` as one JSON document.
+    ///
+    /// # Errors
+    /// When standard output cannot be written.
+    pub fn answer<T: Serialize + Display>(&self, answer: &T) -> Result<()> {
+        let text = if self.json { serde_json::to_string_pretty(answer)? } else { answer.to_string() };
+        writeln!(std::io::stdout().lock(), "{}", text.trim_end()).context("writing to standard output")
+    }
+}
+
+/// Parses the command line, runs the verb, prints what went wrong, and returns the exit code:
+/// 0 done, 1 the work failed, 2 the command line or an input is wrong.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let _session = Session { json: cli.json, sink: Arc::new(Silent) };
+    let result: Result<()> = match cli.verb {
+        Verb::Sandbox => Ok(()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    let problem = problem(error);
+    if let Some(hint) = problem.and_then(|problem| problem.hint.as_ref()) {
+        eprintln!(" hint: {hint}");
+    }
+    match problem.map(|problem| problem.kind) {
+        Some(Kind::Input) => ExitCode::from(2),
+        _ => ExitCode::from(1),
+    }
+}

@@ -1,0 +1,27 @@
+//! edgepress: a recipe goes in; a bootable, provisionable device image comes out.
+//!
+//! ```text
+//! recipe ─► lock ─► store ─► rootfs ─► overlay ─► disk ─► <name>.img + manifest.json
+//!                                                            └─► prove (QEMU + sim → report)
+//! ```
+//!
+//! One folder per word of the design; `cli/` has one file per verb and nothing but argument parsing and
+//! printing. Data flows one way: every step is a function from typed input to typed output, and its key is
+//! computed from its inputs (see [`build`]).
+
+pub mod build;
+pub mod cli;
+pub mod disk;
+pub mod error;
+pub mod event;
+pub mod host;
+pub mod lock;
+pub mod overlay;
+pub mod prove;
+pub mod provisioning;
+pub mod recipe;
+pub mod rootfs;
+pub mod sandbox;
+pub mod sim;
+pub mod store;
+pub mod units;

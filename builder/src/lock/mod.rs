@@ -1,0 +1,3 @@
+//! Exactly which packages go into an image, resolved by the host's apt in a private tree.
+
+pub mod types;
