@@ -56,7 +56,7 @@ impl FromStr for Arch {
 /// A number of bytes; written as a whole number with B, K, M, G or T (powers of 1024).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
-#[schemars(with = "String", regex(pattern = r"^[0-9]+[BKMGT]?$"))]
+#[schemars(with = "String")]
 pub struct ByteSize(pub u64);
 
 impl ByteSize {
@@ -100,7 +100,7 @@ impl From<ByteSize> for String {
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, factor) in UNITS {
-            if self.0 >= factor && self.0 % factor == 0 {
+            if self.0 >= factor && self.0.is_multiple_of(factor) {
                 return write!(f, "{}{unit}", self.0 / factor);
             }
         }

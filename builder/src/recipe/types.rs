@@ -205,7 +205,7 @@ pub struct Deb {
 }
 
 /// The container engine and its `daemon.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
     /// The engine's packages: `["docker.io"]`, or `["moby-engine", "moby-cli"]`.
@@ -216,12 +216,6 @@ pub struct Engine {
     pub log: EngineLog,
     /// Images that are in the device's store before its first contact with a network.
     pub images: Vec<EngineImage>,
-}
-
-impl Default for Engine {
-    fn default() -> Self {
-        Self { packages: Vec::new(), dns: Vec::new(), log: EngineLog::default(), images: Vec::new() }
-    }
 }
 
 /// How container logs are kept, so that they never fill the disk.
