@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::error::{Kind, problem};
 use crate::event::{Silent, Sink};
+use crate::sandbox;
 
 /// Presses bootable device images that come up provisioned in Azure IoT Edge.
 #[derive(Debug, Parser)]
@@ -27,7 +28,11 @@ struct Cli {
 enum Verb {
     /// Runs one job in namespaces of its own (edgepress calls itself)
     #[command(hide = true)]
-    Sandbox,
+    Sandbox {
+        /// As its first process
+        #[arg(long)]
+        inner: bool,
+    },
 }
 
 /// What every verb is given: where to send events, and how to answer.
@@ -52,9 +57,14 @@ impl Session {
 /// 0 done, 1 the work failed, 2 the command line or an input is wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Verb::Sandbox { inner } = cli.verb {
+        // Before anything starts a thread: see sandbox::outer.
+        let result = if inner { sandbox::inner() } else { sandbox::outer() };
+        return if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let _session = Session { json: cli.json, sink: Arc::new(Silent) };
     let result: Result<()> = match cli.verb {
-        Verb::Sandbox => Ok(()),
+        Verb::Sandbox { .. } => Ok(()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

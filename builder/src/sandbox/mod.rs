@@ -2,8 +2,111 @@
 //!
 //! ```text
 //! edgepress build                      the verb; ordinary user or root
-//!  └─ edgepress sandbox (hidden verb)  unshares; the parent writes its uid and gid map
+//!  └─ edgepress sandbox                unshares; the parent writes its uid and gid map
 //!      └─ edgepress sandbox --inner    pid 1 of the new pid namespace: runs one Job, answers in JSON lines
 //! ```
 //!
-//! When the verb dies the kernel kills pid 1, and with it everything that the job had started.
+//! When the verb dies the kernel kills both, and pid 1 takes with it everything that the job had started.
+
+mod child;
+mod job;
+mod users;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, anyhow};
+use serde::{Deserialize, Serialize};
+
+pub use child::{inner, outer};
+pub use job::Job;
+pub use users::Users;
+
+use crate::error::{Kind, Problem};
+use crate::event::{Event, Sink};
+
+/// One line that a sandbox writes to its parent.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line {
+    /// The namespaces exist: the parent may write the maps.
+    Unshared,
+    /// Something to pass on.
+    Event(Event),
+    /// The job's answer; the last line.
+    Answer(serde_json::Value),
+    /// Why there is none; the last line.
+    Failed { input: bool, message: String, hint: Option<String> },
+}
+
+/// Runs `job` in a sandbox of its own and returns its answer.
+///
+/// # Errors
+/// The job's own error; or why the host gives no namespaces, with the remedy.
+pub fn run<T: serde::de::DeserializeOwned>(job: &Job, sink: &dyn Sink) -> Result<T> {
+    let exe = std::env::current_exe().context("finding this program's own file")?;
+    let mut child = Command::new(exe)
+        .arg("sandbox")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting a sandbox")?;
+    let result = converse(&mut child, job, sink);
+    if result.is_err() {
+        // Ends whatever still runs; pid 1 dies with its parent.
+        child.kill().ok();
+    }
+    let status = child.wait().context("waiting for the sandbox")?;
+    let answer = result.with_context(|| format!("running {} in a sandbox ({status})", job.name()));
+    serde_json::from_value(answer?).context("reading the sandbox's answer")
+}
+
+fn converse(child: &mut Child, job: &Job, sink: &dyn Sink) -> Result<serde_json::Value> {
+    let mut input = child.stdin.take().context("opening the sandbox's standard input")?;
+    let output = BufReader::new(child.stdout.take().context("opening the sandbox's standard output")?);
+    for line in output.lines() {
+        let line = line.context("reading from the sandbox")?;
+        match serde_json::from_str(&line).with_context(|| format!("understanding the sandbox's `{line}`"))? {
+            Line::Unshared => {
+                users::write_maps(child.id(), job.users())?;
+                let mut text = serde_json::to_vec(job)?;
+                text.push(b'\n');
+                input.write_all(&text).context("handing the sandbox its job")?;
+            }
+            Line::Event(event) => sink.emit(event),
+            Line::Answer(value) => return Ok(value),
+            Line::Failed { input, message, hint } => {
+                let kind = if input { Kind::Input } else { Kind::Work };
+                return Err(Problem { kind, message, hint }.into());
+            }
+        }
+    }
+    Err(anyhow!("the sandbox ended without an answer"))
+}
+
+/// Reads one line of at most 256 MiB from standard input, byte by byte so that nothing behind it is swallowed.
+fn read_job_line() -> Result<String> {
+    let mut text = Vec::new();
+    let stdin = std::io::stdin();
+    stdin.lock().take(256 << 20).read_until(b'\n', &mut text).context("reading the sandbox's job")?;
+    anyhow::ensure!(text.ends_with(b"\n"), "the parent went away");
+    String::from_utf8(text).context("reading the sandbox's job")
+}
+
+fn say(line: &Line) -> Result<()> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(&text)?;
+    stdout.flush().context("writing to the sandbox's parent")
+}
+
+/// Passes events to the parent.
+struct Pipe;
+
+impl Sink for Pipe {
+    fn emit(&self, event: Event) {
+        // A parent that no longer listens is about to kill this process anyway.
+        say(&Line::Event(event)).ok();
+    }
+}

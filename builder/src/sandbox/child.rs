@@ -1,0 +1,122 @@
+//! The two processes on the far side of a sandbox.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid};
+
+use super::{Job, Line, Pipe, read_job_line, say};
+use crate::error::{Kind, Problem, problem};
+use crate::host;
+
+/// First process: makes the namespaces, waits for the parent's maps and the job, and starts pid 1.
+///
+/// Must be called while the process has one thread: the kernel refuses a user namespace to others.
+///
+/// # Errors
+/// When the parent is gone. Everything else is told to the parent.
+pub fn outer() -> Result<()> {
+    match enter_and_start() {
+        Ok(()) => Ok(()),
+        Err(error) => say(&failed(&error)),
+    }
+}
+
+fn enter_and_start() -> Result<()> {
+    die_with_parent()?;
+    let flags = CloneFlags::CLONE_NEWUSER
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWNET;
+    unshare(flags).map_err(|errno| refused("unshare", errno))?;
+    say(&Line::Unshared)?;
+    let text = read_job_line()?;
+    become_root()?;
+    // A change of credentials clears the parent-death signal.
+    die_with_parent()?;
+    let mut child = Command::new("/proc/self/exe")
+        .args(["sandbox", "--inner"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("starting pid 1 of the sandbox")?;
+    let mut pipe = child.stdin.take().context("opening the standard input of pid 1")?;
+    std::io::Write::write_all(&mut pipe, text.as_bytes())?;
+    drop(pipe);
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("the sandbox's first process died: {status}");
+    }
+    Ok(())
+}
+
+fn die_with_parent() -> Result<()> {
+    set_pdeathsig(Signal::SIGKILL).context("asking to die with the parent")
+}
+
+fn become_root() -> Result<()> {
+    // With a map of one id the kernel denies setgroups, and there is nothing to drop.
+    match setgroups(&[]) {
+        Ok(()) | Err(Errno::EPERM) => {}
+        Err(errno) => return Err(errno).context("dropping groups in the sandbox"),
+    }
+    let (root, root_group) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(root_group, root_group, root_group).map_err(|errno| refused("setresgid", errno))?;
+    setresuid(root, root, root).map_err(|errno| refused("setresuid", errno))?;
+    Ok(())
+}
+
+/// Pid 1: private mounts, a fresh /proc, `lo` up; then the job.
+///
+/// # Errors
+/// When the parent is gone. Everything else is told to the parent.
+pub fn inner() -> Result<()> {
+    let answer = die_with_parent().and_then(|()| settle()).and_then(|()| {
+        let job: Job = serde_json::from_str(&read_job_line()?).context("understanding the sandbox's job")?;
+        job.execute(&Pipe)
+    });
+    say(&answer.map_or_else(|error| failed(&error), Line::Answer))
+}
+
+fn settle() -> Result<()> {
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .map_err(|errno| refused("mount", errno))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), flags, none).map_err(|errno| refused("mount /proc", errno))?;
+    sethostname("edgepress").context("naming the sandbox")?;
+    host::run(host::command("ip")?.args(["link", "set", "lo", "up"])).map(drop)
+}
+
+/// The host does not let us: say what would.
+fn refused(what: &str, errno: Errno) -> anyhow::Error {
+    let message = format!("this host refuses user namespaces to this user ({what}: {})", errno.desc());
+    let problem = Problem::work(message);
+    let sysctl = |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).unwrap_or_default();
+    let hint = if sysctl("kernel/apparmor_restrict_unprivileged_userns").trim() == "1" {
+        "Ubuntu's AppArmor forbids them: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or run edgepress as root"
+    } else if sysctl("kernel/unprivileged_userns_clone").trim() == "0" {
+        "allow them: sudo sysctl kernel.unprivileged_userns_clone=1, or run edgepress as root"
+    } else if sysctl("user/max_user_namespaces").trim() == "0" {
+        "allow them: sudo sysctl user.max_user_namespaces=10000"
+    } else {
+        "in a container, start it privileged (docker run --privileged); else run edgepress as root"
+    };
+    problem.hint(hint).into()
+}
+
+fn failed(error: &anyhow::Error) -> Line {
+    let found = problem(error);
+    Line::Failed {
+        input: found.is_some_and(|problem| problem.kind == Kind::Input),
+        message: format!("{error:#}"),
+        hint: found.and_then(|problem| problem.hint.clone()),
+    }
+}
