@@ -17,6 +17,7 @@ pub mod event;
 pub mod host;
 pub mod lock;
 pub mod overlay;
+pub mod packages;
 pub mod prove;
 pub mod provisioning;
 pub mod recipe;

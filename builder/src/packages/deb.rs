@@ -1,0 +1,356 @@
+//! The .deb format: an `ar` archive with two tar archives in it.
+//!
+//! ```text
+//! !<arch>\n
+//! debian-binary       "2.0\n"
+//! control.tar[.gz|.xz|.zst]   control, maintainer scripts, conffiles, md5sums
+//! data.tar[.gz|.xz|.zst]      the files
+//! ```
+//! Each member has a 60-byte header (name 16, mtime 12, uid 6, gid 6, mode 8, size 10, `` `\n ``) and is padded to an
+//! even length (deb(5), ar(5)).
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use flate2::read::MultiGzDecoder;
+use liblzma::read::XzDecoder;
+use liblzma::stream::{CONCATENATED, Stream};
+
+use super::control::Control;
+use crate::error::Problem;
+
+const MAGIC: &[u8; 8] = b"!<arch>\n";
+const HEADER: usize = 60;
+/// No control archive is near this size; a larger one is refused before it is read into memory.
+const CONTROL_LIMIT: u64 = 64 << 20;
+/// What decompressing xz may take; `xz -9` needs 65 MiB.
+const XZ_MEMORY: u64 = 256 << 20;
+/// The largest control file accepted.
+const CONTROL_FILE_LIMIT: u64 = 4 << 20;
+
+/// What the head of a .deb says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deb {
+    /// The control file.
+    pub control: Control,
+    /// The newest time stamp among the archive's members: when the package was built, in seconds since 1970.
+    pub built: u64,
+}
+
+impl Deb {
+    /// Reads a .deb's control data and checks that every member is there to its last byte (not what is in
+    /// `data.tar`: that is read when it is unpacked).
+    ///
+    /// # Errors
+    /// Names the file when it cannot be opened, is no .deb, or is cut short.
+    pub fn read(path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+        let size = file.metadata().with_context(|| format!("reading {}", path.display()))?.len();
+        Self::parse(BufReader::new(file), size)
+            .map_err(|error| broken(&path.display().to_string(), &error).into())
+    }
+
+    fn parse(mut reader: impl Read + Seek + Send, size: u64) -> io::Result<Self> {
+        start(&mut reader)?;
+        let mut at = MAGIC.len() as u64;
+        let (mut control, mut data, mut built) = (None, false, 0);
+        while let Some(member) = Member::read(&mut reader)? {
+            at += HEADER as u64;
+            let end = at.checked_add(member.size).filter(|end| *end <= size).ok_or_else(cut_short)?;
+            built = built.max(member.mtime);
+            if let Some(compression) = member.tar("control.tar")? {
+                control =
+                    Some(read_control((&mut reader).take(member.size.min(CONTROL_LIMIT)), compression)?);
+            }
+            data |= member.tar("data.tar")?.is_some();
+            at = end + end % 2;
+            reader.seek(SeekFrom::Start(at))?;
+        }
+        let control = control.ok_or_else(|| invalid("it has no control.tar"))?;
+        if data { Ok(Self { control, built }) } else { Err(cut_short()) }
+    }
+}
+
+/// The decompressed `data.tar` of a .deb that is read from its start. Ending early is an error of the reader, never
+/// an early end of the stream.
+///
+/// # Errors
+/// When it is no .deb, has no data member, or is compressed in a way that deb(5) does not know.
+pub fn data<R: Read + Send + 'static>(mut reader: R) -> io::Result<Box<dyn Read + Send>> {
+    start(&mut reader)?;
+    while let Some(member) = Member::read(&mut reader)? {
+        if let Some(compression) = member.tar("data.tar")? {
+            return decompress(Exact { reader, left: member.size }, compression);
+        }
+        let padded = member.size + member.size % 2;
+        if io::copy(&mut (&mut reader).take(padded), &mut io::sink())? < padded {
+            return Err(cut_short());
+        }
+    }
+    Err(cut_short())
+}
+
+/// The user-facing form of an error from [`data`] or the tar archive in it.
+pub fn broken(name: &str, error: &io::Error) -> Problem {
+    Problem::work(format!("{name} is not a whole Debian package: {error}"))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compression {
+    None,
+    Gzip,
+    Xz,
+    Zstd,
+}
+
+struct Member {
+    name: String,
+    mtime: u64,
+    size: u64,
+}
+
+impl Member {
+    /// The next member's header; nothing at the archive's end.
+    fn read(reader: &mut impl Read) -> io::Result<Option<Self>> {
+        let mut header = [0; HEADER];
+        match fill(reader, &mut header)? {
+            0 => return Ok(None),
+            // Some tools leave one byte of padding at the end.
+            1 if header[0] == b'\n' => return Ok(None),
+            HEADER => {}
+            _ => return Err(cut_short()),
+        }
+        if header[58..] != *b"`\n" {
+            return Err(invalid("a member's header is damaged"));
+        }
+        let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&header[range]).trim().to_owned();
+        let number = |range, what| text(range).parse::<u64>().map_err(|_| invalid(what));
+        Ok(Some(Self {
+            name: text(0..16).trim_end_matches('/').to_owned(),
+            // Written blank by some tools, which means the beginning of time.
+            mtime: if text(16..28).is_empty() { 0 } else { number(16..28, "a member's time is no number")? },
+            size: number(48..58, "a member's size is no number")?,
+        }))
+    }
+
+    /// The compression of this member, if it is the tar archive `stem`.
+    fn tar(&self, stem: &str) -> io::Result<Option<Compression>> {
+        match self.name.strip_prefix(stem) {
+            None => Ok(None),
+            Some("") => Ok(Some(Compression::None)),
+            Some(".gz") => Ok(Some(Compression::Gzip)),
+            Some(".xz") => Ok(Some(Compression::Xz)),
+            Some(".zst") => Ok(Some(Compression::Zstd)),
+            Some(_) => Err(invalid(&format!("its member {} is compressed in an unknown way", self.name))),
+        }
+    }
+}
+
+fn start(reader: &mut impl Read) -> io::Result<()> {
+    let mut magic = [0; 8];
+    match fill(reader, &mut magic)? {
+        8 if magic == *MAGIC => Ok(()),
+        8 => Err(invalid("it is no ar archive")),
+        _ => Err(cut_short()),
+    }
+}
+
+fn read_control(reader: impl Read + Send, compression: Compression) -> io::Result<Control> {
+    let mut archive = tar::Archive::new(decompress(reader, compression)?.take(CONTROL_LIMIT));
+    for entry in archive.entries()? {
+        let entry = entry?;
+        if entry.path()?.as_os_str().to_string_lossy().trim_start_matches("./") == "control" {
+            let mut text = Vec::new();
+            entry.take(CONTROL_FILE_LIMIT).read_to_end(&mut text)?;
+            let text = String::from_utf8_lossy(&text);
+            return Control::parse(&text).map_err(|error| invalid(&format!("in its control file, {error}")));
+        }
+    }
+    Err(invalid("its control.tar has no control file"))
+}
+
+fn decompress<'a, R: Read + Send + 'a>(
+    reader: R,
+    compression: Compression,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
+    Ok(match compression {
+        Compression::None => Box::new(reader),
+        Compression::Gzip => Box::new(MultiGzDecoder::new(reader)),
+        Compression::Xz => {
+            let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)?;
+            Box::new(XzDecoder::new_stream(reader, stream))
+        }
+        Compression::Zstd => Box::new(zstd::Decoder::new(reader)?),
+    })
+}
+
+/// Reads until the buffer is full or the input ends, and returns how much there was.
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// A member's bytes; the input ending before them is an error.
+struct Exact<R> {
+    reader: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Exact<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        if most == 0 {
+            return Ok(0);
+        }
+        let count = self.reader.read(&mut buffer[..most])?;
+        if count == 0 {
+            return Err(cut_short());
+        }
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+fn cut_short() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "it is cut short")
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Deb, HEADER, data};
+    use std::io::{Cursor, Read as _, Write as _};
+
+    const CONTROL: &str = "Package: hello\nVersion: 1.0-1\nArchitecture: all\nDescription: greets\n";
+
+    fn tar(files: &[(&str, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, text) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, name, text.as_bytes()).expect("appends");
+        }
+        builder.into_inner().expect("finishes")
+    }
+
+    fn compress(ending: &str, bytes: &[u8]) -> Vec<u8> {
+        match ending {
+            ".gz" => {
+                let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                writer.write_all(bytes).expect("writes");
+                writer.finish().expect("finishes")
+            }
+            ".xz" => {
+                let mut writer = liblzma::write::XzEncoder::new(Vec::new(), 1);
+                writer.write_all(bytes).expect("writes");
+                writer.finish().expect("finishes")
+            }
+            ".zst" => zstd::encode_all(bytes, 1).expect("compresses"),
+            _ => bytes.to_vec(),
+        }
+    }
+
+    fn ar(members: &[(&str, u64, &[u8])]) -> Vec<u8> {
+        let mut out = b"!<arch>\n".to_vec();
+        for (name, mtime, bytes) in members {
+            write!(out, "{name:<16}{mtime:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 100_644, bytes.len())
+                .expect("writes");
+            out.extend_from_slice(bytes);
+            out.resize(out.len() + bytes.len() % 2, b'\n');
+        }
+        out
+    }
+
+    fn deb(ending: &str) -> Vec<u8> {
+        let control = compress(ending, &tar(&[("./md5sums", ""), ("./control", CONTROL)]));
+        let data = compress(ending, &tar(&[("./usr/bin/hello", "#!/bin/sh\necho hello\n")]));
+        ar(&[
+            ("debian-binary", 1_700_000_000, b"2.0\n"),
+            (&format!("control.tar{ending}"), 1_700_000_001, &control),
+            (&format!("data.tar{ending}"), 1_700_000_002, &data),
+        ])
+    }
+
+    fn read(bytes: &[u8]) -> std::io::Result<Deb> {
+        Deb::parse(Cursor::new(bytes), bytes.len() as u64)
+    }
+
+    fn unpack(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        data(Cursor::new(bytes.to_vec()))?.read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn reads_every_compression() {
+        for ending in ["", ".gz", ".xz", ".zst"] {
+            let bytes = deb(ending);
+            let deb = read(&bytes).expect(ending);
+            assert_eq!((deb.control.package.as_str(), deb.built), ("hello", 1_700_000_002), "{ending}");
+            let mut archive = tar::Archive::new(Cursor::new(unpack(&bytes).expect(ending)));
+            let mut text = String::new();
+            let mut entry = archive.entries().expect("entries").next().expect("one").expect("reads");
+            entry.read_to_string(&mut text).expect("text");
+            assert_eq!(text, "#!/bin/sh\necho hello\n", "{ending}");
+        }
+    }
+
+    #[test]
+    fn a_deb_cut_anywhere_is_refused() {
+        for ending in ["", ".gz", ".xz", ".zst"] {
+            let bytes = deb(ending);
+            let padding = usize::from(bytes.last() == Some(&b'\n'));
+            for length in (0..bytes.len() - 1 - padding).step_by(7) {
+                assert!(read(&bytes[..length]).is_err(), "{ending} cut at {length}");
+                assert!(unpack(&bytes[..length]).is_err(), "{ending} cut at {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_deb_is_an_error_and_never_a_panic() {
+        let bytes = deb(".gz");
+        for at in 0..HEADER * 3 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x15;
+            let _ = (read(&damaged), unpack(&damaged));
+        }
+        for (bytes, expected) in [
+            (b"not an archive".to_vec(), "it is no ar archive"),
+            (ar(&[("debian-binary", 0, b"2.0\n")]), "it has no control.tar"),
+            (
+                ar(&[("control.tar.lz4", 0, b"")]),
+                "its member control.tar.lz4 is compressed in an unknown way",
+            ),
+            (ar(&[("control.tar", 0, &tar(&[("./x", "")]))]), "its control.tar has no control file"),
+            (ar(&[("control.tar", 0, &tar(&[("./control", CONTROL)]))]), "it is cut short"),
+        ] {
+            assert_eq!(read(&bytes).expect_err(expected).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn the_error_names_the_file() {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        std::fs::write(file.path(), &deb(".xz")[..200]).expect("writes");
+        let error = Deb::read(file.path()).expect_err("cut short").to_string();
+        assert_eq!(
+            error,
+            format!("{} is not a whole Debian package: it is cut short", file.path().display())
+        );
+    }
+}

@@ -1,0 +1,1 @@
+//! Packages that the recipe brings itself.
