@@ -15,6 +15,7 @@ pub mod disk;
 pub mod error;
 pub mod event;
 pub mod host;
+pub mod interrupt;
 pub mod lock;
 pub mod overlay;
 pub mod packages;

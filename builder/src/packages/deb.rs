@@ -267,7 +267,7 @@ mod tests {
     fn ar(members: &[(&str, u64, &[u8])]) -> Vec<u8> {
         let mut out = b"!<arch>\n".to_vec();
         for (name, mtime, bytes) in members {
-            write!(out, "{name:<16}{mtime:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 100_644, bytes.len())
+            writeln!(out, "{name:<16}{mtime:<12}{:<6}{:<6}{:<8}{:<10}`", 0, 0, 100_644, bytes.len())
                 .expect("writes");
             out.extend_from_slice(bytes);
             out.resize(out.len() + bytes.len() % 2, b'\n');
