@@ -1,1 +1,257 @@
-//! Packages that the recipe brings itself.
+//! Packages that the recipe brings itself: single .debs by file or address, and folders of package sources.
+//!
+//! All end as blobs in the store. Sources are built so that the .deb's bytes depend on nothing but the files' names,
+//! contents and executable bits: a git checkout has other times and modes on every machine.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use super::control::Control;
+use super::deb::Deb;
+use crate::error::Problem;
+use crate::event::Sink;
+use crate::host;
+use crate::lock::host::HostApt;
+use crate::recipe::types::{self, Recipe};
+use crate::store::Store;
+use crate::store::download::{Wanted, fetch_all};
+use crate::store::net::{Client, parse};
+use crate::units::Digest;
+
+/// Time of everything in a package built from sources: 2024-01-01T00:00:00Z.
+const EPOCH: u64 = 1_704_067_200;
+/// Scripts that dpkg runs: executable whatever the work tree says (deb-preinst(5) and its kin).
+const SCRIPTS: [&str; 5] = ["config", "postinst", "postrm", "preinst", "prerm"];
+
+/// A package that comes from no archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LocalDeb {
+    /// Package name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// Debian architecture (`amd64`, `arm64`, `all`).
+    pub architecture: String,
+    /// Its control data.
+    pub control: Control,
+    /// The .deb, a blob of the store.
+    pub sha256: Digest,
+    /// Size of the .deb in bytes.
+    pub size: u64,
+    /// The file or source folder it was made from; for a downloaded one, its address.
+    pub origin: PathBuf,
+}
+
+/// Collects the recipe's own packages for its architecture, sorted by name.
+///
+/// # Errors
+/// Names the .deb or source folder that is missing, is broken, or brings a package that another brings too.
+pub fn gather(recipe: &Recipe, store: &Store, sink: &dyn Sink) -> Result<Vec<LocalDeb>> {
+    let wanted = |deb: &&types::Deb| deb.arch.is_none_or(|arch| arch == recipe.target.arch);
+    let debs: Vec<&types::Deb> = recipe.packages.debs.iter().filter(wanted).collect();
+    download(&debs, store, sink)?;
+    let mut all = Vec::new();
+    for deb in debs {
+        let (digest, origin) = match (&deb.file, &deb.url) {
+            (Some(file), _) => (from_file(file, deb.sha256.as_deref(), store)?, file.clone()),
+            (None, Some(url)) => (digest(deb)?, PathBuf::from(url)),
+            (None, None) => {
+                return Err(Problem::input("an entry of packages.debs has neither `file` nor `url`").into());
+            }
+        };
+        all.push(local(digest, origin, store)?);
+    }
+    for folder in &recipe.packages.sources {
+        for source in source_folders(folder)? {
+            all.push(local(build(&source, store)?, source, store)?);
+        }
+    }
+    all.retain(|deb| deb.control.fits(recipe.target.arch.debian()));
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some(pair) = all.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        let [a, b] = [&pair[0], &pair[1]].map(|deb| deb.origin.display());
+        return Err(
+            Problem::input(format!("the package `{}` comes from both {a} and {b}", pair[0].name)).into()
+        );
+    }
+    Ok(all)
+}
+
+fn digest(deb: &types::Deb) -> Result<Digest> {
+    let text = deb.sha256.as_deref().ok_or_else(|| {
+        let url = deb.url.as_deref().unwrap_or_default();
+        Problem::input(format!("packages.debs: {url} has no `sha256`"))
+            .hint("state the file's SHA-256 digest")
+    })?;
+    text.parse().map_err(|error| Problem::input(format!("packages.debs: {error}")).into())
+}
+
+fn download(debs: &[&types::Deb], store: &Store, sink: &dyn Sink) -> Result<()> {
+    let mut wanted = Vec::new();
+    for deb in debs {
+        let (None, Some(url)) = (&deb.file, &deb.url) else { continue };
+        let sha256 = digest(deb)?;
+        if store.blob(&sha256).is_none() {
+            let name = url.rsplit('/').next().unwrap_or(url).to_owned();
+            let hint = "check `url` and `sha256` of this entry of packages.debs".to_owned();
+            wanted.push(Wanted { name, url: parse(url)?, size: None, sha256, hint });
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let client = Client::new(HostApt::read().settings());
+    fetch_all(&client, store, wanted, "packages", sink)
+}
+
+fn from_file(file: &Path, expected: Option<&str>, store: &Store) -> Result<Digest> {
+    let (digest, _) = store.insert_file(file)?;
+    match expected {
+        Some(expected) if !expected.eq_ignore_ascii_case(&digest.to_string()) => {
+            let message = format!("{} has SHA-256 {digest}, the recipe says {expected}", file.display());
+            Err(Problem::input(message).into())
+        }
+        _ => Ok(digest),
+    }
+}
+
+fn local(sha256: Digest, origin: PathBuf, store: &Store) -> Result<LocalDeb> {
+    let path = store.blob(&sha256).with_context(|| format!("{} is not in the store", origin.display()))?;
+    // The blob's path says nothing to the user.
+    let control = Deb::read(&path).with_context(|| format!("reading {}", origin.display()))?.control;
+    let size = path.metadata().with_context(|| format!("reading {}", path.display()))?.len();
+    let (name, version, architecture) =
+        (control.package.clone(), control.version.clone(), control.architecture.clone());
+    Ok(LocalDeb { name, version, architecture, control, sha256, size, origin })
+}
+
+/// The child folders that are package sources.
+fn source_folders(folder: &Path) -> Result<Vec<PathBuf>> {
+    let reading = || format!("reading the folder of package sources {}", folder.display());
+    let mut sources = Vec::new();
+    for entry in fs::read_dir(folder).with_context(reading)? {
+        let path = entry.with_context(reading)?.path();
+        if path.join("DEBIAN/control").is_file() {
+            sources.push(path);
+        }
+    }
+    if sources.is_empty() {
+        let message = format!("{} has no child folder with a DEBIAN/control", folder.display());
+        return Err(Problem::input(message).into());
+    }
+    sources.sort();
+    Ok(sources)
+}
+
+/// Builds one source folder, unless a .deb of just these files is in the store.
+fn build(source: &Path, store: &Store) -> Result<Digest> {
+    let building = || format!("building the package in {}", source.display());
+    let staging = store.staging("source")?;
+    let tree = staging.path().join("tree");
+    let mut files = Vec::new();
+    copy(source, &tree, Path::new(""), &mut files).with_context(building)?;
+    let memo = store.steps_dir().join(format!("source-{}", Digest::of_json(&(EPOCH, &files))));
+    let known = fs::read_to_string(&memo).ok().and_then(|text| text.trim().parse::<Digest>().ok());
+    if let Some(digest) = known.filter(|digest| store.blob(digest).is_some()) {
+        return Ok(digest);
+    }
+    let made = staging.path().join("made.deb");
+    let mut command: Command = host::command("dpkg-deb")?;
+    command.env("SOURCE_DATE_EPOCH", EPOCH.to_string()).env("LC_ALL", "C");
+    command.args(["--root-owner-group", "-Zgzip", "--build"]).arg(&tree).arg(&made);
+    host::run(&mut command).with_context(building)?;
+    let (digest, _) = store.insert_file(&made)?;
+    let written = staging.path().join("memo");
+    fs::write(&written, digest.to_string()).with_context(building)?;
+    fs::rename(&written, &memo).with_context(|| format!("writing {}", memo.display()))?;
+    Ok(digest)
+}
+
+/// What of a file enters the package: path, mode, and the digest of content or link target.
+type Entry = (PathBuf, u32, Digest);
+
+/// Copies a tree with fixed modes and times; folders are stamped after what is in them.
+fn copy(from: &Path, to: &Path, inner: &Path, files: &mut Vec<Entry>) -> io::Result<()> {
+    let metadata = from.symlink_metadata()?;
+    if metadata.is_symlink() {
+        let target = fs::read_link(from)?;
+        files.push((inner.to_owned(), 0o777, Digest::of(target.as_os_str().as_encoded_bytes())));
+        return symlink(target, to);
+    }
+    if metadata.is_file() {
+        let script = SCRIPTS.iter().any(|script| inner == Path::new("DEBIAN").join(script));
+        let mode = if script || metadata.permissions().mode() & 0o100 != 0 { 0o755 } else { 0o644 };
+        let content = fs::read(from)?;
+        fs::write(to, &content)?;
+        files.push((inner.to_owned(), mode, Digest::of(&content)));
+        return stamp(to, mode);
+    }
+    fs::create_dir(to)?;
+    files.push((inner.to_owned(), 0o755, Digest::of("folder")));
+    let mut names =
+        fs::read_dir(from)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+    names.sort();
+    for name in names {
+        copy(&from.join(&name), &to.join(&name), &inner.join(&name), files)?;
+    }
+    stamp(to, 0o755)
+}
+
+fn stamp(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    File::open(path)?.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Permissions, build, from_file, fs, local, source_folders};
+    use crate::store::Store;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    fn source(folder: &Path, mode: u32) {
+        fs::create_dir_all(folder.join("DEBIAN")).expect("makes");
+        fs::create_dir_all(folder.join("usr/bin")).expect("makes");
+        let control =
+            "Package: hello\nVersion: 1\nArchitecture: all\nMaintainer: A <a@b.example>\nDescription: x\n";
+        fs::write(folder.join("DEBIAN/control"), control).expect("writes");
+        fs::write(folder.join("DEBIAN/postinst"), "#!/bin/sh\n").expect("writes");
+        fs::write(folder.join("usr/bin/hello"), "#!/bin/sh\n").expect("writes");
+        fs::set_permissions(folder.join("usr/bin/hello"), Permissions::from_mode(mode)).expect("sets");
+    }
+
+    #[test]
+    fn the_same_sources_give_the_same_bytes() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let mut digests = Vec::new();
+        // A store of its own each: the second must be built, not remembered.
+        for (name, mode) in [("one", 0o700), ("two", 0o775)] {
+            let store = Store::open(Some(folder.path().join(format!("store-{name}")))).expect("opens");
+            let from = folder.path().join(name);
+            source(&from.join("hello"), mode);
+            let sources = source_folders(&from).expect("finds");
+            digests.push(build(&sources[0], &store).expect("builds"));
+            assert_eq!(build(&sources[0], &store).expect("remembers"), digests[digests.len() - 1]);
+            let deb = local(digests[0], sources[0].clone(), &store).expect("reads");
+            assert_eq!((deb.name.as_str(), deb.version.as_str()), ("hello", "1"));
+        }
+        assert_eq!(digests[0], digests[1]);
+    }
+
+    #[test]
+    fn a_file_with_another_digest_is_refused() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let store = Store::open(Some(folder.path().join("store"))).expect("opens");
+        let file = folder.path().join("a.deb");
+        fs::write(&file, "content").expect("writes");
+        let error = from_file(&file, Some(&"0".repeat(64)), &store).expect_err("refused").to_string();
+        assert!(error.contains("a.deb has SHA-256 ed70"), "{error}");
+    }
+}

@@ -10,6 +10,8 @@
 //! ```
 //! Nothing appears under its final name before it is whole: it is written in `tmp/`, checked, synced and renamed.
 
+pub mod download;
+pub mod net;
 pub mod prune;
 pub mod staging;
 

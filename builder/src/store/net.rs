@@ -1,0 +1,310 @@
+//! Which proxy and which credentials a request gets.
+//!
+//! apt's settings come before the environment's, as in apt itself: `Acquire::<scheme>::Proxy::<host>`, then
+//! `Acquire::<scheme>::Proxy`, then `<scheme>_proxy`. Credentials are those of apt's `auth.conf` (apt_auth.conf(5)).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use url::Url;
+
+use crate::error::Problem;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection that brings nothing for so long is given up; the download goes on over a new one.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// What apt writes for "no proxy".
+const DIRECT: &str = "DIRECT";
+
+/// Proxies and credentials.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// apt's proxies: scheme, the host it is for (none: every host), address or `DIRECT`.
+    pub proxies: Vec<(String, Option<String>, String)>,
+    /// apt's credentials.
+    pub credentials: Vec<Credential>,
+    /// `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, by lower-case name.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// One `machine` line of apt's auth.conf.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// `host[:port][/path]`, with `scheme://` before it when it is for one scheme only.
+    pub machine: String,
+    /// User name.
+    pub login: String,
+    /// Password.
+    pub password: String,
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credential({}, …)", self.machine)
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A proxy's address may hold a password.
+        write!(f, "Settings({} proxies, {:?})", self.proxies.len(), self.credentials)
+    }
+}
+
+impl Settings {
+    /// The environment's proxy variables.
+    pub fn environment() -> BTreeMap<String, String> {
+        let names = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
+        let value = |name: &str| {
+            // HTTP_PROXY is left alone, as curl does: a CGI server sets it from a request's header.
+            let upper = (name != "http_proxy").then(|| std::env::var(name.to_uppercase()).ok()).flatten();
+            std::env::var(name).ok().or(upper).filter(|value| !value.is_empty())
+        };
+        names.iter().filter_map(|name| Some(((*name).to_owned(), value(name)?))).collect()
+    }
+
+    /// The proxy for an address.
+    fn proxy(&self, url: &Url) -> Option<&str> {
+        let (scheme, host) = (url.scheme(), url.host_str().unwrap_or_default());
+        let of = |wanted: Option<&str>| {
+            self.proxies
+                .iter()
+                .find(|(s, h, _)| s == scheme && h.as_deref() == wanted)
+                .map(|(_, _, proxy)| proxy)
+        };
+        if let Some(proxy) = of(Some(host)).or_else(|| of(None)) {
+            return (proxy != DIRECT && !proxy.is_empty()).then_some(proxy);
+        }
+        let variable = |name: &str| self.environment.get(name).map(String::as_str);
+        if variable("no_proxy").is_some_and(|list| excluded(list, host)) {
+            return None;
+        }
+        variable(&format!("{scheme}_proxy")).or_else(|| variable("all_proxy"))
+    }
+
+    /// The value of the header `Authorization` for an address.
+    fn authorization(&self, url: &Url) -> Option<String> {
+        let own = (!url.username().is_empty()).then(|| (url.username(), url.password().unwrap_or_default()));
+        let configured = || {
+            let found = self.credentials.iter().find(|credential| credential.fits(url))?;
+            Some((found.login.as_str(), found.password.as_str()))
+        };
+        let (login, password) = own.or_else(configured)?;
+        let token = base64::engine::general_purpose::STANDARD.encode(format!("{login}:{password}"));
+        Some(format!("Basic {token}"))
+    }
+}
+
+impl Credential {
+    fn fits(&self, url: &Url) -> bool {
+        let (scheme, machine) = match self.machine.split_once("://") {
+            Some((scheme, machine)) => (scheme, machine),
+            // Without a scheme apt sends them over https only.
+            None => ("https", self.machine.as_str()),
+        };
+        let (host, path) = machine.split_once('/').unwrap_or((machine, ""));
+        let (host, port) = match host.split_once(':') {
+            Some((host, port)) => (host, port.parse().ok()),
+            None => (host, url.port()),
+        };
+        let below = |prefix: &str| url.path().trim_start_matches('/').starts_with(prefix);
+        scheme == url.scheme() && url.host_str() == Some(host) && port == url.port() && below(path)
+    }
+}
+
+/// Is the host named by a `no_proxy` list?
+fn excluded(list: &str, host: &str) -> bool {
+    list.split([',', ' ']).filter(|entry| !entry.is_empty()).any(|entry| {
+        let entry = entry.trim_start_matches("*.").trim_start_matches('.');
+        let parent = host.strip_suffix(entry).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        entry == "*" || parent
+    })
+}
+
+/// Words of an auth.conf: `machine M login L password P`, in any layout; `#` begins a comment.
+pub fn parse_credentials(text: &str) -> Vec<Credential> {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    let mut words = lines.flat_map(str::split_whitespace);
+    let mut all: Vec<Credential> = Vec::new();
+    while let Some(word) = words.next() {
+        let mut value = || words.next().unwrap_or_default().to_owned();
+        match (word, all.last_mut()) {
+            ("machine", _) => {
+                all.push(Credential { machine: value(), login: String::new(), password: String::new() });
+            }
+            ("login", Some(last)) => last.login = value(),
+            ("password", Some(last)) => last.password = value(),
+            _ => {}
+        }
+    }
+    all
+}
+
+/// An answer with its body still to be read.
+pub type Answer = ureq::http::Response<ureq::Body>;
+
+/// Makes requests; keeps connections open for the next one.
+pub struct Client {
+    settings: Settings,
+    agents: Mutex<BTreeMap<Option<String>, ureq::Agent>>,
+}
+
+impl Client {
+    /// With these proxies and credentials.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, agents: Mutex::default() }
+    }
+
+    /// Asks for `url` from byte `from` on. Any status is an answer.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn get(&self, url: &Url, from: u64) -> Result<Answer, ureq::Error> {
+        let agent = self.agent(self.settings.proxy(url))?;
+        let mut plain = url.clone();
+        // Cannot fail: an address with a host takes both.
+        let _ = (plain.set_username(""), plain.set_password(None));
+        let mut request = agent.get(plain.as_str());
+        if let Some(value) = self.settings.authorization(url) {
+            request = request.header("Authorization", value);
+        }
+        if from > 0 {
+            request = request.header("Range", format!("bytes={from}-"));
+        }
+        request.call()
+    }
+
+    fn agent(&self, proxy: Option<&str>) -> Result<ureq::Agent, ureq::Error> {
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = proxy.map(String::from);
+        if let Some(agent) = agents.get(&key) {
+            return Ok(agent.clone());
+        }
+        let roots =
+            ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .user_agent(concat!("edgepress/", env!("CARGO_PKG_VERSION")))
+            .proxy(proxy.map(ureq::Proxy::new).transpose()?)
+            .tls_config(roots)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(ANSWER_TIMEOUT))
+            .timeout_per_read(Some(STALL_TIMEOUT))
+            .build()
+            .into();
+        agents.insert(key, agent.clone());
+        Ok(agent)
+    }
+}
+
+/// An address without user name and password, for messages.
+pub fn shown(url: &Url) -> String {
+    let mut plain = url.clone();
+    let _ = (plain.set_username(""), plain.set_password(None));
+    plain.to_string()
+}
+
+/// The address of `path` below the archive or folder `base`.
+///
+/// # Errors
+/// When `base` is no address that files can be fetched from.
+pub fn join(base: &str, path: &str) -> Result<Url> {
+    let mut url = parse(base)?;
+    url.path_segments_mut().ok().context("adding to an address")?.pop_if_empty().extend(path.split('/'));
+    Ok(url)
+}
+
+/// Parses an address of the kinds that files are fetched from: `http`, `https` and `file`.
+///
+/// # Errors
+/// When it is none.
+pub fn parse(text: &str) -> Result<Url> {
+    match Url::parse(text) {
+        Ok(url) if ["http", "https", "file"].contains(&url.scheme()) => Ok(url),
+        Ok(_) => Err(Problem::input(format!("the address `{text}` is of a kind that cannot be fetched"))
+            .hint("expected http://, https:// or file://")
+            .into()),
+        Err(error) => Err(Problem::input(format!("`{text}` is not an address: {error}")).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Credential, Settings, join, parse, parse_credentials, shown};
+
+    fn settings() -> Settings {
+        let proxy =
+            |scheme: &str, host: Option<&str>, to: &str| (scheme.into(), host.map(String::from), to.into());
+        Settings {
+            proxies: vec![
+                proxy("http", None, "http://apt:3142/"),
+                proxy("http", Some("near.example"), "DIRECT"),
+            ],
+            credentials: parse_credentials(
+                "# comment\nmachine private.example/debian login me password s3cret\n\
+                 machine http://plain.example\n  login you password word # more\nnonsense login",
+            ),
+            environment: [
+                ("https_proxy", "http://env:8080"),
+                ("no_proxy", "localhost,.corp.example, 10.0.0.1"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        }
+    }
+
+    #[test]
+    fn picks_the_proxy_as_apt_does() {
+        for (url, expected) in [
+            ("http://mirror.example/debian", Some("http://apt:3142/")),
+            ("http://near.example/debian", None),
+            ("https://mirror.example/debian", Some("http://env:8080")),
+            ("https://a.corp.example/debian", None),
+            ("https://corp.example/debian", None),
+            ("https://notcorp.example/debian", Some("http://env:8080")),
+            ("https://10.0.0.1/debian", None),
+        ] {
+            assert_eq!(settings().proxy(&parse(url).expect(url)), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn credentials_go_only_where_they_belong() {
+        for (url, expected) in [
+            ("https://private.example/debian/pool/a.deb", Some("Basic bWU6czNjcmV0")),
+            ("https://private.example/other", None),
+            ("http://private.example/debian/", None),
+            ("https://private.example:8443/debian/", None),
+            ("http://plain.example/x", Some("Basic eW91OndvcmQ=")),
+            ("https://own:pw@anywhere.example/x", Some("Basic b3duOnB3")),
+        ] {
+            assert_eq!(settings().authorization(&parse(url).expect(url)).as_deref(), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let text = format!("{:?}", settings());
+        assert!(!text.contains("s3cret") && !text.contains("word"), "{text}");
+        let credential = Credential { machine: "m".into(), login: "l".into(), password: "hidden".into() };
+        assert!(!format!("{credential:?}").contains("hidden"));
+        assert_eq!(shown(&parse("https://u:p@h.example/x").expect("parses")), "https://h.example/x");
+    }
+
+    #[test]
+    fn joins_paths_to_bases() {
+        for (base, path, expected) in [
+            ("http://h/debian", "pool/a_1%3a2+b~c.deb", "http://h/debian/pool/a_1%253a2+b~c.deb"),
+            ("http://h/debian/", "./a b.deb", "http://h/debian/a%20b.deb"),
+            ("file:///srv/m", "pool/x.deb", "file:///srv/m/pool/x.deb"),
+        ] {
+            assert_eq!(join(base, path).expect(base).as_str(), expected);
+        }
+        assert!(join("ftp://h/debian", "x").is_err() && join("debian", "x").is_err());
+    }
+}
