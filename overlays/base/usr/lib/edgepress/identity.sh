@@ -1,0 +1,123 @@
+# shellcheck shell=sh
+# Checks of a certificate and its key, and how they get to their place. A check says on stderr why it refuses.
+# shellcheck disable=SC2034,SC2154 # variables are shared with the script that sources this
+
+complain() {
+    printf '%s\n' "$1" >&2
+    return 1
+}
+
+# The PEM blocks of a file whose label ends in $2, and nothing else: neither a key beside the certificates nor the
+# text before them belongs in the file that others may read.
+pem_blocks() {
+    awk -v label="$2-----" '
+        /-----BEGIN / { sub(/^.*-----BEGIN/, "-----BEGIN"); inside = index($0, label) }
+        inside { print }
+        /-----END / { inside = 0 }' "$1"
+}
+
+# Sets what the other checks use: $leaf_name, $leaf_from, $leaf_to, $leaf_key (the public key).
+read_leaf() {
+    leaf=$(openssl x509 -in "$1" -noout -subject -nameopt multiline,utf8 -startdate -enddate -dateopt iso_8601 \
+        -pubkey 2>/dev/null) || return 1
+    leaf_name='' leaf_from='' leaf_to='' leaf_key='' in_key=
+    while IFS= read -r line; do
+        case $line in
+            '    commonName '*) leaf_name="$leaf_name${leaf_name:+ }${line#*= }" ;;
+            notBefore=*) leaf_from=${line#*=} ;;
+            notAfter=*) leaf_to=${line#*=} ;;
+            *-----BEGIN*) in_key=yes ;;
+        esac
+        [ -z "$in_key" ] || leaf_key="$leaf_key$line"
+        case $line in *-----END*) in_key= ;; esac
+    done <<EOF
+$leaf
+EOF
+}
+
+# The certificate parses, names its device, and each certificate is followed by its issuer.
+check_certificate() {
+    read_leaf "$1" || complain "certificate.pem holds no certificate that can be read" || return 1
+    case $leaf_name in
+        '') complain "the certificate has no common name" || return 1 ;;
+        *[!A-Za-z0-9._:-]*)
+            complain "the certificate's common name \"$leaf_name\" is no registration id" || return 1 ;;
+    esac
+    blocks=$(grep -c -e '-----BEGIN ' "$1")
+    [ "$blocks" -gt 1 ] || return 0
+    chain=$(openssl crl2pkcs7 -nocrl -certfile "$1" 2>/dev/null | openssl pkcs7 -print_certs -noout 2>/dev/null)
+    issuer='' count=0
+    while IFS= read -r line; do
+        case $line in
+            subject=*)
+                count=$((count + 1))
+                [ "$count" -eq 1 ] || [ "${line#subject=}" = "$issuer" ] ||
+                    complain "certificate.pem is out of order: certificate $count did not issue the one before it" ||
+                    return 1 ;;
+            issuer=*) issuer=${line#issuer=} ;;
+        esac
+    done <<EOF
+$chain
+EOF
+    [ "$count" -eq "$blocks" ] || complain "certificate.pem holds a certificate that cannot be read"
+}
+
+# The key parses and belongs to the certificate that was read last. The password is empty so that a protected key is
+# an error and not a question.
+check_key() {
+    public=$(openssl pkey -in "$1" -passin pass: -pubout 2>/dev/null | tr -d '\n')
+    [ -n "$public" ] || complain "private-key.pem holds no key that can be read (damaged, or protected by a password)" ||
+        return 1
+    [ "$public" = "$leaf_key" ] || complain "the private key does not match the certificate"
+}
+
+# The registration id is optional, but DPS answers 401 where it differs from the common name.
+check_registration() {
+    [ -s "$1/registration-id" ] || return 0
+    text=
+    IFS=' 	' read -r text <"$1/registration-id" || :
+    [ -z "$text" ] || [ "$text" = "$leaf_name" ] ||
+        complain "registration id \"$text\" differs from the certificate's common name \"$leaf_name\""
+}
+
+# Makes the certificate that was read last the current identity.
+identify() {
+    valid_from=$(date -u -d "${leaf_from%Z}" +%s) && valid_to=$(date -u -d "${leaf_to%Z}" +%s) ||
+        complain "the certificate's dates cannot be read" || return 1
+    registration=$leaf_name
+}
+
+# The certificate is valid, by a clock that was set.
+in_date() {
+    now=$(date +%s)
+    if [ "$now" -ge "$valid_to" ]; then
+        refused "the certificate expired on $leaf_to"
+        origin=
+        return 1
+    fi
+    [ "$now" -lt "$valid_from" ] || return 0
+    waiting "the certificate is not valid before $leaf_from"
+    return 1
+}
+
+# Survives a power cut from here on.
+durable() {
+    sync "$@"
+}
+
+secret_folder() {
+    mkdir -p "$1" && chown "$2" "$1" && chmod "$3" "$1"
+}
+
+# replace FILE MODE COMMAND...: the file becomes the command's output, whole or not at all.
+replace() {
+    file=$1 mode=$2
+    shift 2
+    "$@" >"$file.new" && chmod "$mode" "$file.new" && durable "$file.new" && mv -f "$file.new" "$file"
+}
+
+# put SOURCE DESTINATION OWNER MODE: at any instant the destination is the old file or the whole new one.
+put() {
+    rm -f "$2.new" && cp "$1" "$2.new" && chmod "$4" "$2.new" && chown "$3" "$2.new" && durable "$2.new" &&
+        mv -f "$2.new" "$2" && durable "${2%/*}"
+}

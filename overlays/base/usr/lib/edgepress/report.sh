@@ -1,0 +1,79 @@
+# shellcheck shell=sh
+# What first boot says: to the console, the journal (standard output) and the status file.
+# shellcheck disable=SC2034,SC2154 # variables are shared with the script that sources this
+
+said="|"    # steps that were said of the current identity
+reported=   # the last reason
+passes=0
+failures=0
+retry=0
+
+# Fit for a terminal and for JSON: one line of plain characters, at most 200.
+printable() {
+    printf '%s' "$1" | tr '\n\t"\134' "  '/" | tr -cd '\40-\176' | cut -c 1-200
+}
+
+console() {
+    printf 'first boot: %s\n' "$1"
+    { printf 'edgepress: first boot: %s\n' "$1" >>"$EP_ROOT/dev/console"; } 2>/dev/null || :
+}
+
+# The status file: one JSON object, replaced as a whole.
+state() {
+    {
+        printf '{"state":"%s","since":"%s","reason":"%s"' "$1" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$2"
+        [ -z "$registration" ] || printf ',"registration_id":"%s"' "$registration"
+        printf '}\n'
+    } >"$VAR/state.new" && chmod 0644 "$VAR/state.new" && mv -f "$VAR/state.new" "$VAR/state"
+}
+
+# A step's line, once for each identity.
+say() {
+    case $said in *"|$1|"*) return 0 ;; esac
+    said="$said$1|"
+    reported=
+    state working "$1"
+    console "$1"
+}
+
+new_subject() {
+    said='|' reported='' failures=0
+}
+
+# A reason, when it changes.
+report() {
+    [ "$reported" != "$1: $2" ] || return 0
+    reported="$1: $2"
+    text=$(printable "$2")
+    state "$1" "$text"
+    console "$1: $text"
+}
+
+# Something is not there yet.
+waiting() {
+    report waiting "$1"
+}
+
+# The identity is wrong: a better one is waited for.
+refused() {
+    report refused "$1"
+}
+
+# Something of the device's own went wrong: it is tried again, ever more slowly.
+failed() {
+    report error "$1"
+    failures=$((failures + 1))
+    retry=$((failures * 5))
+    [ "$retry" -le 60 ] || retry=60
+}
+
+# Between two passes: a second while things are coming up, two later on, longer after a failure.
+pause() {
+    passes=$((passes + 1))
+    [ "$passes" -lt 120 ] || retry=$((retry + 1))
+    sleep "$EP_PAUSE"
+    while [ "$retry" -gt 0 ]; do
+        sleep "$EP_PAUSE"
+        retry=$((retry - 1))
+    done
+}
