@@ -1,1 +1,25 @@
-//! (to be written)
+//! The root tree, made of layers: each is a folder of what one step added to those below it.
+//!
+//! ```text
+//! base                essential packages, the recipe's, engine      } real packages, configured by the
+//! identity-service    aziot-identity-service                        } tree's own dpkg, in this order:
+//! edge                aziot-edge                                    } each needs the one before configured
+//! initramfs           board's module list, /boot/initrd.img-*
+//! files               overlays, config.toml, account, fstab, grub.cfg, preloaded images
+//! ```
+//!
+//! A layer is made inside a [`crate::sandbox`], in a staging folder of the store, and renamed into place when it is
+//! whole. Reading one means stacking it on those below with overlayfs.
+
+pub mod accounts;
+pub mod chroot;
+pub mod clean;
+mod extract;
+pub mod files;
+pub mod images;
+pub mod initramfs;
+pub mod layer;
+pub mod mounts;
+pub mod order;
+pub mod packages;
+pub mod sync;

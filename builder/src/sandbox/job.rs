@@ -1,46 +1,56 @@
 //! What can be done in a sandbox.
 
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::Users;
 use crate::event::Sink;
+use crate::rootfs::layer::{self, LayerJob};
 
 /// One piece of work; serialised from the verb to the sandbox.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Job {
-    /// Says which user and group ids it sees: a probe of the host.
-    Probe,
-    /// Removes a tree that holds other users' files.
-    Remove(std::path::PathBuf),
+    /// Makes a layer of the root tree.
+    Layer(LayerJob),
+    /// Removes trees that hold other users' files.
+    Remove(Vec<PathBuf>),
 }
 
 impl Job {
-    /// A word for error messages.
-    pub fn name(&self) -> &'static str {
+    /// A lower-case gerund for error messages.
+    pub fn name(&self) -> String {
         match self {
-            Self::Probe => "a probe",
-            Self::Remove(_) => "a removal",
+            Self::Layer(job) => format!("making layer `{}`", job.step),
+            Self::Remove(_) => "removing old trees".into(),
         }
     }
 
     /// Which users the job needs to see.
     pub fn users(&self) -> Users {
         match self {
-            Self::Probe | Self::Remove(_) => Users::Range,
+            Self::Layer(_) | Self::Remove(_) => Users::Range,
         }
     }
 
     /// Does it; called as pid 1 of the sandbox.
-    pub(super) fn execute(&self, _sink: &dyn Sink) -> anyhow::Result<serde_json::Value> {
-        match self {
-            Self::Probe => Ok(serde_json::json!({ "uid": nix::unistd::getuid().as_raw() })),
-            Self::Remove(path) => match std::fs::remove_dir_all(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(anyhow::Error::new(error).context(format!("removing {}", path.display())))
-                }
-                _ => Ok(serde_json::Value::Null),
-            },
+    pub(super) fn execute(&self, sink: &dyn Sink) -> Result<serde_json::Value> {
+        Ok(match self {
+            Self::Layer(job) => serde_json::to_value(layer::make(job, sink)?)?,
+            Self::Remove(paths) => serde_json::to_value(paths.iter().try_for_each(remove)?)?,
+        })
+    }
+}
+
+fn remove(path: &PathBuf) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
         }
+        _ => Ok(()),
     }
 }

@@ -56,9 +56,9 @@ pub fn run<T: serde::de::DeserializeOwned>(job: &Job, sink: &dyn Sink) -> Result
         // Ends whatever still runs; pid 1 dies with its parent.
         child.kill().ok();
     }
-    let status = child.wait().context("waiting for the sandbox")?;
-    let answer = result.with_context(|| format!("running {} in a sandbox ({status})", job.name()));
-    serde_json::from_value(answer?).context("reading the sandbox's answer")
+    child.wait().context("waiting for the sandbox")?;
+    let answer = result.with_context(|| job.name())?;
+    serde_json::from_value(answer).context("reading the sandbox's answer")
 }
 
 fn converse(child: &mut Child, job: &Job, sink: &dyn Sink) -> Result<serde_json::Value> {

@@ -1,0 +1,151 @@
+//! Takes out of a layer what a build leaves behind: one machine's identity, logs, caches, and the hour of the build.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+
+/// Files and folders that go, each with its reason. `*` stands for any characters within a name.
+const UNWANTED: &[(&str, &str)] = &[
+    ("etc/ssh/ssh_host_*", "host keys are made on the device"),
+    ("etc/.pwd.lock", "a lock"),
+    ("var/lib/dbus/machine-id", "one machine's identity"),
+    ("var/lib/systemd/random-seed", "one machine's identity"),
+    ("var/lib/systemd/credential.secret", "one machine's identity"),
+    ("var/lib/dpkg/*-old", "a copy of what stands beside it"),
+    ("var/lib/dpkg/available", "only dselect reads it"),
+    ("var/cache/debconf/*-old", "a copy of what stands beside it"),
+    ("var/cache/apt/*", "made again by apt"),
+    ("var/cache/ldconfig/aux-cache", "holds inode numbers and times of the build's disk"),
+    ("var/log/*.log", "of the build, not of the device"),
+    ("var/log/apt/*", "of the build, not of the device"),
+    ("etc/*-", "copies that shadow tools make of passwd, group and the like"),
+];
+
+/// Removes [`UNWANTED`] and empties the machine id, in the tree as it is seen whole.
+///
+/// # Errors
+/// The file that could not be removed.
+pub fn scrub(root: &Path) -> Result<()> {
+    for (pattern, _) in UNWANTED {
+        let (folder, name) = pattern.rsplit_once('/').unwrap_or(("", pattern));
+        let folder = root.join(folder);
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            other => other.with_context(|| format!("listing {}", folder.display()))?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if matches(name, &entry.file_name().to_string_lossy()) {
+                remove(&entry.path())?;
+            }
+        }
+    }
+    let machine_id = root.join("etc/machine-id");
+    if machine_id.exists() {
+        // Present and empty: systemd makes one at the first boot and keeps it (machine-id(5)).
+        fs::write(&machine_id, b"").context("emptying the machine id")?;
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let is_folder = path.symlink_metadata().is_ok_and(|data| data.is_dir());
+    if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+        .with_context(|| format!("removing {}", path.display()))
+}
+
+/// One `*` at most.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((head, tail)) => {
+            name.len() >= head.len() + tail.len() && name.starts_with(head) && name.ends_with(tail)
+        }
+    }
+}
+
+/// Sets every modification time later than `epoch` (seconds since 1970) to it: what packages brought keeps its own,
+/// what the build wrote gets the image's. Call it on a layer that is not mounted.
+///
+/// # Errors
+/// The file whose time could not be set.
+pub fn clamp_times(tree: &Path, epoch: u64) -> Result<()> {
+    let limit = i64::try_from(epoch).context("reading the epoch")?;
+    clamp(tree, limit)
+}
+
+fn clamp(path: &Path, limit: i64) -> Result<()> {
+    let data = path.symlink_metadata().with_context(|| format!("reading {}", path.display()))?;
+    if data.is_dir() {
+        for entry in fs::read_dir(path).with_context(|| format!("listing {}", path.display()))? {
+            clamp(&entry?.path(), limit)?;
+        }
+    }
+    // Overlayfs marks what a layer removed with a character device 0:0, whose times nobody sees.
+    if data.mtime() > limit && !data.file_type().is_char_device() {
+        let time = TimeSpec::new(limit, 0);
+        utimensat(AT_FDCWD, path, &time, &time, UtimensatFlags::NoFollowSymlink)
+            .with_context(|| format!("setting the time of {}", path.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{clamp_times, matches, scrub};
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn patterns() {
+        assert!(matches("*-old", "status-old"));
+        assert!(matches("ssh_host_*", "ssh_host_rsa_key.pub"));
+        assert!(matches("*", "x"));
+        assert!(!matches("*-", "passwd"));
+        assert!(!matches("aa*aa", "aaa"));
+    }
+
+    #[test]
+    fn scrubbing_removes_identity_and_keeps_the_rest() {
+        let root = tempfile::tempdir().expect("temp dir");
+        let root = root.path();
+        for folder in ["etc/ssh", "var/log/apt", "var/lib/dbus"] {
+            fs::create_dir_all(root.join(folder)).expect("folder");
+        }
+        for file in [
+            "etc/ssh/ssh_host_rsa_key",
+            "etc/ssh/sshd_config",
+            "etc/passwd-",
+            "etc/passwd",
+            "var/log/dpkg.log",
+        ] {
+            fs::write(root.join(file), "x").expect("file");
+        }
+        fs::write(root.join("etc/machine-id"), "0123").expect("machine id");
+        scrub(root).expect("scrub");
+        assert!(!root.join("etc/ssh/ssh_host_rsa_key").exists());
+        assert!(!root.join("etc/passwd-").exists());
+        assert!(!root.join("var/log/dpkg.log").exists());
+        assert!(root.join("etc/ssh/sshd_config").exists() && root.join("etc/passwd").exists());
+        assert_eq!(fs::read(root.join("etc/machine-id")).expect("machine id"), b"");
+    }
+
+    #[test]
+    fn times_are_clamped_on_files_folders_and_links() {
+        let root = tempfile::tempdir().expect("temp dir");
+        fs::create_dir(root.path().join("folder")).expect("folder");
+        fs::write(root.path().join("folder/file"), "x").expect("file");
+        std::os::unix::fs::symlink("nowhere", root.path().join("link")).expect("link");
+        clamp_times(root.path(), 1_700_000_000).expect("clamp");
+        for name in ["folder", "folder/file", "link", ""] {
+            let data = root.path().join(name).symlink_metadata().expect(name);
+            assert_eq!(data.mtime(), 1_700_000_000, "{name}");
+        }
+    }
+}

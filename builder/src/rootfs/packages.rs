@@ -1,0 +1,207 @@
+//! Packages become files: the essential set by hand, everything else by the tree's own dpkg.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use super::mounts::RESERVED;
+use super::order::{self, Relations, Wave};
+use super::{chroot, extract};
+use crate::event::{Event, Sink, Unit};
+use crate::packages::deb;
+use crate::units::{Arch, Digest};
+
+/// A .deb in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebFile {
+    /// Package name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// SHA-256, under which the store has it.
+    pub sha256: Digest,
+}
+
+/// dpkg as the build calls it: no sync of each file (see [`super::sync`]), conffiles as the package has them.
+const DPKG: [&str; 3] = ["--force-unsafe-io", "--force-confdef", "--force-confold"];
+
+/// Folders that merged-/usr turns into links; `lib64` only where the loader lives there.
+fn merged_folders(arch: Arch) -> &'static [&'static str] {
+    match arch {
+        Arch::X86_64 => &["bin", "sbin", "lib", "lib64"],
+        Arch::Aarch64 => &["bin", "sbin", "lib"],
+    }
+}
+
+/// Installs packages into a tree; see [`order`] for how.
+pub struct Installer<'a> {
+    /// The tree.
+    pub root: &'a Path,
+    /// The store's folder of blobs, on the host.
+    pub blobs: &'a Path,
+    /// Time stamp of everything that scripts write.
+    pub epoch: u64,
+    /// Step name for events.
+    pub step: &'a str,
+    /// Listener.
+    pub sink: &'a dyn Sink,
+}
+
+impl Installer<'_> {
+    /// Lays out an empty tree and extracts the packages that dpkg itself needs; before [`super::mounts::around`].
+    ///
+    /// # Errors
+    /// A .deb that cannot be read, named.
+    pub fn bootstrap(&self, arch: Arch, debs: &[DebFile]) -> Result<()> {
+        for name in merged_folders(arch) {
+            let folder = self.root.join("usr").join(name);
+            fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+            symlink(format!("usr/{name}"), self.root.join(name))
+                .with_context(|| format!("linking /{name}"))?;
+        }
+        let plan = order::plan(&self.relations(debs)?, &BTreeSet::new())?;
+        let essential: BTreeSet<&str> = plan.essential.iter().map(String::as_str).collect();
+        let debs: Vec<(&DebFile, PathBuf)> = debs
+            .iter()
+            .filter(|deb| essential.contains(deb.name.as_str()))
+            .map(|deb| (deb, self.blob(deb)))
+            .collect();
+        extract::all(&debs, self.root)?;
+        let dpkg = self.root.join("var/lib/dpkg");
+        fs::create_dir_all(dpkg.join("info")).context("creating dpkg's database")?;
+        for name in ["status", "available"] {
+            let path = dpkg.join(name);
+            fs::write(&path, b"").with_context(|| format!("creating {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Unpacks and configures `debs` with the tree's dpkg.
+    ///
+    /// # Errors
+    /// dpkg's own words, with the whole output of the script that failed.
+    pub fn install(&self, debs: &[DebFile]) -> Result<()> {
+        let relations = self.relations(debs)?;
+        let plan = order::plan(&relations, &self.installed()?)?;
+        let names = self.link_debs(debs)?;
+        let progress = Progress::new(self, 2 * debs.len());
+        if !plan.essential.is_empty() {
+            // These depend on each other in circles, and all of their files are there already.
+            self.dpkg(&["--force-depends", "--install"], &files(&names, &plan.essential)?, &progress)?;
+        }
+        for Wave { unpack, configure } in &plan.waves {
+            self.dpkg(&["--unpack"], &files(&names, unpack)?, &progress)?;
+            if !configure.is_empty() {
+                self.dpkg(&["--configure"], configure, &progress)?;
+            }
+        }
+        self.dpkg(&["--configure", "--pending"], &[], &progress)
+    }
+
+    fn dpkg(&self, arguments: &[&str], rest: &[String], progress: &Progress<'_>) -> Result<()> {
+        let mut command = chroot::command(self.root, self.epoch, "dpkg")?;
+        // Kernel packages make no initramfs while this says No: there is one at the end, of everything.
+        command.env("INITRD", "No").args(DPKG).args(arguments).args(rest);
+        chroot::run(&mut command, |line| progress.line(line))
+    }
+
+    fn blob(&self, deb: &DebFile) -> PathBuf {
+        let hex = deb.sha256.to_string();
+        self.blobs.join(&hex[..2]).join(&hex)
+    }
+
+    fn relations(&self, debs: &[DebFile]) -> Result<Vec<Relations>> {
+        debs.iter()
+            .map(|deb| {
+                let control = deb::Deb::read(&self.blob(deb))
+                    .with_context(|| format!("reading package {} {}", deb.name, deb.version))?
+                    .control;
+                let field = |name: &str| control.get(name).unwrap_or_default().to_owned();
+                Ok(Relations {
+                    name: deb.name.clone(),
+                    essential: control.essential,
+                    depends: field("Depends"),
+                    pre_depends: field("Pre-Depends"),
+                    provides: field("Provides"),
+                })
+            })
+            .collect()
+    }
+
+    /// Names of the packages that the tree has.
+    fn installed(&self) -> Result<BTreeSet<String>> {
+        let path = self.root.join("var/lib/dpkg/status");
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(text.lines().filter_map(|line| line.strip_prefix("Package: ")).map(String::from).collect())
+    }
+
+    /// Gives each blob a name that dpkg's messages can show: `name_version.deb`.
+    fn link_debs(&self, debs: &[DebFile]) -> Result<BTreeMap<String, String>> {
+        let folder = self.root.join(RESERVED).join("debs");
+        debs.iter()
+            .map(|deb| {
+                let file = format!("{}_{}.deb", deb.name, deb.version.replace(':', "%3a"));
+                let hex = deb.sha256.to_string();
+                symlink(format!("../blobs/{}/{hex}", &hex[..2]), folder.join(&file))
+                    .with_context(|| format!("linking {file}"))?;
+                Ok((deb.name.clone(), format!("/{RESERVED}/debs/{file}")))
+            })
+            .collect()
+    }
+}
+
+fn files(names: &BTreeMap<String, String>, wanted: &[String]) -> Result<Vec<String>> {
+    wanted.iter().map(|name| names.get(name).cloned().with_context(|| format!("finding {name}"))).collect()
+}
+
+/// Counts dpkg's lines: one for each package unpacked, one for each set up.
+struct Progress<'a> {
+    step: &'a str,
+    sink: &'a dyn Sink,
+    done: AtomicUsize,
+}
+
+impl<'a> Progress<'a> {
+    fn new(installer: &Installer<'a>, total: usize) -> Self {
+        let total = Some(total as u64);
+        installer.sink.emit(Event::Started { step: installer.step.into(), total, unit: Unit::Items });
+        Self { step: installer.step, sink: installer.sink, done: AtomicUsize::new(0) }
+    }
+
+    fn line(&self, line: &str) {
+        let what = line.strip_prefix("Unpacking ").or_else(|| line.strip_prefix("Setting up "));
+        let Some(name) = what.and_then(|rest| rest.split_whitespace().next()) else { return };
+        let done = self.done.fetch_add(1, Ordering::Relaxed) as u64 + 1;
+        self.sink.emit(Event::Progress { step: self.step.into(), done, message: name.into() });
+    }
+}
+
+/// A program that stands in the tree only while scripts run: no package may start a service in a build
+/// (Debian's policy-rc.d interface; 101 is "action forbidden by policy").
+pub struct NoServices(PathBuf);
+
+impl NoServices {
+    /// Puts it in place.
+    ///
+    /// # Errors
+    /// When the tree cannot be written.
+    pub fn install(root: &Path) -> Result<Self> {
+        let path = root.join("usr/sbin/policy-rc.d");
+        fs::write(&path, "#!/bin/sh\nexit 101\n").with_context(|| format!("writing {}", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(Self(path))
+    }
+
+    /// Takes it away.
+    ///
+    /// # Errors
+    /// When it is gone already, which a package must not do.
+    pub fn remove(self) -> Result<()> {
+        fs::remove_file(&self.0).with_context(|| format!("removing {}", self.0.display()))
+    }
+}
