@@ -1,0 +1,142 @@
+//! Changes to the FAT partition of a finished image, as sectors: the image itself is only read.
+//!
+//! A device's identity goes into an image this way. The same few sectors can be written into a copy, laid over a
+//! read-only image in QEMU, or streamed into a card behind the golden bytes.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::fat::{self, Volume};
+use super::gpt;
+use super::overlay::{Overlay, Part};
+use crate::error::Problem;
+
+/// A volume of which the image keeps its old state.
+pub type Draft<'a> = Volume<'a, Overlay<Part>>;
+
+/// Sectors that differ from the image they were made for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Patch {
+    /// Byte offset in the image, bytes; ascending, no two touch.
+    pub runs: Vec<(u64, Vec<u8>)>,
+}
+
+impl Patch {
+    /// Writes the sectors into a copy of the image.
+    ///
+    /// # Errors
+    /// On a write error.
+    pub fn apply_to(&self, copy: &File) -> Result<()> {
+        for (offset, bytes) in &self.runs {
+            copy.write_all_at(bytes, *offset).context("writing changed sectors into the image's copy")?;
+        }
+        Ok(())
+    }
+
+    /// [`Patch::apply_to`] a path.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or written.
+    pub fn apply_to_path(&self, copy: &Path) -> Result<()> {
+        let file = OpenOptions::new().write(true).open(copy);
+        self.apply_to(&file.with_context(|| format!("opening {}", copy.display()))?)
+    }
+
+    /// How many bytes change.
+    pub fn bytes(&self) -> u64 {
+        self.runs.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+}
+
+/// Lets `change` work on the FAT partition of an image and returns what it changed. Files get the time `epoch`.
+///
+/// # Errors
+/// A [`Problem`] when the image has no sound FAT partition; whatever `change` returns.
+pub fn make(image: &Path, epoch: u64, change: impl FnOnce(&Draft<'_>) -> Result<()>) -> Result<Patch> {
+    let (mut device, partition) = open(image)?;
+    fat::change(&mut device, partition.size, epoch, change)?;
+    let changes = device.changes().with_context(|| format!("reading {}", image.display()))?;
+    let runs = changes.into_iter().map(|(at, bytes)| (partition.offset + at, bytes)).collect();
+    Ok(Patch { runs })
+}
+
+/// Lets `look` read the FAT partition of an image.
+///
+/// # Errors
+/// As [`make`].
+pub fn look<T>(image: &Path, look: impl FnOnce(&Draft<'_>) -> Result<T>) -> Result<T> {
+    let (mut device, partition) = open(image)?;
+    fat::look(&mut device, partition.size, look)
+}
+
+fn open(image: &Path) -> Result<(Overlay<Part>, gpt::Partition)> {
+    let name = image.display();
+    let file = File::open(image).with_context(|| format!("opening {name}"))?;
+    let table = gpt::read(&file).with_context(|| format!("reading the partition table of {name}"))?;
+    let partition = table.find(gpt::ESP).cloned().ok_or_else(|| {
+        Problem::input(format!("{name} has no EFI system partition"))
+            .hint("is it an image that edgepress built?")
+    })?;
+    Ok((Overlay::new(Part { file, start: partition.offset }, partition.size), partition))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{look, make};
+    use crate::disk::fat::LEAST;
+    use crate::disk::fat::tests::volume;
+    use crate::disk::gpt::{self, ALIGN, ESP, Partition, Table};
+    use crate::disk::ids::Ids;
+    use crate::units::Digest;
+    use std::os::unix::fs::FileExt as _;
+    use tempfile::NamedTempFile;
+
+    fn image() -> NamedTempFile {
+        let file = NamedTempFile::new().expect("temp file");
+        let size = LEAST + 2 * ALIGN;
+        file.as_file().set_len(size).expect("size");
+        let ids = Ids::from_seed(&Digest::of("patch"));
+        let esp =
+            Partition { kind: ESP, guid: ids.fat_partition, offset: ALIGN, size: LEAST, name: "EFI".into() };
+        gpt::write(file.as_file(), size, &Table { disk: ids.disk, partitions: vec![esp] }).expect("table");
+        let fat = volume(LEAST, &[("edgepress/README.txt", b"put it here\n")]);
+        file.as_file().write_all_at(&fat, ALIGN).expect("write");
+        file
+    }
+
+    #[test]
+    fn the_image_stays_and_the_copy_changes() {
+        let image = image();
+        let before = std::fs::read(image.path()).expect("read");
+        let patch = make(image.path(), 1_700_000_000, |volume| {
+            volume.write("edgepress/certificate.pem", b"-----BEGIN CERTIFICATE-----\n")?;
+            volume.write("edgepress/ca/root.crt", b"-----BEGIN CERTIFICATE-----\n")
+        })
+        .expect("patch");
+        assert_eq!(std::fs::read(image.path()).expect("read"), before);
+        assert!(!patch.runs.is_empty() && patch.bytes() < 20_000, "{} bytes", patch.bytes());
+        patch.apply_to_path(image.path()).expect("apply");
+        let found = look(image.path(), |volume| volume.read("edgepress/ca/root.crt", 100)).expect("look");
+        assert_eq!(found.as_deref(), Some(&b"-----BEGIN CERTIFICATE-----\n"[..]));
+    }
+
+    #[test]
+    fn no_change_is_an_empty_patch() {
+        let image = image();
+        let patch = make(image.path(), 5, |volume| volume.read("edgepress/README.txt", 99).map(drop));
+        assert_eq!(patch.expect("patch").runs, []);
+    }
+
+    #[test]
+    fn an_image_without_the_partition_is_an_input_problem() {
+        let file = NamedTempFile::new().expect("temp file");
+        file.as_file().set_len(4 << 20).expect("size");
+        let table = Table { disk: Ids::from_seed(&Digest::of("x")).disk, partitions: Vec::new() };
+        gpt::write(file.as_file(), 4 << 20, &table).expect("table");
+        let error = look(file.path(), |_| Ok(())).expect_err("no partition");
+        assert!(error.to_string().contains("no EFI system partition"), "{error}");
+    }
+}
