@@ -90,7 +90,7 @@ impl<B: Base> Overlay<B> {
                 }
                 match runs.last_mut() {
                     Some((offset, bytes)) if *offset + bytes.len() as u64 == at => {
-                        bytes.extend_from_slice(now)
+                        bytes.extend_from_slice(now);
                     }
                     _ => runs.push((at, now.to_vec())),
                 }

@@ -116,8 +116,10 @@ mod tests {
     use std::fs::File;
     use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
+    type Data = &'static [(u64, &'static [u8])];
+
     /// (size, data as (offset, bytes))
-    const SHAPES: &[(u64, &[(u64, &[u8])])] = &[
+    const SHAPES: &[(u64, Data)] = &[
         (0, &[]),
         (3 << 20, &[]),
         (5 << 20, &[(0, b"start"), ((2 << 20) + 17, &[3; 9000])]),
