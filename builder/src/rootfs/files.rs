@@ -1,6 +1,6 @@
 //! Everything in the image that is no package: overlay files, the account, links, preloaded container images.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Component, Path, PathBuf};
@@ -22,8 +22,6 @@ pub struct Files {
     pub authorized_keys: String,
     /// Time zone, a name in /usr/share/zoneinfo.
     pub timezone: String,
-    /// Host name until first boot sets the device's.
-    pub hostname: String,
     /// Container images to preload.
     pub images: Vec<images::Image>,
 }
@@ -38,7 +36,9 @@ impl Files {
     /// The file or account that could not be made.
     pub fn lay(&self, root: &Path, epoch: u64) -> Result<()> {
         write_entries(root, &self.entries)?;
-        self.name(root)?;
+        // The one link that depends on a value of the recipe: templates make files only.
+        let zone = format!("/usr/share/zoneinfo/{}", self.timezone);
+        link(root, Path::new("/etc/localtime"), Path::new(&zone))?;
         self.account(root, epoch)?;
         for (at, image) in self.images.iter().enumerate() {
             image.preload(root, at, epoch)?;
@@ -46,24 +46,10 @@ impl Files {
         Ok(())
     }
 
-    fn name(&self, root: &Path) -> Result<()> {
-        let zone = format!("/usr/share/zoneinfo/{}", self.timezone);
-        link(root, Path::new("/etc/localtime"), Path::new(&zone))?;
-        let hosts = format!(
-            "127.0.0.1\tlocalhost\n127.0.1.1\t{0}\n::1\tlocalhost ip6-localhost ip6-loopback\n\
-             ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
-            self.hostname
-        );
-        write(root, Path::new("/etc/hostname"), 0o644, format!("{}\n", self.hostname).as_bytes())?;
-        write(root, Path::new("/etc/hosts"), 0o644, hosts.as_bytes())?;
-        write(root, Path::new("/etc/timezone"), 0o644, format!("{}\n", self.timezone).as_bytes())
-    }
-
     /// One account, keys only: its password is locked, root's too, and sudo asks for none because there is none.
     fn account(&self, root: &Path, epoch: u64) -> Result<()> {
         let existing = group_names(root)?;
-        let groups =
-            GROUPS.into_iter().filter(|name| existing.contains_key(*name)).collect::<Vec<_>>().join(",");
+        let groups = GROUPS.into_iter().filter(|name| existing.contains(*name)).collect::<Vec<_>>().join(",");
         let mut add = chroot::command(root, epoch, "useradd")?;
         add.args([
             "--create-home",
@@ -92,9 +78,9 @@ impl Files {
     }
 }
 
-fn group_names(root: &Path) -> Result<BTreeMap<String, ()>> {
+fn group_names(root: &Path) -> Result<BTreeSet<String>> {
     let text = fs::read_to_string(root.join("etc/group")).context("reading the tree's /etc/group")?;
-    Ok(text.lines().filter_map(|line| Some((line.split(':').next()?.to_owned(), ()))).collect())
+    Ok(text.lines().filter_map(|line| Some(line.split(':').next()?.to_owned())).collect())
 }
 
 /// Writes entries in order; folders that are missing are made 0755.

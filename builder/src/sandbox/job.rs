@@ -16,7 +16,7 @@ use crate::rootfs::layer::{self, LayerJob};
 #[serde(rename_all = "kebab-case")]
 pub enum Job {
     /// Makes a layer of the root tree.
-    Layer(LayerJob),
+    Layer(Box<LayerJob>),
     /// Removes trees that hold other users' files.
     Remove(Vec<PathBuf>),
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use nix::fcntl::FlockArg;
 use serde::Serialize;
 
-use super::Store;
+use super::{Store, layers};
 use crate::error::Problem;
 
 /// Things of one kind: how many, and the bytes that they take on the disk.
@@ -84,6 +84,9 @@ impl Store {
                 fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
                 pruned.blobs.add(on_disk(&metadata));
             }
+        }
+        for bytes in layers::prune(&self, |metadata| unused_since(metadata, before))? {
+            pruned.layers.add(bytes);
         }
         Ok(pruned)
     }

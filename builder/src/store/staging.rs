@@ -12,7 +12,9 @@ use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::lock;
+use crate::event::Silent;
 use crate::interrupt;
+use crate::sandbox::{self, Job};
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -98,8 +100,11 @@ pub(super) fn sweep(tmp: &Path) -> Result<()> {
         }
     }
     drop(gate);
-    for (path, _held) in &stale {
-        let _ = fs::remove_dir_all(path);
+    for (path, _held) in stale {
+        if fs::remove_dir_all(&path).is_err() {
+            // A killed build's tree holds files of users that only a sandbox has. If it fails too, the next one tries.
+            let _ = sandbox::run::<()>(&Job::Remove(vec![path]), &Silent);
+        }
     }
     Ok(())
 }

@@ -1,0 +1,94 @@
+//! Layers in the store: one folder each, named by its key.
+//!
+//! ```text
+//! layers/<key>/tree/        the files, owned as in the image
+//! layers/<key>/layer.json   the step and the inputs that the key was computed from
+//! ```
+//! A layer is renamed into place when it is whole; a killed build leaves nothing here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use super::{Store, prune};
+use crate::event::{Silent, Sink};
+use crate::sandbox::{self, Job};
+use crate::units::Digest;
+
+/// What a layer was made from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The step's name.
+    pub step: String,
+    /// Input → its digest or value.
+    pub inputs: BTreeMap<String, String>,
+}
+
+/// The tree of the layer `key`, if the store has it; marks it as used now.
+pub fn find(store: &Store, key: &Digest) -> Option<PathBuf> {
+    let folder = folder(store, key);
+    let record = folder.join("layer.json");
+    super::touch(&record).ok().map(|()| folder.join("tree"))
+}
+
+/// Makes the layer `key`: calls `make` with an empty tree and a scratch folder, and keeps the tree when that succeeds.
+///
+/// # Errors
+/// What `make` says; then nothing is kept.
+pub fn create(
+    store: &Store,
+    key: &Digest,
+    record: &Record,
+    sink: &dyn Sink,
+    make: impl FnOnce(&Path, &Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let staging = store.staging(&record.step)?;
+    let (new, scratch) = (staging.path().join("layer"), staging.path().join("scratch"));
+    for path in [&new, &new.join("tree"), &scratch] {
+        fs::create_dir(path).with_context(|| format!("creating {}", path.display()))?;
+    }
+    let made = make(&new.join("tree"), &scratch).and_then(|()| keep(store, key, record, &new));
+    // Also after a failure: what packages wrote belongs to users that only a sandbox may remove.
+    sandbox::run::<()>(&Job::Remove(vec![new, scratch]), sink)?;
+    made
+}
+
+fn keep(store: &Store, key: &Digest, record: &Record, new: &Path) -> Result<PathBuf> {
+    let text = serde_json::to_vec_pretty(record)?;
+    fs::write(new.join("layer.json"), text).context("writing layer.json")?;
+    let folder = folder(store, key);
+    match fs::rename(new, &folder) {
+        // Another build made the same one meanwhile: equal keys, equal trees.
+        Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {}
+        other => other.with_context(|| format!("moving a layer to {}", folder.display()))?,
+    }
+    Ok(folder.join("tree"))
+}
+
+fn folder(store: &Store, key: &Digest) -> PathBuf {
+    store.layers_dir().join(key.to_string())
+}
+
+/// Removes the layers whose last use `unwanted` says yes to; returns how many bytes each took on the disk.
+///
+/// # Errors
+/// The layer that could not be removed.
+pub(super) fn prune(store: &Store, unwanted: impl Fn(&fs::Metadata) -> bool) -> Result<Vec<u64>> {
+    let mut doomed = Vec::new();
+    for entry in fs::read_dir(store.layers_dir()).context("listing the layers")? {
+        let path = entry?.path();
+        // One without a record was never finished.
+        if fs::metadata(path.join("layer.json")).map_or(true, |record| unwanted(&record)) {
+            doomed.push(path);
+        }
+    }
+    let sizes = doomed.iter().map(|path| prune::tree_size(path)).collect();
+    if !doomed.is_empty() {
+        sandbox::run::<()>(&Job::Remove(doomed), &Silent)?;
+    }
+    Ok(sizes)
+}
