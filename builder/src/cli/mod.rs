@@ -1,5 +1,7 @@
 //! The command line: one file per verb, which parses, calls one library function and prints.
 
+mod sim;
+
 use std::fmt::Display;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -26,6 +28,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Sim(Box<sim::Arguments>),
     /// Runs one job in namespaces of its own (edgepress calls itself)
     #[command(hide = true)]
     Sandbox {
@@ -62,8 +65,9 @@ pub fn main() -> ExitCode {
         let result = if inner { sandbox::inner() } else { sandbox::outer() };
         return if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    let _session = Session { json: cli.json, sink: Arc::new(Silent) };
+    let session = Session { json: cli.json, sink: Arc::new(Silent) };
     let result: Result<()> = match cli.verb {
+        Verb::Sim(arguments) => sim::run(*arguments, &session),
         Verb::Sandbox { .. } => Ok(()),
     };
     match result {
