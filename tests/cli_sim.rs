@@ -237,6 +237,30 @@ fn a_client_that_does_not_trust_the_simulator_is_told_in_the_log() {
 }
 
 #[test]
+fn without_a_server_name_the_path_tells_the_services_apart() {
+    let mut sim = Sim::start(&[]);
+    let client = sim.client("edge-1", &DeviceOptions::default());
+    let address = sim.address("dps");
+    for (path, service) in [("/devices/edge-1/modules", "hub"), ("/0ne1/registrations/edge-1", "dps")] {
+        client.call(address, "127.0.0.1", "GET", path, "");
+        assert_eq!(sim.line()["service"], service);
+    }
+    // The name decides where there is one, whatever the port.
+    client.call(address, HUB, "GET", "/nothing", "");
+    assert_eq!(sim.line()["service"], "hub");
+}
+
+#[test]
+fn a_body_without_end_is_refused() {
+    let mut sim = Sim::start(&[]);
+    let client = sim.client("edge-1", &DeviceOptions::default());
+    let target = format!("/{SCOPE}/registrations/edge-1/register?api-version=2021-06-01");
+    let answer = sim.call(&client, "PUT", &target, &"x".repeat(300 * 1024));
+    assert_eq!(answer.status, 413);
+    assert_eq!(sim.line()["status"], 413);
+}
+
+#[test]
 fn faults_strike_as_often_as_told() {
     let sim = Sim::start(&["--fault", "dps=429:2", "--fault", "hub=500:1"]);
     let client = sim.client("edge-1", &DeviceOptions::default());
@@ -278,6 +302,12 @@ fn messaging_dns_and_time() {
     let entry = sim.line();
     assert_eq!((&entry["mark"], &entry["service"]), (&"hub-messaging".into(), &"mqtt".into()));
     assert_eq!(sim.line()["client"], "edge-1");
+
+    let answer =
+        client.call(sim.address("hub"), HUB, "GET", "/$iothub/websocket?iothub-no-client-cert=true", "");
+    assert_eq!(answer.status, 503);
+    let entry = sim.line();
+    assert_eq!((&entry["mark"], &entry["service"]), (&"hub-messaging".into(), &"hub".into()));
 
     let socket = UdpSocket::bind("127.0.0.1:0").expect("socket");
     socket.set_read_timeout(Some(LONG)).expect("timeout");

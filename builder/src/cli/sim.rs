@@ -270,9 +270,9 @@ fn simulate(dir: PathBuf, config: Config, session: &Session) -> Result<()> {
     };
     let json = session.json;
     if json {
-        print(&Line::Listening(&listening))?
+        print(&Line::Listening(&listening))?;
     } else {
-        session.answer(&listening)?
+        session.answer(&listening)?;
     }
 
     let printer = std::thread::spawn(move || {

@@ -12,7 +12,7 @@ use std::fmt;
 use std::fs;
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -334,14 +334,18 @@ fn open(dir: &Path) -> Result<Pki> {
     })))
 }
 
-/// Writes a new folder at once: beside it first, then renamed. `secret` files get mode 0600.
+/// Writes a new folder, mode 0700, at once: beside it first, then renamed. `secret` files get mode 0600.
 fn write_folder(folder: &Path, files: &[(PathBuf, Vec<u8>)], secret: impl Fn(&Path) -> bool) -> Result<()> {
     let parent = match folder.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
-    let temporary = tempfile::Builder::new().prefix(".edgepress-").tempdir_in(parent)?;
+    let temporary = tempfile::Builder::new()
+        .prefix(".edgepress-")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in(parent)
+        .with_context(|| format!("creating a folder in {}", parent.display()))?;
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o755);
     for (path, bytes) in files {
@@ -351,7 +355,6 @@ fn write_folder(folder: &Path, files: &[(PathBuf, Vec<u8>)], secret: impl Fn(&Pa
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&target)?;
         file.write_all(bytes).with_context(|| format!("writing {}", path.display()))?;
     }
-    // A temporary folder is made 0700, which is right for a folder with keys.
     fs::rename(temporary.path(), folder).with_context(|| format!("creating {}", folder.display()))?;
     let _renamed = temporary.keep();
     Ok(())
@@ -388,6 +391,8 @@ mod tests {
         let opened = Pki::open_or_create(&dir).expect("open");
         assert_eq!(made.server_ca_pem(), opened.server_ca_pem());
         assert_eq!(fs::read_dir(&dir).expect("list").count(), 8);
+        let mode = fs::metadata(&dir).expect("metadata").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700);
         for entry in fs::read_dir(&dir).expect("list") {
             let path = entry.expect("entry").path();
             let mode = fs::metadata(&path).expect("metadata").permissions().mode() & 0o777;
