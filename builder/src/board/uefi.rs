@@ -1,0 +1,405 @@
+//! UEFI machines: PCs, servers, Azure Gen2, QEMU.
+//!
+//! The files come from the distribution's signed packages, so that the machine may have secure boot on: shim (signed by
+//! Microsoft) as the fallback loader, grub (signed by the distribution) beside it. Nothing is installed by grub-install.
+//!
+//! Kernel updates on the device need no new configuration: the menu names the links that Debian (`/vmlinuz`) and
+//! Ubuntu (`/boot/vmlinuz`) keep at the newest kernel. Where the package grub2-common is installed, its kernel hook
+//! writes /boot/grub/grub.cfg anew all the same; `/etc/grub.d/01_edgepress` puts the same menu into that one.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::file;
+use crate::disk::fat::FatFile;
+use crate::disk::ids::Ids;
+use crate::error::Problem;
+use crate::overlay::Entry;
+use crate::recipe::types::Recipe;
+use crate::rootfs::files::followed;
+use crate::units::Arch;
+
+/// Where the FAT partition is mounted on the device.
+pub const FAT_MOUNT: &str = "/boot/efi";
+
+/// A loader: where it goes in `EFI/BOOT`, where packages have it (the first that is there is taken), and whose it is.
+struct Loader {
+    target: &'static str,
+    sources: &'static [&'static str],
+    package: &'static str,
+    optional: bool,
+}
+
+const fn loader(target: &'static str, sources: &'static [&'static str], package: &'static str) -> Loader {
+    Loader { target, sources, package, optional: false }
+}
+
+/// `fbx64.efi` is missing on purpose: where it stands beside shim, shim runs it, and it writes boot entries into the
+/// firmware and starts the machine again.
+fn loaders(arch: Arch) -> [Loader; 3] {
+    match arch {
+        Arch::X86_64 => [
+            // On Ubuntu the first is a link into /etc/alternatives.
+            loader(
+                "BOOTX64.EFI",
+                &["/usr/lib/shim/shimx64.efi.signed", "/usr/lib/shim/shimx64.efi.signed.latest"],
+                "shim-signed",
+            ),
+            loader(
+                "grubx64.efi",
+                &["/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"],
+                "grub-efi-amd64-signed",
+            ),
+            Loader {
+                optional: true,
+                ..loader(
+                    "mmx64.efi",
+                    &["/usr/lib/shim/mmx64.efi.signed", "/usr/lib/shim/mmx64.efi"],
+                    "shim-helpers-amd64-signed",
+                )
+            },
+        ],
+        Arch::Aarch64 => [
+            loader(
+                "BOOTAA64.EFI",
+                &["/usr/lib/shim/shimaa64.efi.signed", "/usr/lib/shim/shimaa64.efi.signed.latest"],
+                "shim-signed",
+            ),
+            loader(
+                "grubaa64.efi",
+                &["/usr/lib/grub/arm64-efi-signed/grubaa64.efi.signed"],
+                "grub-efi-arm64-signed",
+            ),
+            Loader {
+                optional: true,
+                ..loader(
+                    "mmaa64.efi",
+                    &["/usr/lib/shim/mmaa64.efi.signed", "/usr/lib/shim/mmaa64.efi"],
+                    "shim-helpers-arm64-signed",
+                )
+            },
+        ],
+    }
+}
+
+/// Everything on the FAT partition of a golden image.
+///
+/// # Errors
+/// A [`Problem`] that names the package to install when a boot loader is not in the tree.
+pub fn boot_files(tree: &Path, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>> {
+    let mut files = Vec::new();
+    let mut vendor = None;
+    for loader in loaders(recipe.target.arch) {
+        let Some(content) = find(tree, &loader)? else { continue };
+        vendor = vendor.or_else(|| vendor_folder(&content));
+        files.push(FatFile { path: format!("EFI/BOOT/{}", loader.target), content });
+    }
+    let vendor = vendor.context("finding in grub's image where it looks for its configuration")?;
+    files.push(FatFile { path: format!("EFI/{vendor}/grub.cfg"), content: stub(recipe, ids)?.into_bytes() });
+    files.push(FatFile {
+        path: "edgepress/README.txt".into(),
+        content: README.replace('\n', "\r\n").into_bytes(),
+    });
+    Ok(files)
+}
+
+fn find(tree: &Path, loader: &Loader) -> Result<Option<Vec<u8>>> {
+    for source in loader.sources {
+        let path = followed(tree, Path::new(source))?;
+        if path.is_file() {
+            return fs::read(&path).map(Some).with_context(|| format!("reading {}", path.display()));
+        }
+    }
+    if loader.optional {
+        return Ok(None);
+    }
+    let message = format!("the image has no boot loader: {} is not there", loader.sources[0]);
+    Err(Problem::input(message).hint(format!("add `{}` to packages.install", loader.package)).into())
+}
+
+/// The signed grub looks for grub.cfg in one folder only, whatever folder it was started from. Its name is in the
+/// image: `/EFI/debian`, `/EFI/ubuntu`.
+fn vendor_folder(image: &[u8]) -> Option<String> {
+    const START: &[u8] = b"/EFI/";
+    let starts = image.windows(START.len()).enumerate().filter(|(_, window)| *window == START);
+    let names = starts.map(|(at, _)| {
+        let rest = &image[at + START.len()..];
+        let length = rest.iter().take(32).take_while(|byte| byte.is_ascii_lowercase()).count();
+        (&rest[..length], rest.get(length))
+    });
+    let mut ended = names.filter(|(name, end)| !name.is_empty() && *end == Some(&0));
+    ended.next().map(|(name, _)| String::from_utf8_lossy(name).into_owned())
+}
+
+const README: &str = "\
+A device's identity goes into this folder, as plain files:
+
+  certificate.pem   certificate of the device, then the intermediate ones
+  private-key.pem   its private key
+  registration-id   one line (may be left out: the certificate's common name is taken)
+
+First boot moves them to their place and wipes them here.
+
+Unless the image forbids it, these are taken as well:
+
+  ca/*.pem, ca/*.crt   certificate authorities to trust
+  authorized_keys      SSH keys of the account
+  hosts                lines for /etc/hosts
+  hostname             name of the machine
+  endpoint             address of the Device Provisioning Service
+";
+
+/// `EFI/<vendor>/grub.cfg`: hands over to the root's own menu, and holds a copy of it for the day when that one is cut
+/// short by a power failure.
+fn stub(recipe: &Recipe, ids: &Ids) -> Result<String> {
+    Ok(format!(
+        "\
+search.fs_uuid {root} root
+set prefix=($root)/boot/grub
+configfile $prefix/grub.cfg
+
+# Only reached when that file is missing or holds no menu.
+set timeout=0
+{menu}",
+        root = ids.root,
+        menu = menu(recipe, ids)?,
+    ))
+}
+
+/// Files of the root: mounts and menu. They must be in the tree before it becomes a file system.
+///
+/// # Errors
+/// A [`Problem`] when an argument of the kernel's command line cannot be written into a boot menu.
+pub fn root_files(recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
+    let menu = menu(recipe, ids)?;
+    Ok(vec![
+        file("/etc/fstab", 0o644, fstab(ids)),
+        file("/boot/grub/grub.cfg", 0o644, format!("# Written by edgepress.\nset timeout=0\n{menu}")),
+        file(
+            "/etc/grub.d/01_edgepress",
+            0o755,
+            format!(
+                "#!/bin/sh\n# Written by edgepress: the menu of the golden image.\nexec tail -n +4 \"$0\"\n{menu}"
+            ),
+        ),
+        file("/etc/default/grub.d/edgepress.cfg", 0o644, defaults(recipe)?),
+    ])
+}
+
+fn fstab(ids: &Ids) -> String {
+    format!(
+        "\
+# device\tmount point\ttype\toptions\tdump\tcheck
+UUID={root}\t/\text4\tnoatime,errors=remount-ro\t0\t1
+UUID={fat}\t{FAT_MOUNT}\tvfat\tumask=0077,nosuid,nodev,noexec,flush,nofail\t0\t2
+",
+        root = ids.root,
+        fat = ids.fat,
+    )
+}
+
+/// The menu: newest kernel, the one before, restart. An unattended device tries them in this order and never waits for
+/// a key. A kernel package points the link at a new kernel before that has its initramfs; `-s` and grub's fallback make
+/// a power cut between the two boot the old one.
+fn menu(recipe: &Recipe, ids: &Ids) -> Result<String> {
+    let arguments = command_line(recipe)?;
+    let root = ids.root;
+    Ok(format!(
+        "\
+set default=0
+set fallback=\"1 2\"
+search.fs_uuid {root} root
+if [ -s ($root)/vmlinuz ]; then set links=($root)/; else set links=($root)/boot/; fi
+export links
+menuentry 'edgepress' {{
+\tlinux ${{links}}vmlinuz root=UUID={root} ro {arguments}
+\tinitrd ${{links}}initrd.img
+}}
+menuentry 'edgepress, the kernel before' {{
+\tlinux ${{links}}vmlinuz.old root=UUID={root} ro {arguments}
+\tinitrd ${{links}}initrd.img.old
+}}
+menuentry 'restart' {{
+\tsleep 10
+\treboot
+}}
+"
+    ))
+}
+
+/// Settings for when grub-mkconfig runs on the device (grub2-common's kernel hook): as static as the menu above, no
+/// graphics to wait for, no menu after a boot that failed.
+fn defaults(recipe: &Recipe) -> Result<String> {
+    Ok(format!(
+        "\
+# Written by edgepress: what grub-mkconfig makes on the device boots as the golden image does.
+GRUB_DEFAULT=0
+GRUB_TIMEOUT=0
+GRUB_TIMEOUT_STYLE=hidden
+GRUB_RECORDFAIL_TIMEOUT=0
+GRUB_TERMINAL=console
+GRUB_DISABLE_OS_PROBER=true
+GRUB_CMDLINE_LINUX=\"{}\"
+GRUB_CMDLINE_LINUX_DEFAULT=\"\"
+",
+        command_line(recipe)?
+    ))
+}
+
+/// The kernel's arguments but for the root. The last console is /dev/console: what a machine without a screen says.
+/// `panic`: restarts after a panic, and keeps the initramfs from offering a root shell when the root does not appear.
+fn command_line(recipe: &Recipe) -> Result<String> {
+    let serial = match recipe.target.arch {
+        Arch::X86_64 => "console=ttyS0,115200",
+        Arch::Aarch64 => "console=ttyAMA0,115200",
+    };
+    let mut arguments = vec!["rootwait", "panic=30", "console=tty0", serial];
+    for argument in &recipe.target.cmdline {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+        if argument.is_empty() || !argument.chars().all(plain) {
+            let message = format!("target.cmdline holds `{argument}`, which cannot stand in a boot menu");
+            return Err(Problem::input(message)
+                .hint("write each argument as a string of its own, of letters, digits and -_./=:,+@%")
+                .into());
+        }
+        arguments.push(argument);
+    }
+    Ok(arguments.join(" "))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::{boot_files, root_files, vendor_folder};
+    use crate::disk::ids::Ids;
+    use crate::error::problem;
+    use crate::host;
+    use crate::overlay::{Entry, Kind};
+    use crate::recipe::types::Recipe;
+    use crate::units::{Arch, Digest};
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+    use std::process::Command;
+
+    pub fn recipe() -> Recipe {
+        toml::from_str(
+            "name = 'x'\narchives = {}\ndistribution = { id = 'debian', release = '12', codename = 'bookworm' }\n\
+             target = { arch = 'x86_64', board = 'uefi' }",
+        )
+        .expect("recipe")
+    }
+
+    fn ids() -> Ids {
+        Ids::from_seed(&Digest::of("board"))
+    }
+
+    fn put(tree: &Path, path: &str, content: &[u8]) {
+        let path = tree.join(path);
+        fs::create_dir_all(path.parent().expect("folder")).expect("folder");
+        fs::write(path, content).expect("file");
+    }
+
+    fn text(entries: &[Entry], path: &str) -> String {
+        match entries.iter().find(|entry| entry.path == Path::new(path)).map(|entry| &entry.kind) {
+            Some(Kind::File(content)) => String::from_utf8(content.clone()).expect("text"),
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn loaders_of_both_distributions() {
+        let tree = tempfile::tempdir().expect("temp folder");
+        let tree = tree.path();
+        // Debian.
+        put(tree, "usr/lib/shim/shimx64.efi.signed", b"debian's shim");
+        put(tree, "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", b"..\0/EFI/debian\0..");
+        put(tree, "usr/lib/shim/mmx64.efi", b"mok");
+        let files = boot_files(tree, &recipe(), &ids()).expect("files");
+        let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        let loaders = ["EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/grubx64.efi", "EFI/BOOT/mmx64.efi"];
+        assert_eq!(paths, [&loaders[..], &["EFI/debian/grub.cfg", "edgepress/README.txt"]].concat());
+        // Ubuntu: a link with an absolute target, which must stay within the tree.
+        fs::remove_file(tree.join("usr/lib/shim/shimx64.efi.signed")).expect("remove");
+        put(tree, "usr/lib/shim/shimx64.efi.signed.latest", b"ubuntu's shim");
+        fs::create_dir_all(tree.join("etc/alternatives")).expect("folder");
+        symlink("/usr/lib/shim/shimx64.efi.signed.latest", tree.join("etc/alternatives/shim")).expect("link");
+        symlink("/etc/alternatives/shim", tree.join("usr/lib/shim/shimx64.efi.signed")).expect("link");
+        let files = boot_files(tree, &recipe(), &ids()).expect("files");
+        assert_eq!(files[0].content, b"ubuntu's shim");
+    }
+
+    #[test]
+    fn a_missing_loader_names_its_package() {
+        let tree = tempfile::tempdir().expect("temp folder");
+        let mut recipe = recipe();
+        for (arch, package) in
+            [(Arch::X86_64, "grub-efi-amd64-signed"), (Arch::Aarch64, "grub-efi-arm64-signed")]
+        {
+            put(tree.path(), "usr/lib/shim/shimx64.efi.signed", b"shim");
+            put(tree.path(), "usr/lib/shim/shimaa64.efi.signed", b"shim");
+            recipe.target.arch = arch;
+            let error = boot_files(tree.path(), &recipe, &ids()).expect_err("no grub");
+            let hint = problem(&error).and_then(|problem| problem.hint.clone()).expect("a hint");
+            assert_eq!(hint, format!("add `{package}` to packages.install"));
+        }
+    }
+
+    #[test]
+    fn the_vendor_is_read_from_grub() {
+        for (image, vendor) in [
+            (&b"x/EFI/BOOT\0/EFI/ubuntu\0"[..], Some("ubuntu")),
+            (b"/EFI/debian\0", Some("debian")),
+            (b"/EFI/debian", None),
+            (b"/EFI/\0", None),
+            (b"", None),
+        ] {
+            assert_eq!(vendor_folder(image).as_deref(), vendor);
+        }
+    }
+
+    #[test]
+    fn files_of_the_root() {
+        let mut recipe = recipe();
+        recipe.target.cmdline = vec!["audit=0".into()];
+        let entries = root_files(&recipe, &ids()).expect("files");
+        let root = ids().root.to_string();
+        let fstab = text(&entries, "/etc/fstab");
+        assert!(
+            fstab.contains(&format!("UUID={root}\t/\text4\tnoatime,errors=remount-ro\t0\t1\n")),
+            "{fstab}"
+        );
+        assert!(fstab.contains(&format!("UUID={}\t/boot/efi\tvfat\t", ids().fat)), "{fstab}");
+        let line = "root=UUID=ROOT ro rootwait panic=30 console=tty0 console=ttyS0,115200 audit=0\n";
+        let menu = text(&entries, "/boot/grub/grub.cfg");
+        assert_eq!(menu.matches(&line.replace("ROOT", &root)).count(), 2, "{menu}");
+        let defaults = text(&entries, "/etc/default/grub.d/edgepress.cfg");
+        assert!(defaults.contains("GRUB_CMDLINE_LINUX=\"rootwait panic=30 console=tty0"), "{defaults}");
+        for shell in ["/etc/grub.d/01_edgepress", "/etc/default/grub.d/edgepress.cfg"] {
+            let script = text(&entries, shell);
+            let head: String = script.lines().take(3).map(|line| format!("{line}\n")).collect();
+            host::run_with_input(Command::new("sh").arg("-n"), head.as_bytes()).expect("syntax");
+        }
+    }
+
+    #[test]
+    fn the_menu_survives_grub_mkconfig() {
+        let entries = root_files(&recipe(), &ids()).expect("files");
+        let folder = tempfile::tempdir().expect("temp folder");
+        let script = folder.path().join("01_edgepress");
+        fs::write(&script, text(&entries, "/etc/grub.d/01_edgepress")).expect("write");
+        let printed = host::run(Command::new("sh").arg(&script)).expect("runs");
+        let menu = text(&entries, "/boot/grub/grub.cfg");
+        assert!(menu.ends_with(&String::from_utf8(printed).expect("text")), "{menu}");
+    }
+
+    #[test]
+    fn arguments_that_would_break_out_are_refused() {
+        for argument in ["", "a b", "a\"", "$(x)", "a;b", "a\n", "é"] {
+            let mut recipe = recipe();
+            recipe.target.cmdline = vec![argument.into()];
+            assert!(root_files(&recipe, &ids()).is_err(), "{argument:?}");
+        }
+    }
+}
