@@ -47,7 +47,7 @@ pub fn scrub(root: &Path) -> Result<()> {
         }
     }
     let machine_id = root.join("etc/machine-id");
-    if machine_id.exists() {
+    if machine_id.metadata().is_ok_and(|data| data.len() > 0) {
         // Present and empty: systemd makes one at the first boot and keeps it (machine-id(5)).
         fs::write(&machine_id, b"").context("emptying the machine id")?;
     }
