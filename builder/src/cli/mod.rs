@@ -1,5 +1,6 @@
 //! The command line: one file per verb, which parses, calls one library function and prints.
 
+mod check;
 mod sim;
 
 use std::fmt::Display;
@@ -29,6 +30,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Sim(Box<sim::Arguments>),
+    Check(check::Args),
     /// Runs one job in namespaces of its own (edgepress calls itself)
     #[command(hide = true)]
     Sandbox {
@@ -68,6 +70,7 @@ pub fn main() -> ExitCode {
     let session = Session { json: cli.json, sink: Arc::new(Silent) };
     let result: Result<()> = match cli.verb {
         Verb::Sim(arguments) => sim::run(*arguments, &session),
+        Verb::Check(args) => check::run(&args, &session),
         Verb::Sandbox { .. } => Ok(()),
     };
     match result {

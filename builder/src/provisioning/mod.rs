@@ -1,1 +1,4 @@
-//! (to be written)
+//! How a device presents itself to Azure: `config.toml` of the runtime, and a linter that knows its traps.
+
+pub mod config;
+pub mod lint;

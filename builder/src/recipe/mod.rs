@@ -1,6 +1,17 @@
 //! Recipes: loading, merging, checking.
 
+pub mod check;
+mod de;
+pub mod diagnostic;
+mod load;
+mod merge;
+pub mod schema;
+pub mod support;
+pub(crate) mod tree;
 pub mod types;
+mod validate;
+
+pub use load::{Loaded, load, load_or_list};
 
 use crate::units::Arch;
 use types::{Board, Recipe};
@@ -27,4 +38,17 @@ impl Recipe {
             }
         }
     }
+}
+
+/// The smallest recipe, for tests of what works on recipes.
+#[cfg(test)]
+pub(crate) fn test_recipe() -> Recipe {
+    let text = r#"
+        name = "test"
+        distribution = { id = "debian", release = "12", codename = "bookworm" }
+        target = { arch = "x86_64", board = "uefi" }
+        provisioning = { id_scope = "0ne00123456" }
+        [archives]
+    "#;
+    toml::from_str(text).expect("the test recipe is a recipe")
 }

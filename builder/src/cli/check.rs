@@ -1,0 +1,48 @@
+//! `edgepress check`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::Session;
+use crate::error::Problem;
+use crate::recipe::check::check_path;
+use crate::units::Arch;
+
+/// Checks a recipe, without a network and without building anything.
+///
+/// Every finding is shown at once, with file, line and column: keys and values, templates, the config.toml that
+/// results, the files that the recipe names, and whether the combination of distribution, engine and runtime exists.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  edgepress check recipes/demo.toml
+  edgepress check gateway.toml --arch aarch64 --set provisioning.id_scope=0ne00123456
+  edgepress check gateway.toml --json | jq '.findings[].message'
+
+Exit status: 0 the recipe is good (there may be warnings), 2 it has errors.")]
+pub struct Args {
+    /// The recipe
+    #[arg(value_name = "RECIPE")]
+    recipe: PathBuf,
+    /// Architecture instead of the recipe's: x86_64 or aarch64
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<Arch>,
+    /// A value instead of the recipe's, for example `disk.free=1G`; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When the recipe has errors (exit status 2).
+pub fn run(args: &Args, session: &Session) -> Result<()> {
+    let report = check_path(&args.recipe, &args.set, args.arch)?;
+    session.answer(&report)?;
+    match report.errors {
+        0 => Ok(()),
+        1 => Err(Problem::input(format!("{} has an error", args.recipe.display())).into()),
+        many => Err(Problem::input(format!("{} has {many} errors", args.recipe.display())).into()),
+    }
+}

@@ -1,0 +1,212 @@
+//! Does the combination of distribution, architecture, kernel, engine and runtime exist?
+
+use crate::recipe::diagnostic::Diagnostic;
+use crate::recipe::load::Loaded;
+use crate::recipe::support;
+use crate::recipe::types::{DistributionId, EdgeSource};
+
+/// Where Microsoft's packages come from.
+const MICROSOFT_HOST: &str = "packages.microsoft.com";
+/// The registry's name of the agent, whose tags are releases.
+const AGENT: &str = "mcr.microsoft.com/azureiotedge-agent";
+/// What kernel packages are called in Debian, Ubuntu and Raspberry Pi OS.
+const KERNELS: [&str; 8] = [
+    "linux-image-",
+    "linux-azure",
+    "linux-virtual",
+    "linux-generic",
+    "linux-aws",
+    "linux-gcp",
+    "linux-kvm",
+    "linux-raspi",
+];
+
+pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+    distribution(loaded, findings);
+    kernel(loaded, findings);
+    engine(loaded, findings);
+    runtime(loaded, findings);
+    if loaded.recipe.edge.from == EdgeSource::Archive {
+        microsoft_archive(loaded, findings);
+    }
+}
+
+fn distribution(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+    let os = &loaded.recipe.distribution;
+    let name = format!("{} {}", support::name(os.id), os.release);
+    let known = support::codename(os);
+    if let Some(codename) = known.filter(|codename| *codename != os.codename) {
+        let message = format!("{name} is called `{codename}`, not `{}`", os.codename);
+        findings.push(Diagnostic::error(message).at(loaded.place("distribution/codename")));
+    }
+    if support::runtime_is_built_for(os) {
+        return suites(loaded, findings);
+    }
+    let place = loaded.place("distribution/release");
+    let built = format!("it is built for {}", support::BUILT_FOR);
+    findings.push(match loaded.recipe.edge.from {
+        EdgeSource::Archive => {
+            Diagnostic::error(format!("there is no build of aziot-edge for {name}: {built}")).hint(
+                "take one of those releases, or bring packages of your own: edge.from = \"packages\" and packages.debs",
+            )
+        }
+        EdgeSource::Packages => Diagnostic::warning(format!(
+            "nobody builds aziot-edge for {name}: {built}, and packages made for another release may not install"
+        )),
+    }
+    .at(place));
+}
+
+/// Some archive must have the distribution's own suite.
+fn suites(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+    let recipe = &loaded.recipe;
+    let codename = &recipe.distribution.codename;
+    let mut suites = recipe.archives.values().flat_map(|archive| &archive.suites);
+    if !suites.any(|suite| suite == codename) {
+        let message = format!("no archive has the suite `{codename}`, which the base system comes from");
+        findings.push(Diagnostic::error(message).at(loaded.place("archives")));
+    }
+}
+
+fn kernel(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+    let packages = &loaded.recipe.packages.install;
+    let is_kernel = |name: &str| KERNELS.iter().any(|kernel| name.starts_with(kernel));
+    let kernels: Vec<&str> = packages.iter().map(String::as_str).filter(|name| is_kernel(name)).collect();
+    let place = loaded.place("packages/install");
+    match kernels[..] {
+        [] => findings.push(
+            Diagnostic::error("no kernel is installed: `packages.install` names no kernel package")
+                .hint("for example linux-image-cloud-amd64 (Debian) or linux-virtual (Ubuntu)")
+                .at(place),
+        ),
+        [one] => kernel_architecture(loaded, one, findings),
+        _ => findings.push(
+            Diagnostic::warning(format!("more than one kernel is installed: {}", kernels.join(", ")))
+                .hint("each takes room on the disk, and the newest boots")
+                .at(place),
+        ),
+    }
+}
+
+fn kernel_architecture(loaded: &Loaded, kernel: &str, findings: &mut Vec<Diagnostic>) {
+    let own = loaded.recipe.target.arch.debian();
+    let name = kernel.split('=').next().unwrap_or(kernel);
+    if let Some(other) = ["amd64", "arm64"].into_iter().find(|arch| *arch != own && name.ends_with(arch)) {
+        let fitting = name.replace(other, own);
+        let message = format!("the kernel `{name}` is for {other}, and the image for {own}");
+        let at =
+            loaded.recipe.packages.install.iter().position(|package| package == kernel).unwrap_or_default();
+        let place = loaded.place(&format!("packages/install/{at}"));
+        findings.push(Diagnostic::error(message).hint(format!("install `{fitting}`")).at(place));
+    }
+}
+
+fn engine(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+    let recipe = &loaded.recipe;
+    let place = loaded.place("engine/packages");
+    if recipe.engine.packages.is_empty() {
+        let message = "no container engine: `engine.packages` is empty, and aziot-edge refuses to be installed without one";
+        findings.push(
+            Diagnostic::error(message)
+                .hint("[\"docker.io\"], or [\"moby-engine\", \"moby-cli\"] from Microsoft's archive")
+                .at(place),
+        );
+        return;
+    }
+    let pinned = recipe.engine.packages.iter().filter_map(|package| package.split_once('='));
+    let engines = pinned.filter(|(name, _)| ["docker.io", "moby-engine", "docker-ce"].contains(name));
+    let mut known = false;
+    for (name, version) in engines {
+        known = true;
+        if let Some(problem) = support::engine_problem(version, &recipe.edge.version) {
+            let message = format!("`{name}` {version} does not work with the runtime: {problem}");
+            let hint = "take an engine before 29.0, or with the runtime 1.6 one from 29.3 on";
+            findings.push(Diagnostic::error(message).hint(hint).at(place.clone()));
+        }
+    }
+    // Debian 12 stays at 20.10; elsewhere the archive decides when the lock is made.
+    let frozen = recipe.distribution.id == DistributionId::Debian && recipe.distribution.release == "12";
+    let old = support::line(&recipe.edge.version).is_some_and(|line| line < (1, 6));
+    let docker_io = recipe.engine.packages.iter().any(|name| name == "docker.io");
+    if old && !known && !(frozen && docker_io) {
+        let message = format!("the runtime {} does not work with engine 29 and newer", recipe.edge.version);
+        findings.push(
+            Diagnostic::warning(message)
+                .hint("pin an older engine (`moby-engine=VERSION`), or take the runtime 1.6")
+                .at(place),
+        );
+    }
+}
+
+fn runtime(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+    let edge = &loaded.recipe.edge;
+    let place = loaded.place("edge/version");
+    match support::line(&edge.version) {
+        Some((1, 6)) => {}
+        Some((1, 5)) => findings.push(
+            Diagnostic::warning("the support of Azure IoT Edge 1.5 ended in November 2026")
+                .hint("take 1.6, which is supported until November 2028")
+                .at(place),
+        ),
+        _ if edge.from == EdgeSource::Packages => {}
+        Some(line) if line < (1, 5) => {
+            let message =
+                format!("the runtime {} is no longer supported, and is not in the archive", edge.version);
+            findings.push(Diagnostic::error(message).hint("take 1.6").at(place));
+        }
+        _ => {
+            let message = format!("the runtime {} is not known to edgepress", edge.version);
+            findings.push(Diagnostic::warning(message).hint("1.6 is").at(place));
+        }
+    }
+    agent_tag(loaded, findings);
+}
+
+fn agent_tag(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+    let edge = &loaded.recipe.edge;
+    let Some((AGENT, tag)) = edge.agent_image.rsplit_once(':') else { return };
+    let (Some(agent), Some(runtime)) = (tag_line(tag), support::line(&edge.version)) else { return };
+    if agent != runtime {
+        let message = format!("the agent's image has the tag `{tag}`, and the runtime is {}", edge.version);
+        findings.push(
+            Diagnostic::warning(message)
+                .hint("the agent of another release line is not tested with the runtime: take the same")
+                .at(loaded.place("edge/agent_image")),
+        );
+    }
+}
+
+/// Tags are `1.6.1`, or `1.6` for the newest of a line.
+fn tag_line(tag: &str) -> Option<(u32, u32)> {
+    tag.starts_with(|c: char| c.is_ascii_digit()).then(|| support::line(tag)).flatten()
+}
+
+/// The runtime comes from an archive: one of them should be Microsoft's, for this release.
+fn microsoft_archive(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+    let recipe = &loaded.recipe;
+    let tree = support::microsoft_tree(&recipe.distribution);
+    let microsoft: Vec<_> = recipe
+        .archives
+        .iter()
+        .filter(|(role, archive)| role.contains("microsoft") || archive.url.contains(MICROSOFT_HOST))
+        .collect();
+    if microsoft.is_empty() {
+        let url = format!("https://{MICROSOFT_HOST}/{tree}/prod");
+        let message = "`edge.from` is \"archive\", and no archive has the runtime";
+        findings.push(
+            Diagnostic::warning(message)
+                .hint(format!("add [archives.microsoft] with url = \"{url}\""))
+                .at(loaded.place("archives")),
+        );
+    }
+    for (role, archive) in microsoft {
+        if archive.url.contains(MICROSOFT_HOST) && !archive.url.contains(&format!("/{tree}/")) {
+            let message = format!("the archive `{role}` is made for another release: {}", archive.url);
+            findings.push(
+                Diagnostic::error(message)
+                    .expected(format!("an address with /{tree}/prod"))
+                    .at(loaded.place(&format!("archives/{role}/url"))),
+            );
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Checking a recipe without a network: does it describe an image that can exist, and that will come up?
+
+mod combination;
+mod files;
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::diagnostic::{Diagnostic, Place, Severity};
+use super::load::{Loaded, load_or_list};
+use crate::overlay::{self, Entry, Kind};
+use crate::provisioning::{config::ConfigToml, lint};
+use crate::units::Arch;
+
+/// The time stamp that templates are rendered with for a check: what they make of it is not looked at.
+const ANY_EPOCH: u64 = 1_700_000_000;
+
+/// What a check found: everything at once, errors first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The recipe's file as the user named it.
+    pub recipe: String,
+    /// The recipe's name, if it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The architecture, if it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arch: Option<Arch>,
+    /// Number of errors.
+    pub errors: usize,
+    /// Number of warnings.
+    pub warnings: usize,
+    /// Every finding.
+    pub findings: Vec<Diagnostic>,
+}
+
+impl Report {
+    fn new(recipe: &Path, loaded: Option<&Loaded>, mut findings: Vec<Diagnostic>) -> Self {
+        findings.sort_by_key(|finding| finding.severity);
+        let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+        Self {
+            recipe: recipe.display().to_string(),
+            name: loaded.map(|loaded| loaded.recipe.name.clone()),
+            arch: loaded.map(|loaded| loaded.recipe.target.arch),
+            errors: count(Severity::Error),
+            warnings: count(Severity::Warning),
+            findings,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for finding in &self.findings {
+            writeln!(f, "{}: {finding}\n", finding.severity)?;
+        }
+        let plural =
+            |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+        let verdict = match (self.errors, self.warnings) {
+            (0, 0) => "good".to_owned(),
+            (0, warnings) => format!("good, with {}", plural(warnings, "warning")),
+            (errors, 0) => plural(errors, "error"),
+            (errors, warnings) => format!("{}, {}", plural(errors, "error"), plural(warnings, "warning")),
+        };
+        match (&self.name, self.arch) {
+            (Some(name), Some(arch)) => write!(f, "{}: {name} for {arch}: {verdict}", self.recipe),
+            _ => write!(f, "{}: {verdict}", self.recipe),
+        }
+    }
+}
+
+/// Loads and checks the recipe at `path`; what is wrong with loading it is in the report too.
+///
+/// # Errors
+/// When the check itself cannot be made.
+pub fn check_path(path: &Path, sets: &[String], arch: Option<Arch>) -> Result<Report> {
+    match load_or_list(path, sets, arch) {
+        Ok(loaded) => check(&loaded),
+        Err(findings) => Ok(Report::new(path, None, findings)),
+    }
+}
+
+/// Checks a recipe that could be loaded.
+///
+/// # Errors
+/// When the check itself cannot be made.
+pub fn check(loaded: &Loaded) -> Result<Report> {
+    let mut findings = Vec::new();
+    combination::check(loaded, &mut findings);
+    files::check(loaded, &mut findings);
+    let (entries, problems) = overlay::render_all(&loaded.recipe, ANY_EPOCH)?;
+    findings.extend(
+        problems
+            .into_iter()
+            .map(|problem| Diagnostic { hint: problem.hint, ..Diagnostic::error(problem.message) }),
+    );
+    config_toml(loaded, &entries, &mut findings)?;
+    Ok(Report::new(&loaded.path, Some(loaded), findings))
+}
+
+/// Lints the generated config.toml, and every one that an overlay installs in other words.
+fn config_toml(loaded: &Loaded, entries: &[Entry], findings: &mut Vec<Diagnostic>) -> Result<()> {
+    let recipe = &loaded.recipe;
+    let generated = ConfigToml::from_recipe(recipe).render(&recipe.name)?;
+    let installed: Vec<(&Path, String)> = entries.iter().filter_map(installed_config).collect();
+    for (path, text) in installed.iter().filter(|(_, text)| text.trim() != generated.trim()) {
+        findings.extend(lint::lint(text, Some(recipe)).into_iter().map(|finding| {
+            let place = Place::line(path.display().to_string(), finding.line);
+            with_severity(&finding).at(place)
+        }));
+    }
+    if installed.is_empty() || installed.iter().any(|(_, text)| text.trim() == generated.trim()) {
+        findings.extend(lint::lint(&generated, Some(recipe)).into_iter().map(|finding| {
+            let place = stated_at(&finding.key).map(|key| loaded.place(key));
+            with_severity(&finding).at(place.unwrap_or_else(|| loaded.place("provisioning")))
+        }));
+    }
+    Ok(())
+}
+
+fn installed_config(entry: &Entry) -> Option<(&Path, String)> {
+    let named = entry.path.file_name().is_some_and(|name| name == "config.toml");
+    let ours = entry
+        .path
+        .components()
+        .any(|part| ["aziot", "edgepress"].iter().any(|name| part.as_os_str() == *name));
+    match &entry.kind {
+        Kind::File(bytes) if named && ours => {
+            Some((&entry.path, String::from_utf8_lossy(bytes).into_owned()))
+        }
+        _ => None,
+    }
+}
+
+fn with_severity(finding: &lint::Finding) -> Diagnostic {
+    let message = format!("config.toml: `{}`: {}", finding.key, finding.message);
+    Diagnostic { severity: finding.severity, ..Diagnostic::error(message) }.hint(&finding.fix)
+}
+
+/// The recipe's key that a key of the generated config.toml is made from.
+fn stated_at(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "auto_reprovisioning_mode" => "provisioning/auto_reprovisioning",
+        "cloud_timeout_sec" => "provisioning/cloud_timeout_sec",
+        "cloud_retries" => "provisioning/cloud_retries",
+        "provisioning.global_endpoint" => "provisioning/global_endpoint",
+        "provisioning.id_scope" => "provisioning/id_scope",
+        "agent.imagePullPolicy" => "edge/agent_pull_policy",
+        "agent.config.image" => "edge/agent_image",
+        "agent.config.createOptions" => "edge/agent_storage",
+        key if key.starts_with("agent.env") => "edge/agent_env",
+        _ => return None,
+    })
+}
