@@ -1,4 +1,202 @@
 //! The steps from recipe to image, and their keys.
+//!
+//! ```text
+//! lock ─► fetch ─► base ─► identity-service ─► edge ─► initramfs ─► files ─► image
+//! ```
+//! A step whose key is in the store is skipped. The key of each holds that of the one below, so a change travels
+//! upwards only: another overlay file remakes `files` and `image`, another package everything from its layer on.
 
+pub mod image;
 pub mod manifest;
+pub mod plan;
 pub mod steps;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::error::Problem;
+use crate::event::{Event, Sink, Unit};
+use crate::lock::mirrors::Mirrors;
+use crate::recipe::diagnostic::Severity;
+use crate::recipe::{self, Loaded};
+use crate::rootfs::layer::LayerJob;
+use crate::sandbox::{self, Job};
+use crate::store::{Store, layers};
+use crate::units::{Arch, Digest};
+use crate::{lock, packages};
+use image::Image;
+use plan::Plan;
+use steps::{Explained, History, Step};
+
+/// What `edgepress build` is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The recipe file.
+    pub recipe: PathBuf,
+    /// Folder of the results.
+    pub out: PathBuf,
+    /// Instead of the recipe's architecture.
+    pub arch: Option<Arch>,
+    /// `KEY=VALUE`, laid over the recipe.
+    pub sets: Vec<String>,
+    /// `ROLE=URL`.
+    pub mirrors: Vec<String>,
+    /// Refuse a lock that the recipe has outgrown.
+    pub locked: bool,
+    /// Store, instead of the user's.
+    pub store: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+pub struct Outcome {
+    /// The raw image.
+    pub image: PathBuf,
+    /// Its digest.
+    pub sha256: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes that it takes on the disk; the rest are holes.
+    pub allocated: u64,
+    /// Every step, in order.
+    pub steps: Vec<Explained>,
+    /// Wall-clock seconds of the whole build.
+    pub seconds: f64,
+    /// Most memory that this program had, in bytes (without the programs it ran).
+    pub peak_memory: u64,
+}
+
+/// A build under way.
+struct Build<'a> {
+    store: &'a Store,
+    history: History,
+    sink: &'a dyn Sink,
+    explained: Vec<Explained>,
+}
+
+/// Builds the image of a recipe.
+///
+/// # Errors
+/// A wrong recipe, packages that cannot be had, a failing package script, a leak of identity, a disk that is too
+/// small; each with what to do.
+pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
+    let start = Instant::now();
+    let loaded = recipe::load(&options.recipe, &options.sets, options.arch)?;
+    refuse_mistakes(&loaded, sink)?;
+    let store = Store::open(options.store.clone())?;
+    let arch = loaded.recipe.target.arch;
+    let history = History::open(&store, &fs::canonicalize(&options.recipe)?, &arch.to_string());
+    let mut build = Build { store: &store, history, sink, explained: Vec::new() };
+
+    let local = packages::local::gather(&loaded.recipe, &store, sink)?;
+    let mirrors = Mirrors::new(&loaded.recipe, &options.mirrors)?;
+    let timer = Instant::now();
+    let (section, renewed) = lock::ensure(&loaded, &local, &mirrors, &store, options.locked, sink)?;
+    build.explain(&plan::lock_step(&section), !renewed, timer);
+    let timer = Instant::now();
+    let fetched = lock::fetch(&section, &loaded.recipe, &mirrors, &store, sink)?;
+    build.explain(&plan::fetch_step(&section), fetched == 0, timer);
+
+    let plan = Plan::new(&loaded, &section, &local, &store)?;
+    let mut trees = Vec::new();
+    let mut below: Option<Digest> = None;
+    for layer in plan.layers() {
+        let (step, action) = layer?.over(below);
+        below = Some(step.key());
+        let tree = build.layer(&step, |tree, scratch| LayerJob {
+            step: step.record.step.clone(),
+            lowers: trees.clone(),
+            scratch,
+            tree,
+            blobs: store.blobs_dir(),
+            epoch: plan.epoch,
+            action,
+        })?;
+        trees.push(tree);
+    }
+    let below = below.context("finding the last layer")?;
+    let image = Image { plan: &plan, below, trees, out: options.out.clone(), store: &store, sink };
+    let made = image.make(&mut build)?;
+    build.history.save()?;
+    Ok(Outcome {
+        image: made.path,
+        sha256: made.sha256,
+        size: made.size,
+        allocated: made.allocated,
+        steps: build.explained,
+        seconds: start.elapsed().as_secs_f64(),
+        peak_memory: peak_memory(),
+    })
+}
+
+/// `check` found errors: no build is worth its minutes then.
+fn refuse_mistakes(loaded: &Loaded, sink: &dyn Sink) -> Result<()> {
+    let report = recipe::check::check(loaded)?;
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        report.findings.iter().partition(|finding| finding.severity == Severity::Error);
+    for warning in warnings {
+        sink.warn(warning.to_string());
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    Err(Problem::input(errors.join("\n"))
+        .hint("`edgepress check` shows all that is wrong with a recipe")
+        .into())
+}
+
+impl Build<'_> {
+    /// The tree of a layer: from the store, or made now.
+    fn layer(&mut self, step: &Step, job: impl FnOnce(PathBuf, PathBuf) -> LayerJob) -> Result<PathBuf> {
+        let timer = Instant::now();
+        let name = &step.record.step;
+        if let Some(tree) = layers::find(self.store, &step.key()) {
+            self.explain(step, true, timer);
+            return Ok(tree);
+        }
+        self.sink.emit(Event::Started { step: name.clone(), total: None, unit: Unit::Items });
+        let tree = layers::create(self.store, &step.key(), &step.record, self.sink, |tree, scratch| {
+            sandbox::run::<()>(&Job::Layer(Box::new(job(tree.to_owned(), scratch.to_owned()))), self.sink)
+        })?;
+        self.explain(step, false, timer);
+        Ok(tree)
+    }
+
+    /// Notes what became of a step, and tells the listener.
+    fn explain(&mut self, step: &Step, hit: bool, timer: Instant) {
+        let (name, seconds) = (step.record.step.clone(), timer.elapsed().as_secs_f64());
+        let changed = self.history.changes(step);
+        let outcome = if hit { "unchanged" } else { "made" };
+        self.sink.emit(Event::Finished { step: name.clone(), seconds, outcome: outcome.into() });
+        self.explained.push(Explained { step: name, key: step.key(), hit, changed, seconds });
+    }
+
+    /// Step → seconds, for the manifest.
+    fn seconds(&self) -> BTreeMap<String, f64> {
+        self.explained.iter().map(|step| (step.step.clone(), step.seconds)).collect()
+    }
+}
+
+/// `VmHWM` of this process (proc(5)), which does not count the programs it ran.
+fn peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap_or_default();
+    kib * 1024
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: u64 = 1 << 20;
+        let (size, allocated) = (self.size / MIB, self.allocated / MIB);
+        writeln!(f, "{}  ({size} MiB, {allocated} MiB on disk)", self.image.display())?;
+        write!(f, "sha256 {}  in {:.1} s", self.sha256, self.seconds)
+    }
+}

@@ -1,5 +1,6 @@
 //! The command line: one file per verb, which parses, calls one library function and prints.
 
+mod build;
 mod check;
 mod sim;
 
@@ -30,6 +31,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Sim(Box<sim::Arguments>),
+    Build(Box<build::Build>),
     Check(check::Args),
     /// Runs one job in namespaces of its own (edgepress calls itself)
     #[command(hide = true)]
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
     let session = Session { json: cli.json, sink: Arc::new(Silent) };
     let result: Result<()> = match cli.verb {
         Verb::Sim(arguments) => sim::run(*arguments, &session),
+        Verb::Build(verb) => verb.run(&session),
         Verb::Check(args) => check::run(&args, &session),
         Verb::Sandbox { .. } => Ok(()),
     };

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::Users;
+use crate::build::image::ImageJob;
 use crate::event::Sink;
 use crate::rootfs::layer::{self, LayerJob};
 
@@ -17,6 +18,8 @@ use crate::rootfs::layer::{self, LayerJob};
 pub enum Job {
     /// Makes a layer of the root tree.
     Layer(Box<LayerJob>),
+    /// Makes the disk image from the layers.
+    Image(Box<ImageJob>),
     /// Removes trees that hold other users' files.
     Remove(Vec<PathBuf>),
 }
@@ -26,6 +29,7 @@ impl Job {
     pub fn name(&self) -> String {
         match self {
             Self::Layer(job) => format!("making layer `{}`", job.step),
+            Self::Image(_) => "making the image".into(),
             Self::Remove(_) => "removing old trees".into(),
         }
     }
@@ -33,7 +37,7 @@ impl Job {
     /// Which users the job needs to see.
     pub fn users(&self) -> Users {
         match self {
-            Self::Layer(_) | Self::Remove(_) => Users::Range,
+            Self::Layer(_) | Self::Image(_) | Self::Remove(_) => Users::Range,
         }
     }
 
@@ -41,6 +45,7 @@ impl Job {
     pub(super) fn execute(&self, sink: &dyn Sink) -> Result<serde_json::Value> {
         Ok(match self {
             Self::Layer(job) => serde_json::to_value(layer::make(job, sink)?)?,
+            Self::Image(job) => serde_json::to_value(job.make(sink)?)?,
             Self::Remove(paths) => serde_json::to_value(paths.iter().try_for_each(remove)?)?,
         })
     }

@@ -72,6 +72,11 @@ impl Store {
         &self.root
     }
 
+    /// Folder of the blobs.
+    pub fn blobs_dir(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
     /// Folder of the layers.
     pub fn layers_dir(&self) -> PathBuf {
         self.root.join("layers")

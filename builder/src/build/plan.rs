@@ -1,0 +1,245 @@
+//! From recipe and lock to layers: what each depends on and what makes it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use super::steps::Step;
+use crate::board;
+use crate::disk::ids::Ids;
+use crate::lock::types::Section;
+use crate::overlay::{self, Entry};
+use crate::packages::deb;
+use crate::packages::local::LocalDeb;
+use crate::recipe::Loaded;
+use crate::recipe::types::{EngineImage, Recipe};
+use crate::rootfs::files::Files;
+use crate::rootfs::images::{Image, Source};
+use crate::rootfs::initramfs;
+use crate::rootfs::layer::Action;
+use crate::rootfs::packages::DebFile;
+use crate::store::Store;
+use crate::units::Digest;
+
+/// The runtime's packages, each a stage of its own because each needs the one before configured.
+const STAGES: [&str; 2] = ["aziot-identity-service", "aziot-edge"];
+
+/// Everything that the layers are made from.
+pub struct Plan {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// Digests of the inputs, for the manifest.
+    pub inputs: BTreeMap<String, Digest>,
+    /// Time stamp of the image: that of its newest package, seconds since 1970.
+    pub epoch: u64,
+    /// Digest of what enters the image; the identifiers of disk and file systems come from it.
+    pub seed: Digest,
+    debs: Vec<DebFile>,
+    entries: Vec<Entry>,
+    keys: String,
+    images: Vec<Image>,
+}
+
+/// A layer before it is known what lies below.
+pub struct Layer {
+    name: &'static str,
+    inputs: Vec<(String, String)>,
+    action: Action,
+}
+
+impl Layer {
+    /// The step over the layer `below`, and what makes it.
+    pub fn over(self, below: Option<Digest>) -> (Step, Action) {
+        let below = below.map(|key| ("layer below".to_owned(), key.to_string()));
+        (Step::new(self.name, self.inputs.into_iter().chain(below)), self.action)
+    }
+}
+
+/// The lock as a step.
+pub fn lock_step(section: &Section) -> Step {
+    Step::new("lock", [("packages asked for".to_owned(), section.inputs.to_string())])
+}
+
+/// The downloads as a step.
+pub fn fetch_step(section: &Section) -> Step {
+    let packages = section.packages.iter();
+    Step::new("fetch", packages.map(|package| (format!("package {}", package.name), package.version.clone())))
+}
+
+impl Plan {
+    /// Reads everything that the recipe names.
+    ///
+    /// # Errors
+    /// Templates that do not render, files that are missing, packages whose time cannot be read.
+    pub fn new(loaded: &Loaded, section: &Section, local: &[LocalDeb], store: &Store) -> Result<Self> {
+        let recipe = loaded.recipe.clone();
+        let debs = debs(section, local);
+        let epoch = epoch(&debs, store)?;
+        let entries = overlay::render(&recipe, epoch)?;
+        let keys = authorized_keys(&recipe)?;
+        let images =
+            recipe.engine.images.iter().map(|image| preload(image, &recipe)).collect::<Result<Vec<_>>>()?;
+        let inputs = BTreeMap::from([
+            ("recipe".to_owned(), Digest::of_json(&digestible(&recipe))),
+            ("lock".to_owned(), Digest::of_json(section)),
+            ("packages".to_owned(), Digest::of_json(&debs)),
+            ("overlays".to_owned(), Digest::of_json(&entries)),
+            ("images".to_owned(), Digest::of_json(&images)),
+            ("ssh keys".to_owned(), Digest::of(&keys)),
+        ]);
+        let seed = seed(&recipe, &inputs);
+        Ok(Self { recipe, inputs, epoch, seed, debs, entries, keys, images })
+    }
+
+    /// The layers, bottom first.
+    pub fn layers(&self) -> impl Iterator<Item = Result<Layer>> + '_ {
+        let makers: [fn(&Self) -> Result<Layer>; 5] =
+            [Self::base, Self::identity_service, Self::edge, Self::initramfs, Self::files];
+        makers.into_iter().map(|make| make(self))
+    }
+
+    fn base(&self) -> Result<Layer> {
+        let debs: Vec<DebFile> =
+            self.debs.iter().filter(|deb| !STAGES.contains(&deb.name.as_str())).cloned().collect();
+        let arch = self.recipe.target.arch;
+        let mut inputs = self.package_inputs(&debs);
+        inputs.push(("architecture".into(), arch.to_string()));
+        Ok(Layer { name: "base", inputs, action: Action::Bootstrap { debs, arch } })
+    }
+
+    fn identity_service(&self) -> Result<Layer> {
+        self.stage("identity-service", STAGES[0], false)
+    }
+
+    fn edge(&self) -> Result<Layer> {
+        self.stage("edge", STAGES[1], true)
+    }
+
+    fn stage(&self, name: &'static str, package: &str, last: bool) -> Result<Layer> {
+        let debs: Vec<DebFile> = self.debs.iter().filter(|deb| deb.name == package).cloned().collect();
+        anyhow::ensure!(!debs.is_empty(), "the lock holds no package {package}");
+        Ok(Layer { name, inputs: self.package_inputs(&debs), action: Action::Install { debs, last } })
+    }
+
+    fn package_inputs(&self, debs: &[DebFile]) -> Vec<(String, String)> {
+        let mut inputs: Vec<_> =
+            debs.iter().map(|deb| (format!("package {}", deb.name), deb.sha256.to_string())).collect();
+        inputs.push(("time stamp".into(), self.epoch.to_string()));
+        inputs
+    }
+
+    fn initramfs(&self) -> Result<Layer> {
+        let steering = |entry: &&Entry| {
+            initramfs::STEERED_BY.iter().any(|folder| entry.path.starts_with(folder.trim_end_matches('/')))
+        };
+        let mut files = board::initramfs::files(&self.recipe);
+        files.extend(self.entries.iter().filter(steering).cloned());
+        Ok(Layer { name: "initramfs", inputs: entry_inputs(&files), action: Action::Initramfs { files } })
+    }
+
+    fn files(&self) -> Result<Layer> {
+        let recipe = &self.recipe;
+        let mut entries = self.entries.clone();
+        entries.extend(board::uefi::root_files(recipe, &Ids::from_seed(&self.seed))?);
+        let mut inputs = entry_inputs(&entries);
+        for (name, digest) in ["images", "ssh keys"].map(|name| (name, self.inputs.get(name))) {
+            inputs.push((name.into(), digest.map(ToString::to_string).unwrap_or_default()));
+        }
+        for (name, value) in
+            [("access.user", &recipe.access.user), ("system.timezone", &recipe.system.timezone)]
+        {
+            inputs.push((name.into(), value.clone()));
+        }
+        let files = Files {
+            entries,
+            user: recipe.access.user.clone(),
+            authorized_keys: self.keys.clone(),
+            timezone: recipe.system.timezone.clone(),
+            images: self.images.clone(),
+        };
+        Ok(Layer { name: "files", inputs, action: Action::Files(files) })
+    }
+}
+
+/// What enters the image, as far as it does: never formats, paths, or where packages came from.
+fn seed(recipe: &Recipe, inputs: &BTreeMap<String, Digest>) -> Digest {
+    let content: Vec<&Digest> =
+        ["packages", "overlays", "images", "ssh keys"].iter().filter_map(|name| inputs.get(*name)).collect();
+    let target = &recipe.target;
+    let shape = (target.arch, target.board, &target.cmdline, target.initramfs, &target.modules);
+    Digest::of_json(&(content, shape, &recipe.access.user, &recipe.system, &recipe.disk))
+}
+
+/// A recipe without what says only where things are: two folders, one digest.
+fn digestible(recipe: &Recipe) -> Recipe {
+    let mut recipe = recipe.clone();
+    recipe.extends = None;
+    recipe.overlays.clear();
+    recipe.packages.sources.clear();
+    recipe.access.ssh_keys.clear();
+    for deb in &mut recipe.packages.debs {
+        deb.file = None;
+    }
+    for image in &mut recipe.engine.images {
+        image.file = None;
+    }
+    for archive in recipe.archives.values_mut() {
+        archive.key.file = None;
+    }
+    recipe
+}
+
+fn entry_inputs(entries: &[Entry]) -> Vec<(String, String)> {
+    entries.iter().map(|entry| (entry.path.display().to_string(), entry.digest().to_string())).collect()
+}
+
+fn debs(section: &Section, local: &[LocalDeb]) -> Vec<DebFile> {
+    let archive = section.packages.iter().map(|package| DebFile {
+        name: package.name.clone(),
+        version: package.version.clone(),
+        sha256: package.sha256,
+    });
+    let local = local.iter().map(|package| DebFile {
+        name: package.name.clone(),
+        version: package.version.clone(),
+        sha256: package.sha256,
+    });
+    archive.chain(local).collect()
+}
+
+fn epoch(debs: &[DebFile], store: &Store) -> Result<u64> {
+    let times = debs.iter().map(|deb| {
+        let read = deb::Deb::read(&store.blob_path(&deb.sha256));
+        Ok(read.with_context(|| format!("reading package {} {}", deb.name, deb.version))?.built)
+    });
+    Ok(times.collect::<Result<Vec<u64>>>()?.into_iter().max().unwrap_or_default())
+}
+
+fn authorized_keys(recipe: &Recipe) -> Result<String> {
+    let mut keys = String::new();
+    for file in &recipe.access.ssh_keys {
+        let text =
+            fs::read_to_string(file).with_context(|| format!("reading the SSH key {}", file.display()))?;
+        keys.push_str(text.trim_end());
+        keys.push('\n');
+    }
+    Ok(keys)
+}
+
+fn preload(image: &EngineImage, recipe: &Recipe) -> Result<Image> {
+    let from = match &image.file {
+        None => Source::Tree { files: image.from_root.clone(), entrypoint: image.entrypoint.clone() },
+        Some(file) => Source::Archive(PathBuf::from(file), digest_of_file(file)?),
+    };
+    Ok(Image { name: image.name.clone(), arch: recipe.target.arch, from })
+}
+
+fn digest_of_file(path: &PathBuf) -> Result<Digest> {
+    use sha2::Digest as _;
+    let mut hasher = sha2::Sha256::new();
+    let mut file = fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    std::io::copy(&mut file, &mut hasher).with_context(|| format!("reading {}", path.display()))?;
+    Ok(Digest::from_hasher(hasher))
+}

@@ -1,0 +1,96 @@
+//! `edgepress build`.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::Session;
+use crate::build::{self, Options, Outcome};
+use crate::units::Arch;
+
+/// Build the image of a recipe
+///
+/// Locks the packages if there is no lock, fetches them, installs them in namespaces of its own (no root needed),
+/// lays overlays and config.toml over them, and writes a bootable raw image, its manifest.json and SHA256SUMS to
+/// DIR/<recipe name>-<arch>/. Steps whose inputs did not change are taken from the store.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  edgepress build recipes/demo.toml
+  edgepress build gateway.toml --set provisioning.id_scope=0ne00123456 --out images
+  edgepress build gateway.toml --locked --explain
+  edgepress build gateway.toml --mirror debian=http://mirror.example/debian")]
+pub struct Build {
+    /// The recipe file
+    recipe: PathBuf,
+    /// Folder of the results
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    out: PathBuf,
+    /// Architecture, instead of the recipe's: x86_64 or aarch64
+    #[arg(long)]
+    arch: Option<Arch>,
+    /// Set one value of the recipe, as TOML or plain text
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Fetch an archive from elsewhere
+    #[arg(long = "mirror", value_name = "NAME=URL")]
+    mirrors: Vec<String>,
+    /// Refuse a lock that the recipe has outgrown, instead of renewing it
+    #[arg(long)]
+    locked: bool,
+    /// Say for each step its key, whether it was there, and which input changed since the last build
+    #[arg(long)]
+    explain: bool,
+    /// Folder of downloads and layers [default: ~/.cache/edgepress]
+    #[arg(long, value_name = "DIR", env = "EDGEPRESS_STORE")]
+    store: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    outcome: Outcome,
+    #[serde(skip)]
+    explain: bool,
+}
+
+impl Build {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// See [`build::build`].
+    pub fn run(self, session: &Session) -> Result<()> {
+        let options = Options {
+            recipe: self.recipe,
+            out: self.out,
+            arch: self.arch,
+            sets: self.sets,
+            mirrors: self.mirrors,
+            locked: self.locked,
+            store: self.store,
+        };
+        let outcome = build::build(&options, session.sink.as_ref())?;
+        session.answer(&Answer { outcome, explain: self.explain })
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.explain {
+            for step in &self.outcome.steps {
+                let word = if step.hit { "hit" } else { "miss" };
+                writeln!(f, "{:<17} {:<4} {}  {:6.1} s", step.step, word, step.key.short(), step.seconds)?;
+                const SHOWN: usize = 8;
+                for change in step.changed.iter().take(SHOWN) {
+                    writeln!(f, "    {change}")?;
+                }
+                if step.changed.len() > SHOWN {
+                    writeln!(f, "    … and {} more", step.changed.len() - SHOWN)?;
+                }
+            }
+        }
+        self.outcome.fmt(f)
+    }
+}
