@@ -18,9 +18,6 @@ use super::tree::{Entry, Node, Origin, Value};
 /// Most errors named in one run.
 const MOST_ERRORS: usize = 50;
 
-/// A line with one of these words is not shown: it may hold what nobody should read in a log.
-const SECRETS: [&str; 4] = ["password", "passwd", "secret", "token"];
-
 /// Reads a typed value out of a tree.
 ///
 /// # Errors
@@ -92,7 +89,7 @@ impl Error {
                     self.path.push(key.clone());
                 }
             }
-            What::Other(message) if !message.contains(node.origin.text()) && scalar(node) => {
+            What::Other(message) if scalar(node) && !message.contains(stated(node)) => {
                 *message = format!("{}: {message}", describe(node));
             }
             _ => {}
@@ -106,10 +103,7 @@ impl Error {
     }
 
     fn diagnostic(&self, tree: &Node) -> Diagnostic {
-        let mut place = self.origin.as_ref().map_or_else(|| tree.origin.place(), Origin::place);
-        if SECRETS.iter().any(|word| place.text.to_lowercase().contains(word)) {
-            place = place.hidden();
-        }
+        let place = self.origin.as_ref().map_or_else(|| tree.origin.place(), Origin::place);
         let path = self.path.join(".");
         let within = |path: &str| if path.is_empty() { String::new() } else { format!(" in `{path}`") };
         let diagnostic = match &self.what {
@@ -160,6 +154,11 @@ fn one_of(known: &[&str]) -> String {
 
 fn scalar(node: &Node) -> bool {
     !matches!(node.value, Value::Array(_) | Value::Table(_))
+}
+
+/// The value as the file has it, without quotes.
+fn stated(node: &Node) -> &str {
+    node.as_str().unwrap_or(node.origin.text())
 }
 
 /// The value as an error names it.
@@ -303,7 +302,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
         let at = self.next;
         let Some(item) = self.items.get(at) else { return Ok(None) };
         self.next += 1;
-        seed.deserialize(item).map(Some).map_err(|error| error.below(at.to_string()))
+        seed.deserialize(item).map(Some).map_err(|error| error.at(item).below(at.to_string()))
     }
 }
 
@@ -329,6 +328,6 @@ impl<'de> MapAccess<'de> for Entries<'_> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         let entry = self.next.checked_sub(1).and_then(|at| self.entries.get(at));
         let entry = entry.ok_or_else(|| Error::new(What::Other("a value before its key".into())))?;
-        seed.deserialize(&entry.node).map_err(|error| error.below(&entry.key))
+        seed.deserialize(&entry.node).map_err(|error| error.at(&entry.node).below(&entry.key))
     }
 }

@@ -18,6 +18,9 @@ const SHOWN_LINE: usize = 120;
 /// Least similarity (Jaro-Winkler, 0 to 1) of a name that is worth suggesting.
 const SIMILAR: f64 = 0.75;
 
+/// A line with one of these words is not shown: it may hold what nobody should read in a log.
+const SECRETS: [&str; 4] = ["password", "passwd", "secret", "token"];
+
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -65,20 +68,22 @@ impl Place {
         Self { file: file.into(), line, column: 1, text: String::new(), width: 0 }
     }
 
-    /// The place of the bytes `span` of `text`; spans that reach over the end of a line are cut there.
+    /// The place of the bytes `span` of `text`; spans that reach over the end of a line are cut there. A line that may
+    /// hold a secret is left out.
     pub fn of_span(file: impl Into<String>, text: &str, span: &std::ops::Range<usize>) -> Self {
         let start = floor_boundary(text, span.start);
         let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
         let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
         let end = floor_boundary(text, span.end.clamp(start, line_end));
         let line = text[line_start..line_end].trim_end_matches('\r');
-        Self {
+        let place = Self {
             file: file.into(),
             line: text[..line_start].matches('\n').count() + 1,
             column: text[line_start..start].chars().count() + 1,
             text: line.to_owned(),
             width: text[start..end].trim_end().chars().count().max(1),
-        }
+        };
+        if may_hold_secret(line) { place.hidden() } else { place }
     }
 
     /// Without the source line, which may hold a secret.
@@ -95,6 +100,12 @@ impl Place {
         let shown: String = self.text.chars().skip(skip).take(SHOWN_LINE).map(clean).collect();
         (shown, self.column.saturating_sub(1) - skip.min(self.column.saturating_sub(1)))
     }
+}
+
+fn may_hold_secret(line: &str) -> bool {
+    let lower = line.to_lowercase();
+    let credentials = line.split("://").skip(1).any(|rest| rest.contains('@'));
+    credentials || SECRETS.iter().any(|word| lower.contains(word))
 }
 
 fn floor_boundary(text: &str, at: usize) -> usize {

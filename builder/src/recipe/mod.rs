@@ -11,6 +11,9 @@ pub(crate) mod tree;
 pub mod types;
 mod validate;
 
+#[cfg(test)]
+mod tests;
+
 pub use load::{Loaded, load, load_or_list};
 
 use crate::units::Arch;

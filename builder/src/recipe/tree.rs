@@ -137,14 +137,14 @@ impl Node {
 
     /// The node at `path` (steps separated by `/`), or `None`.
     pub fn at(&self, path: &str) -> Option<&Self> {
-        path.split('/').filter(|step| !step.is_empty()).try_fold(self, Self::child)
+        steps(path).try_fold(self, |node, step| node.child(&step))
     }
 
     /// The place of the node at `path` (steps separated by `/`); where that is not stated, of the nearest node around it.
     pub fn place(&self, path: &str) -> Place {
         let mut node = self;
-        for step in path.split('/') {
-            match node.child(step) {
+        for step in steps(path) {
+            match node.child(&step) {
                 Some(child) => node = child,
                 None => break,
             }
@@ -188,6 +188,11 @@ impl Node {
             _ => {}
         }
     }
+}
+
+/// The steps of a path: between `/`, with `~1` for a `/` in a key (as in a JSON pointer).
+fn steps(path: &str) -> impl Iterator<Item = String> {
+    path.split('/').filter(|step| !step.is_empty()).map(|step| step.replace("~1", "/"))
 }
 
 fn syntax(source: &Arc<Source>, error: &toml::de::Error) -> Diagnostic {

@@ -46,7 +46,7 @@ impl Found<'_> {
 
     /// The value at `key` is not what was expected.
     fn bad(&mut self, key: &str, value: &str, expected: &str) {
-        let name = key.replace('/', ".");
+        let name = key.replace('/', ".").replace("~1", "/");
         if value.contains('@') {
             // Most likely `user:password@host`: neither the value nor its line is shown.
             let place = self.tree.place(key).hidden();
@@ -300,8 +300,9 @@ fn engine_image(path: &str, image: &EngineImage, found: &mut Found<'_>) {
         found.add(path, message, "both or neither: an archive brings its own entry point");
     }
     for (inside, root) in &image.from_root {
+        let key = inside.replace('/', "~1");
         for text in [inside, root] {
-            found.check(inner_path(text), &format!("{path}/from_root/{inside}"), text, "an absolute path");
+            found.check(inner_path(text), &format!("{path}/from_root/{key}"), text, "an absolute path");
         }
     }
 }
