@@ -157,6 +157,19 @@ fn a_config_toml_of_ones_own_is_linted() {
 }
 
 #[test]
+fn the_smallest_recipe_of_the_reference_is_good() {
+    let reference = std::fs::read_to_string(repository().join("docs/recipe.md")).expect("the reference");
+    let block =
+        reference.split("```toml\n").find(|block| block.starts_with("name    = \"gateway\"")).expect("it");
+    let recipe = block.split("```").next().expect("its text");
+    let base = repository().join("recipes/base/debian-12.toml");
+    let own = Own::new("");
+    own.file("r.toml", &recipe.replace("base/debian-12.toml", &base.display().to_string()));
+    let output = own.check(&[]);
+    assert!(output.status.success(), "{}", text(&output.stdout));
+}
+
+#[test]
 fn the_help_teaches() {
     let output = check(&repository(), &["--help"]);
     let help = text(&output.stdout);

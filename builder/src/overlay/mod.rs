@@ -10,6 +10,7 @@
 //! Everything belongs to root. A later folder decides on a path that an earlier one also has; a template that renders
 //! to nothing there takes the earlier file away.
 
+mod tags;
 mod template;
 
 use std::collections::BTreeMap;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tera::Tera;
 
+use super::tags;
 use crate::error::Problem;
 use crate::provisioning::config::ConfigToml;
 use crate::recipe::diagnostic::nearest;
@@ -56,6 +57,9 @@ impl Context {
         let name = file.display().to_string();
         let text = std::str::from_utf8(template)
             .map_err(|_| Problem::input(format!("the template {name} is not UTF-8")))?;
+        if let Some(problem) = tags::unknown_key(&name, text) {
+            return Err(problem.into());
+        }
         let mut tera = Tera::default();
         tera.autoescape_on(Vec::new());
         // The environment differs from machine to machine, and an image must not.
@@ -82,11 +86,11 @@ impl Context {
                 .map_or("it cannot be rendered", String::as_str)
                 .replace(&format!(" while rendering '{name}'"), "");
             let line = mentioned(&causes)
-                .and_then(|word| line_of(text, word))
+                .and_then(|word| tags::line_of(text, word))
                 .map_or(String::new(), |line| format!(":{line}"));
             return Problem::input(format!("{name}{line}: {reason}"));
         };
-        let line = line_of(text, variable).map_or(String::new(), |line| format!(":{line}"));
+        let line = tags::line_of(text, variable).map_or(String::new(), |line| format!(":{line}"));
         let problem = Problem::input(format!("{name}{line}: unknown variable `{variable}`"));
         match self.similar(variable) {
             Some(near) => problem.hint(format!("did you mean `{near}`?")),
@@ -143,43 +147,11 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
     Some(&text[from..to])
 }
 
-/// The line of the first tag that names `word` as a whole.
-fn line_of(text: &str, word: &str) -> Option<usize> {
-    let mut from = 0;
-    while let Some(open) = find_tag(text, from) {
-        let close = ["}}", "%}", "#}"]
-            .iter()
-            .filter_map(|end| text[open..].find(end))
-            .min()
-            .map_or(text.len(), |n| open + n);
-        let comment = text[open..].starts_with("{#");
-        if !comment && let Some(at) = whole_word(&text[open..close], word) {
-            return Some(text[..open + at].matches('\n').count() + 1);
-        }
-        from = close.max(open + 2).min(text.len());
-    }
-    None
-}
-
-fn find_tag(text: &str, from: usize) -> Option<usize> {
-    let rest = text.get(from..)?;
-    ["{{", "{%", "{#"].iter().filter_map(|start| rest.find(start)).min().map(|at| from + at)
-}
-
-fn whole_word(text: &str, word: &str) -> Option<usize> {
-    let part = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
-    let hits = text.match_indices(word);
-    let mut whole = hits.filter(|(at, hit)| {
-        !text[..*at].ends_with(part) && !text[at + hit.len()..].starts_with(|c| c != '.' && part(c))
-    });
-    whole.next().map(|(at, _)| at)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use super::{Context, line_of};
+    use super::Context;
     use crate::error::problem;
 
     fn render(template: &str) -> Result<String, String> {
@@ -227,6 +199,10 @@ mod tests {
                 "nothing {{ recipe.name }}\n{%- if true -%}\n{{ nothing }}{% endif %}",
                 "a/b.tera:3: unknown variable `nothing` | known are recipe, arch, debian_arch, vars, config_toml, epoch and board",
             ),
+            (
+                "\n{% if recipe.netwrok.proxy %}x{% endif %}",
+                "a/b.tera:2: unknown variable `recipe.netwrok.proxy` | did you mean `recipe.network.proxy`?",
+            ),
             ("{{ vars.sitte }}", "a/b.tera:1: unknown variable `vars.sitte` | did you mean `vars.site`?"),
         ] {
             assert_eq!(render(template).as_ref().map_err(String::as_str), Err(message));
@@ -240,20 +216,6 @@ mod tests {
         ] {
             let error = render(template).expect_err(template);
             assert!(error.starts_with(start) && error.contains(part), "{error}");
-        }
-    }
-
-    #[test]
-    fn words_are_found_in_tags_only() {
-        for (text, word, line) in [
-            ("x\n{{ ax }}\n{{ x }}", "x", Some(3)),
-            ("x\n{{ x.y }}", "x", Some(2)),
-            ("{{ y.x }}\n{%\n x %}", "x", Some(3)),
-            ("x {# x #}", "x", None),
-            ("{{ x", "x", Some(1)),
-            ("{{", "x", None),
-        ] {
-            assert_eq!(line_of(text, word), line, "{text}");
         }
     }
 }

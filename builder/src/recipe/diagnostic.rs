@@ -129,7 +129,7 @@ pub struct Diagnostic {
     pub severity: Severity,
     /// Where, if it has a place.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
     /// What is wrong, naming the offending text.
     pub message: String,
     /// What was expected there.
@@ -154,7 +154,7 @@ impl Diagnostic {
     /// With a place.
     #[must_use]
     pub fn at(mut self, place: impl Into<Option<Place>>) -> Self {
-        self.place = place.into();
+        self.place = place.into().map(Box::new);
         self
     }
 

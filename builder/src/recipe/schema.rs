@@ -1,5 +1,7 @@
 //! The JSON Schema of a recipe file, generated from the types, for editors and other tools.
 
+use std::sync::OnceLock;
+
 use schemars::Schema;
 use schemars::transform::{RecursiveTransform, Transform as _};
 use serde_json::{Map, Value, json};
@@ -21,6 +23,48 @@ pub fn json_schema() -> String {
     schema.insert("title".into(), json!("edgepress recipe"));
     let text = serde_json::to_string_pretty(&schema).unwrap_or_default();
     text + "\n"
+}
+
+/// Is `path` (steps from the recipe's top level) one that a recipe can have? If not: which step is unknown, and what could
+/// stand there.
+pub fn unknown_step(path: &[&str]) -> Option<(usize, Vec<String>)> {
+    static SCHEMA: OnceLock<Value> = OnceLock::new();
+    let root = SCHEMA.get_or_init(|| schemars::schema_for!(Recipe).to_value());
+    let mut nodes = vec![root];
+    for (at, step) in path.iter().enumerate() {
+        let variants = variants(root, &nodes);
+        let index = step.parse::<usize>().is_ok();
+        let mut next: Vec<&Value> = Vec::new();
+        for node in &variants {
+            next.extend(node.get("properties").and_then(|all| all.get(*step)));
+            next.extend(node.get("additionalProperties").filter(|rest| rest.is_object()));
+            next.extend(node.get("items").filter(|_| index));
+            if node.as_bool() == Some(true) || node.get("additionalProperties") == Some(&json!(true)) {
+                return None; // any value: nothing below it is known
+            }
+        }
+        if next.is_empty() {
+            let tables = variants.iter().filter_map(|node| node.get("properties")?.as_object());
+            return Some((at, tables.flat_map(|table| table.keys().cloned()).collect()));
+        }
+        nodes = next;
+    }
+    None
+}
+
+/// The schemas that `nodes` refer to and are made of.
+fn variants<'a>(root: &'a Value, nodes: &[&'a Value]) -> Vec<&'a Value> {
+    let mut all: Vec<&Value> = Vec::new();
+    let mut open = nodes.to_vec();
+    while let Some(node) = open.pop() {
+        all.push(node);
+        let reference = node.get("$ref").and_then(Value::as_str).and_then(|name| name.strip_prefix('#'));
+        open.extend(reference.and_then(|pointer| root.pointer(pointer)));
+        for list in ["anyOf", "oneOf", "allOf"] {
+            open.extend(node.get(list).and_then(Value::as_array).into_iter().flatten());
+        }
+    }
+    all
 }
 
 fn relax_required(schema: &mut Schema) {
@@ -64,7 +108,28 @@ fn allow_replace_mark(schema: &mut Schema) {
 mod tests {
     use std::path::Path;
 
-    use super::json_schema;
+    use super::{json_schema, unknown_step};
+
+    #[test]
+    fn paths_that_a_recipe_can_have() {
+        for (path, unknown) in [
+            ("network.proxy.https", None),
+            ("archives.anything.key.file", None),
+            ("archives.anything.urls.aarch64", None),
+            ("engine.images.0.name", None),
+            ("provisioning.certificate.from", None),
+            ("vars.anything.below", None),
+            ("disk.size", None),
+            ("netwrok", Some(0)),
+            ("network.prxy", Some(1)),
+            ("archives.anything.keys", Some(2)),
+            ("disk.size.bytes", Some(2)),
+            ("engine.images.0.nmae", Some(3)),
+        ] {
+            let steps: Vec<&str> = path.split('.').collect();
+            assert_eq!(unknown_step(&steps).map(|(at, _)| at), unknown, "{path}");
+        }
+    }
 
     #[test]
     fn the_committed_schema_is_the_types() {
