@@ -11,6 +11,7 @@ use crate::error::Problem;
 
 /// Host programs and the Debian/Ubuntu package that has each. `ci/host-packages` installs the same.
 const PACKAGES: &[(&str, &str)] = &[
+    ("apt-cache", "apt"),
     ("apt-get", "apt"),
     ("debugfs", "e2fsprogs"),
     ("dpkg-deb", "dpkg"),
@@ -85,7 +86,11 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Result<Vec<u8>> {
     checked(command, output)
 }
 
-fn output(command: &mut Command) -> Result<Output> {
+/// Runs a command to its end and returns all that it printed, for callers that read the failure themselves.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn output(command: &mut Command) -> Result<Output> {
     match command.output() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let name = Path::new(command.get_program()).file_name().unwrap_or_default();

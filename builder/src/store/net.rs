@@ -110,6 +110,7 @@ impl Credential {
         let (host, path) = machine.split_once('/').unwrap_or((machine, ""));
         let (host, port) = match host.split_once(':') {
             Some((host, port)) => (host, port.parse().ok()),
+            // Without a port they are for every port.
             None => (host, url.port()),
         };
         let below = |prefix: &str| url.path().trim_start_matches('/').starts_with(prefix);
@@ -279,7 +280,7 @@ mod tests {
             ("https://private.example/debian/pool/a.deb", Some("Basic bWU6czNjcmV0")),
             ("https://private.example/other", None),
             ("http://private.example/debian/", None),
-            ("https://private.example:8443/debian/", None),
+            ("https://private.example:8443/debian/", Some("Basic bWU6czNjcmV0")),
             ("http://plain.example/x", Some("Basic eW91OndvcmQ=")),
             ("https://own:pw@anywhere.example/x", Some("Basic b3duOnB3")),
         ] {
