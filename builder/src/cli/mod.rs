@@ -2,7 +2,10 @@
 
 mod build;
 mod check;
+mod lock;
+mod progress;
 mod sim;
+mod store;
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -14,7 +17,8 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::error::{Kind, problem};
-use crate::event::{Silent, Sink};
+use crate::event::Sink;
+use crate::interrupt;
 use crate::sandbox;
 
 /// Presses bootable device images that come up provisioned in Azure IoT Edge.
@@ -30,9 +34,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Lock(lock::Arguments),
     Sim(Box<sim::Arguments>),
     Build(Box<build::Build>),
     Check(check::Args),
+    Store(store::Arguments),
     /// Runs one job in namespaces of its own (edgepress calls itself)
     #[command(hide = true)]
     Sandbox {
@@ -69,13 +75,23 @@ pub fn main() -> ExitCode {
         let result = if inner { sandbox::inner() } else { sandbox::outer() };
         return if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    let session = Session { json: cli.json, sink: Arc::new(Silent) };
+    // `sim` ends of itself when it is interrupted, and answers then.
+    if !matches!(cli.verb, Verb::Sim(_))
+        && let Err(error) = interrupt::install()
+    {
+        return report(&error);
+    }
+    let session = Session { json: cli.json, sink: progress::for_stderr() };
     let result: Result<()> = match cli.verb {
+        Verb::Lock(arguments) => lock::run(&arguments, &session),
+        Verb::Store(arguments) => store::run(&arguments, &session),
         Verb::Sim(arguments) => sim::run(*arguments, &session),
         Verb::Build(verb) => verb.run(&session),
         Verb::Check(args) => check::run(&args, &session),
         Verb::Sandbox { .. } => Ok(()),
     };
+    // What is left of progress bars goes before an error is printed.
+    drop(session);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),

@@ -241,7 +241,11 @@ mod tests {
             ),
             ("404  Not Found [IP: 192.0.2.1 80]", "does not exist there", "archives.debian-security.url"),
             ("The following signatures were invalid: BADSIG 6ED0 x", "has no valid signature", "--mirror"),
-            ("The following signatures were invalid: EXPKEYSIG 6ED0 x", "a key that has expired", "renewed"),
+            (
+                "The following signatures were invalid: EXPKEYSIG 6ED0 x",
+                "is signed with a key that has expired",
+                "renewed",
+            ),
             ("Hash Sum mismatch", "is being updated", "a few minutes"),
         ] {
             let stdout =

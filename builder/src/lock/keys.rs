@@ -275,7 +275,7 @@ mod tests {
             damaged[length] ^= 0xff;
             let _ = certificates(&damaged);
         }
-        for bytes in [&b""[..], b"not a key", b"\x80", b"\xc6\xff\xff\xff\xff\xff", KEY[..80].as_bytes()] {
+        for bytes in [&b""[..], b"not a key", b"\x80", b"\xc6\xff\xff\xff\xff\xff", &KEY.as_bytes()[..80]] {
             assert!(certificates(bytes).map_or(true, |all| all.is_empty()), "{bytes:?}");
         }
     }

@@ -248,7 +248,7 @@ mod tests {
             ],
             credentials: parse_credentials(
                 "# comment\nmachine private.example/debian login me password s3cret\n\
-                 machine http://plain.example\n  login you password word # more\nnonsense login",
+                 machine http://plain.example\n  login you password word # more\nnonsense",
             ),
             environment: [
                 ("https_proxy", "http://env:8080"),

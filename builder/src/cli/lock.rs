@@ -1,0 +1,200 @@
+//! `edgepress lock`: decides exactly which packages go into a recipe's image, and says what has changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display};
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::Session;
+use super::store::StoreOption;
+use crate::lock::mirrors::{Mirrors, parse_override};
+use crate::lock::types::Section;
+use crate::lock::{self, Action, Ensured, Policy, file};
+use crate::packages::local;
+use crate::recipe;
+use crate::units::Arch;
+
+const EXAMPLES: &str = "\
+Examples:
+  edgepress lock gateway.toml
+      makes gateway.lock, or renews it where the recipe's packages have changed
+  edgepress lock gateway.toml --update
+      takes the archives' newest versions; the summary lists what that changes
+  edgepress lock gateway.toml --locked
+      only checks that the lock fits the recipe, for CI; needs no network
+  edgepress lock gateway.toml --fetch --mirror debian=http://ftp.debian.org/debian
+      also downloads every package, so that `edgepress build` needs no network";
+
+/// Decides exactly which packages go into an image: version, file and SHA-256 of each, in <name>.lock
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The recipe
+    recipe: PathBuf,
+    /// Architecture to lock for [default: the recipe's]
+    #[arg(long)]
+    arch: Option<Arch>,
+    /// Take the newest versions even where the lock still fits the recipe
+    #[arg(long)]
+    update: bool,
+    /// Change nothing: fail where the lock is missing or no longer fits the recipe
+    #[arg(long, conflicts_with = "update")]
+    locked: bool,
+    /// Download the packages into the store as well
+    #[arg(long)]
+    fetch: bool,
+    /// Where to fetch an archive from, instead of the recipe's address or the host's mirror
+    #[arg(long, value_name = "ROLE=URL", value_parser = parse_override)]
+    mirror: Vec<(String, String)>,
+    /// Overrides a value of the recipe, as in `--set packages.recommends=true`
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    store: StoreOption,
+}
+
+/// What the verb answers.
+#[derive(Debug, Serialize)]
+struct Answer {
+    lock: PathBuf,
+    arch: Arch,
+    action: Action,
+    packages: usize,
+    /// Bytes of all packages.
+    size: u64,
+    /// Packages downloaded now; absent without `--fetch`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    downloaded: Option<usize>,
+    #[serde(flatten)]
+    change: Change,
+}
+
+/// How a section differs from the one before: name → version.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct Change {
+    added: BTreeMap<String, String>,
+    removed: BTreeMap<String, String>,
+    /// Old and new version.
+    changed: BTreeMap<String, [String; 2]>,
+}
+
+impl Change {
+    fn between(before: Option<&Section>, after: &Section) -> Self {
+        let versions = |section: &Section| -> BTreeMap<String, String> {
+            section.packages.iter().map(|package| (package.name.clone(), package.version.clone())).collect()
+        };
+        let Some(old) = before.map(versions) else { return Self::default() };
+        let new = versions(after);
+        let mut change = Self::default();
+        for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
+            match (old.get(name), new.get(name)) {
+                (None, Some(version)) => drop(change.added.insert(name.clone(), version.clone())),
+                (Some(version), None) => drop(change.removed.insert(name.clone(), version.clone())),
+                (Some(a), Some(b)) if a != b => {
+                    change.changed.insert(name.clone(), [a.clone(), b.clone()]);
+                }
+                _ => {}
+            }
+        }
+        change
+    }
+}
+
+impl Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let action = match self.action {
+            Action::Kept => "still fits",
+            Action::Made => "made",
+            Action::Renewed => "renewed",
+            Action::Updated => "updated",
+        };
+        let (lock, arch, count, mib) = (self.lock.display(), self.arch, self.packages, self.size >> 20);
+        writeln!(f, "{lock}: {action} for {arch}: {count} packages, {mib} MiB")?;
+        for (name, version) in &self.change.added {
+            writeln!(f, "  + {name} {version}")?;
+        }
+        for (name, version) in &self.change.removed {
+            writeln!(f, "  - {name} {version}")?;
+        }
+        for (name, [from, to]) in &self.change.changed {
+            writeln!(f, "  ~ {name} {from} -> {to}")?;
+        }
+        match self.downloaded {
+            None => Ok(()),
+            Some(0) => writeln!(f, "all packages are in the store"),
+            Some(count) => writeln!(f, "{count} packages downloaded"),
+        }
+    }
+}
+
+/// Runs the verb.
+pub(super) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    let sink = &*session.sink;
+    let recipe = recipe::load(&arguments.recipe, &arguments.set, arguments.arch)?.recipe;
+    let store = arguments.store.open()?;
+    let debs = local::gather(&recipe, &store, sink)?;
+    let mirrors = Mirrors::new(arguments.mirror.clone());
+    let path = file::path(&arguments.recipe, &recipe);
+    let policy = match (arguments.locked, arguments.update) {
+        (true, _) => Policy::Locked,
+        (_, true) => Policy::Update,
+        _ => Policy::Renew,
+    };
+    let Ensured { section, action, before } =
+        lock::ensure(&path, policy, &recipe, &debs, &mirrors, &store, sink)?;
+    let downloaded = match arguments.fetch {
+        true => Some(lock::fetch(&section, &recipe, &mirrors, &store, sink)?.packages),
+        false => None,
+    };
+    session.answer(&Answer {
+        lock: path,
+        arch: recipe.target.arch,
+        action,
+        packages: section.packages.len(),
+        size: section.packages.iter().map(|package| package.size).sum(),
+        downloaded,
+        change: Change::between(before.as_ref(), &section),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Action, Answer, Change, Section};
+    use crate::lock::types::Locked;
+    use crate::units::{Arch, Digest};
+
+    fn section(packages: &[(&str, &str)]) -> Section {
+        let package = |(name, version): &(&str, &str)| Locked {
+            name: (*name).into(),
+            version: (*version).into(),
+            architecture: "all".into(),
+            archive: "debian".into(),
+            path: "pool/x.deb".into(),
+            size: 1 << 20,
+            sha256: Digest::of("x"),
+        };
+        Section { inputs: Digest::of("i"), packages: packages.iter().map(package).collect() }
+    }
+
+    #[test]
+    fn the_summary_lists_what_changed() {
+        let before = section(&[("a", "1"), ("b", "1"), ("c", "1")]);
+        let after = section(&[("a", "1"), ("b", "2"), ("d", "1")]);
+        let answer = Answer {
+            lock: "x.lock".into(),
+            arch: Arch::X86_64,
+            action: Action::Renewed,
+            packages: 3,
+            size: 3 << 20,
+            downloaded: Some(2),
+            change: Change::between(Some(&before), &after),
+        };
+        let expected = "x.lock: renewed for x86_64: 3 packages, 3 MiB\n  + d 1\n  - c 1\n  ~ b 1 -> 2\n\
+            2 packages downloaded\n";
+        assert_eq!(answer.to_string(), expected);
+        assert_eq!(Change::between(None, &after), Change::default());
+    }
+}

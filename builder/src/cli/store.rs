@@ -1,0 +1,91 @@
+//! `edgepress store`: shows how large the store is, and makes it smaller.
+
+use std::fmt::{self, Display};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::Session;
+use crate::store::Store;
+use crate::store::prune::{Amount, Pruned, Usage};
+
+const DAY: u64 = 86_400;
+
+/// Where the store is; for every verb that uses it.
+#[derive(Debug, Clone, Args)]
+pub(super) struct StoreOption {
+    /// Folder of the store [default: $XDG_CACHE_HOME/edgepress or ~/.cache/edgepress]
+    #[arg(long = "store", value_name = "DIR", env = crate::store::ENVIRONMENT, global = true)]
+    folder: Option<PathBuf>,
+}
+
+impl StoreOption {
+    /// Opens it.
+    pub(super) fn open(&self) -> Result<Store> {
+        Store::open(self.folder.clone())
+    }
+}
+
+/// Shows where the store is and how large, or prunes it
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Option<What>,
+    #[command(flatten)]
+    store: StoreOption,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Removes what was not used lately; refuses while a build runs
+    Prune {
+        /// What was not used for so many days
+        #[arg(long, value_name = "DAYS", default_value_t = 30)]
+        older_than: u32,
+        /// Everything
+        #[arg(long, conflicts_with = "older_than")]
+        all: bool,
+    },
+}
+
+/// Runs the verb.
+pub(super) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    let store = arguments.store.open()?;
+    match &arguments.action {
+        None => session.answer(&Shown(store.usage()?)),
+        Some(What::Prune { older_than, all }) => {
+            let age = (!all).then(|| Duration::from_secs(u64::from(*older_than) * DAY));
+            session.answer(&Removed(store.prune(age)?))
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Shown(Usage);
+
+impl Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.0.path.display())?;
+        writeln!(f, "  {}", amount(self.0.blobs, "blobs"))?;
+        write!(f, "  {}", amount(self.0.layers, "layers"))
+    }
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Removed(Pruned);
+
+impl Display for Removed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "removed {} and {}", amount(self.0.blobs, "blobs"), amount(self.0.layers, "layers"))
+    }
+}
+
+fn amount(amount: Amount, what: &str) -> String {
+    format!("{} {what}, {} MiB", amount.count, amount.bytes >> 20)
+}
