@@ -211,7 +211,7 @@ fn menu(recipe: &Recipe, ids: &Ids) -> Result<String> {
 set default=0
 set fallback=\"1 2\"
 search.fs_uuid {root} root
-if [ -s ($root)/vmlinuz ]; then set links=($root)/; else set links=($root)/boot/; fi
+if [ -s ($root)/boot/vmlinuz -o -s ($root)/boot/vmlinuz.old ]; then set links=($root)/boot/; else set links=($root)/; fi
 export links
 menuentry 'edgepress' {{
 \tlinux ${{links}}vmlinuz root=UUID={root} ro {arguments}

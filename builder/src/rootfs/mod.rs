@@ -16,6 +16,8 @@ pub mod chroot;
 pub mod clean;
 mod extract;
 pub mod files;
+pub mod guard;
+mod guard_rules;
 pub mod images;
 pub mod initramfs;
 pub mod layer;

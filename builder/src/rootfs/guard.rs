@@ -1,0 +1,292 @@
+//! The identity-leak guard: looks through a finished root tree for what makes one machine, or opens one, before the tree
+//! becomes an image that thousands of machines run.
+//!
+//! It names everything at once. What to look for is in [`super::guard_rules`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::guard_rules::{
+    AUTHORIZED_KEYS, AUTHORIZED_KEYS_AT, NO_KEYS_UNDER, PKCS12, PRELOADED, PRIVATE_KEY, RULES, Rule, matches,
+};
+use crate::error::Problem;
+use crate::units::Digest;
+
+/// The folders that hold what is not a package's own. `usr` is packages' but for `local`; documentation there is full
+/// of example keys.
+const WALKED: [&str; 8] = ["boot", "etc", "home", "opt", "root", "srv", "usr/local", "var"];
+/// A larger file is no key; container images and databases need not be read.
+const MOST_READ: u64 = 256 * 1024;
+
+/// What a recipe brings into the tree on purpose.
+#[derive(Debug, Clone, Default)]
+pub struct Allowed {
+    /// File names in `/var/lib/edgepress/images`.
+    pub images: BTreeSet<String>,
+    /// Digests of authorized_keys files.
+    pub authorized_keys: BTreeSet<Digest>,
+}
+
+/// Something that must not be in a golden image.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Leak {
+    /// File, or folder of many, as on the device.
+    pub path: PathBuf,
+    /// What it is.
+    pub what: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+/// All leaks in a tree, in the order of their paths.
+///
+/// # Errors
+/// When a folder or file cannot be read.
+pub fn check(tree: &Path, allowed: &Allowed) -> Result<Vec<Leak>> {
+    let mut guard = Guard { tree, allowed, leaks: Vec::new(), folders: BTreeMap::new() };
+    for folder in WALKED {
+        guard.folder(Path::new(folder))?;
+    }
+    let mut leaks = guard.leaks;
+    for ((folder, what, fix), count) in guard.folders {
+        let what = if count == 1 { what.to_owned() } else { format!("{what} ({count} files)") };
+        leaks.push(Leak { path: Path::new("/").join(folder), what, fix: fix.into() });
+    }
+    leaks.sort();
+    Ok(leaks)
+}
+
+/// Refuses a tree that leaks.
+///
+/// # Errors
+/// A [`Problem`] that names every leak.
+pub fn refuse(leaks: &[Leak]) -> Result<()> {
+    if leaks.is_empty() {
+        return Ok(());
+    }
+    let list: String = leaks
+        .iter()
+        .map(|leak| format!("\n  {}: {}; {}", leak.path.display(), leak.what, leak.fix))
+        .collect();
+    let message = format!("the root tree holds what must not be in an image for many devices:{list}");
+    Err(Problem::input(message)
+        .hint("look where it comes from: a package, an overlay, or a preloaded file")
+        .into())
+}
+
+struct Guard<'a> {
+    tree: &'a Path,
+    allowed: &'a Allowed,
+    leaks: Vec<Leak>,
+    /// Leaks of rules for whole folders, counted: a docker store has thousands of files.
+    folders: BTreeMap<(&'static str, &'static str, &'static str), usize>,
+}
+
+impl Guard<'_> {
+    fn folder(&mut self, path: &Path) -> Result<()> {
+        let full = self.tree.join(path);
+        let entries = match fs::read_dir(&full) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(());
+            }
+            entries => entries.with_context(|| format!("reading {}", full.display()))?,
+        };
+        for entry in entries {
+            let entry = entry.with_context(|| format!("reading {}", full.display()))?;
+            let path = path.join(entry.file_name());
+            let kind = entry.file_type().with_context(|| format!("looking at {}", entry.path().display()))?;
+            if kind.is_dir() {
+                self.folder(&path)?;
+            } else if kind.is_file() {
+                self.file(&path).with_context(|| format!("reading {}", entry.path().display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &Path) -> Result<()> {
+        let mut content = None;
+        for rule in RULES.iter().filter(|rule| matches(rule.pattern, path)) {
+            if (rule.holds)(self.content(path, &mut content)?) {
+                match rule.pattern.strip_suffix("/**") {
+                    Some(folder) => *self.folders.entry((folder, rule.what, rule.fix)).or_default() += 1,
+                    None => self.leak(path, rule),
+                }
+                return Ok(());
+            }
+        }
+        if AUTHORIZED_KEYS_AT.iter().any(|pattern| matches(pattern, path)) {
+            let digest = Digest::of(self.content(path, &mut content)?);
+            if !self.allowed.authorized_keys.contains(&digest) {
+                self.leak(path, &AUTHORIZED_KEYS);
+            }
+            return Ok(());
+        }
+        if matches(PRELOADED.pattern, path) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if !self.allowed.images.contains(name.as_ref()) {
+                self.leak(path, &PRELOADED);
+            }
+            return Ok(());
+        }
+        self.key(path, &mut content)
+    }
+
+    fn key(&mut self, path: &Path, content: &mut Option<Vec<u8>>) -> Result<()> {
+        if path.extension().is_some_and(|ending| ending == "p12" || ending == "pfx") {
+            self.leak(path, &PKCS12);
+        } else if !path.starts_with(NO_KEYS_UNDER) && (PRIVATE_KEY.holds)(self.content(path, content)?) {
+            self.leak(path, &PRIVATE_KEY);
+        }
+        Ok(())
+    }
+
+    fn leak(&mut self, path: &Path, rule: &Rule) {
+        self.leaks.push(Leak {
+            path: Path::new("/").join(path),
+            what: rule.what.into(),
+            fix: rule.fix.into(),
+        });
+    }
+
+    /// The file's content, read once; nothing of a large file.
+    fn content<'c>(&self, path: &Path, content: &'c mut Option<Vec<u8>>) -> Result<&'c [u8]> {
+        if content.is_none() {
+            let file = File::open(self.tree.join(path))?;
+            let mut bytes = Vec::new();
+            if file.metadata()?.len() <= MOST_READ {
+                file.take(MOST_READ).read_to_end(&mut bytes)?;
+            }
+            *content = Some(bytes);
+        }
+        Ok(content.as_deref().unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Allowed, check, refuse};
+    use crate::error::problem;
+    use crate::rootfs::guard_rules::RULES;
+    use crate::units::Digest;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg\n";
+
+    fn put(tree: &Path, path: &str, content: &str) {
+        let path = tree.join(path);
+        fs::create_dir_all(path.parent().expect("folder")).expect("folder");
+        fs::write(path, content).expect("file");
+    }
+
+    fn paths(tree: &Path, allowed: &Allowed) -> Vec<String> {
+        check(tree, allowed).expect("walk").iter().map(|leak| leak.path.display().to_string()).collect()
+    }
+
+    /// A file for each rule; a rule without one here fails the test.
+    #[test]
+    fn every_rule_finds_what_it_is_for() {
+        for rule in RULES {
+            let tree = tempfile::tempdir().expect("temp folder");
+            let file = rule.pattern.replace("**", "a/b").replace('*', "x");
+            let content = match rule.pattern {
+                "etc/iscsi/initiatorname.iscsi" => "InitiatorName=iqn.1993-08.org.debian:01:1234\n",
+                "etc/shadow" => "root:$y$j9T$abc:1::::::\n",
+                pattern if pattern.starts_with("etc/apt/auth") => "machine x login y password z\n",
+                pattern if pattern.starts_with("etc/apt/sources") => "deb https://u:p@x/ y z\n",
+                "etc/wireguard/*" | "etc/systemd/network/*" => "[WireGuard]\nPrivateKey=AAAA\n",
+                pattern if pattern.ends_with("config.json") => r#"{"auths":{"x":{}}}"#,
+                _ => "0123456789abcdef0123456789abcdef\n",
+            };
+            put(tree.path(), &file, content);
+            let leaks = check(tree.path(), &Allowed::default()).expect("walk");
+            assert_eq!(leaks.len(), 1, "{}: {leaks:?}", rule.pattern);
+            assert_eq!((leaks[0].what.as_str(), leaks[0].fix.as_str()), (rule.what, rule.fix));
+            let named = Path::new("/").join(rule.pattern.strip_suffix("/**").unwrap_or(&file));
+            assert_eq!(leaks[0].path, named);
+        }
+    }
+
+    #[test]
+    fn a_clean_tree_passes() {
+        let tree = tempfile::tempdir().expect("temp folder");
+        let tree = tree.path();
+        put(tree, "etc/machine-id", "");
+        put(tree, "etc/shadow", "root:*:19000:0:99999:7:::\nedge:!:19000:0:99999:7:::\n");
+        put(tree, "etc/apt/sources.list.d/debian.sources", "URIs: http://ftp.debian.org/debian\n");
+        put(tree, "etc/systemd/network/80-wired.network", "[Match]\n");
+        put(tree, "var/lib/dpkg/info/x.postinst", KEY);
+        put(tree, "usr/share/doc/x/key.pem", KEY);
+        put(tree, "etc/ssl/certs/ca.pem", "-----BEGIN CERTIFICATE-----\nMIGHAgEAMBMGByqGSM49AgEG\n");
+        put(tree, "var/lib/dhcp/dhclient.leases", "");
+        for folder in ["var/lib/docker", "var/lib/aziot/keyd", "var/log/journal", "var/lib/cloud/data"] {
+            fs::create_dir_all(tree.join(folder)).expect("folder");
+        }
+        fs::create_dir_all(tree.join("var/lib/dbus")).expect("folder");
+        symlink("/etc/machine-id", tree.join("var/lib/dbus/machine-id")).expect("link");
+        let leaks = check(tree, &Allowed::default()).expect("walk");
+        assert_eq!(leaks, []);
+        refuse(&leaks).expect("nothing to refuse");
+    }
+
+    #[test]
+    fn private_keys_are_found_wherever_they_lie() {
+        let tree = tempfile::tempdir().expect("temp folder");
+        let tree = tree.path();
+        let wanted = [
+            "/boot/efi/edgepress/private-key.pem",
+            "/etc/ssl/private/ssl-cert-snakeoil.key",
+            "/home/edge/.ssh/id_ed25519",
+            "/opt/app/server.pfx",
+            "/root/key",
+            "/srv/key",
+            "/usr/local/etc/key",
+            "/var/lib/app/key",
+        ];
+        for path in wanted {
+            put(tree, path.trim_start_matches('/'), KEY);
+        }
+        put(tree, "var/lib/app/large", &format!("{}{KEY}", "x".repeat(300_000)));
+        assert_eq!(paths(tree, &Allowed::default()), wanted);
+    }
+
+    #[test]
+    fn what_the_recipe_names_is_allowed() {
+        let tree = tempfile::tempdir().expect("temp folder");
+        let tree = tree.path();
+        put(tree, "home/edge/.ssh/authorized_keys", "ssh-ed25519 AAAA ops\n");
+        put(tree, "root/.ssh/authorized_keys", "ssh-ed25519 BBBB somebody\n");
+        put(tree, "var/lib/edgepress/images/00-agent.tar", "tar");
+        put(tree, "var/lib/edgepress/images/01-other.tar", "tar");
+        let allowed = Allowed {
+            images: ["00-agent.tar".to_owned()].into(),
+            authorized_keys: [Digest::of("ssh-ed25519 AAAA ops\n")].into(),
+        };
+        let others = ["/root/.ssh/authorized_keys", "/var/lib/edgepress/images/01-other.tar"];
+        assert_eq!(paths(tree, &allowed), others);
+        assert_eq!(paths(tree, &Allowed::default()).len(), 4);
+    }
+
+    #[test]
+    fn all_leaks_are_named_at_once() {
+        let tree = tempfile::tempdir().expect("temp folder");
+        put(tree.path(), "etc/machine-id", "0123456789abcdef0123456789abcdef\n");
+        put(tree.path(), "var/lib/docker/containers/1/config.json", "{}");
+        put(tree.path(), "var/lib/docker/volumes/metadata.db", "x");
+        let error = refuse(&check(tree.path(), &Allowed::default()).expect("walk")).expect_err("leaks");
+        let message = &problem(&error).expect("a problem").message;
+        assert_eq!(
+            message,
+            "the root tree holds what must not be in an image for many devices:\n  \
+             /etc/machine-id: a machine id; empty the file\n  \
+             /var/lib/docker: containers, networks, volumes or images of docker (2 files); \
+             preload images with engine.images"
+        );
+    }
+}

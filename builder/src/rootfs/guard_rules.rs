@@ -1,0 +1,287 @@
+//! What must not be in a golden image, by path and content.
+
+use std::path::Path;
+
+/// Something that makes one machine, or opens one.
+pub struct Rule {
+    /// Where, from the root: `*` stands for any characters within a name, a last `**` for everything below a folder.
+    pub pattern: &'static str,
+    /// What is wrong with a file there, given its first bytes; most are wrong whatever they hold.
+    pub holds: fn(&[u8]) -> bool,
+    /// What it is.
+    pub what: &'static str,
+    /// What to do about it.
+    pub fix: &'static str,
+}
+
+const fn any(pattern: &'static str, what: &'static str, fix: &'static str) -> Rule {
+    Rule { pattern, holds: anything, what, fix }
+}
+
+const fn if_holds(
+    pattern: &'static str,
+    holds: fn(&[u8]) -> bool,
+    what: &'static str,
+    fix: &'static str,
+) -> Rule {
+    Rule { pattern, holds, what, fix }
+}
+
+const REMOVE: &str = "remove it at the end of the build";
+const NOT_STARTED: &str = "let no service start while the image is built, and remove what it left";
+const FROM_RECIPE: &str = "name the key in access.ssh_keys of the recipe, or remove the file";
+const FROM_PARTITION: &str = "leave it to first boot, which takes it from the FAT partition";
+
+/// The list in order of the tree. systemd(1) makes a machine id and a seed anew where they are missing, openssh's keys
+/// are made at first boot, the runtime makes its state anew.
+pub const RULES: &[Rule] = &[
+    if_holds("etc/machine-id", is_machine_id, "a machine id", "empty the file"),
+    if_holds("var/lib/dbus/machine-id", is_machine_id, "a machine id", "make it a link to /etc/machine-id"),
+    any("etc/ssh/ssh_host_*", "an SSH host key", "remove it: first boot makes the device's own"),
+    any("var/lib/systemd/random-seed", "a random seed, the same on every device", REMOVE),
+    any("var/lib/urandom/random-seed", "a random seed, the same on every device", REMOVE),
+    any("boot/efi/loader/random-seed", "a random seed, the same on every device", REMOVE),
+    any("boot/loader/random-seed", "a random seed, the same on every device", REMOVE),
+    any("var/lib/systemd/credential.secret", "the key of systemd's credentials", REMOVE),
+    any("etc/nvme/hostid", "an NVMe host id", REMOVE),
+    any("etc/nvme/hostnqn", "an NVMe host name", REMOVE),
+    if_holds("etc/iscsi/initiatorname.iscsi", has_initiator_name, "an iSCSI initiator name", REMOVE),
+    if_holds(
+        "etc/shadow",
+        has_working_password,
+        "an account with a password that works, or with none",
+        "lock it: passwd -l",
+    ),
+    // The Azure IoT Edge runtime, as far as a device fills it.
+    any("var/lib/aziot/keyd/**", "keys of the Azure IoT identity service", NOT_STARTED),
+    any("var/lib/aziot/certd/**", "certificates of the Azure IoT identity service", NOT_STARTED),
+    any("var/lib/aziot/identityd/**", "a device's identity in the Azure IoT identity service", NOT_STARTED),
+    any("var/lib/aziot/tpmd/**", "TPM state of the Azure IoT identity service", NOT_STARTED),
+    any("var/lib/aziot/edged/cache/**", "state of aziot-edged", NOT_STARTED),
+    any("var/lib/aziot/edged/gc/**", "state of aziot-edged", NOT_STARTED),
+    any("var/lib/aziot/edged/mnt/**", "state of aziot-edged", NOT_STARTED),
+    any("var/secrets/**", "a device's secrets", FROM_PARTITION),
+    any("var/lib/edgepress/state", "the state of a first boot", NOT_STARTED),
+    any("var/lib/edgepress/provisioned", "the mark of a finished first boot", NOT_STARTED),
+    any("var/lib/edgepress/grown", "the mark of a grown root", NOT_STARTED),
+    // The engine. Its image store too: its layers are tied to keys and ids of one engine.
+    any(
+        "var/lib/docker/**",
+        "containers, networks, volumes or images of docker",
+        "preload images with engine.images",
+    ),
+    any("var/lib/containerd/**", "containers or images of containerd", "preload images with engine.images"),
+    if_holds("root/.docker/config.json", has_registry_login, "a login to a container registry", REMOVE),
+    if_holds("home/*/.docker/config.json", has_registry_login, "a login to a container registry", REMOVE),
+    // What machines leave behind that were once up.
+    any("var/log/journal/**", "a journal, in a folder named by a machine id", REMOVE),
+    any("var/lib/cloud/data/**", "state of cloud-init", "run: cloud-init clean"),
+    any("var/lib/cloud/instances/**", "state of cloud-init", "run: cloud-init clean"),
+    any("var/lib/cloud/sem/**", "state of cloud-init", "run: cloud-init clean"),
+    any("var/log/cloud-init*", "a log of cloud-init", "run: cloud-init clean --logs"),
+    any("var/lib/waagent/**", "state of the Azure agent", "run: waagent -deprovision"),
+    any("var/log/waagent.log", "a log of the Azure agent", REMOVE),
+    any("var/lib/ubuntu-advantage/private/**", "a token of Ubuntu Pro", "run: pro detach"),
+    any("var/lib/tailscale/**", "a node of a Tailscale network", NOT_STARTED),
+    if_holds("var/lib/dhcp/*", is_not_empty, "a DHCP lease", REMOVE),
+    if_holds("var/lib/dhcpcd/*", is_not_empty, "a DHCP lease or DUID", REMOVE),
+    any("var/lib/NetworkManager/*.lease", "a DHCP lease", REMOVE),
+    any("var/lib/NetworkManager/secret_key", "the key of NetworkManager's stable addresses", REMOVE),
+    any("var/lib/systemd/network/**", "state of systemd-networkd", REMOVE),
+    // What people leave behind.
+    any("root/.*_history", "a shell's history", REMOVE),
+    any("home/*/.*_history", "a shell's history", REMOVE),
+    any("root/.lesshst", "a program's history", REMOVE),
+    any("home/*/.lesshst", "a program's history", REMOVE),
+    any("root/.viminfo", "a program's history", REMOVE),
+    any("home/*/.viminfo", "a program's history", REMOVE),
+    any("root/.netrc", "passwords", REMOVE),
+    any("home/*/.netrc", "passwords", REMOVE),
+    any("root/.azure/**", "a login to Azure", REMOVE),
+    any("home/*/.azure/**", "a login to Azure", REMOVE),
+    if_holds("etc/apt/auth.conf", has_password, "passwords of package archives", REMOVE),
+    if_holds("etc/apt/auth.conf.d/*", has_password, "passwords of package archives", REMOVE),
+    if_holds("etc/apt/sources.list", has_login_in_address, "an archive's address with a password", REMOVE),
+    if_holds(
+        "etc/apt/sources.list.d/*",
+        has_login_in_address,
+        "an archive's address with a password",
+        REMOVE,
+    ),
+    if_holds("etc/wireguard/*", has_wireguard_key, "a WireGuard key", REMOVE),
+    if_holds("etc/systemd/network/*", has_wireguard_key, "a WireGuard key", REMOVE),
+];
+
+/// Allowed where the recipe names the file's digest.
+pub const AUTHORIZED_KEYS: Rule = any("", "SSH keys that may log in, not from the recipe", FROM_RECIPE);
+/// Where [`AUTHORIZED_KEYS`] are looked for.
+pub const AUTHORIZED_KEYS_AT: [&str; 3] =
+    ["root/.ssh/authorized_keys*", "home/*/.ssh/authorized_keys*", "etc/ssh/authorized_keys*"];
+
+/// Allowed where the recipe names the file.
+pub const PRELOADED: Rule = any(
+    "var/lib/edgepress/images/*",
+    "a container image that the recipe does not name",
+    "name it in engine.images",
+);
+
+/// Anywhere in the folders that the guard walks, except where a package's scripts quote one.
+pub const PRIVATE_KEY: Rule = if_holds("", has_private_key, "a private key", FROM_PARTITION);
+/// PKCS #12 is binary; the ending has to do.
+pub const PKCS12: Rule = any("", "a key store (PKCS #12)", FROM_PARTITION);
+/// Package scripts and checksums: packages' own text, which may quote a key's first line.
+pub const NO_KEYS_UNDER: &str = "var/lib/dpkg/info";
+
+/// Does `path` (from the root) match a rule's pattern?
+pub fn matches(pattern: &str, path: &Path) -> bool {
+    let mut names = path.components().map(|name| name.as_os_str().to_string_lossy());
+    for part in pattern.split('/') {
+        let Some(name) = names.next() else { return false };
+        if part == "**" {
+            return true;
+        }
+        let fits = match part.split_once('*') {
+            None => part == name,
+            Some((head, tail)) => {
+                name.len() >= head.len() + tail.len() && name.starts_with(head) && name.ends_with(tail)
+            }
+        };
+        if !fits {
+            return false;
+        }
+    }
+    names.next().is_none()
+}
+
+/// Whatever a file holds.
+fn anything(_: &[u8]) -> bool {
+    true
+}
+
+fn is_not_empty(content: &[u8]) -> bool {
+    !content.trim_ascii().is_empty()
+}
+
+/// `uninitialized` is what machine-id(5) asks of images.
+fn is_machine_id(content: &[u8]) -> bool {
+    is_not_empty(content) && content.trim_ascii() != b"uninitialized"
+}
+
+fn lines(content: &[u8]) -> impl Iterator<Item = &[u8]> {
+    content.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii)
+}
+
+fn has(content: &[u8], word: &[u8]) -> bool {
+    content.windows(word.len()).any(|window| window == word)
+}
+
+fn has_initiator_name(content: &[u8]) -> bool {
+    lines(content).any(|line| line.starts_with(b"InitiatorName="))
+}
+
+/// A field that starts with `!` or `*` fits no password (shadow(5)).
+fn has_working_password(content: &[u8]) -> bool {
+    lines(content).any(|line| {
+        let password = line.split(|byte| *byte == b':').nth(1);
+        password.is_some_and(|field| !field.starts_with(b"!") && !field.starts_with(b"*"))
+    })
+}
+
+fn has_registry_login(content: &[u8]) -> bool {
+    match serde_json::from_slice::<serde_json::Value>(content) {
+        Ok(config) => config["auths"].as_object().is_some_and(|auths| !auths.is_empty()),
+        Err(_) => is_not_empty(content),
+    }
+}
+
+fn has_password(content: &[u8]) -> bool {
+    lines(content).any(|line| !line.starts_with(b"#") && has(line, b"password"))
+}
+
+fn has_login_in_address(content: &[u8]) -> bool {
+    lines(content).filter(|line| !line.starts_with(b"#")).any(|line| {
+        let text = String::from_utf8_lossy(line);
+        text.split("://").skip(1).any(|rest| {
+            let host = rest.split(['/', ' ', '\t', ']']).next().unwrap_or_default();
+            host.rsplit_once('@').is_some_and(|(login, _)| login.contains(':'))
+        })
+    })
+}
+
+fn has_wireguard_key(content: &[u8]) -> bool {
+    lines(content).any(|line| line.starts_with(b"PrivateKey=") || line.starts_with(b"PrivateKey ="))
+}
+
+/// A PEM block: its first line, and after it a line of base64 or the header of an encrypted key (RFC 7468, RFC 1421).
+/// The first line alone stands in many a script.
+fn has_private_key(content: &[u8]) -> bool {
+    let mut lines = lines(content);
+    while let Some(line) = lines.next() {
+        if !line.starts_with(b"-----BEGIN ") || !line.ends_with(b"PRIVATE KEY-----") {
+            continue;
+        }
+        let next = lines.next().unwrap_or_default();
+        let base64 = next.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(byte));
+        if next.starts_with(b"Proc-Type:") || (base64 && next.len() >= 16) {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        has_login_in_address, has_private_key, has_registry_login, has_working_password, is_machine_id,
+        matches,
+    };
+    use std::path::Path;
+
+    #[test]
+    fn patterns() {
+        for (pattern, path, expected) in [
+            ("etc/machine-id", "etc/machine-id", true),
+            ("etc/machine-id", "etc/machine-id/x", false),
+            ("etc/ssh/ssh_host_*", "etc/ssh/ssh_host_rsa_key.pub", true),
+            ("home/*/.netrc", "home/edge/.netrc", true),
+            ("home/*/.netrc", "home/edge/x/.netrc", false),
+            ("root/.*_history", "root/.bash_history", true),
+            ("root/.*_history", "root/_history", false),
+            ("var/lib/docker/**", "var/lib/docker/a/b", true),
+            ("var/lib/docker/**", "var/lib/docker", false),
+            ("a*a", "a", false),
+        ] {
+            assert_eq!(matches(pattern, Path::new(path)), expected, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn contents() {
+        type Holds = fn(&[u8]) -> bool;
+        for (holds, content, expected) in [
+            (is_machine_id as Holds, "", false),
+            (is_machine_id, "uninitialized\n", false),
+            (is_machine_id, "0123456789abcdef0123456789abcdef\n", true),
+            (has_working_password, "root:*:1:0\nedge:!:1\n_apt:!*:1\n", false),
+            (has_working_password, "root:*:1\nedge:$y$j9T$x:1\n", true),
+            (has_working_password, "edge::1\n", true),
+            (has_registry_login, "{}", false),
+            (has_registry_login, r#"{"auths":{}}"#, false),
+            (has_registry_login, r#"{"auths":{"r.example":{"auth":"eA=="}}}"#, true),
+            (has_registry_login, "{", true),
+            (has_login_in_address, "deb https://archive.example/x y main\n", false),
+            (has_login_in_address, "deb [signed-by=/k] https://u:p@archive.example/x y main\n", true),
+            (has_login_in_address, "# deb https://u:p@archive.example/x y main\n", false),
+            (has_private_key, "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEG\n", true),
+            (has_private_key, "x\r\n-----BEGIN EC PRIVATE KEY-----\r\nMIGHAgEAMBMGByqGSM49AgEG\r\n", true),
+            (has_private_key, "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n", true),
+            (has_private_key, "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n", true),
+            (has_private_key, "grep -q '-----BEGIN PRIVATE KEY-----'\n", false),
+            (has_private_key, "-----BEGIN PRIVATE KEY-----\n$key\n-----END PRIVATE KEY-----\n", false),
+            (has_private_key, "-----BEGIN PUBLIC KEY-----\nMIGHAgEAMBMGByqGSM49AgEG\n", false),
+            (has_private_key, "-----BEGIN PRIVATE KEY-----", false),
+        ] {
+            assert_eq!(holds(content.as_bytes()), expected, "{content}");
+        }
+    }
+}
