@@ -7,13 +7,13 @@ complain() {
     return 1
 }
 
-# The PEM blocks of a file whose label ends in $2, and nothing else: neither a key beside the certificates nor the
+# The PEM blocks of the input whose label ends in $1, and nothing else: neither a key beside the certificates nor the
 # text before them belongs in the file that others may read.
 pem_blocks() {
-    awk -v label="$2-----" '
+    awk -v label="$1-----" '
         /-----BEGIN / { sub(/^.*-----BEGIN/, "-----BEGIN"); inside = index($0, label) }
         inside { print }
-        /-----END / { inside = 0 }' "$1"
+        /-----END / { inside = 0 }'
 }
 
 # Sets what the other checks use: $leaf_name, $leaf_from, $leaf_to, $leaf_key (the public key).
@@ -105,19 +105,14 @@ durable() {
     sync "$@"
 }
 
-secret_folder() {
-    mkdir -p "$1" && chown "$2" "$1" && chmod "$3" "$1"
-}
-
-# replace FILE MODE COMMAND...: the file becomes the command's output, whole or not at all.
+# replace FILE UMASK COMMAND...: the file becomes the command's output, whole or not at all.
 replace() {
-    file=$1 mode=$2
+    file=$1 mask=$2
     shift 2
-    "$@" >"$file.new" && chmod "$mode" "$file.new" && durable "$file.new" && mv -f "$file.new" "$file"
+    (umask "$mask" && "$@" >"$file.new") && durable "$file.new" && mv -f "$file.new" "$file"
 }
 
-# put SOURCE DESTINATION OWNER MODE: at any instant the destination is the old file or the whole new one.
+# put SOURCE DESTINATION USER MODE: at any instant the destination is the old file or the whole new one.
 put() {
-    rm -f "$2.new" && cp "$1" "$2.new" && chmod "$4" "$2.new" && chown "$3" "$2.new" && durable "$2.new" &&
-        mv -f "$2.new" "$2" && durable "${2%/*}"
+    install -o "$3" -g "$3" -m "$4" "$1" "$2.new" && durable "$2.new" && mv -f "$2.new" "$2" && durable "${2%/*}"
 }

@@ -22,10 +22,7 @@ check_overrides() {
     case ${word#https://} in
         *[!A-Za-z0-9.:/_-]*) complain "endpoint \"$word\" is no https:// address" || return 1 ;;
     esac
-    for file in "$1"/ca/*; do
-        [ -f "$file" ] || continue
-        openssl x509 -in "$file" -noout 2>/dev/null || complain "ca/${file##*/} is no certificate" || return 1
-    done
+    split_authorities
 }
 
 lower() {
@@ -45,14 +42,14 @@ set_hostname() {
     [ "$origin" = source ] || ! grep -q -F "$HOSTS_MARK" "$EP_ROOT/etc/hosts" || return 0
     first_word "$STAGE/hostname"
     host=$(label "${word:-$registration}")
-    write_hosts && replace "$EP_ROOT/etc/hostname" 0644 printf '%s\n' "$host" &&
+    write_hosts && replace "$EP_ROOT/etc/hostname" 022 printf '%s\n' "$host" &&
         printf '%s\n' "$host" >"$EP_ROOT/proc/sys/kernel/hostname"
 }
 
 # The image's own lines, then this device's: an address and names, nothing else.
 write_hosts() {
     touch "$STAGE/hosts" 2>/dev/null || { mkdir -p "$STAGE" && : >"$STAGE/hosts"; } || return 1
-    replace "$EP_ROOT/etc/hosts" 0644 awk -v mark="$HOSTS_MARK" -v host="$host" '
+    replace "$EP_ROOT/etc/hosts" 022 awk -v mark="$HOSTS_MARK" -v host="$host" '
         FILENAME == ARGV[1] { if ($0 == mark) old = 1; if (!old && $1 != "127.0.1.1") print; next }
         !said { print mark; print "127.0.1.1 " host; said = 1 }
         $1 ~ /^[0-9A-Fa-f:.]+$/ && NF > 1 && !/[^A-Za-z0-9:._ \t-]/ { print }
@@ -62,7 +59,7 @@ write_hosts() {
 apply_overrides() {
     authorize || { why="the SSH keys could not be installed for $EP_USER"; return 1; }
     set_endpoint || { why="the endpoint could not be written into config.toml"; return 1; }
-    start_trust || { why="the CA certificates could not be installed"; return 1; }
+    trust_authorities || { why="the CA certificates could not be installed"; return 1; }
 }
 
 # Adds the keys to those of the recipe.
@@ -75,7 +72,7 @@ authorize() {
     [ -n "$home" ] || return 1
     keys=$home/.ssh/authorized_keys
     mkdir -p "$home/.ssh" && touch "$keys" &&
-        replace "$keys" 0600 awk 'NF && !/^[ \t]*#/ && !known[$0]++' "$keys" "$STAGE/authorized_keys" &&
+        replace "$keys" 077 awk 'NF && !/^[ \t]*#/ && !known[$0]++' "$keys" "$STAGE/authorized_keys" &&
         chmod 0700 "$home/.ssh" && chown -R "$uid:$gid" "$home/.ssh"
 }
 
@@ -83,41 +80,67 @@ authorize() {
 set_endpoint() {
     first_word "$STAGE/endpoint"
     [ -n "$word" ] || return 0
-    replace "$CONFIG" 0600 awk -v line="global_endpoint = \"$word\"" '
+    replace "$CONFIG" 077 awk -v line="global_endpoint = \"$word\"" '
         /^\[/ { if (inside && !done) { print line; done = 1 } inside = ($0 ~ /^\[provisioning\]/) }
         inside && /^[ \t]*global_endpoint[ \t]*=/ { $0 = line; done = 1 }
         { print }
         END { if (!done) { if (!inside) exit 1; print line } }' "$CONFIG"
 }
 
-# update-ca-certificates takes seconds, so it runs while network and time are coming. It wants one certificate a file.
-start_trust() {
-    [ -z "$trust" ] || wait "$trust"
-    trust='' number=0
-    trusted=$EP_ROOT/usr/local/share/ca-certificates
-    for file in "$trusted"/edgepress-*.crt; do
-        [ ! -e "$file" ] || { number=$((number + 1)) && rm -f "$file"; }
-    done
+# One certificate a file, as update-ca-certificates wants them, and beside it the hash of its subject.
+split_authorities() {
+    rm -rf "$RUN/trust"
+    mkdir -p "$RUN/trust" || return 1
+    number=0
     for file in "$STAGE"/ca/*; do
         [ -f "$file" ] || continue
-        (umask 022 && mkdir -p "$trusted") || return 1
         number=$((number + 1))
-        awk -v prefix="$trusted/edgepress-$number-" '
-            /-----BEGIN / { out = prefix ++n ".crt" }
+        awk -v prefix="$RUN/trust/edgepress-$number-" '
+            /-----BEGIN / { n++; out = prefix n ".crt" }
             out { print > out }
             /-----END / { close(out); out = "" }' "$file" || return 1
+        authority=$RUN/trust/edgepress-$number-1.crt part=1
+        while [ "$part" -eq 1 ] || [ -e "$authority" ]; do
+            openssl x509 -in "$authority" -noout -hash >"${authority%.crt}.hash" 2>/dev/null ||
+                complain "ca/${file##*/} is no certificate" || return 1
+            part=$((part + 1))
+            authority=$RUN/trust/edgepress-$number-$part.crt
+        done
     done
-    [ "$number" -gt 0 ] || return 0
-    for file in "$trusted"/edgepress-*.crt; do [ ! -e "$file" ] || chmod 0644 "$file" || return 1; done
-    (umask 022 && exec update-ca-certificates) >"$RUN/trust.log" 2>&1 &
-    trust=$!
 }
 
-trust=
-finish_overrides() {
-    [ -n "$trust" ] || return 0
-    wait "$trust" && trust='' && return 0
-    trust='' prepared=
-    why="update-ca-certificates: $(tail -n 1 "$RUN/trust.log")"
-    return 1
+# Makes the system trust the identity's certificate authorities, and those of an earlier identity no more.
+trust_authorities() {
+    trusted=$EP_ROOT/usr/local/share/ca-certificates
+    stale=
+    for file in "$trusted"/edgepress-*.crt; do
+        [ -e "$file" ] || continue
+        cmp -s "$file" "$RUN/trust/${file##*/}" || { rm -f "$file" && stale=yes; }
+    done
+    for file in "$RUN/trust"/*.crt; do
+        [ -e "$file" ] || continue
+        name=${file##*/}
+        (umask 022 && mkdir -p "$trusted") && replace "$trusted/$name" 022 cat "$file" || return 1
+        [ -n "$stale" ] || trust_one "${name%.crt}" || return 1
+    done
+    [ -z "$stale" ] || (umask 022 && exec update-ca-certificates --fresh) >"$RUN/trust.log" 2>&1
+}
+
+# What update-ca-certificates comes to for one more certificate: a link by name, a link by the subject's hash, and a
+# place in the bundle. It does all of them anew each time, and on an emulated or a small machine that takes a minute.
+trust_one() {
+    store=$EP_ROOT/etc/ssl/certs
+    certificate=$trusted/$1.crt
+    ln -sfn "/usr/local/share/ca-certificates/$1.crt" "$store/$1.pem" || return 1
+    IFS= read -r hash <"$RUN/trust/$1.hash" || return 1
+    slot=0
+    while [ -L "$store/$hash.$slot" ]; do
+        [ "$(readlink "$store/$hash.$slot")" != "$1.pem" ] || break
+        slot=$((slot + 1))
+    done
+    ln -sfn "$1.pem" "$store/$hash.$slot" || return 1
+    # The last line of base64 is the end of the signature: no other certificate has it.
+    last=$(tail -n 2 "$certificate" | head -n 1)
+    grep -q -F -e "$last" "$store/ca-certificates.crt" ||
+        replace "$store/ca-certificates.crt" 022 cat "$store/ca-certificates.crt" "$certificate"
 }

@@ -20,11 +20,13 @@ console() {
 
 # The status file: one JSON object, replaced as a whole.
 state() {
-    {
+    (
+        umask 022
+        exec >"$VAR/state.new"
         printf '{"state":"%s","since":"%s","reason":"%s"' "$1" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$2"
         [ -z "$registration" ] || printf ',"registration_id":"%s"' "$registration"
         printf '}\n'
-    } >"$VAR/state.new" && chmod 0644 "$VAR/state.new" && mv -f "$VAR/state.new" "$VAR/state"
+    ) && mv -f "$VAR/state.new" "$VAR/state"
 }
 
 # A step's line, once for each identity.

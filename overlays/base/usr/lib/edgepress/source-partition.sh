@@ -9,9 +9,6 @@
 MOUNT=$EP_ROOT$EP_FAT_MOUNT
 FOLDER=$MOUNT/edgepress
 
-# More than any identity needs, bytes; what is longer is cut off and so does not parse.
-LIMIT=262144
-
 # A partition that is not there after so many passes is taken for broken.
 MOUNT_PATIENCE=60
 
@@ -48,7 +45,7 @@ source_fingerprint() {
 
 # Text as Windows writes it loses what only Windows needs: carriage returns, byte order marks, the zeros of UTF-16.
 plain_text() {
-    head -c "$LIMIT" "$1" | tr -cd '\11\12\40-\176'
+    tr -cd '\11\12\40-\176' <"$1"
 }
 
 # Explorer hides the ending that Notepad adds.
@@ -61,7 +58,7 @@ take_text() {
 }
 
 take_pem() {
-    plain_text "$1" >"$STAGE/text" && pem_blocks "$STAGE/text" "$3" >"$2" && rm -f "$STAGE/text"
+    plain_text "$1" | pem_blocks "$3" >"$2"
 }
 
 source_take() {
@@ -76,19 +73,23 @@ source_take() {
     done
 }
 
-# The key's bytes are overwritten in place before its name goes. (A card's own wear levelling may keep an old copy;
-# nothing that software does reaches that.)
+# The key first loses its name, so that a power cut amid the wiping leaves nothing that looks like an identity, then its
+# bytes are overwritten in place. (A card's own wear levelling may keep an old copy; nothing that software does
+# reaches that.)
 source_wipe() {
     fat_mounted || { why="the FAT partition is not mounted: a key on it could not be wiped"; return 1; }
-    for file in "$FOLDER/private-key.pem" "$FOLDER/certificate.pem"; do
-        [ -e "$file" ] || continue
-        wipe "$file" || { mount -o remount,rw "$MOUNT" && wipe "$file"; } ||
-            { why="${file##*/} could not be wiped from the FAT partition"; return 1; }
-    done
+    forget || { mount -o remount,rw "$MOUNT" && forget; } ||
+        { why="the key could not be wiped from the FAT partition"; return 1; }
     sync -f "$MOUNT" 2>/dev/null || sync
 }
 
+forget() {
+    [ ! -e "$FOLDER/private-key.pem" ] || mv -f "$FOLDER/private-key.pem" "$FOLDER/wiping.tmp" || return 1
+    wipe "$FOLDER/wiping.tmp" && rm -f "$FOLDER/certificate.pem"
+}
+
 wipe() {
+    [ -e "$1" ] || return 0
     size=$(wc -c <"$1") || return 1
     [ "$size" -eq 0 ] || dd if=/dev/zero of="$1" bs="$size" count=1 conv=notrunc,fsync 2>/dev/null || return 1
     rm -f "$1"

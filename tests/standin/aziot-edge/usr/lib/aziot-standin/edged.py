@@ -117,6 +117,7 @@ def handler(engine):
 
 
 def watch(engine, config):
+    wire.wake(IDENTITYD)
     engine.check_version()
     device, agent = identities()
     log(f"this is {device['deviceId']} at {device['hubName']}")

@@ -97,21 +97,18 @@ def apply(path):
     print("Done.")
 
 
-def systemctl(verb, unit):
-    done = subprocess.run(["systemctl", verb, unit], capture_output=True, text=True, check=False)
+def systemctl(verb, *units):
+    """Waits for the units' jobs, as the real one does; a failure is only said (in a chroot it is the normal case)."""
+    done = subprocess.run(["systemctl", verb, *units], capture_output=True, text=True, check=False)
     word = {"stop": "Stopp", "start": "Start"}[verb]
-    if done.returncode == 0:
-        print(f"{word}ing {unit}...{word}ed!", flush=True)
-    else:
-        # Only said: without systemd (a chroot) this is the normal case.
-        print(f"{word}ing {unit}...Failed: {done.stderr.strip()}", flush=True)
+    outcome = f"{word}ed!" if done.returncode == 0 else f"Failed: {done.stderr.strip()}"
+    for unit in units:
+        print(f"{word}ing {unit}...{outcome}", flush=True)
 
 
 def restart():
-    for service in SERVICES:
-        systemctl("stop", f"{service}.service")
-    for name in SOCKETS:
-        systemctl("start", f"{name}.socket")
+    systemctl("stop", *(f"{name}.service" for name in SERVICES))
+    systemctl("start", *(f"{name}.socket" for name in SOCKETS))
     systemctl("start", "aziot-edged.service")
 
 

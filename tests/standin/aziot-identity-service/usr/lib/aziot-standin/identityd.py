@@ -4,7 +4,6 @@ and the hub for modules, with the device's certificate as TLS client."""
 import json
 import os
 import socket
-import ssl
 import threading
 import time
 import urllib.parse
@@ -62,6 +61,8 @@ class Identityd:
 
     def context(self, chain, key):
         """Trusts the system's certificate authorities and nothing else."""
+        import ssl  # slow to read: at this point keyd and certd are starting anyway
+
         context = ssl.create_default_context()
         # A memory file, for the library reads keys only from paths.
         held = os.memfd_create("identity", os.MFD_CLOEXEC)
@@ -252,4 +253,6 @@ def main():
     except settings.SettingsError as error:
         log(str(error))
         return settings.NO_CONFIG
+    wire.wake(KEYD)
+    wire.wake(CERTD)
     serve.run(Identityd(config).handle)

@@ -42,6 +42,8 @@ def peer_uid(stream):
 def answer(stream, handler):
     stream.settimeout(30)
     with stream, stream.makefile("rb") as source:
+        if not source.peek(1):
+            return  # somebody only wanted the service started
         first, headers = wire.read_head(source)
         method, target = first.split(" ")[:2]
         body = wire.decode(wire.read_body(source, headers, False))

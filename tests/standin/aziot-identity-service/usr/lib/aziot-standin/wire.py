@@ -21,6 +21,14 @@ def connect_unix(path, timeout=60):
     return stream
 
 
+def wake(path):
+    """Has systemd start the service behind a socket, for it will be asked soon."""
+    try:
+        connect_unix(path).close()
+    except OSError:
+        pass  # asking will say it better
+
+
 def read_head(source):
     lines = []
     size = 0
