@@ -36,6 +36,7 @@ class Identityd:
         self.config = config
         self.lock = threading.Lock()
         self.device = None
+        self.generations = {}
         self.timeout = config.get("cloud_timeout_sec", 70)
         self.retries = config.get("cloud_retries", 1)
 
@@ -181,13 +182,14 @@ class Identityd:
         answer = self.hub("GET", f"/modules/{urllib.parse.quote(name, safe='')}")
         if not isinstance(answer, dict) or not answer.get("generationId"):
             raise Failure(f"the hub's answer for {name} has no generationId")
+        self.generations[name] = answer["generationId"]
         return answer
 
     def update_module(self, name):
-        module = self.module(name)
+        generation = self.generations.get(name) or self.module(name)["generationId"]
         keys = {}
         for kind in ("primary", "secondary"):
-            data = f"{name}:{module['generationId']}:{kind}"
+            data = f"{name}:{generation}:{kind}"
             keys[f"{kind}Key"] = wire.ask(KEYD, "POST", f"/derive/{MASTER_KEY}", {"data": data})["key"]
         body = {
             "moduleId": name,
@@ -196,7 +198,8 @@ class Identityd:
             "authentication": {"type": "sas", "symmetricKey": keys},
         }
         answer = self.hub("PUT", f"/modules/{urllib.parse.quote(name, safe='')}", body, {"If-Match": "*"})
-        return answer if isinstance(answer, dict) else module
+        answer = answer if isinstance(answer, dict) else {}
+        return {"generationId": generation} | answer
 
     # The API on the socket.
 
