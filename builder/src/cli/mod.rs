@@ -6,6 +6,7 @@ mod lock;
 mod progress;
 mod sim;
 mod store;
+mod test;
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -39,6 +40,7 @@ enum Verb {
     Build(Box<build::Build>),
     Check(check::Args),
     Store(store::Arguments),
+    Test(Box<test::Arguments>),
     /// Runs one job in namespaces of its own (edgepress calls itself)
     #[command(hide = true)]
     Sandbox {
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         Verb::Sim(arguments) => sim::run(*arguments, &session),
         Verb::Build(verb) => verb.run(&session),
         Verb::Check(args) => check::run(&args, &session),
+        Verb::Test(arguments) => test::run(*arguments, &session),
         Verb::Sandbox { .. } => Ok(()),
     };
     // What is left of progress bars goes before an error is printed.

@@ -1,1 +1,256 @@
-//! (to be written)
+//! Proving that an image comes up provisioned: a copy of it boots in QEMU, in a simulated world, under the eyes of a
+//! clock.
+//!
+//! ```text
+//! prove             the image's copy with an identity on its FAT partition ── disk, checks, report
+//!  └─ sandbox       a network with nothing but the simulators
+//!      ├─ world     DPS, hub, DNS, NTP on their real ports
+//!      ├─ qemu      the machine; its serial console is a pipe
+//!      └─ inside    reads console and simulators; milestones, the reason of a failure
+//! ```
+//!
+//! *Milestone*: something seen from outside, with seconds since power-on by the host's monotonic clock. *Check*:
+//! something looked at after the machine went off.
+
+pub mod accel;
+pub mod checks;
+pub mod console;
+pub mod copy;
+pub mod firmware;
+pub mod image;
+pub mod inside;
+pub mod junit;
+pub mod machine;
+pub mod milestone;
+mod qemu;
+mod qmp;
+pub mod report;
+mod scratch;
+pub mod timeline;
+pub mod tracker;
+mod verdict;
+pub mod world;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use self::accel::{Accel, Wanted};
+use self::copy::Copy;
+use self::firmware::Firmware;
+use self::image::Image;
+use self::inside::{Inside, Run};
+use self::machine::{Boot, Machine};
+use self::report::{MachineFacts, Report, publish};
+use self::scratch::Scratch;
+use self::world::Setting;
+use crate::disk::patch;
+use crate::error::Problem;
+use crate::event::Sink;
+use crate::host;
+use crate::sandbox::{self, Job};
+use crate::sim::pki::{DeviceCertificate, DeviceOptions, Pki};
+use crate::units::ByteSize;
+
+/// What to prove, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The image, or the folder that holds it; its manifest stands beside it.
+    pub image: PathBuf,
+    /// Seconds from power-on to the last milestone.
+    pub timeout: f64,
+    /// Where the report goes; `test-report` beside the image where there is none.
+    pub report: Option<PathBuf>,
+    /// KVM or TCG.
+    pub accel: Wanted,
+    /// Memory of the machine.
+    pub memory: ByteSize,
+    /// Processors of the machine.
+    pub cpus: u32,
+    /// With firmware that has Microsoft's keys and secure boot on.
+    pub secure_boot: bool,
+    /// Keep the copy of the disk, and everything else that is private to the run.
+    pub keep: bool,
+}
+
+/// The identity that a test makes up.
+struct Device {
+    pki: PathBuf,
+    server_ca: String,
+    certificate: DeviceCertificate,
+}
+
+/// Boots a copy of the image and writes the report; the image is only read.
+///
+/// # Errors
+/// When the test cannot be made: image, manifest, QEMU or firmware missing, no namespaces. A device that is not
+/// provisioned is a [`Report`] that says so.
+pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
+    let image = Image::open(&options.image)?;
+    refuse_unprovable(&image)?;
+    let machine = machine(&image, options)?;
+    let before = image.stamp()?;
+    let scratch = Scratch::create(options.keep)?;
+    let device = Device::create(scratch.path())?;
+    let copy = Copy::create(scratch.path(), &image.path, image.size)?;
+    let identity = device.files();
+    let runs = patch::make(&image.path, image.manifest.epoch, |volume| {
+        identity.iter().try_for_each(|(path, content)| volume.write(path, content))
+    });
+    let runs = runs.context("putting an identity into the image's copy")?.runs;
+    copy.write(runs.iter().map(|(offset, bytes)| (*offset, bytes.as_slice())))?;
+    let inside = Inside {
+        boot: machine.boot(&scratch, &copy, options)?,
+        setting: setting(&image, &device, &scratch),
+        timeout: options.timeout,
+        console: scratch.path().join("console.log"),
+    };
+    let run: Run = sandbox::run(&Job::Prove(Box::new(inside.clone())), sink)?;
+    let evidence = verdict::Evidence {
+        image: &image,
+        before,
+        copy: &copy,
+        device: &device.certificate,
+        run: &run,
+        console: &inside.console,
+    };
+    let report = verdict::report(&evidence, machine.facts(options)?, options.timeout)?;
+    publish_report(&report, options, &image, &inside, &device.certificate)?;
+    scratch.end(sink)?;
+    Ok(report)
+}
+
+fn refuse_unprovable(image: &Image) -> Result<()> {
+    image.partition("fat")?;
+    if image.manifest.provisioning.overrides {
+        return Ok(());
+    }
+    Err(Problem::input(format!(
+        "{} trusts no certificate authority from its FAT partition (provisioning.overrides = false), so it would \
+         refuse the simulated services",
+        image.path.display()
+    ))
+    .hint("test an image of the same recipe built with --set provisioning.overrides=true")
+    .into())
+}
+
+/// What runs the machine on this host.
+struct Host {
+    machine: Machine,
+    program: PathBuf,
+    firmware: Firmware,
+    accel: Accel,
+}
+
+fn machine(image: &Image, options: &Options) -> Result<Host> {
+    let manifest = &image.manifest;
+    let machine = Machine::of(manifest.arch, manifest.board).ok_or_else(|| {
+        Problem::input(format!(
+            "{} is for {}: test boots x86_64 images only",
+            image.path.display(),
+            manifest.arch
+        ))
+    })?;
+    for tool in ["qemu-img", "qemu-io"] {
+        host::program(tool)?;
+    }
+    Ok(Host {
+        machine,
+        program: host::program(machine.program())?,
+        firmware: firmware::find(machine.arch(), machine.short_name(), options.secure_boot)?,
+        accel: accel::choose(options.accel, machine.arch())?,
+    })
+}
+
+impl Host {
+    fn boot(&self, scratch: &Scratch, copy: &Copy, options: &Options) -> Result<Boot> {
+        let mut firmware = self.firmware.clone();
+        let vars = scratch.path().join("vars.fd");
+        // Contents only: the template is often read-only.
+        let template = fs::read(&firmware.vars.file)
+            .with_context(|| format!("reading {}", firmware.vars.file.display()))?;
+        fs::write(&vars, template).with_context(|| format!("writing {}", vars.display()))?;
+        firmware.vars.file = vars;
+        Ok(Boot {
+            program: self.program.clone(),
+            machine: self.machine,
+            uuid: scratch.uuid().to_owned(),
+            disk: copy.disk(),
+            firmware,
+            accel: self.accel,
+            cpus: options.cpus,
+            memory: options.memory,
+            folder: scratch.path().to_owned(),
+        })
+    }
+
+    fn facts(&self, options: &Options) -> Result<MachineFacts> {
+        Ok(MachineFacts {
+            arch: self.machine.arch(),
+            qemu: qemu::version(&self.program)?,
+            accel: self.accel,
+            cpus: options.cpus,
+            memory: options.memory,
+            firmware: self.firmware.code.file.clone(),
+            secure_boot: self.firmware.secure,
+        })
+    }
+}
+
+impl Device {
+    fn create(scratch: &Path) -> Result<Self> {
+        let pki_folder = scratch.join("pki");
+        let pki = Pki::open_or_create(&pki_folder)?;
+        let id = format!("edgepress-test-{}", &scratch::uuid()?[..8]);
+        let certificate = pki.issue_device(&id, &DeviceOptions::default())?;
+        Ok(Self { pki: pki_folder, server_ca: pki.server_ca_pem().to_owned(), certificate })
+    }
+
+    /// Files for the FAT partition.
+    fn files(&self) -> Vec<(String, Vec<u8>)> {
+        let file = |name: &str, text: &str| (format!("{IDENTITY}/{name}"), text.as_bytes().to_vec());
+        vec![
+            file("registration-id", &format!("{}\n", self.certificate.registration_id)),
+            file("certificate.pem", &self.certificate.chain_pem),
+            file(PRIVATE_KEY, &self.certificate.key_pem),
+            file("ca/edgepress-test.pem", &self.server_ca),
+        ]
+    }
+}
+
+/// The folder of a device's identity on the FAT partition.
+const IDENTITY: &str = "edgepress";
+const PRIVATE_KEY: &str = "private-key.pem";
+
+fn setting(image: &Image, device: &Device, scratch: &Scratch) -> Setting {
+    let provisioning = &image.manifest.provisioning;
+    Setting {
+        pki: device.pki.clone(),
+        global_endpoint: provisioning.global_endpoint.clone(),
+        id_scope: provisioning.id_scope.clone(),
+        engine_dns: image.manifest.engine_dns.clone(),
+        registration_id: device.certificate.registration_id.clone(),
+        log: scratch.path().join("simulator.jsonl"),
+        resolv_conf: scratch.path().join("resolv.conf"),
+    }
+}
+
+/// Where the report goes if the user does not say.
+const REPORT: &str = "test-report";
+
+fn publish_report(
+    report: &Report,
+    options: &Options,
+    image: &Image,
+    inside: &Inside,
+    device: &DeviceCertificate,
+) -> Result<()> {
+    let folder = options.report.clone().unwrap_or_else(|| image.folder().join(REPORT));
+    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    for (from, name) in [(&inside.console, "console.log"), (&inside.setting.log, "simulator.jsonl")] {
+        let text = fs::read_to_string(from).with_context(|| format!("reading {}", from.display()))?;
+        publish(&folder.join(name), verdict::redact(&text, &device.key_pem).as_bytes())?;
+    }
+    report.write(&folder)
+}

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Users;
 use crate::build::image::ImageJob;
 use crate::event::Sink;
+use crate::prove::inside::{self, Inside};
 use crate::rootfs::layer::{self, LayerJob};
 
 /// One piece of work; serialised from the verb to the sandbox.
@@ -20,6 +21,8 @@ pub enum Job {
     Layer(Box<LayerJob>),
     /// Makes the disk image from the layers.
     Image(Box<ImageJob>),
+    /// Boots an image in a simulated world.
+    Prove(Box<Inside>),
     /// Removes trees that hold other users' files.
     Remove(Vec<PathBuf>),
 }
@@ -30,6 +33,7 @@ impl Job {
         match self {
             Self::Layer(job) => format!("making layer `{}`", job.step),
             Self::Image(_) => "making the image".into(),
+            Self::Prove(_) => "booting the image".into(),
             Self::Remove(_) => "removing old trees".into(),
         }
     }
@@ -38,6 +42,8 @@ impl Job {
     pub fn users(&self) -> Users {
         match self {
             Self::Layer(_) | Self::Image(_) | Self::Remove(_) => Users::Range,
+            Self::Layer(_) | Self::Remove(_) => Users::Range,
+            Self::Prove(_) => Users::Own,
         }
     }
 
@@ -46,6 +52,7 @@ impl Job {
         Ok(match self {
             Self::Layer(job) => serde_json::to_value(layer::make(job, sink)?)?,
             Self::Image(job) => serde_json::to_value(job.make(sink)?)?,
+            Self::Prove(inside) => serde_json::to_value(inside::run(inside, sink)?)?,
             Self::Remove(paths) => serde_json::to_value(paths.iter().try_for_each(remove)?)?,
         })
     }

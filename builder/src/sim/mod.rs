@@ -165,6 +165,8 @@ pub struct Config {
     pub addresses: Addresses,
     /// More names for DNS, before the built-in ones; `*` stands for any run of characters.
     pub names: Vec<(String, Ipv4Addr)>,
+    /// Addresses besides, at which DNS answers on its real port.
+    pub more_dns: Vec<Ipv4Addr>,
     /// Certificate authorities.
     pub pki: Pki,
     /// Faults from the start.
@@ -186,6 +188,7 @@ impl Config {
             id_scope: None,
             addresses: Addresses::all_at(Ipv4Addr::LOCALHOST),
             names: Vec::new(),
+            more_dns: Vec::new(),
             pki,
             faults: Vec::new(),
             clock_offset: time::Duration::ZERO,
@@ -226,10 +229,15 @@ impl Simulation {
                     .into());
             }
         }
-        let sockets = Service::ALL
-            .into_iter()
-            .filter(|service| !shares(&config.addresses, *service))
-            .map(|service| Sockets::bind(service, config.addresses.get(service)))
+        let dns = |address: &Ipv4Addr| (Service::Dns, SocketAddrV4::new(*address, Service::Dns.port()));
+        let services = Service::ALL.into_iter().filter(|service| !shares(&config.addresses, *service));
+        // The services' own addresses come last: they are the ones told.
+        let sockets = config
+            .more_dns
+            .iter()
+            .map(dns)
+            .chain(services.map(|service| (service, config.addresses.get(service))))
+            .map(|(service, address)| Sockets::bind(service, address))
             .collect::<Result<Vec<_>>>()?;
         let bound = sockets.iter().fold(config.addresses, |all, it| all.with(it.service, it.address));
         let world = Arc::new(world(&config)?);

@@ -1,0 +1,119 @@
+//! The copy-on-write copy of the image that the machine writes to; the image itself is only read.
+//!
+//! ```text
+//! disk.qcow2   what changed: the identity, then what the device writes; a little longer than the image
+//!  └─ <name>.img   backing file, opened read-only
+//! ```
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::host;
+use crate::units::ByteSize;
+
+/// How much longer than the image its copy is, as a card is longer than the image written to it.
+pub const GROWTH: ByteSize = ByteSize::mib(1024);
+
+const DISK: &str = "disk.qcow2";
+
+/// Most bytes of one kind of range that are read back: partitions that hold secrets are small.
+const RANGE_MAX: u64 = 1 << 30;
+
+/// A copy in a private folder.
+#[derive(Debug)]
+pub struct Copy {
+    folder: PathBuf,
+    length: u64,
+}
+
+impl Copy {
+    /// Makes a copy of `image`, `size` bytes long, in `folder`.
+    ///
+    /// # Errors
+    /// When qemu-img is missing or refuses.
+    pub fn create(folder: &Path, image: &Path, size: u64) -> Result<Self> {
+        let length = size + GROWTH.0;
+        let mut command = host::command("qemu-img")?;
+        command.current_dir(folder).args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]);
+        host::run(command.arg(image).args([DISK, &length.to_string()]))?;
+        Ok(Self { folder: folder.to_owned(), length })
+    }
+
+    /// The file that the machine gets.
+    pub fn disk(&self) -> PathBuf {
+        self.folder.join(DISK)
+    }
+
+    /// Bytes of the disk.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Writes each run of bytes at its offset.
+    ///
+    /// # Errors
+    /// When qemu-io is missing or a write fails.
+    pub fn write<'a>(&self, runs: impl IntoIterator<Item = (u64, &'a [u8])>) -> Result<()> {
+        let mut command = host::command("qemu-io")?;
+        // Relative names in a folder of our own: qemu-io splits its commands at spaces.
+        command.current_dir(&self.folder).args(["-f", "qcow2"]);
+        let mut files = Vec::new();
+        for (at, (offset, bytes)) in runs.into_iter().enumerate() {
+            let name = format!("run-{at}");
+            let path = self.folder.join(&name);
+            let mut file =
+                fs::File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;
+            file.write_all(bytes).with_context(|| format!("writing {}", path.display()))?;
+            command.args(["-c", &format!("write -q -s {name} {offset} {}", bytes.len())]);
+            files.push(path);
+        }
+        let said = host::run(command.arg(DISK));
+        for path in files {
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+        // Older versions exit with 0 after a command that failed; a quiet write that succeeds says nothing.
+        let said = String::from_utf8_lossy(&said?).trim().to_owned();
+        ensure!(said.is_empty(), "writing to the image's copy: qemu-io says: {said}");
+        Ok(())
+    }
+
+    /// Reads a range into the file `name` of the private folder and returns its path. The machine must be off.
+    ///
+    /// # Errors
+    /// When qemu-img is missing or refuses.
+    pub fn read(&self, name: &str, offset: u64, size: u64) -> Result<PathBuf> {
+        ensure!(size <= RANGE_MAX, "reading the image's copy: {size} bytes at {offset} are too many");
+        let source = format!(
+            "driver=raw,offset={offset},size={size},file.driver=qcow2,file.file.driver=file,file.file.filename={DISK}"
+        );
+        let mut command = host::command("qemu-img")?;
+        command.current_dir(&self.folder).args(["convert", "--image-opts", &source, "-O", "raw", name]);
+        host::run(&mut command)?;
+        Ok(self.folder.join(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Copy, GROWTH};
+
+    #[test]
+    fn writes_reach_the_copy_and_not_the_image() {
+        let folder = tempfile::Builder::new().prefix("with space,").tempdir().expect("temp dir");
+        let image = folder.path().join("an image.img");
+        std::fs::write(&image, vec![7_u8; 1 << 20]).expect("write");
+        let copy = Copy::create(folder.path(), &image, 1 << 20).expect("create");
+        copy.write([(512, &[1_u8; 512][..]), (65536, &[2_u8; 1024][..])]).expect("write");
+        let read =
+            |offset, size| std::fs::read(copy.read("range", offset, size).expect("read")).expect("file");
+        assert_eq!(read(0, 1536), [[7_u8; 512], [1; 512], [7; 512]].concat());
+        assert_eq!(read(65536, 1536), [[2_u8; 512], [2; 512], [7; 512]].concat());
+        assert_eq!(read((1 << 20) + GROWTH.0 - 512, 512), [0; 512]);
+        assert!(std::fs::read(&image).expect("read").iter().all(|byte| *byte == 7));
+        assert!(copy.write([((1 << 20) + GROWTH.0, &[1_u8; 512][..])]).is_err(), "behind the end");
+        assert!(copy.read("range", 0, 2 << 30).is_err(), "too much");
+    }
+}

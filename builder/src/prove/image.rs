@@ -1,0 +1,219 @@
+//! The image that is proved, and the manifest beside it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::build::manifest::{FILE_NAME, Manifest, Partition};
+use crate::error::Problem;
+use crate::units::Digest;
+
+/// Far above any manifest: a limit for a file that is not one.
+const MANIFEST_MAX: u64 = 16 << 20;
+
+/// A raw image and its manifest.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The image, absolute.
+    pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// What the image was made from.
+    pub manifest: Manifest,
+}
+
+/// What changes when somebody writes to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    inode: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Image {
+    /// Opens `path`: an image, or the folder that `edgepress build` made.
+    ///
+    /// # Errors
+    /// When image or manifest is missing or unreadable, or the one does not fit the other.
+    pub fn open(path: &Path) -> Result<Self> {
+        let metadata = fs::metadata(path).map_err(|error| {
+            Problem::input(format!("cannot open the image {}: {error}", path.display()))
+                .hint("`edgepress build RECIPE` prints the path of the image that it made")
+        })?;
+        let path = path.canonicalize().with_context(|| format!("finding {}", path.display()))?;
+        let folder = if metadata.is_dir() { path.clone() } else { folder_of(&path) };
+        let manifest = read_manifest(&folder.join(FILE_NAME))?;
+        let path = if metadata.is_dir() { folder.join(raw_image(&manifest, &folder)?) } else { path };
+        let size = fs::metadata(&path)
+            .map_err(|error| Problem::input(format!("cannot open the image {}: {error}", path.display())))?
+            .len();
+        let image = Self { path, size, manifest };
+        image.check_size()?;
+        Ok(image)
+    }
+
+    /// The folder that holds image and manifest.
+    pub fn folder(&self) -> PathBuf {
+        folder_of(&self.path)
+    }
+
+    /// The partition with this role (`fat`, `root`).
+    ///
+    /// # Errors
+    /// When the manifest has none.
+    pub fn partition(&self, role: &str) -> Result<&Partition> {
+        self.manifest.partitions.iter().find(|partition| partition.role == role).ok_or_else(|| {
+            let manifest = self.folder().join(FILE_NAME);
+            Problem::input(format!("{} names no partition with the role `{role}`", manifest.display())).into()
+        })
+    }
+
+    /// The image's digest as the manifest has it; none for an image that the manifest does not list.
+    pub fn digest(&self) -> Option<Digest> {
+        let name = self.path.file_name()?;
+        self.manifest.outputs.iter().find(|output| output.file == name).map(|output| output.sha256)
+    }
+
+    /// What changes when somebody writes to the image.
+    ///
+    /// # Errors
+    /// When the image is gone.
+    pub fn stamp(&self) -> Result<Stamp> {
+        let data = fs::metadata(&self.path).with_context(|| format!("looking at {}", self.path.display()))?;
+        Ok(Stamp {
+            inode: (data.dev(), data.ino()),
+            size: data.len(),
+            modified: (data.mtime(), data.mtime_nsec()),
+            changed: (data.ctime(), data.ctime_nsec()),
+        })
+    }
+
+    fn check_size(&self) -> Result<()> {
+        let ends = self.manifest.partitions.iter().map(|part| part.offset.saturating_add(part.size));
+        let least = ends.max().unwrap_or(0);
+        if self.size >= least && self.size > 0 && self.size.is_multiple_of(512) {
+            return Ok(());
+        }
+        Err(Problem::input(format!(
+            "{} is {} bytes long: expected whole sectors of 512 bytes, and at least {least} bytes for the partitions \
+             in its {FILE_NAME}",
+            self.path.display(),
+            self.size
+        ))
+        .hint("test takes the raw .img; a compressed or cut-off copy cannot boot")
+        .into())
+    }
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    path.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf)
+}
+
+fn read_manifest(path: &Path) -> Result<Manifest> {
+    let unusable = |why: String| {
+        Problem::input(format!("the image's manifest {} cannot be used: {why}", path.display()))
+            .hint("`edgepress build` writes it beside the image: keep the two together")
+    };
+    let size = fs::metadata(path).map_err(|error| unusable(error.to_string()))?.len();
+    if size > MANIFEST_MAX {
+        return Err(unusable(format!("it is {size} bytes long")).into());
+    }
+    let text = fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| unusable(error.to_string()).into())
+}
+
+fn raw_image(manifest: &Manifest, folder: &Path) -> Result<PathBuf> {
+    let mut files = manifest.outputs.iter().map(|output| &output.file);
+    // Only a plain file name: a manifest must not point out of its folder.
+    let found =
+        files.find(|file| file.extension().is_some_and(|e| e == "img") && file.components().count() == 1);
+    found.cloned().ok_or_else(|| {
+        Problem::input(format!("{} lists no .img file", folder.join(FILE_NAME).display()))
+            .hint("name the image itself")
+            .into()
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::Image;
+    use crate::error::{Kind, problem};
+
+    /// A manifest with a FAT and a root partition of 1 MiB each; the image is 4 MiB long.
+    pub fn manifest_text() -> String {
+        serde_json::json!({
+            "edgepress": "0.1.0", "name": "demo", "description": "", "arch": "x86_64", "board": "uefi",
+            "inputs": {}, "kernels": ["6.1.0-1-amd64"], "epoch": 1_700_000_000,
+            "provisioning": serde_json::to_value(crate::recipe::types::Provisioning::default()).expect("plain"),
+            "engine_dns": ["1.1.1.1"],
+            "partitions": [
+                { "role": "fat", "offset": 1 << 20, "size": 1 << 20, "uuid": "1234-5678" },
+                { "role": "root", "offset": 2 << 20, "size": 1 << 20, "uuid": "" },
+            ],
+            "outputs": [{ "file": "demo.img", "size": 4 << 20, "sha256": "ab".repeat(32) }],
+            "seconds": {},
+        })
+        .to_string()
+    }
+
+    fn folder(manifest: Option<&str>, image: u64) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("temp dir");
+        if let Some(text) = manifest {
+            std::fs::write(folder.path().join("manifest.json"), text).expect("write");
+        }
+        let path = folder.path().join("demo.img");
+        std::fs::File::create(&path).and_then(|file| file.set_len(image)).expect("make");
+        (folder, path)
+    }
+
+    fn refusal(path: &Path) -> String {
+        let error = Image::open(path).expect_err("refused");
+        assert_eq!(problem(&error).expect("a problem").kind, Kind::Input);
+        error.to_string()
+    }
+
+    #[test]
+    fn opens_an_image_or_its_folder() {
+        let (folder, path) = folder(Some(&manifest_text()), 4 << 20);
+        let image = Image::open(&path).expect("opens");
+        assert_eq!(image.path, Image::open(folder.path()).expect("opens").path);
+        assert_eq!(image.partition("fat").expect("fat").offset, 1 << 20);
+        assert!(image.partition("swap").is_err());
+        assert_eq!(image.digest().expect("listed").to_string(), "ab".repeat(32));
+    }
+
+    #[test]
+    fn a_write_changes_the_stamp() {
+        let (_folder, path) = folder(Some(&manifest_text()), 4 << 20);
+        let image = Image::open(&path).expect("opens");
+        let before = image.stamp().expect("stamp");
+        assert_eq!(image.stamp().expect("stamp"), before);
+        std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_len(5 << 20))
+            .expect("grow");
+        assert_ne!(image.stamp().expect("stamp"), before);
+    }
+
+    #[test]
+    fn refusals_name_the_file() {
+        assert!(
+            refusal(Path::new("/nowhere/demo.img")).starts_with("cannot open the image /nowhere/demo.img")
+        );
+        let (_kept, path) = folder(None, 4 << 20);
+        assert!(refusal(&path).contains("manifest.json cannot be used: No such file"));
+        let (_kept, path) = folder(Some("{\"edgepress\": 3}"), 4 << 20);
+        assert!(refusal(&path).contains("invalid type"));
+        let (_kept, path) = folder(Some(&manifest_text()), 2 << 20);
+        assert!(refusal(&path).contains("at least 3145728 bytes"));
+        let outside = manifest_text().replace("demo.img", "../demo.img");
+        let (kept, _path) = folder(Some(&outside), 4 << 20);
+        assert!(refusal(kept.path()).contains("lists no .img file"));
+    }
+}

@@ -1,0 +1,185 @@
+//! What has been seen of a boot so far, and whether it is decided.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::milestone::{FIRST_BOOT_DONE, Milestone, Sign, prompt, read};
+
+/// How many of the console's last lines are shown.
+const TAIL_LINES: usize = 30;
+
+/// The state of one boot. Times are seconds since power-on.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    reached: BTreeMap<Milestone, f64>,
+    failure: Option<String>,
+    tail: VecDeque<String>,
+    registration_id: Option<String>,
+}
+
+impl Tracker {
+    /// Takes a whole line of the console; returns the milestone that it tells for the first time.
+    pub fn line(&mut self, line: &str, at: f64) -> Option<Milestone> {
+        if self.tail.len() == TAIL_LINES {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(line.to_owned());
+        if let Some((_, id)) = line.split_once(FIRST_BOOT_DONE) {
+            self.registration_id = Some(id.trim().to_owned());
+        }
+        self.sign(read(line)?, at)
+    }
+
+    /// Takes a line that has begun and not ended.
+    pub fn pending(&mut self, text: &str) {
+        if let Some(Sign::Fatal(reason)) = prompt(text) {
+            self.fail(reason);
+        }
+    }
+
+    /// A milestone was seen; true if for the first time.
+    pub fn reach(&mut self, milestone: Milestone, at: f64) -> bool {
+        let new = !self.reached.contains_key(&milestone);
+        if new {
+            self.reached.insert(milestone, at);
+        }
+        new
+    }
+
+    /// The boot cannot succeed any more; the first reason stands.
+    pub fn fail(&mut self, reason: impl Into<String>) {
+        self.failure.get_or_insert(reason.into());
+    }
+
+    /// All milestones are reached, or none will come any more.
+    pub fn decided(&self) -> bool {
+        self.failure.is_some() || self.missing().is_none()
+    }
+
+    /// The first milestone that has not come.
+    pub fn missing(&self) -> Option<Milestone> {
+        Milestone::ALL.into_iter().find(|milestone| !self.reached.contains_key(milestone))
+    }
+
+    /// The time is up: says what is missing and what was seen last.
+    pub fn time_is_up(&mut self, limit: f64) {
+        let Some(missing) = self.missing() else { return };
+        let latest = self.reached.iter().max_by(|a, b| a.1.total_cmp(b.1));
+        let seen = match latest {
+            Some((milestone, at)) => format!("the last milestone was {milestone} at {at:.1} s"),
+            None => "nothing was seen of the machine".to_owned(),
+        };
+        let line = self.tail.back().map_or_else(
+            || "the console stayed empty".to_owned(),
+            |line| format!("the console's last line: {line}"),
+        );
+        let reason =
+            format!("{missing} ({}) did not come within {limit:.0} s; {seen}; {line}", missing.meaning());
+        self.fail(reason);
+    }
+
+    /// The milestones that came.
+    pub fn reached(&self) -> &BTreeMap<Milestone, f64> {
+        &self.reached
+    }
+
+    /// Why the boot failed.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// The registration id that first boot reported.
+    pub fn registration_id(&self) -> Option<&str> {
+        self.registration_id.as_deref()
+    }
+
+    /// The console's last lines.
+    pub fn tail(&self) -> Vec<String> {
+        self.tail.iter().cloned().collect()
+    }
+
+    fn sign(&mut self, sign: Sign, at: f64) -> Option<Milestone> {
+        match sign {
+            Sign::Reached(milestone) => self.reach(milestone, at).then_some(milestone),
+            Sign::Fatal(reason) => {
+                self.fail(reason);
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Milestone, TAIL_LINES, Tracker};
+
+    #[test]
+    fn the_first_time_counts() {
+        let mut tracker = Tracker::default();
+        assert_eq!(tracker.line("Linux version 6.1", 2.0), Some(Milestone::Kernel));
+        assert_eq!(tracker.line("Linux version 6.1", 3.0), None);
+        assert_eq!(tracker.reached()[&Milestone::Kernel], 2.0);
+        assert_eq!(tracker.missing(), Some(Milestone::Firmware));
+        assert!(!tracker.decided());
+    }
+
+    #[test]
+    fn all_milestones_in_any_order_decide() {
+        let mut tracker = Tracker::default();
+        for (at, milestone) in Milestone::ALL.into_iter().rev().enumerate() {
+            assert!(!tracker.decided());
+            assert!(tracker.reach(milestone, f64::from(u32::try_from(at).expect("small"))));
+        }
+        assert!(tracker.decided() && tracker.failure().is_none());
+        tracker.time_is_up(1.0);
+        assert_eq!(tracker.failure(), None);
+    }
+
+    #[test]
+    fn the_first_reason_stands() {
+        let mut tracker = Tracker::default();
+        tracker.line("[ 1.0] Kernel panic - not syncing: no root", 1.0);
+        tracker.fail("QEMU died");
+        assert!(tracker.decided());
+        assert_eq!(
+            tracker.failure(),
+            Some("the kernel panicked: [ 1.0] Kernel panic - not syncing: no root")
+        );
+        let mut tracker = Tracker::default();
+        tracker.pending("(initramfs) ");
+        assert!(tracker.decided());
+    }
+
+    #[test]
+    fn time_is_up_says_what_is_missing() {
+        let mut tracker = Tracker::default();
+        tracker.time_is_up(9.0);
+        assert_eq!(
+            tracker.failure(),
+            Some(
+                "firmware (firmware starts the boot loader) did not come within 9 s; nothing was seen of the machine; \
+                 the console stayed empty"
+            )
+        );
+        let mut tracker = Tracker::default();
+        tracker.line("BdsDxe: starting Boot0001", 1.25);
+        tracker.line("and then", 1.5);
+        tracker.time_is_up(9.0);
+        let reason = tracker.failure().expect("failed");
+        assert!(reason.starts_with("kernel (kernel runs) did not come within 9 s"), "{reason}");
+        assert!(
+            reason.ends_with("milestone was firmware at 1.2 s; the console's last line: and then"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn the_tail_is_short() {
+        let mut tracker = Tracker::default();
+        for number in 0..100 {
+            tracker.line(&number.to_string(), 0.0);
+        }
+        tracker.line("edgepress: first boot: done: registration id abc ", 1.0);
+        assert_eq!(tracker.tail().len(), TAIL_LINES);
+        assert_eq!(tracker.registration_id(), Some("abc"));
+    }
+}

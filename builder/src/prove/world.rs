@@ -1,0 +1,212 @@
+//! What the machine meets outside: simulated services on their real ports, and nothing else.
+//!
+//! The sandbox's network has only `lo`. Addresses are added to it, the simulators listen there, and QEMU's user-mode
+//! network lets the guest reach what this process could reach: those addresses, and DNS by way of its 10.0.2.3, which
+//! asks the server in /etc/resolv.conf.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use nix::mount::{MsFlags, mount};
+use serde::{Deserialize, Serialize};
+use url::{Host, Url};
+
+use crate::error::Problem;
+use crate::host;
+use crate::sim::log::Entry;
+use crate::sim::pki::Pki;
+use crate::sim::{Addresses, Config, Service, Simulation};
+
+/// The services' addresses: private, and outside the 10.0.2.0/24 of QEMU's user-mode network and docker's defaults.
+const DPS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+const HUB: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+const DNS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 3);
+const NTP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 4);
+
+const HTTPS: u16 = 443;
+
+/// The world as the sandbox is told it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Setting {
+    /// Folder of the certificate authorities.
+    pub pki: PathBuf,
+    /// DPS endpoint of the image.
+    pub global_endpoint: String,
+    /// ID scope of the image.
+    pub id_scope: String,
+    /// DNS servers that the image's containers ask.
+    pub engine_dns: Vec<IpAddr>,
+    /// The device's registration id.
+    pub registration_id: String,
+    /// Where the simulators' log is written.
+    pub log: PathBuf,
+    /// A file of this run that may become /etc/resolv.conf.
+    pub resolv_conf: PathBuf,
+}
+
+/// The running world; ends when dropped.
+pub struct World(Simulation);
+
+impl World {
+    /// Sets it up in this process' mount and network namespaces, which must be private.
+    ///
+    /// # Errors
+    /// When an address, a port or a mount is refused.
+    pub fn start(setting: &Setting) -> Result<Self> {
+        let (name, dps) = endpoint(&setting.global_endpoint)?;
+        let resolvers = resolvers(&setting.engine_dns);
+        let all = [*dps.ip(), HUB, DNS, NTP].into_iter().chain(resolvers.iter().copied());
+        for address in all.collect::<BTreeSet<_>>() {
+            host::run(host::command("ip")?.args(["address", "add", &format!("{address}/32"), "dev", "lo"]))?;
+        }
+        name_server(&setting.resolv_conf)?;
+        let mut config = Config::new(Pki::open_or_create(&setting.pki)?);
+        config.dps_name = name;
+        config.id_scope = (!setting.id_scope.is_empty()).then(|| setting.id_scope.clone());
+        config.log_file = Some(setting.log.clone());
+        config.more_dns = resolvers;
+        let at = |address, service: Service| SocketAddrV4::new(address, service.port());
+        config.addresses = Addresses::all_at(HUB)
+            .with(Service::Dps, dps)
+            .with(Service::Dns, at(DNS, Service::Dns))
+            .with(Service::Ntp, at(NTP, Service::Ntp));
+        Ok(Self(Simulation::start(config)?))
+    }
+
+    /// The instant from which entries count their seconds.
+    pub fn started(&self) -> Instant {
+        self.0.started()
+    }
+
+    /// Every request from now on.
+    pub fn subscribe(&self) -> Receiver<Entry> {
+        self.0.subscribe()
+    }
+
+    /// Ends the world and returns every request.
+    ///
+    /// # Errors
+    /// When the log could not be written.
+    pub fn end(self) -> Result<Vec<Entry>> {
+        self.0.stop()
+    }
+}
+
+/// Name and address of DPS. An endpoint that is an address is simulated at that address.
+fn endpoint(url: &str) -> Result<(String, SocketAddrV4)> {
+    let refused = |why: &str| {
+        Problem::input(format!("the image's DPS endpoint `{url}` cannot be simulated: {why}"))
+            .hint("provisioning.global_endpoint is an address such as https://global.azure-devices-provisioning.net")
+    };
+    let parsed = Url::parse(url).map_err(|error| refused(&error.to_string()))?;
+    if parsed.scheme() != "https" {
+        return Err(refused("it does not begin with https://").into());
+    }
+    let port = parsed.port().unwrap_or(HTTPS);
+    match parsed.host() {
+        Some(Host::Domain(name)) => Ok((name.to_owned(), SocketAddrV4::new(DPS, port))),
+        Some(Host::Ipv4(address)) => Ok((address.to_string(), SocketAddrV4::new(address, port))),
+        _ => Err(refused("it names no host").into()),
+    }
+}
+
+/// Servers that containers ask, apart from those that QEMU itself answers for or that are the guest's own.
+fn resolvers(engine_dns: &[IpAddr]) -> Vec<Ipv4Addr> {
+    let simulated = |address: &Ipv4Addr| {
+        let octets = address.octets();
+        !(address.is_loopback() || address.is_unspecified() || octets[..3] == [10, 0, 2] || *address == DNS)
+    };
+    let found: BTreeSet<_> = engine_dns
+        .iter()
+        .filter_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })
+        .filter(simulated)
+        .collect();
+    found.into_iter().collect()
+}
+
+/// Makes the simulated DNS this process' only name server.
+fn name_server(file: &Path) -> Result<()> {
+    const PLACE: &str = "/etc/resolv.conf";
+    fs::write(file, format!("nameserver {DNS}\n")).with_context(|| format!("writing {}", file.display()))?;
+    // A link is followed: on many hosts this one leads into /run.
+    let place = fs::canonicalize(PLACE).map_err(|error| {
+        Problem::work(format!("{PLACE} leads nowhere ({error}), so QEMU could offer its guest no DNS"))
+            .hint("an empty file there will do")
+    })?;
+    let none: Option<&str> = None;
+    mount(Some(file), &place, none, MsFlags::MS_BIND, none)
+        .with_context(|| format!("mounting over {}", place.display()))
+}
+
+/// Why an answer to the device ends the test, if it does: DPS knows the device and refuses it, which no waiting mends.
+pub fn refusal(entry: &Entry) -> Option<String> {
+    let status = entry.status.filter(|_| entry.service == Service::Dps)?;
+    // 408 and 429 ask for patience; 5xx may pass.
+    if !(400..500).contains(&status) || status == 408 || status == 429 {
+        return None;
+    }
+    let client = entry.client.as_deref().unwrap_or("a client without certificate");
+    let note = if entry.note.is_empty() { String::new() } else { format!(": {}", entry.note) };
+    Some(format!("DPS answered {status} to {client} for {}{note}", entry.what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DPS, endpoint, refusal, resolvers};
+    use crate::sim::log::Entry;
+
+    #[test]
+    fn endpoints() {
+        for (url, expected) in [
+            (
+                "https://global.azure-devices-provisioning.net",
+                Some(("global.azure-devices-provisioning.net", DPS, 443)),
+            ),
+            ("https://dps.example:8443/", Some(("dps.example", DPS, 8443))),
+            ("https://10.1.2.3", Some(("10.1.2.3", [10, 1, 2, 3].into(), 443))),
+            ("http://dps.example", None),
+            ("https://[::1]", None),
+            ("dps.example", None),
+            ("", None),
+        ] {
+            let found = endpoint(url).ok();
+            let found = found.as_ref().map(|(name, at)| (name.as_str(), *at.ip(), at.port()));
+            assert_eq!(found, expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn only_servers_outside_are_simulated() {
+        let list = ["1.1.1.1", "127.0.0.53", "10.0.2.3", "::1", "8.8.8.8", "1.1.1.1", "10.99.0.3"];
+        let list: Vec<_> = list.iter().map(|text| text.parse().expect("address")).collect();
+        assert_eq!(resolvers(&list), [[1, 1, 1, 1].into(), std::net::Ipv4Addr::from([8, 8, 8, 8])]);
+    }
+
+    #[test]
+    fn refusals() {
+        let entry = |service: &str, status: Option<u16>| -> Entry {
+            serde_json::from_value(serde_json::json!({
+                "seconds": 1.0, "time": "", "service": service, "peer": "10.0.2.15:1000", "what": "PUT /register",
+                "client": "dev", "status": status, "note": "unknown CA",
+            }))
+            .expect("an entry")
+        };
+        assert_eq!(
+            refusal(&entry("dps", Some(401))).as_deref(),
+            Some("DPS answered 401 to dev for PUT /register: unknown CA")
+        );
+        for (service, status) in
+            [("dps", Some(202)), ("dps", Some(429)), ("dps", Some(500)), ("dps", None), ("hub", Some(401))]
+        {
+            assert_eq!(refusal(&entry(service, status)), None, "{service} {status:?}");
+        }
+    }
+}
