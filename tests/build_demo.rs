@@ -72,12 +72,8 @@ fn first() -> &'static First {
 fn store_of_downloads(name: &str) -> PathBuf {
     let store = scratch().join(name);
     fs::create_dir_all(&store).expect("store");
-    let status = Command::new("cp")
-        .arg("-al")
-        .arg(first().store.join("blobs"))
-        .arg(&store)
-        .status()
-        .expect("cp runs");
+    let status =
+        Command::new("cp").arg("-al").arg(first().store.join("blobs")).arg(&store).status().expect("cp runs");
     assert!(status.success());
     store
 }
@@ -133,7 +129,10 @@ fn kill_in(step: &str, store: &Path, out: &Path) {
     child.wait().expect("wait");
     assert!(reached, "the build never came to {step}");
     for layer in fs::read_dir(store.join("layers")).expect("layers") {
-        assert!(layer.expect("layer").path().join("layer.json").exists(), "a broken layer after a kill in {step}");
+        assert!(
+            layer.expect("layer").path().join("layer.json").exists(),
+            "a broken layer after a kill in {step}"
+        );
     }
     assert!(!out.join("demo-x86_64/demo.img").exists(), "an image after a kill in {step}");
 }
@@ -146,7 +145,8 @@ fn a_kill_in_each_phase_leaves_nothing_broken() {
         kill_in(step, &store, &out);
     }
     assert_eq!(run(build(&store, &out))["sha256"], first().answer["sha256"]);
-    let left = fs::read_dir(out.join("demo-x86_64")).expect("out").map(|entry| entry.expect("entry").file_name());
+    let left =
+        fs::read_dir(out.join("demo-x86_64")).expect("out").map(|entry| entry.expect("entry").file_name());
     let mut left: Vec<_> = left.collect();
     left.sort();
     assert_eq!(left, ["SHA256SUMS", "demo.img", "manifest.json"]);
@@ -173,8 +173,11 @@ fn a_leak_of_identity_is_named() {
     fs::create_dir_all(overlay.join("root")).expect("folder");
     fs::write(overlay.join("root/.bash_history"), "az login\n").expect("history");
     fs::create_dir_all(overlay.join("etc/ssh")).expect("folder");
-    fs::write(overlay.join("etc/ssh/id"), "-----BEGIN OPENSSH PRIVATE KEY-----\nAA==\n-----END OPENSSH PRIVATE KEY-----\n")
-        .expect("key");
+    fs::write(
+        overlay.join("etc/ssh/id"),
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nAA==\n-----END OPENSSH PRIVATE KEY-----\n",
+    )
+    .expect("key");
     let error = refused(&["--set", &format!("overlays=['../overlays/base', '{}']", overlay.display())]);
     assert!(error.contains("/root/.bash_history") && error.contains("/etc/ssh/id"), "{error}");
     assert!(!error.contains("AA=="), "{error}");
@@ -193,7 +196,11 @@ fn no_space_left_is_said_and_leaves_nothing() {
     let program = build(&first().store, &out);
     let script = "mount -t tmpfs -o size=64M tmpfs \"$0\" && \"$@\"; code=$?; ls -A \"$0\"/* >&2; exit $code";
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", script]).arg(&out).arg(program.get_program()).args(program.get_args());
+    command
+        .args(["--mount", "sh", "-c", script])
+        .arg(&out)
+        .arg(program.get_program())
+        .args(program.get_args());
     command.env("EDGEPRESS_STORE", &first().store).current_dir(project());
     let output = command.output().expect("unshare runs");
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -23,6 +23,7 @@ use serde::Serialize;
 use crate::error::Problem;
 use crate::event::{Event, Sink, Unit};
 use crate::lock::mirrors::Mirrors;
+use crate::lock::{Action, Policy};
 use crate::recipe::diagnostic::Severity;
 use crate::recipe::{self, Loaded};
 use crate::rootfs::layer::LayerJob;
@@ -45,8 +46,8 @@ pub struct Options {
     pub arch: Option<Arch>,
     /// `KEY=VALUE`, laid over the recipe.
     pub sets: Vec<String>,
-    /// `ROLE=URL`.
-    pub mirrors: Vec<String>,
+    /// Role and address of archives that are elsewhere.
+    pub mirrors: Vec<(String, String)>,
     /// Refuse a lock that the recipe has outgrown.
     pub locked: bool,
     /// Store, instead of the user's.
@@ -95,13 +96,16 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     let mut build = Build { store: &store, history, sink, explained: Vec::new() };
 
     let local = packages::local::gather(&loaded.recipe, &store, sink)?;
-    let mirrors = Mirrors::new(&loaded.recipe, &options.mirrors)?;
+    let mirrors = Mirrors::new(options.mirrors.clone());
     let timer = Instant::now();
-    let (section, renewed) = lock::ensure(&loaded, &local, &mirrors, &store, options.locked, sink)?;
-    build.explain(&plan::lock_step(&section), !renewed, timer);
+    let lock_file = lock::file::path(&options.recipe, &loaded.recipe);
+    let policy = if options.locked { Policy::Locked } else { Policy::Renew };
+    let ensured = lock::ensure(&lock_file, policy, &loaded.recipe, &local, &mirrors, &store, sink)?;
+    build.explain(&plan::lock_step(&ensured.section), ensured.action == Action::Kept, timer);
+    let section = ensured.section;
     let timer = Instant::now();
     let fetched = lock::fetch(&section, &loaded.recipe, &mirrors, &store, sink)?;
-    build.explain(&plan::fetch_step(&section), fetched == 0, timer);
+    build.explain(&plan::fetch_step(&section), fetched.packages == 0, timer);
 
     let plan = Plan::new(&loaded, &section, &local, &store)?;
     let mut trees = Vec::new();

@@ -36,9 +36,10 @@ pub struct Plan {
     pub epoch: u64,
     /// Digest of what enters the image; the identifiers of disk and file systems come from it.
     pub seed: Digest,
+    /// The account's authorized_keys; empty: none.
+    pub authorized_keys: String,
     debs: Vec<DebFile>,
     entries: Vec<Entry>,
-    keys: String,
     images: Vec<Image>,
 }
 
@@ -78,7 +79,7 @@ impl Plan {
         let debs = debs(section, local);
         let epoch = epoch(&debs, store)?;
         let entries = overlay::render(&recipe, epoch)?;
-        let keys = authorized_keys(&recipe)?;
+        let authorized_keys = authorized_keys(&recipe)?;
         let images =
             recipe.engine.images.iter().map(|image| preload(image, &recipe)).collect::<Result<Vec<_>>>()?;
         let inputs = BTreeMap::from([
@@ -87,10 +88,10 @@ impl Plan {
             ("packages".to_owned(), Digest::of_json(&debs)),
             ("overlays".to_owned(), Digest::of_json(&entries)),
             ("images".to_owned(), Digest::of_json(&images)),
-            ("ssh keys".to_owned(), Digest::of(&keys)),
+            ("ssh keys".to_owned(), Digest::of(&authorized_keys)),
         ]);
         let seed = seed(&recipe, &inputs);
-        Ok(Self { recipe, inputs, epoch, seed, debs, entries, keys, images })
+        Ok(Self { recipe, inputs, epoch, seed, authorized_keys, debs, entries, images })
     }
 
     /// The layers, bottom first.
@@ -155,7 +156,7 @@ impl Plan {
         let files = Files {
             entries,
             user: recipe.access.user.clone(),
-            authorized_keys: self.keys.clone(),
+            authorized_keys: self.authorized_keys.clone(),
             timezone: recipe.system.timezone.clone(),
             images: self.images.clone(),
         };

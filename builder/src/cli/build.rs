@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Session;
 use crate::build::{self, Options, Outcome};
+use crate::lock::mirrors::parse_override;
 use crate::units::Arch;
 
 /// Build the image of a recipe
@@ -35,8 +36,8 @@ pub struct Build {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
     /// Fetch an archive from elsewhere
-    #[arg(long = "mirror", value_name = "NAME=URL")]
-    mirrors: Vec<String>,
+    #[arg(long = "mirror", value_name = "ROLE=URL", value_parser = parse_override)]
+    mirrors: Vec<(String, String)>,
     /// Refuse a lock that the recipe has outgrown, instead of renewing it
     #[arg(long)]
     locked: bool,

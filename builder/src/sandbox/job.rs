@@ -42,7 +42,6 @@ impl Job {
     pub fn users(&self) -> Users {
         match self {
             Self::Layer(_) | Self::Image(_) | Self::Remove(_) => Users::Range,
-            Self::Layer(_) | Self::Remove(_) => Users::Range,
             Self::Prove(_) => Users::Own,
         }
     }
