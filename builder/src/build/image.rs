@@ -154,7 +154,7 @@ impl Image<'_> {
         let step = self.step();
         let stamp_file = self.stamp_file(&path);
         if let Some(ready) = unchanged(&path, &stamp_file, step.key()) {
-            build.explain(&step, true, timer);
+            build.finish(&step, true, timer);
             return Ok(ready);
         }
         self.sink.emit(Event::Started { step: "image".into(), total: None, unit: Unit::Items });
@@ -171,7 +171,7 @@ impl Image<'_> {
         };
         let made: Made = sandbox::run(&Job::Image(Box::new(job)), self.sink)?;
         partial.persist(&path)?;
-        build.explain(&step, false, timer);
+        build.finish(&step, false, timer);
         let ready = self.describe(&folder, &path, made, build.seconds())?;
         let stamp = Stamp::of(&path, step.key());
         fs::write(&stamp_file, serde_json::to_vec(&stamp)?).context("remembering the image's state")?;

@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::error::Problem;
-use crate::event::{Event, Sink, Unit};
+use crate::event::{Event, Sink};
 use crate::lock::mirrors::Mirrors;
 use crate::lock::{Action, Policy};
 use crate::recipe::diagnostic::Severity;
@@ -160,26 +160,33 @@ impl Build<'_> {
     /// The tree of a layer: from the store, or made now.
     fn layer(&mut self, step: &Step, job: impl FnOnce(PathBuf, PathBuf) -> LayerJob) -> Result<PathBuf> {
         let timer = Instant::now();
-        let name = &step.record.step;
         if let Some(tree) = layers::find(self.store, &step.key()) {
-            self.explain(step, true, timer);
+            self.finish(step, true, timer);
             return Ok(tree);
         }
-        self.sink.emit(Event::Started { step: name.clone(), total: None, unit: Unit::Items });
         let tree = layers::create(self.store, &step.key(), &step.record, self.sink, |tree, scratch| {
             sandbox::run::<()>(&Job::Layer(Box::new(job(tree.to_owned(), scratch.to_owned()))), self.sink)
         })?;
-        self.explain(step, false, timer);
+        self.finish(step, false, timer);
         Ok(tree)
     }
 
-    /// Notes what became of a step, and tells the listener.
+    /// Notes what became of a step that tells the listener itself.
     fn explain(&mut self, step: &Step, hit: bool, timer: Instant) {
-        let (name, seconds) = (step.record.step.clone(), timer.elapsed().as_secs_f64());
         let changed = self.history.changes(step);
+        let (step, key, seconds) = (step.record.step.clone(), step.key(), timer.elapsed().as_secs_f64());
+        self.explained.push(Explained { step, key, hit, changed, seconds });
+    }
+
+    /// Notes what became of a step, and tells the listener.
+    fn finish(&mut self, step: &Step, hit: bool, timer: Instant) {
         let outcome = if hit { "unchanged" } else { "made" };
-        self.sink.emit(Event::Finished { step: name.clone(), seconds, outcome: outcome.into() });
-        self.explained.push(Explained { step: name, key: step.key(), hit, changed, seconds });
+        self.sink.emit(Event::Finished {
+            step: step.record.step.clone(),
+            seconds: timer.elapsed().as_secs_f64(),
+            outcome: outcome.into(),
+        });
+        self.explain(step, hit, timer);
     }
 
     /// Step → seconds, for the manifest.

@@ -57,7 +57,6 @@ const MEMORY_MIN: ByteSize = ByteSize::mib(256);
 /// # Errors
 /// When the test cannot be made, or the device was not provisioned.
 pub(super) fn run(arguments: Arguments, session: &Session) -> Result<()> {
-    interrupt::install()?;
     let Arguments { image, timeout, report, accel, memory, cpus, secure_boot, keep } = arguments;
     if memory < MEMORY_MIN {
         let message = format!("--memory {memory} is too little: expected at least {MEMORY_MIN}");

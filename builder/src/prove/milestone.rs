@@ -108,7 +108,15 @@ const REACHED: &[(Milestone, &[&str])] = &[
         &["running in system mode", "Welcome to Debian", "Welcome to Ubuntu", "Welcome to Rasp"],
     ),
     // "Started docker.service - Docker Application Container Engine." since systemd 250, before that only the description.
-    (Milestone::Engine, &["Started docker.service", "Started Docker Application Container Engine"]),
+    // systemd's status lines end when the login prompt takes the console; overlays/base has the unit itself say it.
+    (
+        Milestone::Engine,
+        &[
+            "edgepress: container engine is up",
+            "Started docker.service",
+            "Started Docker Application Container Engine",
+        ],
+    ),
     (Milestone::FirstBoot, &[FIRST_BOOT_DONE]),
 ];
 

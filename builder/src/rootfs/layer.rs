@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::packages::{DebFile, Installer, NoServices};
 use super::{accounts, clean, files, initramfs, mounts, sync};
-use crate::event::Sink;
+use crate::event::{Event, Sink, Unit};
 use crate::overlay::Entry;
 use crate::units::Arch;
 
@@ -80,14 +80,24 @@ pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<()> {
                 accounts::assert(root)?;
             }
         }
-        Action::Initramfs { files } => initramfs::make(root, files, job.epoch)?,
-        Action::Files(files) => files.lay(root, job.epoch)?,
+        Action::Initramfs { files } => {
+            started(job, sink);
+            initramfs::make(root, files, job.epoch)?;
+        }
+        Action::Files(files) => {
+            started(job, sink);
+            files.lay(root, job.epoch)?;
+        }
     }
     no_services.remove()?;
     clean::scrub(root)?;
     mounts::clear(root)?;
     drop(stacked);
     clean::clamp_times(&job.tree, job.epoch)
+}
+
+fn started(job: &LayerJob, sink: &dyn Sink) {
+    sink.emit(Event::Started { step: job.step.clone(), total: None, unit: Unit::Items });
 }
 
 /// Layers seen as one tree while this lives.
