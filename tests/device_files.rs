@@ -181,7 +181,7 @@ fn enabled_units_exist() {
 #[test]
 fn shell_scripts_pass_shellcheck() {
     if Command::new("shellcheck").arg("--version").output().is_err() {
-        println!("skipped: shellcheck is not installed");
+        eprintln!("skipped: shellcheck is not installed");
         return;
     }
     let folders = [base().join("usr"), repository().join("tests/standin")];

@@ -289,7 +289,8 @@ fn a_bad_identity_is_refused_and_a_better_one_taken() {
     let expired = Identity::valid("dev-01", now - Duration::days(9), now - Duration::days(2));
     let nameless = Identity::new("");
     let odd = Identity::new("dev 01; reboot");
-    let cases: &[(&str, &str, &str, Option<(&str, &str)>)] = &[
+    type Case<'a> = (&'a str, &'a str, &'a str, Option<(&'a str, &'a str)>);
+    let cases: &[Case<'_>] = &[
         (&good.chain(), &other.key, "the private key does not match the certificate", None),
         (&good.chain(), "scribble", "private-key.pem holds no key that can be read", None),
         ("scribble", &good.key, "certificate.pem holds no certificate that can be read", None),

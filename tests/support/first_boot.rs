@@ -102,7 +102,7 @@ impl Device {
             let from = entry.expect("an entry").path();
             if from.extension().is_none_or(|ending| ending != "tera") {
                 let name = from.file_name().expect("a name").to_str().expect("UTF-8");
-                device.write(&format!("usr/lib/edgepress/{name}"), &fs::read_to_string(&from).expect(name));
+                device.write(&format!("usr/lib/edgepress/{name}"), fs::read_to_string(&from).expect(name));
             }
         }
         device.constants("yes", 1_000_000_000);
