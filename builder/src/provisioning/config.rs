@@ -198,3 +198,67 @@ fn agent_env(recipe: &Recipe) -> BTreeMap<String, String> {
     env.extend(recipe.edge.agent_env.clone());
     env
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ConfigToml;
+    use crate::provisioning::lint::lint;
+    use crate::recipe::types::Proxy;
+
+    const GOLDEN: &str = r#"# Configuration of Azure IoT Edge, made by edgepress from the recipe "test".
+# First boot applies it with `iotedge config apply`; after a change, apply it again by hand.
+# The registration id is the common name of the certificate: stating one here would let the identity
+# service delete the private key whenever it cannot read the certificate.
+
+auto_reprovisioning_mode = "Dynamic"
+cloud_timeout_sec = 70
+cloud_retries = 1
+
+[provisioning]
+source = "dps"
+global_endpoint = "https://global.azure-devices-provisioning.net"
+id_scope = "0ne00123456"
+
+[provisioning.attestation]
+method = "x509"
+identity_cert = "file:///var/secrets/aziot/certs/device-id.pem"
+identity_pk = "file:///var/secrets/aziot/keys/device-id.key.pem"
+
+[edge_ca]
+auto_generated_edge_ca_expiry_days = 90
+
+[agent]
+name = "edgeAgent"
+type = "docker"
+imagePullPolicy = "on-create"
+
+[agent.config]
+image = "mcr.microsoft.com/azureiotedge-agent:1.6.1"
+
+[agent.config.createOptions.HostConfig]
+Binds = ["/var/lib/edgepress/agent:/var/lib/edgepress/agent"]
+
+[agent.env]
+UpstreamProtocol = "MqttWs"
+https_proxy = "http://proxy.example:3128"
+no_proxy = "localhost,10.0.0.0/8"
+storageFolder = "/var/lib/edgepress/agent"
+
+[moby_runtime]
+uri = "unix:///var/run/docker.sock"
+network = "azure-iot-edge"
+"#;
+
+    #[test]
+    fn the_whole_file() {
+        let mut recipe = crate::recipe::test_recipe();
+        recipe.network.proxy = Some(Proxy {
+            https: "http://proxy.example:3128".into(),
+            no_proxy: vec!["localhost".into(), "10.0.0.0/8".into()],
+        });
+        recipe.edge.agent_env.insert("UpstreamProtocol".into(), "MqttWs".into());
+        let text = ConfigToml::from_recipe(&recipe).render(&recipe.name).expect("TOML");
+        assert_eq!(text, GOLDEN);
+        assert_eq!(lint(&text, Some(&recipe)), []);
+    }
+}

@@ -115,11 +115,18 @@ impl Error {
                     if known.is_empty() { diagnostic } else { diagnostic.expected(one_of(known)) };
                 diagnostic.suggest(key, known.iter().copied())
             }
-            What::UnknownVariant { text, known } => Diagnostic::error(format!("bad value for `{path}`: `{text}`"))
-                .expected(one_of(known))
-                .suggest(text, known.iter().copied()),
-            What::Missing(key) => Diagnostic::error(format!("the key `{key}` is missing{}", within(&path)))
-                .hint(format!("state `{key}`, or let the recipe extend one that does (extends = \"base/debian-12.toml\")")),
+            What::UnknownVariant { text, known } => {
+                Diagnostic::error(format!("bad value for `{path}`: `{text}`"))
+                    .expected(one_of(known))
+                    .suggest(text, known.iter().copied())
+            }
+            What::Missing(key) => {
+                // Tables in arrays are never merged: no ancestor can complete one.
+                let merged = self.path.iter().all(|step| step.parse::<usize>().is_err());
+                let parent = ", or let the recipe extend one that does (extends = \"base/debian-12.toml\")";
+                Diagnostic::error(format!("the key `{key}` is missing{}", within(&path)))
+                    .hint(format!("state `{key}`{}", if merged { parent } else { "" }))
+            }
             What::Type { found, expected } => {
                 Diagnostic::error(format!("wrong type for `{path}`: {found}")).expected(plain(expected))
             }
