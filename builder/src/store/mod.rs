@@ -14,6 +14,7 @@ pub mod download;
 pub mod layers;
 pub mod net;
 pub mod prune;
+mod resolve;
 pub mod staging;
 
 use std::fs::{self, File, OpenOptions, Permissions};

@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::DefaultConnector;
 use url::Url;
 
+use super::resolve::Remembering;
 use crate::error::Problem;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -188,7 +191,7 @@ impl Client {
         }
         let roots =
             ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
-        let agent: ureq::Agent = ureq::Agent::config_builder()
+        let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .user_agent(concat!("edgepress/", env!("CARGO_PKG_VERSION")))
             .proxy(proxy.map(ureq::Proxy::new).transpose()?)
@@ -196,8 +199,9 @@ impl Client {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_recv_response(Some(ANSWER_TIMEOUT))
             .timeout_per_read(Some(STALL_TIMEOUT))
-            .build()
-            .into();
+            .build();
+        let resolver = Remembering::new(DefaultResolver::default());
+        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), resolver);
         agents.insert(key, agent.clone());
         Ok(agent)
     }
