@@ -200,32 +200,41 @@ UUID={fat}\t{FAT_MOUNT}\tvfat\tumask=0077,nosuid,nodev,noexec,flush,nofail\t0\t2
     )
 }
 
-/// The menu: newest kernel, the one before, restart. An unattended device tries them in this order and never waits for
-/// a key. A kernel package points the link at a new kernel before that has its initramfs; `-s` and grub's fallback make
-/// a power cut between the two boot the old one.
+/// The menu: newest kernel, the one before, restart. An unattended device tries them in this order (an entry that boots
+/// nothing falls through to the next) and never waits for a key.
+///
+/// A kernel package points the link at a new kernel before that has its initramfs. A power cut in between must boot the
+/// old one: grub starts a kernel whose `initrd` failed, hence the test first.
 fn menu(recipe: &Recipe, ids: &Ids) -> Result<String> {
     let arguments = command_line(recipe)?;
     let root = ids.root;
+    let entry = |title: &str, suffix: &str| {
+        format!(
+            "\
+menuentry '{title}' {{
+\tif [ -s ${{links}}vmlinuz{suffix} -a -s ${{links}}initrd.img{suffix} ]; then
+\t\tlinux ${{links}}vmlinuz{suffix} root=UUID={root} ro {arguments}
+\t\tinitrd ${{links}}initrd.img{suffix}
+\tfi
+}}
+"
+        )
+    };
     Ok(format!(
         "\
 set default=0
 set fallback=\"1 2\"
 search.fs_uuid {root} root
-if [ -s ($root)/boot/vmlinuz -o -s ($root)/boot/vmlinuz.old ]; then set links=($root)/boot/; else set links=($root)/; fi
+set links=($root)/
+if [ -s ($root)/boot/vmlinuz -o -s ($root)/boot/vmlinuz.old ]; then set links=($root)/boot/; fi
 export links
-menuentry 'edgepress' {{
-\tlinux ${{links}}vmlinuz root=UUID={root} ro {arguments}
-\tinitrd ${{links}}initrd.img
-}}
-menuentry 'edgepress, the kernel before' {{
-\tlinux ${{links}}vmlinuz.old root=UUID={root} ro {arguments}
-\tinitrd ${{links}}initrd.img.old
-}}
-menuentry 'restart' {{
+{}{}menuentry 'restart' {{
 \tsleep 10
 \treboot
 }}
-"
+",
+        entry("edgepress", ""),
+        entry("edgepress, the kernel before", ".old")
     ))
 }
 
@@ -250,12 +259,13 @@ GRUB_CMDLINE_LINUX_DEFAULT=\"\"
 
 /// The kernel's arguments but for the root. The last console is /dev/console: what a machine without a screen says.
 /// `panic`: restarts after a panic, and keeps the initramfs from offering a root shell when the root does not appear.
+/// No `rootwait`: the initramfs waits by itself, and a kernel without one, which cannot find a UUID, would wait for ever.
 fn command_line(recipe: &Recipe) -> Result<String> {
     let serial = match recipe.target.arch {
         Arch::X86_64 => "console=ttyS0,115200",
         Arch::Aarch64 => "console=ttyAMA0,115200",
     };
-    let mut arguments = vec!["rootwait", "panic=30", "console=tty0", serial];
+    let mut arguments = vec!["panic=30", "console=tty0", serial];
     for argument in &recipe.target.cmdline {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
         if argument.is_empty() || !argument.chars().all(plain) {
@@ -371,11 +381,11 @@ pub(super) mod tests {
             "{fstab}"
         );
         assert!(fstab.contains(&format!("UUID={}\t/boot/efi\tvfat\t", ids().fat)), "{fstab}");
-        let line = "root=UUID=ROOT ro rootwait panic=30 console=tty0 console=ttyS0,115200 audit=0\n";
+        let line = "root=UUID=ROOT ro panic=30 console=tty0 console=ttyS0,115200 audit=0\n";
         let menu = text(&entries, "/boot/grub/grub.cfg");
         assert_eq!(menu.matches(&line.replace("ROOT", &root)).count(), 2, "{menu}");
         let defaults = text(&entries, "/etc/default/grub.d/edgepress.cfg");
-        assert!(defaults.contains("GRUB_CMDLINE_LINUX=\"rootwait panic=30 console=tty0"), "{defaults}");
+        assert!(defaults.contains("GRUB_CMDLINE_LINUX=\"panic=30 console=tty0"), "{defaults}");
         for shell in ["/etc/grub.d/01_edgepress", "/etc/default/grub.d/edgepress.cfg"] {
             let script = text(&entries, shell);
             let head: String = script.lines().take(3).map(|line| format!("{line}\n")).collect();
