@@ -6,14 +6,11 @@ mod machine;
 use std::fs;
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use machine::{Bench, text};
+use machine::{Bench, PATIENCE, machines, text, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-/// Far longer than any of these takes, and shorter than a person's patience.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The exit code and everything that was said.
 fn said(output: &Output) -> (i32, String) {
@@ -189,26 +186,6 @@ fn signalled(bench: &Bench, signal: Signal) -> Option<i32> {
     let code = child.wait().expect("wait").code();
     until("no machine", || machines(bench) == 0);
     code
-}
-
-/// Waits for what must come soon.
-fn until(what: &str, done: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !done() {
-        assert!(began.elapsed() < PATIENCE, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// How many processes run QEMU, or its stand-in, on a disk of this bench.
-fn machines(bench: &Bench) -> usize {
-    let disk = bench.path("tmp").to_str().expect("path").to_owned();
-    let running = |entry: &fs::DirEntry| {
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = text(&line);
-        line.contains("qemu-system-x86_64") && line.contains(&disk)
-    };
-    fs::read_dir("/proc").expect("/proc").flatten().filter(running).count()
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use edgepress::disk::fat::{self, LEAST};
 use edgepress::disk::gpt::{self, ALIGN, ESP, Partition, Table};
@@ -15,6 +16,9 @@ use serde_json::{Value, json};
 
 /// The image's ID scope.
 pub const SCOPE: &str = "0ne000A1B2C";
+
+/// Far longer than any of these takes, and shorter than a person's patience.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Everything in a folder of its own, which also holds the runs' private folders.
 pub struct Bench {
@@ -141,4 +145,24 @@ impl Bench {
 /// Output as text.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Waits for what must come soon.
+pub fn until(what: &str, done: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < PATIENCE, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// How many processes run QEMU, or its stand-in, on a disk of this bench.
+pub fn machines(bench: &Bench) -> usize {
+    let disk = bench.path("tmp").to_str().expect("path").to_owned();
+    let running = |entry: &fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = text(&line);
+        line.contains("qemu-system-x86_64") && line.contains(&disk)
+    };
+    fs::read_dir("/proc").expect("/proc").flatten().filter(running).count()
 }

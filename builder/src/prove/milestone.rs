@@ -126,6 +126,7 @@ const FATAL: &[(&str, &str)] = &[
     ("X64 Exception Type", "the firmware crashed"),
     ("Security Violation", "secure boot refused the boot loader"),
     ("No bootable option or device was found", "the firmware found nothing to boot"),
+    ("\"EFI Internal Shell\"", "the firmware found nothing to boot on the disk"),
     (">>Start PXE", "the firmware found nothing to boot on the disk"),
     (">>Start HTTP Boot", "the firmware found nothing to boot on the disk"),
     ("UEFI Interactive Shell", "the firmware found nothing to boot"),
@@ -221,6 +222,10 @@ mod tests {
             ("[DEPEND] Dependency failed for local-fs.target - Local File Systems.", "a unit failed: "),
             ("You are in emergency mode. After logging in, type", "the system went into emergency mode"),
             ("(initramfs) ", "the initramfs gave up"),
+            (
+                "BdsDxe: starting Boot0002 \"EFI Internal Shell\" from Fv(7CB8)",
+                "the firmware found nothing to boot",
+            ),
             (
                 "edgepress: first boot: refused: the key does not match",
                 "first boot refused the identity: the key does",

@@ -7,7 +7,7 @@ use super::milestone::Milestone;
 use super::report::Report;
 
 const WIDTH: f64 = 960.0;
-const TOP: f64 = 84.0;
+const TOP: f64 = 98.0;
 const ROW: f64 = 34.0;
 const BAR: f64 = 20.0;
 /// Room for the names at the left and the last number at the right.
@@ -22,12 +22,16 @@ const INK: &str = "#1f2933";
 const FAINT: &str = "#66727f";
 const LINE: &str = "#dfe5ea";
 
+/// Numbers stand on the lines of the scale, and keep clear of them.
+const NUMBER: &str = "font-weight=\"600\" stroke=\"#ffffff\" stroke-width=\"4\" paint-order=\"stroke\"";
+
 /// Renders the report's milestones as an SVG picture.
 pub fn render(report: &Report) -> String {
     let mut rows: Vec<_> = report.seconds.iter().map(|(milestone, at)| (*milestone, *at)).collect();
     rows.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
     let bottom = TOP + ROW * f64::from(u32::try_from(rows.len() + 1).unwrap_or(u32::MAX));
-    let (width, height) = (WIDTH, bottom + 52.0);
+    let reason = if report.reason.is_some() { ROW } else { 0.0 };
+    let (width, height) = (WIDTH, bottom + reason + 24.0);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} \
          {height}\" font-family=\"system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif\" font-size=\"13\">\n\
@@ -43,7 +47,7 @@ pub fn render(report: &Report) -> String {
         before = *seconds;
     }
     verdict(&mut svg, report, bottom - ROW + 14.0);
-    legend(&mut svg, bottom + 36.0);
+    legend(&mut svg, bottom + reason + 4.0);
     svg.push_str("</svg>\n");
     svg
 }
@@ -117,7 +121,7 @@ fn bar(svg: &mut String, scale: &Scale, y: f64, milestone: Milestone, (from, to)
          <title>{}</title></rect>",
         escape(milestone.meaning())
     );
-    text(svg, (left + width + 8.0, middle), INK, "font-weight=\"600\"", &format!("{to:.1} s"));
+    text(svg, (left + width + 8.0, middle), INK, NUMBER, &format!("{to:.1} s"));
     let inside = format!("+{:.1}", to - from);
     // About seven units a character.
     if width > 44.0 {
