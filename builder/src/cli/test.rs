@@ -7,7 +7,6 @@ use clap::Args;
 
 use super::Session;
 use crate::error::Problem;
-use crate::interrupt;
 use crate::prove::accel::Wanted;
 use crate::prove::{self, Options};
 use crate::units::ByteSize;
