@@ -31,7 +31,6 @@ impl StoreOption {
 
 /// Shows where the store is and how large, or prunes it
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     action: Option<What>,

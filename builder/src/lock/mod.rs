@@ -141,7 +141,9 @@ pub fn resolve(
     progress(1, "resolving");
     let uris = apt.resolve(&requested(recipe, debs))?;
     progress(2, "looking up digests");
-    let packages = index::locate(&uris, &apt.indices()?)?;
+    let mut packages = index::locate(&uris, &apt.indices()?)?;
+    // Where an archive has the very file that the recipe brings, apt takes it for the archive's.
+    packages.retain(|package| !debs.iter().any(|deb| deb.name == package.name));
     let outcome = format!("{} packages", packages.len());
     sink.emit(Event::Finished { step: STEP.to_owned(), seconds: start.elapsed().as_secs_f64(), outcome });
     Ok(Section { inputs: inputs_digest(recipe, debs), packages })

@@ -46,10 +46,17 @@ impl Deb {
     /// # Errors
     /// Names the file when it cannot be opened, is no .deb, or is cut short.
     pub fn read(path: &Path) -> Result<Self> {
+        Self::read_as(path, &path.display().to_string())
+    }
+
+    /// As [`Self::read`]; errors about the content call the file `name`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_as(path: &Path, name: &str) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
         let size = file.metadata().with_context(|| format!("reading {}", path.display()))?.len();
-        Self::parse(BufReader::new(file), size)
-            .map_err(|error| broken(&path.display().to_string(), &error).into())
+        Self::parse(BufReader::new(file), size).map_err(|error| broken(name, &error).into())
     }
 
     fn parse(mut reader: impl Read + Seek + Send, size: u64) -> io::Result<Self> {

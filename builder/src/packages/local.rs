@@ -125,7 +125,7 @@ fn from_file(file: &Path, expected: Option<&str>, store: &Store) -> Result<Diges
 fn local(sha256: Digest, origin: PathBuf, store: &Store) -> Result<LocalDeb> {
     let path = store.blob(&sha256).with_context(|| format!("{} is not in the store", origin.display()))?;
     // The blob's path says nothing to the user.
-    let control = Deb::read(&path).with_context(|| format!("reading {}", origin.display()))?.control;
+    let control = Deb::read_as(&path, &origin.display().to_string())?.control;
     let size = path.metadata().with_context(|| format!("reading {}", path.display()))?.len();
     let (name, version, architecture) =
         (control.package.clone(), control.version.clone(), control.architecture.clone());

@@ -283,9 +283,15 @@ fn unreachable(file: &Wanted, error: &Error) -> Error {
         return anyhow!("{error:#}");
     }
     let host = file.url.host_str().unwrap_or_default();
+    let hint = match error.downcast_ref() {
+        Some(ureq::Error::ConnectProxyFailed(_)) => {
+            format!("the proxy refuses to connect to {host}: let it, or name an https mirror with --mirror")
+        }
+        _ => format!(
+            "is {host} reachable? A proxy goes into http_proxy or https_proxy, a mirror into --mirror"
+        ),
+    };
     Problem::work(format!("{} cannot be fetched from {}: {error:#}", file.name, shown(&file.url)))
-        .hint(format!(
-            "is {host} reachable? A proxy goes into http_proxy or https_proxy, another mirror into --mirror"
-        ))
+        .hint(hint)
         .into()
 }
