@@ -38,8 +38,11 @@ const MARKS: [(&str, &str); 4] = [
     ("agent-running", "hub-messaging"),
 ];
 
+/// With the store that the target `build_demo` fills: where it ran before, its layers are there.
 fn edgepress() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_edgepress"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edgepress"));
+    command.env("EDGEPRESS_STORE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("build_demo/store"));
+    command
 }
 
 fn built() -> PathBuf {

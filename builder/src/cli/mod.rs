@@ -22,9 +22,18 @@ use crate::event::Sink;
 use crate::interrupt;
 use crate::sandbox;
 
+const AFTER_HELP: &str = "\
+From a recipe to a device that is proved to provision itself:
+  edgepress check gateway.toml          is the recipe right? (no network, nothing built)
+  edgepress build gateway.toml          out/gateway-x86_64/gateway.img
+  edgepress test  out/gateway-x86_64    boots a copy in QEMU against simulated Azure services
+
+Exit status: 0 done, 1 the work failed, 2 the command line or an input is wrong, 130 interrupted.
+Recipes to start from are in recipes/; every key is explained in docs/recipe.md.";
+
 /// Presses bootable device images that come up provisioned in Azure IoT Edge.
 #[derive(Debug, Parser)]
-#[command(name = "edgepress", version, max_term_width = 100)]
+#[command(name = "edgepress", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
     /// One JSON document on standard output instead of text
     #[arg(long, global = true)]
@@ -35,12 +44,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Lock(lock::Arguments),
-    Sim(Box<sim::Arguments>),
-    Build(Box<build::Build>),
     Check(check::Args),
-    Store(store::Arguments),
+    Lock(lock::Arguments),
+    Build(Box<build::Build>),
     Test(Box<test::Arguments>),
+    Sim(Box<sim::Arguments>),
+    Store(store::Arguments),
     /// Runs one job in namespaces of its own (edgepress calls itself)
     #[command(hide = true)]
     Sandbox {
