@@ -105,7 +105,7 @@ impl Boot {
         // By its bare name: a socket's whole path may have 107 bytes at most.
         args.option("-chardev", format!("socket,id=control,server=on,wait=off,path={CONTROL}"));
         args.option("-mon", "chardev=control,mode=control");
-        args.option("-netdev", "user,id=net0");
+        args.option("-netdev", "user,id=net0,ipv6=off");
         args.0
     }
 }
@@ -180,7 +180,7 @@ mod tests {
             "-m 2147483648B",
             "-smp 2",
             "-no-reboot",
-            "-netdev user,id=net0",
+            "-netdev user,id=net0,ipv6=off",
         ] {
             assert!(line.contains(part), "{part} in {line}");
         }
