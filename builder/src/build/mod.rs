@@ -69,7 +69,7 @@ pub struct Outcome {
     pub steps: Vec<Explained>,
     /// Wall-clock seconds of the whole build.
     pub seconds: f64,
-    /// Most memory that this program had, in bytes (without the programs it ran).
+    /// Most memory that this program had, in bytes; see [`sandbox::peak_memory`].
     pub peak_memory: u64,
 }
 
@@ -135,7 +135,7 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
         allocated: made.allocated,
         steps: build.explained,
         seconds: start.elapsed().as_secs_f64(),
-        peak_memory: peak_memory(),
+        peak_memory: sandbox::peak_memory(),
     })
 }
 
@@ -193,14 +193,6 @@ impl Build<'_> {
     fn seconds(&self) -> BTreeMap<String, f64> {
         self.explained.iter().map(|step| (step.step.clone(), step.seconds)).collect()
     }
-}
-
-/// `VmHWM` of this process (proc(5)), which does not count the programs it ran.
-fn peak_memory() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap_or_default();
-    kib * 1024
 }
 
 impl fmt::Display for Outcome {

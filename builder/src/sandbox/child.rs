@@ -11,7 +11,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid};
 
-use super::{Job, Line, Pipe, read_job_line, say};
+use super::{Job, Line, Pipe, own_peak, read_job_line, say};
 use crate::error::{Kind, Problem, problem};
 use crate::host;
 
@@ -82,7 +82,7 @@ pub fn inner() -> Result<()> {
         let job: Job = serde_json::from_str(&read_job_line()?).context("understanding the sandbox's job")?;
         job.execute(&Pipe)
     });
-    say(&answer.map_or_else(|error| failed(&error), Line::Answer))
+    say(&answer.map_or_else(|error| failed(&error), |value| Line::Answer { value, peak: own_peak() }))
 }
 
 fn settle() -> Result<()> {

@@ -14,6 +14,7 @@ mod users;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, anyhow};
 use serde::{Deserialize, Serialize};
@@ -33,10 +34,27 @@ enum Line {
     Unshared,
     /// Something to pass on.
     Event(Event),
-    /// The job's answer; the last line.
-    Answer(serde_json::Value),
+    /// The job's answer, and the most memory that pid 1 had in bytes; the last line.
+    Answer { value: serde_json::Value, peak: u64 },
     /// Why there is none; the last line.
     Failed { input: bool, message: String, hint: Option<String> },
+}
+
+/// Most memory of any sandbox's pid 1 so far.
+static PEAK: AtomicU64 = AtomicU64::new(0);
+
+/// Most memory that this program had, in bytes: this process or one of its sandboxes, whichever had more. The programs
+/// that they ran are not counted.
+pub fn peak_memory() -> u64 {
+    own_peak().max(PEAK.load(Ordering::Relaxed))
+}
+
+/// `VmHWM` of this process (proc(5)).
+fn own_peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap_or_default();
+    kib * 1024
 }
 
 /// Runs `job` in a sandbox of its own and returns its answer.
@@ -74,7 +92,10 @@ fn converse(child: &mut Child, job: &Job, sink: &dyn Sink) -> Result<serde_json:
                 input.write_all(&text).context("handing the sandbox its job")?;
             }
             Line::Event(event) => sink.emit(event),
-            Line::Answer(value) => return Ok(value),
+            Line::Answer { value, peak } => {
+                PEAK.fetch_max(peak, Ordering::Relaxed);
+                return Ok(value);
+            }
             Line::Failed { input, message, hint } => {
                 let kind = if input { Kind::Input } else { Kind::Work };
                 return Err(Problem { kind, message, hint }.into());

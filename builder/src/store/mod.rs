@@ -62,6 +62,11 @@ impl Store {
             fs::create_dir_all(&folder)
                 .with_context(|| format!("making the store's folder {}", folder.display()))?;
         }
+        // Trees hold set-user-id programs that belong to whoever builds: nobody else may reach them.
+        for folder in ["layers", "tmp"] {
+            fs::set_permissions(root.join(folder), Permissions::from_mode(0o700))
+                .with_context(|| format!("closing the store's folder {folder} to other users"))?;
+        }
         let lock = lock(&root.join("lock"), FlockArg::LockShared)?;
         let store = Self { root, lock, scratch: OnceLock::new(), next: AtomicU64::new(0) };
         staging::sweep(&store.tmp())?;
@@ -319,6 +324,14 @@ mod tests {
         assert_eq!(fs::read(&path).expect("reads"), b"hello");
         assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o444);
         assert!(!store.has_blob(&Digest::of("other")) && store.blob(&Digest::of("other")).is_none());
+    }
+
+    #[test]
+    fn other_users_reach_no_tree() {
+        let (_folder, store) = store();
+        for folder in [store.layers_dir(), store.tmp()] {
+            assert_eq!(fs::metadata(&folder).expect("metadata").permissions().mode() & 0o777, 0o700);
+        }
     }
 
     #[test]
