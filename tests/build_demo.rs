@@ -120,14 +120,19 @@ fn a_rebuild_makes_only_what_changed() {
     assert_eq!(run(again)["sha256"], answer["sha256"]);
 }
 
-/// Kills a build as soon as it says that `step` started; then nothing half-made may be left.
-fn kill_in(step: &str, store: &Path, out: &Path) {
-    let mut child = build(store, out).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("starts");
+/// Kills a command as soon as it says that `step` started.
+fn kill_when(mut command: Command, step: &str) {
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("starts");
     let stderr = BufReader::new(child.stderr.take().expect("stderr"));
     let reached = stderr.lines().map_while(Result::ok).any(|line| line.starts_with(step));
     child.kill().expect("kill");
     child.wait().expect("wait");
     assert!(reached, "the build never came to {step}");
+}
+
+/// Kills a build in `step`; then nothing half-made may be left.
+fn kill_in(step: &str, store: &Path, out: &Path) {
+    kill_when(build(store, out), step);
     for layer in fs::read_dir(store.join("layers")).expect("layers") {
         assert!(
             layer.expect("layer").path().join("layer.json").exists(),
@@ -150,6 +155,37 @@ fn a_kill_in_each_phase_leaves_nothing_broken() {
     let mut left: Vec<_> = left.collect();
     left.sort();
     assert_eq!(left, ["SHA256SUMS", "demo.img", "manifest.json"]);
+}
+
+/// In a copy of the recipes, because the lock stands beside the recipe.
+#[test]
+fn a_kill_while_locking_or_fetching_leaves_nothing_broken() {
+    let copy = scratch().join("copy");
+    fs::create_dir_all(copy.join("tests")).expect("folder");
+    for (from, to) in [("recipes", ""), ("overlays", ""), ("tests/standin", "tests")] {
+        let status = Command::new("cp").arg("-a").arg(project().join(from)).arg(copy.join(to)).status();
+        assert!(status.expect("cp runs").success());
+    }
+    let lock = copy.join("recipes/demo.lock");
+    fs::remove_file(&lock).ok();
+    let store = scratch().join("downloads");
+    let fetch = || {
+        let mut command = edgepress(&store);
+        command.args(["--json", "lock", "--fetch"]).arg(copy.join("recipes/demo.toml"));
+        command
+    };
+    kill_when(fetch(), "lock");
+    assert!(!lock.exists(), "half a lock");
+    kill_when(fetch(), "fetch");
+    for folder in fs::read_dir(store.join("blobs/sha256")).expect("blobs") {
+        for blob in fs::read_dir(folder.expect("folder").path()).expect("folder") {
+            let path = blob.expect("blob").path();
+            let digest = edgepress::units::Digest::of(fs::read(&path).expect("blob")).to_string();
+            assert_eq!(path.file_name().expect("name"), digest.as_str(), "a broken blob");
+        }
+    }
+    let answer = run(fetch());
+    assert!(answer["packages"].as_u64().is_some_and(|count| count > 100), "{answer}");
 }
 
 fn refused(arguments: &[&str]) -> String {
