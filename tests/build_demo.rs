@@ -87,7 +87,7 @@ fn made(answer: &Value) -> Vec<String> {
     steps(answer).into_iter().filter(|(_, hit)| !hit).map(|(name, _)| name).collect()
 }
 
-/// Another folder, another store, and as root: another user, where the machine has one with subordinate ids.
+/// Another folder and another store, some time later.
 #[test]
 fn two_builds_are_identical() {
     let store = store_of_downloads("second");
