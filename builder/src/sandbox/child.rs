@@ -107,7 +107,8 @@ fn refused(what: &str, errno: Errno) -> anyhow::Error {
     } else if sysctl("user/max_user_namespaces").trim() == "0" {
         "allow them: sudo sysctl user.max_user_namespaces=10000"
     } else {
-        "in a container, start it privileged (docker run --privileged); else run edgepress as root"
+        "in a container, start it privileged (docker run --privileged); in a chroot the kernel allows none; else run \
+         edgepress as root"
     };
     problem.hint(hint).into()
 }

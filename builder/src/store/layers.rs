@@ -53,8 +53,10 @@ pub fn create(
     }
     let made = make(&new.join("tree"), &scratch).and_then(|()| keep(store, key, record, &new));
     // Also after a failure: what packages wrote belongs to users that only a sandbox may remove.
-    sandbox::run::<()>(&Job::Remove(vec![new, scratch]), sink)?;
-    made
+    let removed = sandbox::run::<()>(&Job::Remove(vec![new, scratch]), sink);
+    let tree = made?;
+    removed?;
+    Ok(tree)
 }
 
 fn keep(store: &Store, key: &Digest, record: &Record, new: &Path) -> Result<PathBuf> {
