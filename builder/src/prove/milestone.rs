@@ -220,6 +220,10 @@ mod tests {
                 "a unit failed: ",
             ),
             ("[DEPEND] Dependency failed for local-fs.target - Local File Systems.", "a unit failed: "),
+            (
+                "edgepress: Failed to start docker.service; see journalctl -u docker.service",
+                "a unit failed: ",
+            ),
             ("You are in emergency mode. After logging in, type", "the system went into emergency mode"),
             ("(initramfs) ", "the initramfs gave up"),
             (
