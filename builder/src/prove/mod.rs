@@ -214,7 +214,7 @@ impl Device {
             file("registration-id", &format!("{}\n", self.certificate.registration_id)),
             file("certificate.pem", &self.certificate.chain_pem),
             file(PRIVATE_KEY, &self.certificate.key_pem),
-            file("ca/edgepress-test.pem", &self.server_ca),
+            file("ca/simulator.pem", &self.server_ca),
         ]
     }
 }
