@@ -22,12 +22,22 @@ const UEFI: &[(&str, &str)] = &[
     ),
 ];
 
+/// The card is on the SDHOST, Arasan (3, Zero 2) or emmc2 (4) controller; a root can be on USB, and on model 5 on NVMe.
+const RASPBERRY_PI: &[(&str, &str)] = &[
+    ("root file system", "ext4"),
+    ("cards", "mmc_block bcm2835 sdhci_iproc sdhci_brcmstb"),
+    ("USB", "dwc2 xhci_pci xhci_plat_hcd usb_storage uas sd_mod phy_generic"),
+    ("USB of model 4 and NVMe of model 5 hang off PCIe", "pcie_brcmstb reset_raspberrypi nvme"),
+    ("the firmware's clocks, power and voltages", "raspberrypi_hwmon clk_raspberrypi i2c_bcm2835 bcm2835_dma"),
+];
+
 /// The files that steer initramfs-tools. They must be in the tree when the initramfs is made, and stay there: the device
 /// makes its own at each kernel update.
 pub fn files(recipe: &Recipe) -> Vec<Entry> {
     let board: &[(&str, &str)] = match (recipe.target.initramfs, recipe.target.board) {
         (Initramfs::Board, Board::Uefi) => UEFI,
-        (Initramfs::Most, _) => &[],
+        (Initramfs::Board, Board::RaspberryPi) => RASPBERRY_PI,
+        (Initramfs::Most | Initramfs::None, _) => &[],
     };
     let own = recipe.target.modules.join(" ");
     let lines: String = board
@@ -37,7 +47,7 @@ pub fn files(recipe: &Recipe) -> Vec<Entry> {
         .map(|(what, modules)| format!("# {what}\nmanual_add_modules {modules}\n"))
         .collect();
     let modules = match recipe.target.initramfs {
-        Initramfs::Board => "list",
+        Initramfs::Board | Initramfs::None => "list",
         Initramfs::Most => "most",
     };
     vec![

@@ -7,9 +7,49 @@
 //! ```
 
 pub mod initramfs;
+pub mod raspberry_pi;
 pub mod uefi;
 
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::disk::fat::FatFile;
+use crate::disk::ids::Ids;
 use crate::overlay::{Entry, Kind};
+use crate::recipe::types::{Board, Recipe};
+
+/// Where the FAT partition is mounted on the device.
+pub fn fat_mount(board: Board) -> &'static str {
+    match board {
+        Board::Uefi => "/boot/efi",
+        Board::RaspberryPi => "/boot/firmware",
+    }
+}
+
+/// Everything on the FAT partition of a golden image; `tree` is the finished root.
+///
+/// # Errors
+/// A [`crate::error::Problem`] that names the package to install when something that the machine needs to boot is not
+/// in the tree.
+pub fn boot_files(tree: &Path, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>> {
+    match recipe.target.board {
+        Board::Uefi => uefi::boot_files(tree, recipe, ids),
+        Board::RaspberryPi => raspberry_pi::boot_files(tree, recipe, ids),
+    }
+}
+
+/// Files of the root that depend on the board: mounts and what steers its boot loader. They must be in the tree before
+/// it becomes a file system.
+///
+/// # Errors
+/// A [`crate::error::Problem`] when an argument of the kernel's command line cannot be written there.
+pub fn root_files(recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
+    match recipe.target.board {
+        Board::Uefi => uefi::root_files(recipe, ids),
+        Board::RaspberryPi => raspberry_pi::root_files(recipe, ids),
+    }
+}
 
 fn file(path: &str, mode: u32, content: impl Into<Vec<u8>>) -> Entry {
     Entry { path: path.into(), mode, kind: Kind::File(content.into()) }

@@ -17,12 +17,9 @@ use crate::disk::fat::FatFile;
 use crate::disk::ids::Ids;
 use crate::error::Problem;
 use crate::overlay::Entry;
-use crate::recipe::types::Recipe;
+use crate::recipe::types::{Board, Recipe};
 use crate::rootfs::files::followed;
 use crate::units::Arch;
-
-/// Where the FAT partition is mounted on the device.
-pub const FAT_MOUNT: &str = "/boot/efi";
 
 /// A loader: where it goes in `EFI/BOOT`, where packages have it (the first that is there is taken), and whose it is.
 struct Loader {
@@ -197,6 +194,7 @@ UUID={fat}\t{FAT_MOUNT}\tvfat\tumask=0077,nosuid,nodev,noexec,flush,nofail\t0\t2
 ",
         root = ids.root,
         fat = ids.fat,
+        FAT_MOUNT = super::fat_mount(Board::Uefi),
     )
 }
 

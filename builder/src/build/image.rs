@@ -78,7 +78,7 @@ impl ImageJob {
             free: self.recipe.disk.free.0,
             ids,
             epoch: self.epoch,
-            fat_files: board::uefi::boot_files(root, &self.recipe, &ids)?,
+            fat_files: board::boot_files(root, &self.recipe, &ids)?,
         };
         let partitions = disk::make(&plan, sink)?;
         Ok(Made { partitions, kernels: kernels(root)?, sha256: disk::sparse::digest(&self.out)? })

@@ -143,7 +143,7 @@ impl Plan {
     fn files(&self) -> Result<Layer> {
         let recipe = &self.recipe;
         let mut entries = self.entries.clone();
-        entries.extend(board::uefi::root_files(recipe, &Ids::from_seed(&self.seed))?);
+        entries.extend(board::root_files(recipe, &Ids::from_seed(&self.seed))?);
         let mut inputs = entry_inputs(&entries);
         for (name, digest) in ["images", "ssh keys"].map(|name| (name, self.inputs.get(name))) {
             inputs.push((name.into(), digest.map(ToString::to_string).unwrap_or_default()));

@@ -8,13 +8,11 @@ use serde_json::{Value, json};
 use tera::Tera;
 
 use super::tags;
+use crate::board;
 use crate::error::Problem;
 use crate::provisioning::config::ConfigToml;
 use crate::recipe::diagnostic::nearest;
-use crate::recipe::types::{Board, Recipe};
-
-/// Where the FAT partition is mounted on a UEFI machine.
-const UEFI_FAT_MOUNT: &str = "/boot/efi";
+use crate::recipe::types::Recipe;
 
 /// What templates can name: `recipe`, `arch`, `debian_arch`, `vars`, `config_toml`, `epoch` and `board`.
 #[derive(Debug, Clone)]
@@ -35,7 +33,6 @@ impl Context {
     /// # Errors
     /// When the recipe cannot be written as JSON or TOML.
     pub fn new(recipe: &Recipe, epoch: u64) -> Result<Self> {
-        let Board::Uefi = recipe.target.board;
         let names = json!({
             "recipe": serde_json::to_value(recipe).context("writing the recipe for templates")?,
             "arch": recipe.target.arch.to_string(),
@@ -43,7 +40,7 @@ impl Context {
             "vars": recipe.vars,
             "config_toml": ConfigToml::from_recipe(recipe).render(&recipe.name)?,
             "epoch": epoch,
-            "board": BoardFacts { fat_mount: UEFI_FAT_MOUNT },
+            "board": BoardFacts { fat_mount: board::fat_mount(recipe.target.board) },
         });
         let values = tera::Context::from_value(names.clone()).context("preparing the values of templates")?;
         Ok(Self { values, names })

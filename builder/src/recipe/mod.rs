@@ -39,6 +39,7 @@ impl Recipe {
             (Board::Uefi, Arch::Aarch64) => {
                 &["shim-signed", "grub-efi-arm64-signed", "initramfs-tools", "zstd"]
             }
+            (Board::RaspberryPi, _) => &["raspi-firmware", "initramfs-tools", "zstd"],
         }
     }
 }

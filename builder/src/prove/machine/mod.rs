@@ -52,7 +52,7 @@ impl Machine {
     pub fn of(arch: Arch, board: Board) -> Option<Self> {
         match (arch, board) {
             (Arch::X86_64, Board::Uefi) => Some(Self::Pc),
-            (Arch::Aarch64, Board::Uefi) => None,
+            (Arch::Aarch64, Board::Uefi) | (_, Board::RaspberryPi) => None,
         }
     }
 

@@ -3,11 +3,17 @@
 //! Each table of the TOML file is one struct here, and the JSON Schema in `docs/recipe.schema.json` is generated
 //! from these types, so the doc comments are what an editor shows a user on hover.
 
+mod network;
+mod raspberry_pi;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use network::{Network, Proxy, Wifi};
+pub use raspberry_pi::{Model, RaspberryPi};
 
 use crate::units::{Arch, ByteSize};
 
@@ -139,6 +145,9 @@ pub struct Target {
     /// Arguments added to the kernel's command line.
     #[serde(default)]
     pub cmdline: Vec<String>,
+    /// Only for `board = "raspberry-pi"`: the models, and the settings that become config.txt.
+    #[serde(default)]
+    pub raspberry_pi: RaspberryPi,
 }
 
 fn default_formats() -> Vec<Format> {
@@ -151,6 +160,8 @@ fn default_formats() -> Vec<Format> {
 pub enum Board {
     /// UEFI firmware: PCs, servers, Azure Gen2, QEMU `virt`.
     Uefi,
+    /// The firmware of a Raspberry Pi's GPU: config.txt on a FAT partition.
+    RaspberryPi,
 }
 
 /// An output format.
@@ -170,6 +181,8 @@ pub enum Initramfs {
     Board,
     /// Everything a root could be on (`MODULES=most`).
     Most,
+    /// No initramfs: the kernel has the drivers of its root built in, as Raspberry Pi's own kernels have.
+    None,
 }
 
 /// What is installed beside engine and runtime.
@@ -373,26 +386,6 @@ pub enum AutoReprovisioning {
     AlwaysOnStartup,
     /// Only on errors.
     OnErrorOnly,
-}
-
-/// Network and proxy.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Network {
-    /// A proxy that docker, aziot-edged, aziot-identityd and edgeAgent all use.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub proxy: Option<Proxy>,
-}
-
-/// A proxy for everything that speaks to Azure.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Proxy {
-    /// Address, for example `http://proxy.example:3128`; must hold no password (it would be in the golden image).
-    pub https: String,
-    /// Hosts that are reached without it.
-    #[serde(default)]
-    pub no_proxy: Vec<String>,
 }
 
 /// Clock, journal and time zone.
