@@ -28,7 +28,10 @@ const RASPBERRY_PI: &[(&str, &str)] = &[
     ("cards", "mmc_block bcm2835 sdhci_iproc sdhci_brcmstb"),
     ("USB", "dwc2 xhci_pci xhci_plat_hcd usb_storage uas sd_mod phy_generic"),
     ("USB of model 4 and NVMe of model 5 hang off PCIe", "pcie_brcmstb reset_raspberrypi nvme"),
-    ("the firmware's clocks, power and voltages", "raspberrypi_hwmon clk_raspberrypi i2c_bcm2835 bcm2835_dma"),
+    (
+        "the firmware's clocks, power and voltages",
+        "raspberrypi_hwmon clk_raspberrypi i2c_bcm2835 bcm2835_dma",
+    ),
 ];
 
 /// The files that steer initramfs-tools. They must be in the tree when the initramfs is made, and stay there: the device

@@ -12,6 +12,7 @@ pub mod fat;
 mod fat_check;
 pub mod gpt;
 pub mod ids;
+pub mod mbr;
 pub mod overlay;
 pub mod patch;
 pub mod sparse;
