@@ -1,5 +1,9 @@
 //! The Raspberry Pi: its GPU reads config.txt off a FAT partition and starts what that names.
 
+pub mod chain;
+pub mod config_txt;
+pub mod model;
+
 use std::path::Path;
 
 use anyhow::Result;
