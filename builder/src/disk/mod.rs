@@ -17,6 +17,7 @@ pub mod overlay;
 pub mod patch;
 pub mod sparse;
 pub mod survey;
+pub mod table;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;

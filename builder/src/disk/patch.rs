@@ -10,8 +10,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::fat::{self, Volume};
-use super::gpt;
 use super::overlay::{Overlay, Part};
+use super::table::{self, Partition, Role};
 use crate::error::Problem;
 
 /// A volume of which the image keeps its old state.
@@ -72,13 +72,16 @@ pub fn look<T>(image: &Path, look: impl FnOnce(&Draft<'_>) -> Result<T>) -> Resu
     fat::look(&mut device, partition.size, look)
 }
 
-fn open(image: &Path) -> Result<(Overlay<Part>, gpt::Partition)> {
+fn open(image: &Path) -> Result<(Overlay<Part>, Partition)> {
     let name = image.display();
     let file = File::open(image).with_context(|| format!("opening {name}"))?;
-    let table = gpt::read(&file).with_context(|| format!("reading the partition table of {name}"))?;
-    let partition = table.find(gpt::ESP).cloned().ok_or_else(|| {
-        Problem::input(format!("{name} has no EFI system partition"))
-            .hint("is it an image that edgepress built?")
+    let table = table::read(&file).with_context(|| format!("reading the partition table of {name}"))?;
+    let partition = table.find(Role::Fat).cloned().ok_or_else(|| {
+        let what = match table.kind {
+            table::Kind::Gpt => "EFI system partition",
+            table::Kind::Mbr => "FAT32 partition",
+        };
+        Problem::input(format!("{name} has no {what}")).hint("is it an image that edgepress built?")
     })?;
     Ok((Overlay::new(Part { file, start: partition.offset }, partition.size), partition))
 }
@@ -90,6 +93,7 @@ mod tests {
     use crate::disk::fat::tests::volume;
     use crate::disk::gpt::{self, ALIGN, ESP, Partition, Table};
     use crate::disk::ids::Ids;
+    use crate::disk::mbr;
     use crate::units::Digest;
     use std::os::unix::fs::FileExt as _;
     use tempfile::NamedTempFile;
@@ -121,6 +125,21 @@ mod tests {
         patch.apply_to_path(image.path()).expect("apply");
         let found = look(image.path(), |volume| volume.read("edgepress/ca/root.crt", 100)).expect("look");
         assert_eq!(found.as_deref(), Some(&b"-----BEGIN CERTIFICATE-----\n"[..]));
+    }
+
+    #[test]
+    fn an_mbr_serves_too() {
+        let image = image();
+        let fat = mbr::Partition { kind: mbr::FAT32_LBA, offset: ALIGN, size: LEAST, active: false };
+        let table = mbr::Table { disk_id: 7, partitions: vec![fat] };
+        mbr::write(image.as_file(), LEAST + 2 * ALIGN, &table).expect("table");
+        let patch = make(image.path(), 5, |volume| volume.write("edgepress/registration-id", b"x\n"));
+        assert!(patch.expect("patch").runs.iter().all(|(at, _)| *at > ALIGN));
+        let linux = mbr::Partition { kind: mbr::LINUX, ..table.partitions[0].clone() };
+        let table = mbr::Table { disk_id: 7, partitions: vec![linux] };
+        mbr::write(image.as_file(), LEAST + 2 * ALIGN, &table).expect("table");
+        let error = look(image.path(), |_| Ok(())).expect_err("no partition");
+        assert!(error.to_string().contains("no FAT32 partition"), "{error}");
     }
 
     #[test]

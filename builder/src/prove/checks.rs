@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::copy::Copy;
-use crate::disk::{fat, gpt};
+use crate::disk::{fat, table};
 use crate::units::Digest;
 
 /// One thing that was looked at.
@@ -158,7 +158,7 @@ pub fn partition_size(copy: &Copy, offset: u64) -> Result<Option<u64>> {
     let file = file.with_context(|| format!("opening {}", path.display()))?;
     // A reader wants to know that no partition lies outside the disk.
     file.set_len(copy.length())?;
-    let table = gpt::read(&file)?;
+    let table = table::read(&file)?;
     Ok(table.partitions.iter().find(|partition| partition.offset == offset).map(|partition| partition.size))
 }
 
