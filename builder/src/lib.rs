@@ -16,6 +16,7 @@ pub mod disk;
 pub mod error;
 pub mod event;
 pub mod host;
+pub mod inspect;
 pub mod interrupt;
 pub mod lock;
 pub mod overlay;

@@ -21,7 +21,7 @@ use crate::disk::ids::Ids;
 use crate::error::Problem;
 use crate::event::{Event, Sink, Unit};
 use crate::interrupt;
-use crate::recipe::types::Recipe;
+use crate::recipe::types::{Board, Recipe};
 use crate::rootfs::layer::{Stack, kernels};
 use crate::rootfs::{guard, images};
 use crate::sandbox::{self, Job};
@@ -214,6 +214,10 @@ impl Image<'_> {
             description: recipe.description.clone(),
             arch: recipe.target.arch,
             board: recipe.target.board,
+            models: match recipe.target.board {
+                Board::RaspberryPi => recipe.target.raspberry_pi.models.clone(),
+                Board::Uefi => Vec::new(),
+            },
             inputs: self.plan.inputs.clone(),
             kernels: made.kernels,
             epoch: self.plan.epoch,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::types::{Board, Provisioning};
+use crate::recipe::types::{Board, Model, Provisioning};
 use crate::units::{Arch, Digest};
 
 /// Name of the manifest beside an image.
@@ -25,6 +25,9 @@ pub struct Manifest {
     pub arch: Arch,
     /// Board.
     pub board: Board,
+    /// Models that it must boot on, where the board has any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<Model>,
     /// Digests of the recipe (merged), the lock section and everything laid over the root.
     pub inputs: BTreeMap<String, Digest>,
     /// Kernel versions in the image.

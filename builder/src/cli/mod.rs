@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod inspect;
 mod lock;
 mod progress;
 mod sim;
@@ -26,6 +27,7 @@ const AFTER_HELP: &str = "\
 From a recipe to a device that is proved to provision itself:
   edgepress check gateway.toml          is the recipe right? (no network, nothing built)
   edgepress build gateway.toml          out/gateway-x86_64/gateway.img
+  edgepress inspect out/gateway-x86_64  what is in it, and would it boot? (nothing is started)
   edgepress test  out/gateway-x86_64    boots a copy in QEMU against simulated Azure services
 
 Exit status: 0 done, 1 the work failed, 2 the command line or an input is wrong, 130 interrupted.
@@ -48,6 +50,7 @@ enum Verb {
     Lock(lock::Arguments),
     Build(Box<build::Build>),
     Test(Box<test::Arguments>),
+    Inspect(inspect::Args),
     Sim(Box<sim::Arguments>),
     Store(store::Arguments),
     /// Runs one job in namespaces of its own (edgepress calls itself)
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
         Verb::Sim(arguments) => sim::run(*arguments, &session),
         Verb::Build(verb) => verb.run(&session),
         Verb::Check(args) => check::run(&args, &session),
+        Verb::Inspect(args) => inspect::run(&args, &session),
         Verb::Test(arguments) => test::run(*arguments, &session),
         Verb::Sandbox { .. } => Ok(()),
     };

@@ -112,7 +112,11 @@ fn folder_of(path: &Path) -> PathBuf {
     path.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf)
 }
 
-fn read_manifest(path: &Path) -> Result<Manifest> {
+/// Reads the manifest beside an image.
+///
+/// # Errors
+/// When it is missing or no manifest.
+pub fn read_manifest(path: &Path) -> Result<Manifest> {
     let unusable = |why: String| {
         Problem::input(format!("the image's manifest {} cannot be used: {why}", path.display()))
             .hint("`edgepress build` writes it beside the image: keep the two together")
@@ -125,7 +129,11 @@ fn read_manifest(path: &Path) -> Result<Manifest> {
     serde_json::from_slice(&text).map_err(|error| unusable(error.to_string()).into())
 }
 
-fn raw_image(manifest: &Manifest, folder: &Path) -> Result<PathBuf> {
+/// The raw image that a manifest lists, by its bare name.
+///
+/// # Errors
+/// When it lists none.
+pub fn raw_image(manifest: &Manifest, folder: &Path) -> Result<PathBuf> {
     let mut files = manifest.outputs.iter().map(|output| &output.file);
     // Only a plain file name: a manifest must not point out of its folder.
     let found =

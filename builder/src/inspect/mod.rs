@@ -1,0 +1,295 @@
+//! What is in an image, read without mounting anything, and verdicts on it.
+//!
+//! ```text
+//! image ─► partition table ─► file systems ─► files of the FAT partition ─► identity?
+//!                                                  └─► boot chain of the board ─► verdict
+//! ```
+//! Images may come from anybody: whatever they hold is judged, and nothing of it is trusted. Contents of an identity are
+//! never shown.
+
+mod file_system;
+mod text;
+mod uefi;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+pub use self::file_system::FileSystem;
+pub use self::uefi::Loaders;
+use crate::board::raspberry_pi::chain::{self, Chain, Files, RootPartition};
+use crate::board::raspberry_pi::{config_txt, model};
+use crate::build::manifest::{FILE_NAME, Manifest};
+use crate::disk::table::{self, Kind, Role};
+use crate::disk::{fat, patch};
+use crate::error::{Problem, problem};
+use crate::prove::checks::{Check, Outcome};
+use crate::prove::image::{raw_image, read_manifest};
+use crate::recipe::types::{Board, Model};
+use crate::units::Arch;
+
+/// What to inspect.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The raw image, or the folder with image and manifest.
+    pub image: PathBuf,
+    /// Models of the Raspberry Pi instead of the manifest's.
+    pub models: Vec<Model>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The image.
+    pub image: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// The board, from the manifest or by its files; none when neither tells.
+    pub board: Option<Board>,
+    /// The architecture, from the manifest.
+    pub arch: Option<Arch>,
+    /// How the partition table is written.
+    pub table: Kind,
+    /// The disk's GUID or id.
+    pub disk: String,
+    /// The partitions.
+    pub partitions: Vec<Partition>,
+    /// The files on the FAT partition, by path.
+    pub files: Vec<FileFacts>,
+    /// The files of an identity that are on the FAT partition, by name; a golden image has none.
+    pub identity: Vec<String>,
+    /// The boot chain of each model of a Raspberry Pi.
+    pub chains: Vec<Chain>,
+    /// The boot loaders of a UEFI image.
+    pub loaders: Option<Loaders>,
+    /// The verdicts.
+    pub verdicts: Vec<Check>,
+}
+
+/// One partition and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Partition {
+    /// Its entry in the table.
+    #[serde(flatten)]
+    pub entry: table::Partition,
+    /// Its file system, if it is one that is known here.
+    pub file_system: Option<FileSystem>,
+}
+
+/// One file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct FileFacts {
+    /// Path from the top.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl Report {
+    /// The verdicts that failed.
+    pub fn failed(&self) -> impl Iterator<Item = &Check> {
+        self.verdicts.iter().filter(|verdict| verdict.outcome == Outcome::Failed)
+    }
+}
+
+/// Files that make an identity, in the folder `edgepress/`.
+const IDENTITY: [&str; 3] = ["certificate.pem", "private-key.pem", "registration-id"];
+/// How deep folders are read, and how many files: no boot partition has more.
+const DEPTH_MAX: usize = 16;
+const FILES_MAX: usize = 20_000;
+
+/// Looks into an image; it is only read.
+///
+/// # Errors
+/// A [`Problem`] when there is no image or it has no partition table. What is wrong with what it holds is a verdict.
+pub fn inspect(options: &Options) -> Result<Report> {
+    let (path, manifest) = find(&options.image)?;
+    let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+    let table = table::read(&file).map_err(|error| nothing(&path, error))?;
+    let mut partitions = Vec::new();
+    for entry in &table.partitions {
+        let file_system = file_system::read(&file, entry.offset)
+            .with_context(|| format!("reading partition {} of {}", entry.number, path.display()))?;
+        partitions.push(Partition { entry: entry.clone(), file_system });
+    }
+    let mut report = Report {
+        size: file.metadata().with_context(|| format!("looking at {}", path.display()))?.len(),
+        image: path,
+        board: manifest.as_ref().map(|manifest| manifest.board),
+        arch: manifest.as_ref().map(|manifest| manifest.arch),
+        table: table.kind,
+        disk: table.disk.clone(),
+        partitions,
+        files: Vec::new(),
+        identity: Vec::new(),
+        chains: Vec::new(),
+        loaders: None,
+        verdicts: Vec::new(),
+    };
+    let verdict = if table.find(Role::Fat).is_none() {
+        Check::new(BOOT_CHAIN, false, "there is no FAT partition for a firmware to read")
+    } else {
+        let image = report.image.clone();
+        let judged = patch::look(&image, |volume| {
+            report.files = list(volume)?;
+            report.identity = identity(&report.files);
+            Ok(boot_chain(volume, &mut report, options, manifest.as_ref()))
+        });
+        match judged {
+            Ok(verdict) => verdict,
+            Err(error) if problem(&error).is_some() => Check::new(BOOT_CHAIN, false, format!("{error:#}")),
+            Err(error) => return Err(error),
+        }
+    };
+    report.verdicts.push(verdict);
+    Ok(report)
+}
+
+/// The image and its manifest, if there is one that lists it.
+fn find(path: &Path) -> Result<(PathBuf, Option<Manifest>)> {
+    let metadata = fs::metadata(path).map_err(|error| {
+        Problem::input(format!("cannot open the image {}: {error}", path.display()))
+            .hint("`edgepress build RECIPE` prints the path of the image that it made")
+    })?;
+    if metadata.is_dir() {
+        let manifest = read_manifest(&path.join(FILE_NAME))?;
+        let image = path.join(raw_image(&manifest, path)?);
+        if !image.is_file() {
+            return Err(
+                Problem::input(format!("cannot open the image {}: it is missing", image.display())).into()
+            );
+        }
+        return Ok((image, Some(manifest)));
+    }
+    let beside = path.with_file_name(FILE_NAME);
+    // Any folder may have a manifest.json: only one that names this file is its.
+    let manifest = if beside.is_file() { read_manifest(&beside).ok() } else { None };
+    let manifest = manifest.filter(|manifest| {
+        manifest.outputs.iter().any(|output| Some(output.file.as_os_str()) == path.file_name())
+    });
+    Ok((path.to_owned(), manifest))
+}
+
+fn nothing(path: &Path, error: anyhow::Error) -> anyhow::Error {
+    match problem(&error) {
+        None => error.context(format!("reading {}", path.display())),
+        Some(_) => Problem::input(format!("{} is no disk image: {error}", path.display()))
+            .hint("inspect reads raw images (.img): unpack a compressed one first")
+            .into(),
+    }
+}
+
+/// All files, sorted by path.
+fn list<D: std::io::Read + std::io::Write + std::io::Seek>(
+    volume: &fat::Volume<'_, D>,
+) -> Result<Vec<FileFacts>> {
+    let mut files = Vec::new();
+    let mut folders = vec![(String::new(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        for entry in volume.list(&folder)? {
+            let path = if folder.is_empty() { entry.name } else { format!("{folder}/{}", entry.name) };
+            if !entry.folder {
+                files.push(FileFacts { path, size: entry.size });
+            } else if depth < DEPTH_MAX {
+                folders.push((path, depth + 1));
+            }
+            if files.len() + folders.len() > FILES_MAX {
+                return Err(Problem::input(format!("the FAT partition has over {FILES_MAX} files")).into());
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn identity(files: &[FileFacts]) -> Vec<String> {
+    let there = |name: &&str| {
+        let path = format!("edgepress/{name}");
+        files.iter().any(|file| file.path.eq_ignore_ascii_case(&path))
+    };
+    IDENTITY.into_iter().filter(there).map(str::to_owned).collect()
+}
+
+const BOOT_CHAIN: &str = "boot-chain";
+
+fn boot_chain(
+    files: &dyn Files,
+    report: &mut Report,
+    options: &Options,
+    manifest: Option<&Manifest>,
+) -> Check {
+    if !options.models.is_empty() {
+        report.board = Some(Board::RaspberryPi);
+    }
+    report.board = report.board.or_else(|| recognised(files));
+    match report.board {
+        None => Check::new(
+            BOOT_CHAIN,
+            false,
+            "the FAT partition has neither config.txt nor EFI/BOOT: no board that edgepress knows boots it",
+        ),
+        Some(Board::RaspberryPi) => {
+            let named = if options.models.is_empty() {
+                manifest.map_or(&[][..], |manifest| &manifest.models)
+            } else {
+                &options.models
+            };
+            raspberry_pi(files, report, named)
+        }
+        Some(Board::Uefi) => {
+            let root = report.partitions.iter().filter_map(|partition| partition.file_system.as_ref());
+            let uuids: Vec<_> =
+                root.filter(|system| system.is_ext4()).map(|system| system.uuid.clone()).collect();
+            let (loaders, verdict) = uefi::judge(files, report.arch, &uuids);
+            report.loaders = Some(loaders);
+            verdict
+        }
+    }
+}
+
+fn recognised(files: &dyn Files) -> Option<Board> {
+    if files.size(config_txt::NAME).is_some() {
+        Some(Board::RaspberryPi)
+    } else {
+        (!files.list("EFI/BOOT").is_empty()).then_some(Board::Uefi)
+    }
+}
+
+/// Follows the chain of each model. If nobody says which models, an image need only boot one.
+fn raspberry_pi(files: &dyn Files, report: &mut Report, named: &[Model]) -> Check {
+    let root = root(report);
+    let models = if named.is_empty() { &model::ALL[..] } else { named };
+    report.chains = models.iter().map(|model| chain::follow(files, *model, root.as_ref())).collect();
+    let list = |sound: bool| -> Vec<String> {
+        let chains = report.chains.iter().filter(|chain| chain.sound() == sound);
+        chains.map(|chain| chain.model.to_string()).collect()
+    };
+    let (good, bad) = (list(true), list(false));
+    let passed = !good.is_empty() && (bad.is_empty() || named.is_empty());
+    let mut parts = Vec::new();
+    if !good.is_empty() {
+        parts.push(format!("sound for model {}", good.join(", ")));
+    }
+    if !bad.is_empty() {
+        parts.push(format!("broken for model {}", bad.join(", ")));
+    }
+    if let (false, Some(error)) = (passed, report.chains.iter().find_map(|chain| chain.errors().next())) {
+        parts.push(error.message.clone());
+    }
+    Check::new(BOOT_CHAIN, passed, parts.join("; "))
+}
+
+/// What the command line's `root=` can be held against.
+fn root(report: &Report) -> Option<RootPartition> {
+    let root = report.partitions.iter().find(|partition| partition.entry.role == Some(Role::Root))?;
+    let system = root.file_system.as_ref();
+    Some(RootPartition {
+        number: root.entry.number,
+        partitions: report.partitions.iter().map(|partition| partition.entry.number).max()?,
+        partuuid: root.entry.partuuid.clone(),
+        uuid: system.map(|system| system.uuid.clone()),
+        label: system.map(|system| system.label.clone()),
+    })
+}

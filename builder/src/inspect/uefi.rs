@@ -1,0 +1,166 @@
+//! The boot chain of a UEFI image: the loaders on its EFI system partition, and where they look for the root.
+//!
+//! ```text
+//! EFI/BOOT/BOOTX64.EFI (shim) ─► EFI/BOOT/grubx64.efi ─► EFI/<vendor>/grub.cfg: search.fs_uuid <root> root
+//! ```
+//! Source: the UEFI specification 2.10, chapter 3.5.1.1 (names of the fallback loaders).
+
+use serde::Serialize;
+
+use crate::board::raspberry_pi::chain::{Files, Finding, Severity, clean};
+use crate::prove::checks::Check;
+use crate::units::Arch;
+
+/// What the firmware starts, and what that finds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Loaders {
+    /// The loaders that are there.
+    pub files: Vec<String>,
+    /// grub's first configuration.
+    pub config: Option<String>,
+    /// The file system that it looks for.
+    pub root_uuid: Option<String>,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+}
+
+/// Fallback loader and grub of each architecture.
+const NAMES: [(Arch, &str, &str); 2] =
+    [(Arch::X86_64, "BOOTX64.EFI", "grubx64.efi"), (Arch::Aarch64, "BOOTAA64.EFI", "grubaa64.efi")];
+const FOLDER: &str = "EFI/BOOT";
+/// The first bytes of a program for EFI.
+const PROGRAM: &[u8] = b"MZ";
+
+/// Follows the chain; `roots` are the UUIDs of the image's ext4 file systems.
+pub fn judge(files: &dyn Files, arch: Option<Arch>, roots: &[String]) -> (Loaders, Check) {
+    let mut loaders = Loaders::default();
+    let fallback = |name: &str| format!("{FOLDER}/{name}");
+    let names = NAMES.iter().filter(|(of, name, _)| match arch {
+        Some(arch) => *of == arch,
+        None => files.size(&fallback(name)).is_some(),
+    });
+    let names: Vec<_> = names.collect();
+    if names.is_empty() {
+        let message = format!("neither {FOLDER}/BOOTX64.EFI nor {FOLDER}/BOOTAA64.EFI is there");
+        loaders.findings.push(Finding::error(message).hint("the package shim-signed brings the loader"));
+    }
+    for (_, loader, grub) in names {
+        for name in [loader, grub] {
+            loaders.findings.extend(program(files, &fallback(name)));
+            if files.size(&fallback(name)).is_some() {
+                loaders.files.push(fallback(name));
+            }
+        }
+    }
+    config(files, roots, &mut loaders);
+    let error = loaders.findings.iter().find(|finding| finding.severity == Severity::Error);
+    let verdict = match error {
+        Some(error) => Check::new(super::BOOT_CHAIN, false, error.message.clone()),
+        None => Check::new(super::BOOT_CHAIN, true, "the loaders are there, and the root that they look for"),
+    };
+    (loaders, verdict)
+}
+
+fn program(files: &dyn Files, path: &str) -> Option<Finding> {
+    match files.read(path) {
+        None => Some(Finding::error(format!("{path} is missing")).hint(
+            "the packages shim-signed and grub-efi-amd64-signed (on aarch64 grub-efi-arm64-signed) bring the loaders",
+        )),
+        Some(bytes) if !bytes.starts_with(PROGRAM) => {
+            Some(Finding::error(format!("{path} is no program for EFI")))
+        }
+        Some(_) => None,
+    }
+}
+
+fn config(files: &dyn Files, roots: &[String], loaders: &mut Loaders) {
+    let paths = files.list("EFI").into_iter().map(|vendor| format!("EFI/{vendor}/grub.cfg"));
+    let Some((path, bytes)) = paths.into_iter().find_map(|path| files.read(&path).map(|bytes| (path, bytes)))
+    else {
+        let finding = Finding::error("no folder of EFI/ has a grub.cfg: grub stops at its prompt");
+        return loaders.findings.push(finding.hint("it tells grub the root by UUID"));
+    };
+    let path = clean(&path);
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    loaders.root_uuid = searched(&text).map(clean);
+    match &loaders.root_uuid {
+        None => {
+            loaders.findings.push(Finding::warning(format!("{path} does not search for the root by UUID")))
+        }
+        Some(uuid) if roots.iter().any(|root| root.eq_ignore_ascii_case(uuid)) => {}
+        Some(uuid) => {
+            let have = if roots.is_empty() { "no ext4".to_owned() } else { roots.join(", ") };
+            let message = format!("{path} looks for the file system {uuid}, and the image has {have}");
+            loaders.findings.push(Finding::error(message));
+        }
+    }
+    loaders.config = Some(path);
+}
+
+/// The UUID in `search.fs_uuid UUID root` or `search --fs-uuid --set=root UUID`.
+fn searched(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let by_uuid = match words.next()? {
+            "search.fs_uuid" => true,
+            "search" => line.contains("--fs-uuid"),
+            _ => false,
+        };
+        let is_uuid =
+            |word: &&str| word.len() == 36 && word.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+        if by_uuid { words.find(is_uuid) } else { None }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::judge;
+    use crate::disk::fat::FatFile;
+    use crate::prove::checks::Outcome;
+    use crate::units::Arch;
+
+    const UUID: &str = "496e403c-81de-48e8-a48c-5de5248addec";
+
+    fn files() -> Vec<FatFile> {
+        let file = |path: &str, text: &str| FatFile { path: path.into(), content: text.into() };
+        vec![
+            file("EFI/BOOT/BOOTAA64.EFI", "MZ shim"),
+            file("EFI/BOOT/grubaa64.efi", "MZ grub"),
+            file("EFI/debian/grub.cfg", &format!("search.fs_uuid {UUID} root\nconfigfile x\n")),
+        ]
+    }
+
+    /// The first finding.
+    fn said(files: &[FatFile], arch: Option<Arch>, root: &str) -> String {
+        let (loaders, verdict) = judge(&files, arch, &[root.to_owned()]);
+        assert_eq!(verdict.outcome == Outcome::Passed, loaders.findings.is_empty(), "{loaders:?}");
+        loaders.findings.first().map_or_else(String::new, |finding| finding.message.clone())
+    }
+
+    #[test]
+    fn a_sound_chain_and_what_breaks_it() {
+        assert_eq!(said(&files(), None, UUID), "");
+        assert_eq!(said(&files(), Some(Arch::Aarch64), UUID), "");
+        assert_eq!(said(&files(), Some(Arch::X86_64), UUID), "EFI/BOOT/BOOTX64.EFI is missing");
+        assert!(said(&files(), None, "0").ends_with("5de5248addec, and the image has 0"));
+        let without = |at: usize| {
+            let mut files = files();
+            files.remove(at);
+            said(&files, None, UUID)
+        };
+        assert!(without(0).starts_with("neither EFI/BOOT/BOOTX64.EFI nor"));
+        assert_eq!(without(1), "EFI/BOOT/grubaa64.efi is missing");
+        assert!(without(2).starts_with("no folder of EFI/ has a grub.cfg"));
+        let mut files = files();
+        files[0].content = b"no program".to_vec();
+        assert_eq!(said(&files, None, UUID), "EFI/BOOT/BOOTAA64.EFI is no program for EFI");
+    }
+
+    #[test]
+    fn two_ways_to_search() {
+        for text in [format!("search.fs_uuid {UUID} root"), format!(" search --fs-uuid --set=root {UUID}")] {
+            assert_eq!(super::searched(&text), Some(UUID));
+        }
+        assert_eq!(super::searched("search.fs_uuid\nsearch --label x\nsearch.fs_uuid short root"), None);
+    }
+}
