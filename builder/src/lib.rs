@@ -15,6 +15,7 @@ pub mod cli;
 pub mod disk;
 pub mod error;
 pub mod event;
+pub mod foreign;
 pub mod host;
 pub mod inspect;
 pub mod interrupt;

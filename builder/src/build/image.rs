@@ -27,7 +27,7 @@ use crate::rootfs::{guard, images};
 use crate::sandbox::{self, Job};
 use crate::store::Store;
 use crate::units::Digest;
-use crate::{board, disk};
+use crate::{board, disk, foreign};
 
 /// Name of the digests beside an image, in the form that `sha256sum --check` reads.
 const DIGESTS: &str = "SHA256SUMS";
@@ -90,7 +90,8 @@ impl ImageJob {
             images: preloaded.map(|(at, image)| images::archive_name(at, &image.name)).collect(),
             authorized_keys: BTreeSet::from([Digest::of(&self.authorized_keys)]),
         };
-        guard::refuse(&guard::check(root, &allowed)?)
+        guard::refuse(&guard::check(root, &allowed)?)?;
+        foreign::refuse_leftovers(root, self.recipe.target.arch)
     }
 }
 

@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use crate::error::Problem;
 use crate::event::{Event, Sink};
+use crate::foreign::{self, Ability, Foreign, Means};
 use crate::lock::mirrors::Mirrors;
 use crate::lock::{Action, Policy};
 use crate::recipe::diagnostic::Severity;
@@ -50,6 +51,8 @@ pub struct Options {
     pub mirrors: Vec<(String, String)>,
     /// Refuse a lock that the recipe has outgrown.
     pub locked: bool,
+    /// Run foreign packages' scripts by qemu-user alone.
+    pub emulate: bool,
     /// Store, instead of the user's.
     pub store: Option<PathBuf>,
 }
@@ -93,6 +96,8 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     let store = Store::open(options.store.clone())?;
     let arch = loaded.recipe.target.arch;
     let history = History::open(&store, &fs::canonicalize(&options.recipe)?, &arch.to_string());
+    // Asked before anything is downloaded.
+    let ability = (arch != Arch::host()).then(|| foreign::ability(arch, sink)).transpose()?;
     let mut build = Build { store: &store, history, sink, explained: Vec::new() };
 
     let local = packages::local::gather(&loaded.recipe, &store, sink)?;
@@ -108,6 +113,10 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     build.explain(&plan::fetch_step(&section), fetched.packages == 0, timer);
 
     let plan = Plan::new(&loaded, &section, &local, &store)?;
+    let foreign = match ability {
+        Some(ability) => Some(build.foreign(&plan, ability, options.emulate)?),
+        None => None,
+    };
     let mut trees = Vec::new();
     let mut below: Option<Digest> = None;
     for layer in plan.layers() {
@@ -120,6 +129,7 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
             tree,
             blobs: store.blobs_dir(),
             epoch: plan.epoch,
+            foreign: foreign.clone(),
             action,
         })?;
         trees.push(tree);
@@ -157,6 +167,37 @@ fn refuse_mistakes(loaded: &Loaded, sink: &dyn Sink) -> Result<()> {
 }
 
 impl Build<'_> {
+    /// How a foreign tree's programs will run; makes the native tools where they can be used.
+    fn foreign(&mut self, plan: &Plan, ability: Ability, emulate: bool) -> Result<Foreign> {
+        let arch = plan.recipe.target.arch;
+        let slow = |why: &str| format!("{why}: the scripts of {arch} packages run in qemu-user, ten times slower");
+        let means = match (ability, plan.tools()) {
+            (Ability::Host, _) => {
+                self.sink.warn(slow("this kernel has no binfmt_misc for user namespaces (Linux 6.7 has)"));
+                Means::Host
+            }
+            (Ability::Own(qemu), _) if emulate => Means::Emulated { qemu },
+            (Ability::Own(qemu), None) => {
+                self.sink.warn(slow("the lock has no tools for this machine (`edgepress lock` adds them)"));
+                Means::Emulated { qemu }
+            }
+            (Ability::Own(qemu), Some((step, action))) => {
+                let tools = self.layer(&step, |tree, scratch| LayerJob {
+                    step: step.record.step.clone(),
+                    lowers: Vec::new(),
+                    scratch,
+                    tree,
+                    blobs: self.store.blobs_dir(),
+                    epoch: plan.epoch,
+                    foreign: None,
+                    action,
+                })?;
+                Means::Helped { qemu, tools }
+            }
+        };
+        Ok(Foreign { arch, means })
+    }
+
     /// The tree of a layer: from the store, or made now.
     fn layer(&mut self, step: &Step, job: impl FnOnce(PathBuf, PathBuf) -> LayerJob) -> Result<PathBuf> {
         let timer = Instant::now();

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use super::steps::Step;
 use crate::board;
 use crate::disk::ids::Ids;
-use crate::lock::types::Section;
+use crate::lock::types::{Locked, Section};
 use crate::overlay::{self, Entry};
 use crate::packages::deb;
 use crate::packages::local::LocalDeb;
@@ -21,7 +21,7 @@ use crate::rootfs::initramfs;
 use crate::rootfs::layer::Action;
 use crate::rootfs::packages::DebFile;
 use crate::store::Store;
-use crate::units::Digest;
+use crate::units::{Arch, Digest};
 
 /// The runtime's packages, each a stage of its own because each needs the one before configured.
 const STAGES: [&str; 2] = ["aziot-identity-service", "aziot-edge"];
@@ -39,6 +39,7 @@ pub struct Plan {
     /// The account's authorized_keys; empty: none.
     pub authorized_keys: String,
     debs: Vec<DebFile>,
+    tools: Vec<DebFile>,
     entries: Vec<Entry>,
     images: Vec<Image>,
 }
@@ -77,6 +78,8 @@ impl Plan {
     pub fn new(loaded: &Loaded, section: &Section, local: &[LocalDeb], store: &Store) -> Result<Self> {
         let recipe = loaded.recipe.clone();
         let debs = debs(section, local);
+        let native = (recipe.target.arch != Arch::host()).then(|| section.tools.get(&Arch::host())).flatten();
+        let tools = native.into_iter().flatten().map(deb_file).collect();
         let epoch = epoch(&debs, store)?;
         let entries = overlay::render(&recipe, epoch)?;
         let authorized_keys = authorized_keys(&recipe)?;
@@ -84,14 +87,26 @@ impl Plan {
             recipe.engine.images.iter().map(|image| preload(image, &recipe)).collect::<Result<Vec<_>>>()?;
         let inputs = BTreeMap::from([
             ("recipe".to_owned(), Digest::of_json(&digestible(&recipe))),
-            ("lock".to_owned(), Digest::of_json(section)),
+            ("lock".to_owned(), Digest::of_json(&(&section.inputs, &section.packages))),
             ("packages".to_owned(), Digest::of_json(&debs)),
             ("overlays".to_owned(), Digest::of_json(&entries)),
             ("images".to_owned(), Digest::of_json(&images)),
             ("ssh keys".to_owned(), Digest::of(&authorized_keys)),
         ]);
         let seed = seed(&recipe, &inputs);
-        Ok(Self { recipe, inputs, epoch, seed, authorized_keys, debs, entries, images })
+        Ok(Self { recipe, inputs, epoch, seed, authorized_keys, debs, tools, entries, images })
+    }
+
+    /// The native tools that build a tree of another architecture; nothing where the lock has none for this machine.
+    pub fn tools(&self) -> Option<(Step, Action)> {
+        if self.tools.is_empty() {
+            return None;
+        }
+        let target = self.recipe.target.arch;
+        let mut inputs: Vec<_> =
+            self.tools.iter().map(|deb| (format!("package {}", deb.name), deb.sha256.to_string())).collect();
+        inputs.push(("architecture".into(), target.to_string()));
+        Some((Step::new("native-tools", inputs), Action::Tools { debs: self.tools.clone(), target }))
     }
 
     /// The layers, bottom first.
@@ -197,17 +212,17 @@ fn entry_inputs(entries: &[Entry]) -> Vec<(String, String)> {
 }
 
 fn debs(section: &Section, local: &[LocalDeb]) -> Vec<DebFile> {
-    let archive = section.packages.iter().map(|package| DebFile {
-        name: package.name.clone(),
-        version: package.version.clone(),
-        sha256: package.sha256,
-    });
+    let archive = section.packages.iter().map(deb_file);
     let local = local.iter().map(|package| DebFile {
         name: package.name.clone(),
         version: package.version.clone(),
         sha256: package.sha256,
     });
     archive.chain(local).collect()
+}
+
+fn deb_file(package: &Locked) -> DebFile {
+    DebFile { name: package.name.clone(), version: package.version.clone(), sha256: package.sha256 }
 }
 
 fn epoch(debs: &[DebFile], store: &Store) -> Result<u64> {

@@ -44,6 +44,9 @@ pub struct Build {
     /// Say for each step its key, whether it was there, and which input changed since the last build
     #[arg(long)]
     explain: bool,
+    /// For another architecture: run all of its programs in qemu-user (ten times slower; to compare)
+    #[arg(long)]
+    emulate: bool,
     /// Folder of downloads and layers [default: ~/.cache/edgepress]
     #[arg(long, value_name = "DIR", env = "EDGEPRESS_STORE")]
     store: Option<PathBuf>,
@@ -70,6 +73,7 @@ impl Build {
             sets: self.sets,
             mirrors: self.mirrors,
             locked: self.locked,
+            emulate: self.emulate,
             store: self.store,
         };
         let outcome = build::build(&options, session.sink.as_ref())?;

@@ -110,6 +110,7 @@ impl Display for Answer {
             Action::Made => "made",
             Action::Renewed => "renewed",
             Action::Updated => "updated",
+            Action::Completed => "completed with this machine's tools",
         };
         let (lock, arch, count, mib) = (self.lock.display(), self.arch, self.packages, self.size >> 20);
         writeln!(f, "{lock}: {action} for {arch}: {count} packages, {mib} MiB")?;
@@ -176,7 +177,7 @@ mod tests {
             size: 1 << 20,
             sha256: Digest::of("x"),
         };
-        Section { inputs: Digest::of("i"), packages: packages.iter().map(package).collect() }
+        Section { inputs: Digest::of("i"), packages: packages.iter().map(package).collect(), tools: Default::default() }
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! Only proxies and credentials are the host's: it may have switched off the check of expiry dates, or have commands
 //! run at each update.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -112,6 +113,23 @@ impl<'a> Apt<'a> {
         Ok(())
     }
 
+    /// Has these versions chosen where an archive has them.
+    ///
+    /// # Errors
+    /// When the tree cannot be written.
+    pub fn prefer<'v>(&self, versions: impl Iterator<Item = (&'v str, &'v str)>) -> Result<()> {
+        let pin = |(name, version)| format!("Package: {name}\nPin: version {version}\nPin-Priority: 1001\n\n");
+        self.write("preferences", &versions.map(pin).collect::<String>())
+    }
+
+    /// Names of all packages that the archives have.
+    ///
+    /// # Errors
+    /// When apt does not tell.
+    pub fn known(&self) -> Result<BTreeSet<String>> {
+        Ok(texts(&self.run("apt-cache", &["pkgnames"])?).0.lines().map(String::from).collect())
+    }
+
     /// Downloads and verifies the indices.
     ///
     /// # Errors
@@ -136,9 +154,7 @@ impl<'a> Apt<'a> {
         let output = self.run("apt-get", &arguments)?;
         let (stdout, stderr) = texts(&output);
         if !output.status.success() {
-            let known = || {
-                texts(&self.run("apt-cache", &["pkgnames"])?).0.lines().map(|n| Ok(n.to_owned())).collect()
-            };
+            let known = || Ok(self.known()?.into_iter().collect());
             let versions = |name: &str| Ok(texts(&self.run("apt-cache", &["madison", name])?).0);
             return Err(explain::install(&stdout, &stderr, self.recipe, known, versions)?.into());
         }

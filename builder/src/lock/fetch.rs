@@ -1,5 +1,6 @@
 //! From a lock to files: whatever the store lacks is downloaded.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -11,6 +12,7 @@ use crate::recipe::types::Recipe;
 use crate::store::Store;
 use crate::store::download::{Wanted, fetch_all};
 use crate::store::net::{Client, join};
+use crate::units::{Arch, Digest};
 
 /// Name of the step in events.
 pub const STEP: &str = "fetch";
@@ -36,11 +38,17 @@ pub fn fetch(
     sink: &dyn Sink,
 ) -> Result<Fetched> {
     let start = Instant::now();
+    let mut native = recipe.clone();
+    native.target.arch = Arch::host();
+    let needed: BTreeMap<Digest, &Locked> = section.needed().map(|package| (package.sha256, package)).collect();
+    let all = needed.len();
     let mut wanted = Vec::new();
-    for package in section.packages.iter().filter(|package| !there(package, store)) {
+    for package in needed.into_values().filter(|package| !there(package, store)) {
+        // Where architectures are in different archives, the tools come from this machine's.
+        let of = if package.architecture == Arch::host().debian() { &native } else { recipe };
         wanted.push(Wanted {
             name: format!("{} {}", package.name, package.version),
-            url: join(&mirrors.url(recipe, &package.archive)?, &package.path)?,
+            url: join(&mirrors.url(of, &package.archive)?, &package.path)?,
             size: Some(package.size),
             sha256: package.sha256,
             hint: format!(
@@ -57,8 +65,8 @@ pub fn fetch(
         fetch_all(&client, store, wanted, STEP, sink)?;
     }
     let outcome = match fetched.packages {
-        0 => format!("{} packages, all from the store", section.packages.len()),
-        count => format!("{count} of {} packages downloaded", section.packages.len()),
+        0 => format!("{all} packages, all from the store"),
+        count => format!("{count} of {all} packages downloaded"),
     };
     sink.emit(Event::Finished { step: STEP.to_owned(), seconds: start.elapsed().as_secs_f64(), outcome });
     Ok(fetched)

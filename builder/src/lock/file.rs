@@ -59,11 +59,13 @@ pub fn parse(text: &str) -> Result<Lock, String> {
     }
     let lock: Lock = toml::from_str(text).map_err(tell)?;
     for section in lock.arch.values() {
-        for package in &section.packages {
-            check(package).map_err(|what| format!("the package `{}` has {what}", package.name))?;
-        }
-        if let Some(pair) = section.packages.windows(2).find(|pair| pair[0].name >= pair[1].name) {
-            return Err(format!("the package `{}` is out of order or there twice", pair[1].name));
+        for packages in std::iter::once(&section.packages).chain(section.tools.values()) {
+            for package in packages {
+                check(package).map_err(|what| format!("the package `{}` has {what}", package.name))?;
+            }
+            if let Some(pair) = packages.windows(2).find(|pair| pair[0].name >= pair[1].name) {
+                return Err(format!("the package `{}` is out of order or there twice", pair[1].name));
+            }
         }
     }
     Ok(lock)
@@ -132,8 +134,9 @@ mod tests {
             sha256: Digest::of(name),
         };
         let packages = vec![package("a", "pool/a.deb"), package("libstdc++6", "pool/l/g++ 1~2.deb")];
-        let section = Section { inputs: Digest::of("inputs"), packages };
-        let empty = Section { inputs: Digest::of("none"), packages: Vec::new() };
+        let tools = [(Arch::X86_64, vec![package("dash", "pool/dash.deb")])].into();
+        let section = Section { inputs: Digest::of("inputs"), packages, tools: Default::default() };
+        let empty = Section { inputs: Digest::of("none"), packages: Vec::new(), tools };
         Lock { format: FORMAT, arch: [(Arch::X86_64, section), (Arch::Aarch64, empty)].into() }
     }
 
@@ -171,6 +174,7 @@ mod tests {
             ("pool/a.deb", "/etc/shadow", "not one within an archive"),
             ("name = \"a\"", "name = \"a b\"", "no package name"),
             ("name = \"a\"", "name = \"z\"", "out of order"),
+            ("pool/dash.deb", "/etc/shadow", "not one within an archive"),
             ("[[arch.x86_64", "[[arch.riscv", "riscv"),
         ] {
             assert!(text.contains(from), "{from}");

@@ -13,6 +13,7 @@ pub mod host;
 pub mod index;
 pub mod keys;
 pub mod mirrors;
+pub mod tools;
 pub mod types;
 
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ use crate::error::Problem;
 use crate::event::{Event, Sink, Unit};
 use crate::packages::control::RELATIONS;
 use crate::packages::local::LocalDeb;
-use crate::recipe::types::{EdgeSource, Recipe};
+use crate::recipe::types::{Archive, EdgeSource, Recipe};
 use crate::store::Store;
 use crate::units::{Arch, Digest};
 use apt::{Apt, Origin};
@@ -125,18 +126,9 @@ pub fn resolve(
     if recipe.edge.from == EdgeSource::Packages {
         runtime_is_there(debs)?;
     }
-    let mut origins = Vec::new();
-    for (role, archive) in &recipe.archives {
-        origins.push(Origin {
-            role: role.clone(),
-            url: mirrors.url(recipe, role)?,
-            suites: archive.suites.clone(),
-            components: archive.components.clone(),
-        });
-    }
     sink.emit(Event::Started { step: STEP.to_owned(), total: Some(3), unit: Unit::Items });
     progress(0, "reading and verifying the archives' indices");
-    let apt = Apt::new(recipe, debs, origins, mirrors.host(), store)?;
+    let apt = Apt::new(recipe, debs, origins(recipe, mirrors)?, mirrors.host(), store)?;
     apt.update()?;
     progress(1, "resolving");
     let uris = apt.resolve(&requested(recipe, debs))?;
@@ -146,7 +138,24 @@ pub fn resolve(
     packages.retain(|package| !debs.iter().any(|deb| deb.name == package.name));
     let outcome = format!("{} packages", packages.len());
     sink.emit(Event::Finished { step: STEP.to_owned(), seconds: start.elapsed().as_secs_f64(), outcome });
-    Ok(Section { inputs: inputs_digest(recipe, debs), packages })
+    let mut tools = BTreeMap::new();
+    if recipe.target.arch != Arch::host() {
+        tools.insert(Arch::host(), tools::resolve(recipe, &packages, mirrors, store, sink)?);
+    }
+    Ok(Section { inputs: inputs_digest(recipe, debs), packages, tools })
+}
+
+/// The archives of a recipe, with the addresses that they have for its architecture.
+fn origins(recipe: &Recipe, mirrors: &Mirrors) -> Result<Vec<Origin>> {
+    let origin = |(role, archive): (&String, &Archive)| {
+        Ok(Origin {
+            role: role.clone(),
+            url: mirrors.url(recipe, role)?,
+            suites: archive.suites.clone(),
+            components: archive.components.clone(),
+        })
+    };
+    recipe.archives.iter().map(origin).collect()
 }
 
 fn runtime_is_there(debs: &[LocalDeb]) -> Result<()> {
@@ -184,6 +193,8 @@ pub enum Action {
     Renewed,
     /// It was asked to be renewed.
     Updated,
+    /// It was made on a machine of another architecture: the tools of this one were added.
+    Completed,
 }
 
 /// A section that fits the recipe, and how it came to be.
@@ -215,6 +226,7 @@ pub fn ensure(
     let before = file::read(path)?.and_then(|lock| lock.arch.get(&arch).cloned());
     let fits = before.as_ref().is_some_and(|section| section.inputs == inputs_digest(recipe, debs));
     let action = match (&before, fits, policy) {
+        (Some(section), true, Policy::Renew) if tools::lacking(section, arch) => Action::Completed,
         (Some(section), true, Policy::Locked | Policy::Renew) => {
             return Ok(Ensured { section: section.clone(), action: Action::Kept, before });
         }
@@ -239,7 +251,16 @@ pub fn ensure(
     if action == Action::Renewed {
         sink.note(format!("{shown} no longer fits the recipe: renewing it"));
     }
-    let section = resolve(recipe, debs, mirrors, store, sink)?;
+    let section = match (action, &before) {
+        (Action::Completed, Some(section)) => {
+            sink.note(format!("{shown} was made on another architecture: adding the tools of this machine"));
+            let mut section = section.clone();
+            let tools = tools::resolve(recipe, &section.packages, mirrors, store, sink)?;
+            section.tools.insert(Arch::host(), tools);
+            section
+        }
+        _ => resolve(recipe, debs, mirrors, store, sink)?,
+    };
     // Read again: another architecture may have been locked meanwhile.
     let mut lock = file::read(path)?.unwrap_or(Lock { format: FORMAT, arch: BTreeMap::new() });
     lock.arch.insert(arch, section.clone());

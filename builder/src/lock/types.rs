@@ -32,6 +32,17 @@ pub struct Section {
     /// Sorted by name.
     #[serde(rename = "package")]
     pub packages: Vec<Locked>,
+    /// By the architecture of the machine that builds, if it is another one: packages of that machine whose programs
+    /// build the image ([`crate::foreign`]); nothing of them is in it. Each list is sorted by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tools: BTreeMap<Arch, Vec<Locked>>,
+}
+
+impl Section {
+    /// What a build on this machine needs: the packages, and the tools.
+    pub fn needed(&self) -> impl Iterator<Item = &Locked> {
+        self.packages.iter().chain(self.tools.get(&Arch::host()).into_iter().flatten())
+    }
 }
 
 /// One package of an archive.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::packages::{DebFile, Installer, NoServices};
 use super::{accounts, clean, files, initramfs, mounts, sync};
 use crate::event::{Event, Sink, Unit};
+use crate::foreign::{Foreign, tools};
 use crate::overlay::Entry;
 use crate::units::Arch;
 
@@ -27,6 +28,8 @@ pub struct LayerJob {
     pub blobs: PathBuf,
     /// Time stamp of what scripts write, seconds since 1970.
     pub epoch: u64,
+    /// For a tree of another architecture than this machine's: how its programs are run.
+    pub foreign: Option<Foreign>,
     /// What to do.
     pub action: Action,
 }
@@ -56,6 +59,13 @@ pub enum Action {
     },
     /// Everything that is no package.
     Files(files::Files),
+    /// No layer of the image: programs of this machine that build trees of another architecture; see [`tools`].
+    Tools {
+        /// Packages of this machine.
+        debs: Vec<DebFile>,
+        /// The trees' architecture.
+        target: Arch,
+    },
 }
 
 /// Makes the layer; called in a sandbox.
@@ -67,10 +77,17 @@ pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<()> {
     let installer = |root| Installer { root, blobs: &job.blobs, epoch: job.epoch, step: &job.step, sink };
     let stacked = Stack::open(&job.lowers, &job.tree, &job.scratch)?;
     let root = stacked.root();
-    if let Action::Bootstrap { debs, arch } = &job.action {
-        installer(root).bootstrap(*arch, debs)?;
+    match &job.action {
+        Action::Bootstrap { debs, arch } => installer(root).bootstrap(*arch, debs)?,
+        Action::Tools { debs, target } => {
+            started(job, sink);
+            installer(root).extract(Arch::host(), debs)?;
+            return tools::prepare(root, *target);
+        }
+        _ => {}
     }
     mounts::around(root, &job.blobs)?;
+    let foreign = job.foreign.as_ref().map(|foreign| foreign.enter(root, &job.scratch)).transpose()?;
     let no_services = NoServices::install(root)?;
     match &job.action {
         Action::Bootstrap { debs, .. } => installer(root).install(debs)?,
@@ -88,9 +105,13 @@ pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<()> {
             started(job, sink);
             files.lay(root, job.epoch)?;
         }
+        Action::Tools { .. } => {}
     }
     no_services.remove()?;
     clean::scrub(root)?;
+    if let Some(foreign) = foreign {
+        foreign.leave()?;
+    }
     mounts::clear(root)?;
     drop(stacked);
     clean::clamp_times(&job.tree, job.epoch)

@@ -143,7 +143,11 @@ fn devices(dev: &Path) -> Result<()> {
     mounted("devpts", &dev.join("pts"), MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "newinstance,ptmxmode=0666")
 }
 
-fn bind_read_only(from: &Path, at: &Path) -> Result<()> {
+/// Shows `from`, a folder or a file, at `at`, and lets nobody write to it there.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn bind_read_only(from: &Path, at: &Path) -> Result<()> {
     mount(Some(from), at, NONE, MsFlags::MS_BIND, NONE)
         .with_context(|| format!("binding {}", from.display()))?;
     // Flags that the host has set on the mount are locked in a user namespace: a remount must repeat them.

@@ -58,12 +58,7 @@ impl Installer<'_> {
     /// # Errors
     /// A .deb that cannot be read, named.
     pub fn bootstrap(&self, arch: Arch, debs: &[DebFile]) -> Result<()> {
-        for name in merged_folders(arch) {
-            let folder = self.root.join("usr").join(name);
-            fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-            symlink(format!("usr/{name}"), self.root.join(name))
-                .with_context(|| format!("linking /{name}"))?;
-        }
+        self.merge_usr(arch)?;
         let plan = order::plan(&self.relations(debs)?, &BTreeSet::new())?;
         let essential: BTreeSet<&str> = plan.essential.iter().map(String::as_str).collect();
         let debs: Vec<(&DebFile, PathBuf)> = debs
@@ -77,6 +72,26 @@ impl Installer<'_> {
         for name in ["status", "available"] {
             let path = dpkg.join(name);
             fs::write(&path, b"").with_context(|| format!("creating {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Extracts packages for `arch` into an empty tree, and does nothing else with them.
+    ///
+    /// # Errors
+    /// A .deb that cannot be read, named.
+    pub fn extract(&self, arch: Arch, debs: &[DebFile]) -> Result<()> {
+        self.merge_usr(arch)?;
+        let debs: Vec<(&DebFile, PathBuf)> = debs.iter().map(|deb| (deb, self.blob(deb))).collect();
+        extract::all(&debs, self.root)
+    }
+
+    fn merge_usr(&self, arch: Arch) -> Result<()> {
+        for name in merged_folders(arch) {
+            let folder = self.root.join("usr").join(name);
+            fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+            symlink(format!("usr/{name}"), self.root.join(name))
+                .with_context(|| format!("linking /{name}"))?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Users;
 use crate::build::image::ImageJob;
 use crate::event::Sink;
+use crate::foreign::binfmt;
 use crate::prove::inside::{self, Inside};
 use crate::rootfs::layer::{self, LayerJob};
 
@@ -23,6 +24,8 @@ pub enum Job {
     Image(Box<ImageJob>),
     /// Boots an image in a simulated world.
     Prove(Box<Inside>),
+    /// Can foreign programs be registered in a user namespace?
+    ProbeBinfmt,
     /// Removes trees that hold other users' files.
     Remove(Vec<PathBuf>),
 }
@@ -34,6 +37,7 @@ impl Job {
             Self::Layer(job) => format!("making layer `{}`", job.step),
             Self::Image(_) => "making the image".into(),
             Self::Prove(_) => "booting the image".into(),
+            Self::ProbeBinfmt => "looking for binfmt_misc".into(),
             Self::Remove(_) => "removing old trees".into(),
         }
     }
@@ -41,7 +45,7 @@ impl Job {
     /// Which users the job needs to see.
     pub fn users(&self) -> Users {
         match self {
-            Self::Layer(_) | Self::Image(_) | Self::Remove(_) => Users::Range,
+            Self::Layer(_) | Self::Image(_) | Self::ProbeBinfmt | Self::Remove(_) => Users::Range,
             Self::Prove(_) => Users::Own,
         }
     }
@@ -52,6 +56,7 @@ impl Job {
             Self::Layer(job) => serde_json::to_value(layer::make(job, sink)?)?,
             Self::Image(job) => serde_json::to_value(job.make(sink)?)?,
             Self::Prove(inside) => serde_json::to_value(inside::run(inside, sink)?)?,
+            Self::ProbeBinfmt => serde_json::to_value(binfmt::mount_own())?,
             Self::Remove(paths) => serde_json::to_value(paths.iter().try_for_each(remove)?)?,
         })
     }

@@ -1,0 +1,191 @@
+//! Building for an architecture that this machine's processor does not run, at nearly its own speed.
+//!
+//! Packages' scripts are hundreds of short programs, and an emulator takes longer to start than they run. But what a
+//! script writes does not depend on the machine code of the shell that ran it. So:
+//!
+//! ```text
+//! dpkg ─► postinst ─► sed        each an aarch64 program in the tree
+//!          │
+//!          ▼ execve
+//!   binfmt_misc, in the build's own user namespace
+//!          │
+//!          ▼
+//!   native helper ─┬─► /.edgepress-build/native/usr/bin/sed    the same version, for this machine
+//!                  └─► /.edgepress-build/qemu                  where there is none: a static qemu-user
+//! ```
+//!
+//! The native tools are packages of the same archives at the same versions, extracted and never configured
+//! ([`tools`]). They are bound into the tree while scripts run and gone with the mounts.
+
+pub mod binfmt;
+pub mod elf;
+mod leftovers;
+pub mod qemu;
+pub mod tools;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use nix::mount::umount;
+use serde::{Deserialize, Serialize};
+
+pub use leftovers::refuse_leftovers;
+use tools::multiarch;
+
+use crate::error::Problem;
+use crate::event::Sink;
+use crate::rootfs::mounts::{self, RESERVED};
+use crate::sandbox::{self, Job};
+use crate::units::Arch;
+
+/// The program that binfmt_misc starts; `build.rs` compiles it.
+const HELPER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/native-helper"));
+
+/// How a foreign tree's programs are run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Means {
+    /// By qemu-user, registered on the host: slow, and all that kernels before 6.7 can do.
+    Host,
+    /// By this static qemu-user, registered in the build's own user namespace.
+    Emulated {
+        /// The program on the host.
+        qemu: PathBuf,
+    },
+    /// By native programs where there are some, else by this static qemu-user.
+    Helped {
+        /// The program on the host.
+        qemu: PathBuf,
+        /// Tree of the native tools.
+        tools: PathBuf,
+    },
+}
+
+/// What a layer of a foreign tree needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Foreign {
+    /// The tree's architecture.
+    pub arch: Arch,
+    /// How its programs are run.
+    pub means: Means,
+}
+
+/// What this host can do for a foreign architecture, before it is known whether there are native tools.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ability {
+    /// A registration of the build's own, for this static qemu-user.
+    Own(PathBuf),
+    /// Only the host's registration.
+    Host,
+}
+
+/// Finds out what this host can do for trees of `arch`.
+///
+/// # Errors
+/// When qemu-user is missing, or neither kernel nor host let foreign programs run; says what to install.
+pub fn ability(arch: Arch, sink: &dyn Sink) -> Result<Ability> {
+    if sandbox::run::<bool>(&Job::ProbeBinfmt, sink)? {
+        return qemu::find(arch).map(Ability::Own);
+    }
+    if binfmt::host_has(arch) {
+        return Ok(Ability::Host);
+    }
+    // The first thing to mend.
+    qemu::find(arch)?;
+    Err(Problem::work(format!(
+        "this host cannot run {arch} programs: the kernel has no binfmt_misc for user namespaces (Linux 6.7 or newer), \
+         and no qemu-user is registered on the host"
+    ))
+    .hint("register it: sudo apt-get install qemu-user-static binfmt-support (or run on a newer kernel: ten times faster)")
+    .into())
+}
+
+/// A foreign tree whose programs run; see [`Foreign::enter`].
+pub struct Entered {
+    mounts: Vec<PathBuf>,
+    made: Vec<PathBuf>,
+}
+
+impl Foreign {
+    /// Lets the programs of the tree at `root` run, in this mount namespace; call it when
+    /// [`crate::rootfs::mounts::around`] is done. `scratch` is a folder that no script sees.
+    ///
+    /// # Errors
+    /// When the kernel refuses a mount or the registration.
+    pub fn enter(&self, root: &Path, scratch: &Path) -> Result<Entered> {
+        let mut entered = Entered { mounts: Vec::new(), made: Vec::new() };
+        let (qemu, tools) = match &self.means {
+            Means::Host => return Ok(entered),
+            Means::Emulated { qemu } => (qemu, None),
+            Means::Helped { qemu, tools } => (qemu, Some(tools)),
+        };
+        let reserved = root.join(RESERVED);
+        entered.bind_file(qemu, &reserved.join("qemu"))?;
+        if let Some(tools) = tools {
+            let native = reserved.join("native");
+            fs::create_dir(&native).with_context(|| format!("creating {}", native.display()))?;
+            entered.bind(tools, &native)?;
+            tools::link_loader(&reserved)?;
+            let libraries = Path::new("usr/lib").join(multiarch(Arch::host()));
+            let at = root.join(&libraries);
+            if !at.exists() {
+                fs::create_dir(&at).with_context(|| format!("creating {}", at.display()))?;
+                entered.made.push(at.clone());
+            }
+            entered.bind(&tools.join(&libraries), &at)?;
+        }
+        let helper = scratch.join("native-helper");
+        fs::write(&helper, HELPER).with_context(|| format!("writing {}", helper.display()))?;
+        fs::set_permissions(&helper, fs::Permissions::from_mode(0o755))?;
+        binfmt::register(self.arch, &helper)?;
+        Ok(entered)
+    }
+}
+
+impl Entered {
+    fn bind(&mut self, from: &Path, at: &Path) -> Result<()> {
+        mounts::bind_read_only(from, at)?;
+        self.mounts.push(at.to_owned());
+        Ok(())
+    }
+
+    fn bind_file(&mut self, from: &Path, at: &Path) -> Result<()> {
+        fs::write(at, b"").with_context(|| format!("creating {}", at.display()))?;
+        self.bind(from, at)
+    }
+
+    /// Takes everything away again; call it before [`crate::rootfs::mounts::clear`].
+    ///
+    /// # Errors
+    /// When a script left something running, or a package put something where the tools' libraries were shown.
+    pub fn leave(self) -> Result<()> {
+        for at in self.mounts.iter().rev() {
+            umount(at).with_context(|| format!("unmounting {}", at.display()))?;
+        }
+        for folder in &self.made {
+            fs::remove_dir(folder).with_context(|| format!("removing {}", folder.display()))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HELPER;
+    use super::elf::Elf;
+    use crate::rootfs::mounts::RESERVED;
+    use crate::units::Arch;
+
+    #[test]
+    fn the_helper_is_static_and_knows_its_paths() {
+        let elf = Elf::parse(HELPER).expect("a program");
+        assert_eq!(elf.arch(), Some(Arch::host()));
+        assert_eq!(elf.interpreter(), None);
+        for name in ["native", "qemu"] {
+            let path = format!("/{RESERVED}/{name}");
+            assert!(HELPER.windows(path.len()).any(|window| window == path.as_bytes()), "{path}");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The native tools: what packages' scripts call, as programs of this machine.
+//!
+//! They are an extracted tree, never configured, and never run but inside a tree that is being built, where their
+//! libraries are bound in place (Debian's multiarch layout keeps them apart from the tree's own). Two changes are made
+//! to them:
+//! - Their loader is looked for in the build's own folder, so that no `/lib64` appears in a tree that has none.
+//! - dpkg's programs have their architecture compiled in, a string of five letters, like the other one: it is replaced
+//!   by the tree's.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::elf::Elf;
+use crate::host;
+use crate::rootfs::mounts::RESERVED;
+use crate::units::Arch;
+
+/// Packages whose programs scripts call, each with what it depends on. Those that a tree does not have are left out:
+/// its scripts cannot call them either.
+pub const PACKAGES: [&str; 45] = [
+    "adduser",
+    "apparmor",
+    "base-passwd",
+    "bash",
+    "bsdutils",
+    "ca-certificates",
+    "coreutils",
+    "cpio",
+    "dash",
+    "dbus",
+    "debconf",
+    "debianutils",
+    "diffutils",
+    "dpkg",
+    "e2fsprogs",
+    "file",
+    "findutils",
+    "gawk",
+    "gettext-base",
+    "grep",
+    "gzip",
+    "hostname",
+    "init-system-helpers",
+    "iproute2",
+    "kmod",
+    "libpam-modules",
+    "libpam-modules-bin",
+    "login",
+    "mawk",
+    "mount",
+    "ncurses-bin",
+    "openssh-client",
+    "openssh-server",
+    "openssl",
+    "passwd",
+    "perl",
+    "perl-base",
+    "procps",
+    "sed",
+    "systemd",
+    "tar",
+    "udev",
+    "util-linux",
+    "xz-utils",
+    "zstd",
+];
+
+/// Programs that must run as the tree's own, each with its reason.
+const NEVER: &[(&str, &str)] = &[
+    ("usr/sbin/ldconfig", "reads the libraries of its own machine only"),
+    ("usr/sbin/ldconfig.real", "Ubuntu's name of the same"),
+    ("usr/sbin/iconvconfig", "looks in its own machine's library folder"),
+    ("usr/bin/ldd", "runs the loader"),
+    ("usr/bin/uname", "tells the machine"),
+    ("usr/bin/arch", "tells the machine"),
+    ("usr/bin/lscpu", "tells the machine"),
+];
+
+/// Folders that no program needs.
+const UNNEEDED: [&str; 6] =
+    ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/zoneinfo", "boot"];
+
+/// Programs that know their architecture.
+const DPKG: [&str; 6] = ["dpkg", "dpkg-deb", "dpkg-divert", "dpkg-query", "dpkg-split", "dpkg-trigger"];
+
+/// The name of an architecture's library folder (Debian Policy 9.1.1).
+pub fn multiarch(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "x86_64-linux-gnu",
+        Arch::Aarch64 => "aarch64-linux-gnu",
+    }
+}
+
+/// Where programs of an architecture look for their loader (its psABI), and its file in the library folder.
+fn loader(arch: Arch) -> (&'static str, &'static str) {
+    match arch {
+        Arch::X86_64 => ("/lib64/ld-linux-x86-64.so.2", "ld-linux-x86-64.so.2"),
+        Arch::Aarch64 => ("/lib/ld-linux-aarch64.so.1", "ld-linux-aarch64.so.1"),
+    }
+}
+
+/// The loader as the tools look for it. No longer than what [`loader`] says: it takes that one's place in the files.
+const LOADER: &str = "/.edgepress-build/loader";
+
+/// Makes an extracted tree of this machine's packages into tools for building trees of `target`.
+///
+/// # Errors
+/// When a program is not as expected: the dpkg of a later release may differ.
+pub fn prepare(tree: &Path, target: Arch) -> Result<()> {
+    for folder in UNNEEDED {
+        match fs::remove_dir_all(tree.join(folder)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {folder}"));
+            }
+            _ => {}
+        }
+    }
+    for (name, _) in NEVER {
+        match fs::remove_file(tree.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {name}"));
+            }
+            _ => {}
+        }
+    }
+    for name in DPKG {
+        let path = tree.join("usr/bin").join(name);
+        let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        rewrite(&path, &with_architecture(&bytes, target).with_context(|| format!("changing {name}"))?)?;
+    }
+    for folder in ["usr/bin", "usr/sbin", "usr/lib"] {
+        redirect(&tree.join(folder))?;
+    }
+    believe(tree, target)
+}
+
+/// dpkg's own answer decides whether the change was what it should be.
+fn believe(tree: &Path, target: Arch) -> Result<()> {
+    let libraries = tree.join("usr/lib").join(multiarch(Arch::host()));
+    let mut command = Command::new(libraries.join(loader(Arch::host()).1));
+    command.arg("--library-path").arg(&libraries).arg(tree.join("usr/bin/dpkg")).arg("--print-architecture");
+    let said = host::run(command.env_clear())?;
+    let said = String::from_utf8_lossy(&said);
+    ensure!(said.trim() == target.debian(), "the native dpkg says that it is for {}", said.trim());
+    Ok(())
+}
+
+/// The compiled-in architecture stands once, as a string of its own.
+fn with_architecture(bytes: &[u8], target: Arch) -> Result<Vec<u8>> {
+    let old = format!("\0{}\0", Arch::host().debian());
+    let new = format!("\0{}\0", target.debian());
+    ensure!(old.len() == new.len(), "the names of the architectures differ in length");
+    let mut places =
+        bytes.windows(old.len()).enumerate().filter(|(_, window)| *window == old.as_bytes()).map(|(at, _)| at);
+    let (Some(at), None) = (places.next(), places.next()) else {
+        bail!("it does not name its architecture just once");
+    };
+    let mut bytes = bytes.to_owned();
+    bytes[at..at + new.len()].copy_from_slice(new.as_bytes());
+    Ok(bytes)
+}
+
+/// Replaces the loader in every program below a folder.
+fn redirect(folder: &Path) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.with_context(|| format!("listing {}", folder.display()))?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        if kind.is_dir() {
+            redirect(&path)?;
+        } else if kind.is_file() {
+            let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            if let Some(changed) = with_loader(&bytes) {
+                rewrite(&path, &changed)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn with_loader(bytes: &[u8]) -> Option<Vec<u8>> {
+    let elf = Elf::parse(bytes)?;
+    if elf.arch()? != Arch::host() || elf.interpreter()? != loader(Arch::host()).0.as_bytes() {
+        return None;
+    }
+    let (start, end) = elf.interpreter_place()?;
+    let mut changed = bytes.to_owned();
+    let place = changed.get_mut(start..end)?;
+    place.fill(0);
+    place.get_mut(..LOADER.len())?.copy_from_slice(LOADER.as_bytes());
+    Some(changed)
+}
+
+/// In place: hard links and modes stay.
+fn rewrite(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+}
+
+/// Puts the loader where the tools look for it; `reserved` is the build's folder in the tree.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn link_loader(reserved: &Path) -> Result<()> {
+    let target = format!("native/usr/lib/{}/{}", multiarch(Arch::host()), loader(Arch::host()).1);
+    let at = reserved.join(LOADER.trim_start_matches(&format!("/{RESERVED}/")));
+    std::os::unix::fs::symlink(target, &at).with_context(|| format!("linking {}", at.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LOADER, PACKAGES, loader, with_architecture, with_loader};
+    use crate::foreign::elf::Elf;
+    use crate::foreign::elf::tests::program;
+    use crate::rootfs::mounts::RESERVED;
+    use crate::units::Arch;
+
+    const OWN: u8 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
+
+    #[test]
+    fn the_loader_fits_in_its_place() {
+        assert!(LOADER.starts_with(&format!("/{RESERVED}/")));
+        for arch in [Arch::X86_64, Arch::Aarch64] {
+            assert!(LOADER.len() <= loader(arch).0.len(), "{arch}");
+        }
+        let path = format!("{}\0", loader(Arch::host()).0);
+        let bytes = program(OWN, path.as_bytes(), b"rest");
+        let changed = with_loader(&bytes).expect("changed");
+        assert_eq!(changed.len(), bytes.len());
+        assert!(changed.ends_with(b"\0rest"));
+        assert_eq!(Elf::parse(&changed).expect("ELF").interpreter(), Some(LOADER.as_bytes()));
+        assert_eq!(with_loader(&changed), None, "once is enough");
+        assert_eq!(with_loader(b"#!/bin/sh"), None);
+    }
+
+    #[test]
+    fn the_architecture_is_replaced_where_it_stands_alone() {
+        let (host, other) = match Arch::host() {
+            Arch::X86_64 => ("amd64", Arch::Aarch64),
+            Arch::Aarch64 => ("arm64", Arch::X86_64),
+        };
+        let text = format!("x\0linux-{host}\0{host}\0y");
+        let changed = with_architecture(text.as_bytes(), other).expect("changed");
+        assert_eq!(changed, format!("x\0linux-{host}\0{}\0y", other.debian()).as_bytes());
+        for bad in [format!("\0{host}\0.\0{host}\0"), format!("{host}s")] {
+            assert!(with_architecture(bad.as_bytes(), other).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn packages_are_sorted() {
+        assert!(PACKAGES.is_sorted());
+    }
+}
