@@ -26,6 +26,14 @@ impl Arch {
         }
     }
 
+    /// The one of the two that this is not.
+    pub fn other(self) -> Self {
+        match self {
+            Self::X86_64 => Self::Aarch64,
+            Self::Aarch64 => Self::X86_64,
+        }
+    }
+
     /// The architecture that this program was built for.
     pub fn host() -> Self {
         if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 }

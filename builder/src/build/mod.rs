@@ -170,7 +170,8 @@ impl Build<'_> {
     /// How a foreign tree's programs will run; makes the native tools where they can be used.
     fn foreign(&mut self, plan: &Plan, ability: Ability, emulate: bool) -> Result<Foreign> {
         let arch = plan.recipe.target.arch;
-        let slow = |why: &str| format!("{why}: the scripts of {arch} packages run in qemu-user, ten times slower");
+        let slow =
+            |why: &str| format!("{why}: the scripts of {arch} packages run in qemu-user, ten times slower");
         let means = match (ability, plan.tools()) {
             (Ability::Host, _) => {
                 self.sink.warn(slow("this kernel has no binfmt_misc for user namespaces (Linux 6.7 has)"));

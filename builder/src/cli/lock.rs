@@ -177,7 +177,11 @@ mod tests {
             size: 1 << 20,
             sha256: Digest::of("x"),
         };
-        Section { inputs: Digest::of("i"), packages: packages.iter().map(package).collect(), tools: Default::default() }
+        Section {
+            inputs: Digest::of("i"),
+            packages: packages.iter().map(package).collect(),
+            tools: Default::default(),
+        }
     }
 
     #[test]

@@ -17,8 +17,7 @@ const FOLDER: &str = "/proc/sys/fs/binfmt_misc";
 /// The first bytes of a little-endian ELF64 file: type ET_EXEC or ET_DYN (the mask drops the difference), then the
 /// machine, EM_X86_64 or EM_AARCH64. Byte 7, the ABI, is not looked at.
 const MAGIC: &str = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00";
-const MASK: &str =
-    r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff";
+const MASK: &str = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff";
 
 fn machine(arch: Arch) -> &'static str {
     match arch {

@@ -103,7 +103,8 @@ mod tests {
             fs::create_dir_all(root.path().join(folder)).expect("folder");
         }
         fs::write(root.path().join("usr/lib/tool/blob"), program(own, b"", b"")).expect("file");
-        fs::write(root.path().join("var/lib/dpkg/info/tool.list"), "/.\n/lib\n/lib/tool/blob\n").expect("list");
+        fs::write(root.path().join("var/lib/dpkg/info/tool.list"), "/.\n/lib\n/lib/tool/blob\n")
+            .expect("list");
         fs::write(root.path().join("usr/bin/sh"), program(245 - own, b"", b"")).expect("file");
         refuse_leftovers(root.path(), other).expect("a package's own");
         fs::write(root.path().join("usr/bin/left"), program(own, b"", b"")).expect("file");

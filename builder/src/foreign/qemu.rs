@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn only_static_programs_of_this_machine() {
         let file = tempfile::NamedTempFile::new().expect("temp file");
-        let mut check = |bytes: &[u8]| {
+        let check = |bytes: &[u8]| {
             std::fs::write(file.path(), bytes).expect("write");
             is_static(file.path()).expect("read")
         };

@@ -154,8 +154,11 @@ fn with_architecture(bytes: &[u8], target: Arch) -> Result<Vec<u8>> {
     let old = format!("\0{}\0", Arch::host().debian());
     let new = format!("\0{}\0", target.debian());
     ensure!(old.len() == new.len(), "the names of the architectures differ in length");
-    let mut places =
-        bytes.windows(old.len()).enumerate().filter(|(_, window)| *window == old.as_bytes()).map(|(at, _)| at);
+    let mut places = bytes
+        .windows(old.len())
+        .enumerate()
+        .filter(|(_, window)| *window == old.as_bytes())
+        .map(|(at, _)| at);
     let (Some(at), None) = (places.next(), places.next()) else {
         bail!("it does not name its architecture just once");
     };

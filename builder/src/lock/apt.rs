@@ -118,7 +118,8 @@ impl<'a> Apt<'a> {
     /// # Errors
     /// When the tree cannot be written.
     pub fn prefer<'v>(&self, versions: impl Iterator<Item = (&'v str, &'v str)>) -> Result<()> {
-        let pin = |(name, version)| format!("Package: {name}\nPin: version {version}\nPin-Priority: 1001\n\n");
+        let pin =
+            |(name, version)| format!("Package: {name}\nPin: version {version}\nPin-Priority: 1001\n\n");
         self.write("preferences", &versions.map(pin).collect::<String>())
     }
 
@@ -147,16 +148,20 @@ impl<'a> Apt<'a> {
     /// are not among them.
     ///
     /// # Errors
-    /// Says what is unknown, or why it cannot be installed together.
-    pub fn resolve(&self, names: &[String]) -> Result<Vec<String>> {
+    /// Says what is unknown, or why it cannot be installed together. `elsewhere` is asked then for all package names
+    /// for the other architecture.
+    pub fn resolve(
+        &self,
+        names: &[String],
+        elsewhere: &dyn Fn() -> Result<BTreeSet<String>>,
+    ) -> Result<Vec<String>> {
         let mut arguments = vec!["install", "--yes", "--print-uris", "?essential"];
         arguments.extend(names.iter().map(String::as_str));
         let output = self.run("apt-get", &arguments)?;
         let (stdout, stderr) = texts(&output);
         if !output.status.success() {
-            let known = || Ok(self.known()?.into_iter().collect());
-            let versions = |name: &str| Ok(texts(&self.run("apt-cache", &["madison", name])?).0);
-            return Err(explain::install(&stdout, &stderr, self.recipe, known, versions)?.into());
+            let archives = Asked { apt: self, elsewhere };
+            return Err(explain::install(&stdout, &stderr, self.recipe, &archives)?.into());
         }
         let local = format!("file:{}/", self.path("local").display());
         Ok(parse_uris(&stdout).into_iter().filter(|uri| !uri.starts_with(&local)).collect())
@@ -191,6 +196,25 @@ impl<'a> Apt<'a> {
         let mut command: Command = host::command(program)?;
         command.env("APT_CONFIG", self.path("apt.conf")).env("LC_ALL", "C").env_remove("LANGUAGE");
         host::output(command.stdin(std::process::Stdio::null()).args(arguments))
+    }
+}
+
+struct Asked<'a> {
+    apt: &'a Apt<'a>,
+    elsewhere: &'a dyn Fn() -> Result<BTreeSet<String>>,
+}
+
+impl explain::Archives for Asked<'_> {
+    fn known(&self) -> Result<BTreeSet<String>> {
+        self.apt.known()
+    }
+
+    fn versions(&self, name: &str) -> Result<String> {
+        Ok(texts(&self.apt.run("apt-cache", &["madison", name])?).0)
+    }
+
+    fn elsewhere(&self) -> Result<BTreeSet<String>> {
+        (self.elsewhere)()
     }
 }
 

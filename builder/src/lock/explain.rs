@@ -1,5 +1,7 @@
 //! apt's failures in the user's words: which archive or package, why, and what to do.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use super::apt::Origin;
@@ -89,18 +91,32 @@ fn refused(place: &str, why: &str, origins: &[Origin]) -> Problem {
     }
 }
 
-/// What went wrong in `apt-get install`. `known` lists all package names, `versions` the versions of one (as
-/// `apt-cache madison` prints them); they are asked only where they help.
+/// What the archives have; asked only where it helps to explain.
+pub trait Archives {
+    /// All package names.
+    ///
+    /// # Errors
+    /// When apt does not tell.
+    fn known(&self) -> Result<BTreeSet<String>>;
+
+    /// The versions of a package, as `apt-cache madison` prints them.
+    ///
+    /// # Errors
+    /// When apt does not tell.
+    fn versions(&self, name: &str) -> Result<String>;
+
+    /// All package names for the other architecture.
+    ///
+    /// # Errors
+    /// When an archive cannot be read.
+    fn elsewhere(&self) -> Result<BTreeSet<String>>;
+}
+
+/// What went wrong in `apt-get install`.
 ///
 /// # Errors
-/// Those of `known` and `versions`.
-pub fn install(
-    stdout: &str,
-    stderr: &str,
-    recipe: &Recipe,
-    known: impl Fn() -> Result<Vec<String>>,
-    versions: impl Fn(&str) -> Result<String>,
-) -> Result<Problem> {
+/// Those of `archives`.
+pub fn install(stdout: &str, stderr: &str, recipe: &Recipe, archives: &impl Archives) -> Result<Problem> {
     let errors: Vec<&str> = stderr.lines().filter_map(|line| line.strip_prefix("E: ")).collect();
     let unknown: Vec<&str> = errors
         .iter()
@@ -108,14 +124,14 @@ pub fn install(
         .chain(errors.iter().filter_map(|line| quoted(line, "Package ", " has no installation candidate")))
         .collect();
     if !unknown.is_empty() {
-        return unknown_packages(&unknown, recipe, &known()?, versions);
+        return unknown_packages(&unknown, recipe, archives);
     }
     let version = errors.iter().find_map(|line| {
         let (version, name) = line.strip_prefix("Version '")?.split_once("' for '")?;
         Some((version, name.strip_suffix("' was not found")?))
     });
     if let Some((version, name)) = version {
-        let there = listed(&versions(name)?);
+        let there = listed(&archives.versions(name)?);
         return Ok(Problem::input(format!(
             "{}: there is no version {version} of `{name}`",
             asked_by(recipe, name)
@@ -134,19 +150,24 @@ fn quoted<'a>(line: &'a str, before: &str, after: &str) -> Option<&'a str> {
     line.strip_prefix(before)?.strip_suffix(after)?.strip_prefix('\'')?.strip_suffix('\'')
 }
 
-fn unknown_packages(
-    unknown: &[&str],
-    recipe: &Recipe,
-    known: &[String],
-    versions: impl Fn(&str) -> Result<String>,
-) -> Result<Problem> {
+fn unknown_packages(unknown: &[&str], recipe: &Recipe, archives: &impl Archives) -> Result<Problem> {
+    let known = archives.known()?;
+    // That it cannot be asked is no reason to say nothing of the rest.
+    let elsewhere = archives.elsewhere().unwrap_or_default();
+    let other = recipe.target.arch.other();
     let mut lines = Vec::new();
     let mut hints = Vec::new();
     for name in unknown {
-        let there = listed(&versions(name)?);
-        if there.is_empty() {
+        let name = &asked_for(recipe, name);
+        let there = listed(&archives.versions(name)?);
+        if there.is_empty() && elsewhere.contains(name) {
+            let (own, other) = (recipe.target.arch.debian(), other.debian());
+            let place = asked_by(recipe, name);
+            lines.push(format!("{place}: `{name}` is there for {other} only, and the image is for {own}"));
+            hints.push(format!("leave {name} out, or name what takes its place on {own}"));
+        } else if there.is_empty() {
             lines.push(format!("{}: no archive has a package `{name}`", asked_by(recipe, name)));
-            let near = nearest(name, known);
+            let near = nearest(name, &known);
             if !near.is_empty() {
                 hints.push(format!("instead of {name}: {}?", near.join(", ")));
             }
@@ -188,12 +209,21 @@ fn listed(madison: &str) -> String {
     all.join(", ")
 }
 
-fn nearest<'a>(wrong: &str, known: &'a [String]) -> Vec<&'a str> {
+fn nearest<'a>(wrong: &str, known: &'a BTreeSet<String>) -> Vec<&'a str> {
     let mut scored: Vec<(f64, &str)> =
         known.iter().map(|name| (strsim::jaro_winkler(wrong, name), name.as_str())).collect();
     scored.retain(|(score, _)| *score >= SIMILAR);
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
     scored.into_iter().take(SUGGESTIONS).map(|(_, name)| name).collect()
+}
+
+/// A name as the recipe has it: apt takes a `+` or `-` at the end of an unknown name for an order to install or remove.
+fn asked_for(recipe: &Recipe, name: &str) -> String {
+    let requested = recipe.requested_packages();
+    let bare = requested.iter().map(|entry| entry.split('=').next().unwrap_or(entry));
+    let same = bare.clone().find(|entry| *entry == name);
+    let cut = || bare.clone().find(|entry| entry.strip_suffix(['+', '-']) == Some(name));
+    same.or_else(cut).unwrap_or(name).to_owned()
 }
 
 /// The recipe's key that asks for a package.
@@ -212,8 +242,10 @@ fn asked_by(recipe: &Recipe, name: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{Origin, install, update};
+    use super::{Archives, Origin, install, update};
     use crate::lock::tests::recipe;
+    use anyhow::Result;
+    use std::collections::BTreeSet;
 
     fn origins() -> Vec<Origin> {
         let origin = |role: &str| Origin {
@@ -275,11 +307,36 @@ mod tests {
         assert_eq!(problem.message, "the package archives cannot be read:\nE: something new");
     }
 
-    fn explained(stdout: &str, stderr: &str, madison: &str) -> (String, String) {
-        let known = || Ok(["docker.io", "docker-doc", "bash"].map(String::from).into());
-        let problem =
-            install(stdout, stderr, &recipe(), known, |_| Ok(madison.to_owned())).expect("explains");
+    struct Fixed(&'static str);
+
+    impl Archives for Fixed {
+        fn known(&self) -> Result<BTreeSet<String>> {
+            Ok(["docker.io", "docker-doc", "bash"].map(String::from).into())
+        }
+
+        fn versions(&self, _: &str) -> Result<String> {
+            Ok(self.0.to_owned())
+        }
+
+        fn elsewhere(&self) -> Result<BTreeSet<String>> {
+            Ok(["arm-trusted-firmware-tools+".to_owned()].into())
+        }
+    }
+
+    fn explained(stdout: &str, stderr: &str, madison: &'static str) -> (String, String) {
+        let mut recipe = recipe();
+        recipe.packages.install.push("arm-trusted-firmware-tools+".into());
+        let problem = install(stdout, stderr, &recipe, &Fixed(madison)).expect("explains");
         (problem.message, problem.hint.unwrap_or_default())
+    }
+
+    #[test]
+    fn says_that_a_package_is_for_the_other_architecture() {
+        let stderr = "E: Unable to locate package arm-trusted-firmware-tools\n";
+        let (message, hint) = explained("", stderr, "");
+        let expected = "packages.install: `arm-trusted-firmware-tools+` is there for arm64 only, and the image is for amd64\n";
+        assert!(message.starts_with(expected), "{message}");
+        assert!(hint.starts_with("leave arm-trusted-firmware-tools+ out"), "{hint}");
     }
 
     #[test]

@@ -40,7 +40,8 @@ pub fn fetch(
     let start = Instant::now();
     let mut native = recipe.clone();
     native.target.arch = Arch::host();
-    let needed: BTreeMap<Digest, &Locked> = section.needed().map(|package| (package.sha256, package)).collect();
+    let needed: BTreeMap<Digest, &Locked> =
+        section.needed().map(|package| (package.sha256, package)).collect();
     let all = needed.len();
     let mut wanted = Vec::new();
     for package in needed.into_values().filter(|package| !there(package, store)) {

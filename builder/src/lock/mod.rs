@@ -131,7 +131,13 @@ pub fn resolve(
     let apt = Apt::new(recipe, debs, origins(recipe, mirrors)?, mirrors.host(), store)?;
     apt.update()?;
     progress(1, "resolving");
-    let uris = apt.resolve(&requested(recipe, debs))?;
+    let uris = apt.resolve(&requested(recipe, debs), &|| {
+        let mut other = recipe.clone();
+        other.target.arch = recipe.target.arch.other();
+        let apt = Apt::new(&other, &[], origins(&other, mirrors)?, mirrors.host(), store)?;
+        apt.update()?;
+        apt.known()
+    })?;
     progress(2, "looking up digests");
     let mut packages = index::locate(&uris, &apt.indices()?)?;
     // Where an archive has the very file that the recipe brings, apt takes it for the archive's.

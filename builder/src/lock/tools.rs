@@ -50,7 +50,7 @@ pub fn resolve(
     apt.update()?;
     let known = apt.known()?;
     let names = wanted.iter().map(|package| package.name.clone()).filter(|name| known.contains(name));
-    let uris = apt.resolve(&names.collect::<Vec<_>>())?;
+    let uris = apt.resolve(&names.collect::<Vec<_>>(), &|| Ok(BTreeSet::new()))?;
     let mut tools = index::locate(&uris, &apt.indices()?)?;
     // Packages for every architecture hold scripts: the tree has them already.
     tools.retain(|package| package.architecture != "all");
