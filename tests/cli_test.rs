@@ -80,8 +80,38 @@ fn an_image_that_trusts_nobody() {
 #[test]
 fn an_image_without_a_machine() {
     let bench = Bench::new();
-    bench.write_manifest(|manifest| manifest["arch"] = "aarch64".into());
-    assert_said(&bench.run("silent", &[]), 2, &["is for aarch64"]);
+    bench.write_manifest(|manifest| manifest["board"] = "raspberry-pi".into());
+    assert_said(&bench.run("silent", &[]), 2, &["is for x86_64 and this board"]);
+}
+
+#[test]
+fn a_card_that_the_board_would_not_boot() {
+    let bench = Bench::new();
+    bench.write_manifest(|manifest| {
+        manifest["arch"] = "aarch64".into();
+        manifest["board"] = "raspberry-pi".into();
+    });
+    let reason = "model 3 would not start the kernel: config.txt is missing";
+    assert_said(&bench.run("silent", &[]), 1, &[&format!("FAILED: {reason}"), "cmdline.txt is missing"]);
+    let report = bench.report_json();
+    assert!(report["reason"].as_str().expect("a reason").starts_with(reason), "{report}");
+    assert_eq!(report["seconds"], serde_json::json!({}));
+    assert_eq!((&report["timeout"], &report["machine"]["cpus"]), (&240.0.into(), &4.into()));
+    assert_eq!(
+        (&report["machine"]["machine"], &report["machine"]["firmware"]),
+        (&"raspi3b".into(), &().into())
+    );
+    assert_eq!(
+        (bench.report("console.log"), bench.report("simulator.jsonl")),
+        (String::new(), String::new())
+    );
+    for (arguments, said) in [
+        (&["--cpus", "2"][..], "a Raspberry Pi 3 has 4 processors and 1G of memory"),
+        (&["--accel", "kvm"], "KVM cannot run a Raspberry Pi 3"),
+        (&["--secure-boot"], "a Raspberry Pi has no secure boot"),
+    ] {
+        assert_said(&bench.run("silent", arguments), 2, &[said, "hint: leave out"]);
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("newuidmap", "uidmap"),
     ("qemu-img", "qemu-utils"),
     ("qemu-io", "qemu-utils"),
+    ("qemu-system-aarch64", "qemu-system-arm"),
     ("qemu-system-x86_64", "qemu-system-x86"),
 ];
 

@@ -36,11 +36,10 @@ impl Bench {
         bench.write_manifest(|_| ());
         bench.write_firmware();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/support/qemu-system-x86_64");
-        std::os::unix::fs::symlink(
-            script.canonicalize().expect("script"),
-            bench.path("programs/qemu-system-x86_64"),
-        )
-        .expect("link");
+        let script = script.canonicalize().expect("script");
+        for name in ["qemu-system-x86_64", "qemu-system-aarch64"] {
+            std::os::unix::fs::symlink(&script, bench.path("programs").join(name)).expect("link");
+        }
         bench
     }
 

@@ -22,7 +22,7 @@ pub use self::uefi::Loaders;
 use crate::board::raspberry_pi::chain::{self, Chain, Files, RootPartition};
 use crate::board::raspberry_pi::{config_txt, model};
 use crate::build::manifest::{FILE_NAME, Manifest};
-use crate::disk::table::{self, Kind, Role};
+use crate::disk::table::{self, Kind, Role, Table};
 use crate::disk::{fat, patch};
 use crate::error::{Problem, problem};
 use crate::prove::checks::{Check, Outcome};
@@ -108,12 +108,7 @@ pub fn inspect(options: &Options) -> Result<Report> {
     let (path, manifest) = find(&options.image)?;
     let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
     let table = table::read(&file).map_err(|error| nothing(&path, error))?;
-    let mut partitions = Vec::new();
-    for entry in &table.partitions {
-        let file_system = file_system::read(&file, entry.offset)
-            .with_context(|| format!("reading partition {} of {}", entry.number, path.display()))?;
-        partitions.push(Partition { entry: entry.clone(), file_system });
-    }
+    let partitions = partitions(&file, &table).with_context(|| format!("reading {}", path.display()))?;
     let mut report = Report {
         size: file.metadata().with_context(|| format!("looking at {}", path.display()))?.len(),
         image: path,
@@ -259,7 +254,7 @@ fn recognised(files: &dyn Files) -> Option<Board> {
 
 /// Follows the chain of each model. If nobody says which models, an image need only boot one.
 fn raspberry_pi(files: &dyn Files, report: &mut Report, named: &[Model]) -> Check {
-    let root = root(report);
+    let root = root(&report.partitions);
     let models = if named.is_empty() { &model::ALL[..] } else { named };
     report.chains = models.iter().map(|model| chain::follow(files, *model, root.as_ref())).collect();
     let list = |sound: bool| -> Vec<String> {
@@ -281,13 +276,31 @@ fn raspberry_pi(files: &dyn Files, report: &mut Report, named: &[Model]) -> Chec
     Check::new(BOOT_CHAIN, passed, parts.join("; "))
 }
 
+/// What an image's kernel must find as its root; nothing where the table has none.
+///
+/// # Errors
+/// When the image cannot be read, or has no partition table.
+pub fn root_partition(image: &Path) -> Result<Option<RootPartition>> {
+    let file = File::open(image).with_context(|| format!("opening {}", image.display()))?;
+    Ok(root(&partitions(&file, &table::read(&file)?)?))
+}
+
+fn partitions(image: &File, table: &Table) -> Result<Vec<Partition>> {
+    let partition = |entry: &table::Partition| {
+        let file_system = file_system::read(image, entry.offset)
+            .with_context(|| format!("reading partition {} of the image", entry.number))?;
+        Ok(Partition { entry: entry.clone(), file_system })
+    };
+    table.partitions.iter().map(partition).collect()
+}
+
 /// What the command line's `root=` can be held against.
-fn root(report: &Report) -> Option<RootPartition> {
-    let root = report.partitions.iter().find(|partition| partition.entry.role == Some(Role::Root))?;
+fn root(partitions: &[Partition]) -> Option<RootPartition> {
+    let root = partitions.iter().find(|partition| partition.entry.role == Some(Role::Root))?;
     let system = root.file_system.as_ref();
     Some(RootPartition {
         number: root.entry.number,
-        partitions: report.partitions.iter().map(|partition| partition.entry.number).max()?,
+        partitions: partitions.iter().map(|partition| partition.entry.number).max()?,
         partuuid: root.entry.partuuid.clone(),
         uuid: system.map(|system| system.uuid.clone()),
         label: system.map(|system| system.label.clone()),

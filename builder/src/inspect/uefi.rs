@@ -85,7 +85,8 @@ fn config(files: &dyn Files, roots: &[String], loaders: &mut Loaders) {
     loaders.root_uuid = searched(&text).map(clean);
     match &loaders.root_uuid {
         None => {
-            loaders.findings.push(Finding::warning(format!("{path} does not search for the root by UUID")))
+            let message = format!("{path} does not search for the root by UUID");
+            loaders.findings.push(Finding::warning(message));
         }
         Some(uuid) if roots.iter().any(|root| root.eq_ignore_ascii_case(uuid)) => {}
         Some(uuid) => {

@@ -30,12 +30,14 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Makes a copy of `image`, `size` bytes long, in `folder`.
+    /// Makes a copy of `image`, `size` bytes long, in `folder`; one that is a card is as long as cards are, a power of
+    /// two, and QEMU insists on that.
     ///
     /// # Errors
     /// When qemu-img is missing or refuses.
-    pub fn create(folder: &Path, image: &Path, size: u64) -> Result<Self> {
-        let length = size + GROWTH.0;
+    pub fn create(folder: &Path, image: &Path, size: u64, card: bool) -> Result<Self> {
+        let length = size.saturating_add(GROWTH.0);
+        let length = if card { length.checked_next_power_of_two().unwrap_or(length) } else { length };
         let mut command = host::command("qemu-img")?;
         command.current_dir(folder).args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]);
         host::run(command.arg(image).args([DISK, &length.to_string()]))?;
@@ -105,7 +107,7 @@ mod tests {
         let folder = tempfile::Builder::new().prefix("with space,").tempdir().expect("temp dir");
         let image = folder.path().join("an image.img");
         std::fs::write(&image, vec![7_u8; 1 << 20]).expect("write");
-        let copy = Copy::create(folder.path(), &image, 1 << 20).expect("create");
+        let copy = Copy::create(folder.path(), &image, 1 << 20, false).expect("create");
         copy.write([(512, &[1_u8; 512][..]), (65536, &[2_u8; 1024][..])]).expect("write");
         let read =
             |offset, size| std::fs::read(copy.read("range", offset, size).expect("read")).expect("file");
@@ -115,5 +117,7 @@ mod tests {
         assert!(std::fs::read(&image).expect("read").iter().all(|byte| *byte == 7));
         assert!(copy.write([((1 << 20) + GROWTH.0, &[1_u8; 512][..])]).is_err(), "behind the end");
         assert!(copy.read("range", 0, 2 << 30).is_err(), "too much");
+        let card = Copy::create(folder.path(), &image, 1 << 20, true).expect("create");
+        assert_eq!(card.length(), 2 << 30);
     }
 }

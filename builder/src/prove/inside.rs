@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::console::Lines;
-use super::machine::Boot;
+use super::machine::{Boot, Start};
 use super::milestone::Milestone;
 use super::qemu::Qemu;
 use super::tracker::Tracker;
@@ -62,6 +62,20 @@ pub struct Run {
     pub entries: Vec<Entry>,
 }
 
+impl Run {
+    /// A machine that was never switched on.
+    pub fn not_started(reason: String) -> Self {
+        Self {
+            seconds: BTreeMap::new(),
+            failure: Some(reason),
+            tail: Vec::new(),
+            registration_id: None,
+            shut_down: None,
+            entries: Vec::new(),
+        }
+    }
+}
+
 enum Seen {
     Console(Vec<u8>, Instant),
     Service(Box<Entry>),
@@ -88,6 +102,10 @@ pub fn run(inside: &Inside, sink: &dyn Sink) -> Result<Run> {
         world_began: world.started(),
         sink,
     };
+    if let Start::Raspi3b(_) = inside.boot.start {
+        // The firmware's work was done before power-on.
+        watch.reach(Milestone::Firmware, 0.0);
+    }
     watch.until_decided(&receiver, inside.timeout, &mut qemu)?;
     let shut_down = match watch.tracker.failure() {
         Some(_) => None,
@@ -192,13 +210,17 @@ impl Watch<'_> {
     fn service(&mut self, entry: &Entry) {
         // The world is older than the machine.
         let at = entry.seconds - (self.power_on - self.world_began).as_secs_f64();
-        if let Some(milestone) = entry.mark.and_then(milestone)
-            && self.tracker.reach(milestone, at)
-        {
-            self.tell(milestone, at);
+        if let Some(milestone) = entry.mark.and_then(milestone) {
+            self.reach(milestone, at);
         }
         if let Some(reason) = world::refusal(entry) {
             self.tracker.fail(reason);
+        }
+    }
+
+    fn reach(&mut self, milestone: Milestone, at: f64) {
+        if self.tracker.reach(milestone, at) {
+            self.tell(milestone, at);
         }
     }
 

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Milestone {
-    /// The firmware starts the disk's boot loader.
+    /// The firmware starts the disk's boot loader; on a Raspberry Pi, whose firmware QEMU does not run, what it would
+    /// load is loaded.
     Firmware,
     /// The kernel runs.
     Kernel,
@@ -124,6 +125,7 @@ const REACHED: &[(Milestone, &[&str])] = &[
 const FATAL: &[(&str, &str)] = &[
     ("Kernel panic - not syncing", "the kernel panicked"),
     ("X64 Exception Type", "the firmware crashed"),
+    ("Synchronous Exception at 0x", "the firmware crashed"),
     ("Security Violation", "secure boot refused the boot loader"),
     ("No bootable option or device was found", "the firmware found nothing to boot"),
     ("\"EFI Internal Shell\"", "the firmware found nothing to boot on the disk"),

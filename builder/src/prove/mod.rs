@@ -41,7 +41,7 @@ use self::copy::Copy;
 use self::firmware::Firmware;
 use self::image::Image;
 use self::inside::{Inside, Run};
-use self::machine::{Boot, Machine};
+use self::machine::{Boot, Machine, Start, raspi3b};
 use self::report::{MachineFacts, Report, publish};
 use self::scratch::Scratch;
 use self::world::Setting;
@@ -58,16 +58,16 @@ use crate::units::ByteSize;
 pub struct Options {
     /// The image, or the folder that holds it; its manifest stands beside it.
     pub image: PathBuf,
-    /// Seconds from power-on to the last milestone.
-    pub timeout: f64,
+    /// Seconds from power-on to the last milestone; the machine's own limit where there is none.
+    pub timeout: Option<f64>,
     /// Where the report goes; `test-report` beside the image where there is none.
     pub report: Option<PathBuf>,
     /// KVM or TCG.
     pub accel: Wanted,
-    /// Memory of the machine.
-    pub memory: ByteSize,
-    /// Processors of the machine.
-    pub cpus: u32,
+    /// Memory of the machine; its own where there is none.
+    pub memory: Option<ByteSize>,
+    /// Processors of the machine; its own where there is none.
+    pub cpus: Option<u32>,
     /// With firmware that has Microsoft's keys and secure boot on.
     pub secure_boot: bool,
     /// Keep the copy of the disk, and everything else that is private to the run.
@@ -93,30 +93,40 @@ pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
     let before = image.stamp()?;
     let scratch = Scratch::create(options.keep)?;
     let device = Device::create(scratch.path())?;
-    let copy = Copy::create(scratch.path(), &image.path, image.size)?;
+    let copy = Copy::create(scratch.path(), &image.path, image.size, machine.machine.has_card())?;
     let identity = device.files();
     let runs = patch::make(&image.path, image.manifest.epoch, |volume| {
         identity.iter().try_for_each(|(path, content)| volume.write(path, content))
     });
     let runs = runs.context("putting an identity into the image's copy")?.runs;
     copy.write(runs.iter().map(|(offset, bytes)| (*offset, bytes.as_slice())))?;
-    let inside = Inside {
-        boot: machine.boot(&scratch, &copy, options)?,
-        setting: setting(&image, &device, &scratch),
-        timeout: options.timeout,
-        console: scratch.path().join("console.log"),
+    let setting = setting(&image, &device, &scratch);
+    let console = scratch.path().join("console.log");
+    let logs = [console.clone(), setting.log.clone()];
+    let timeout = options.timeout.unwrap_or(machine.machine.timeout());
+    let run: Run = match machine.start(&image, &scratch, sink)? {
+        Ok(start) => {
+            let boot = machine.boot(start, &scratch, &copy);
+            let inside = Inside { boot, setting, timeout, console: console.clone() };
+            sandbox::run(&Job::Prove(Box::new(inside)), sink)?
+        }
+        Err(reason) => {
+            for log in &logs {
+                fs::write(log, "").with_context(|| format!("writing {}", log.display()))?;
+            }
+            Run::not_started(reason)
+        }
     };
-    let run: Run = sandbox::run(&Job::Prove(Box::new(inside.clone())), sink)?;
     let evidence = verdict::Evidence {
         image: &image,
         before,
         copy: &copy,
         device: &device.certificate,
         run: &run,
-        console: &inside.console,
+        console: &console,
     };
-    let report = verdict::report(&evidence, machine.facts(options)?, options.timeout)?;
-    publish_report(&report, options, &image, &inside, &device.certificate)?;
+    let report = verdict::report(&evidence, machine.facts()?, timeout)?;
+    publish_report(&report, options, &image, &logs, &device.certificate)?;
     scratch.end(sink)?;
     Ok(report)
 }
@@ -139,61 +149,85 @@ fn refuse_unprovable(image: &Image) -> Result<()> {
 struct Host {
     machine: Machine,
     program: PathBuf,
-    firmware: Firmware,
+    /// None for a machine whose firmware QEMU does not run.
+    firmware: Option<Firmware>,
     accel: Accel,
+    cpus: u32,
+    memory: ByteSize,
 }
 
 fn machine(image: &Image, options: &Options) -> Result<Host> {
     let manifest = &image.manifest;
     let machine = Machine::of(manifest.arch, manifest.board).ok_or_else(|| {
         Problem::input(format!(
-            "{} is for {}: test boots x86_64 images only",
+            "{} is for {} and this board: QEMU has no such machine",
             image.path.display(),
             manifest.arch
         ))
     })?;
+    let (cpus, memory) = machine.size(options.cpus, options.memory)?;
+    let accel = machine.accel(options.accel)?;
+    if options.secure_boot && !machine.has_firmware() {
+        return Err(Problem::input("a Raspberry Pi has no secure boot")
+            .hint("leave out --secure-boot")
+            .into());
+    }
     for tool in ["qemu-img", "qemu-io"] {
         host::program(tool)?;
     }
-    Ok(Host {
-        machine,
-        program: host::program(machine.program())?,
-        firmware: firmware::find(machine.arch(), machine.short_name(), options.secure_boot)?,
-        accel: accel::choose(options.accel, machine.arch())?,
-    })
+    let program = host::program(machine.program())?;
+    let firmware = if machine.has_firmware() {
+        Some(firmware::find(machine.arch(), machine.short_name(), options.secure_boot)?)
+    } else {
+        None
+    };
+    Ok(Host { machine, program, firmware, accel, cpus, memory })
 }
 
 impl Host {
-    fn boot(&self, scratch: &Scratch, copy: &Copy, options: &Options) -> Result<Boot> {
-        let mut firmware = self.firmware.clone();
+    /// What the machine runs first, or why it cannot.
+    fn start(&self, image: &Image, scratch: &Scratch, sink: &dyn Sink) -> Result<Result<Start, String>> {
+        let Some(firmware) = &self.firmware else {
+            let (chain, loaded) = raspi3b::load(&image.path, scratch.path())?;
+            if !chain.overlays.is_empty() || !chain.parameters.is_empty() {
+                sink.note("QEMU gets the device tree without overlays and parameters of config.txt".into());
+            }
+            let why = || raspi3b::obstacles(&chain).unwrap_or_default();
+            return Ok(loaded.map(Start::Raspi3b).ok_or_else(why));
+        };
+        let mut firmware = firmware.clone();
         let vars = scratch.path().join("vars.fd");
         // Contents only: the template is often read-only.
         let template = fs::read(&firmware.vars.file)
             .with_context(|| format!("reading {}", firmware.vars.file.display()))?;
         fs::write(&vars, template).with_context(|| format!("writing {}", vars.display()))?;
         firmware.vars.file = vars;
-        Ok(Boot {
-            program: self.program.clone(),
-            machine: self.machine,
-            uuid: scratch.uuid().to_owned(),
-            disk: copy.disk(),
-            firmware,
-            accel: self.accel,
-            cpus: options.cpus,
-            memory: options.memory,
-            folder: scratch.path().to_owned(),
-        })
+        Ok(Ok(if self.machine == Machine::Pc { Start::Pc(firmware) } else { Start::Virt(firmware) }))
     }
 
-    fn facts(&self, options: &Options) -> Result<MachineFacts> {
+    fn boot(&self, start: Start, scratch: &Scratch, copy: &Copy) -> Boot {
+        Boot {
+            program: self.program.clone(),
+            uuid: scratch.uuid().to_owned(),
+            disk: copy.disk(),
+            start,
+            accel: self.accel,
+            cpus: self.cpus,
+            memory: self.memory,
+            folder: scratch.path().to_owned(),
+        }
+    }
+
+    fn facts(&self) -> Result<MachineFacts> {
         Ok(MachineFacts {
+            machine: self.machine,
             arch: self.machine.arch(),
             qemu: qemu::version(&self.program)?,
             accel: self.accel,
-            cpus: options.cpus,
-            memory: options.memory,
-            firmware: self.firmware.code.file.clone(),
-            secure_boot: self.firmware.secure,
+            cpus: self.cpus,
+            memory: self.memory,
+            firmware: self.firmware.as_ref().map(|firmware| firmware.code.file.clone()),
+            secure_boot: self.firmware.as_ref().is_some_and(|firmware| firmware.secure),
         })
     }
 }
@@ -243,12 +277,12 @@ fn publish_report(
     report: &Report,
     options: &Options,
     image: &Image,
-    inside: &Inside,
+    [console, simulator]: &[PathBuf; 2],
     device: &DeviceCertificate,
 ) -> Result<()> {
     let folder = options.report.clone().unwrap_or_else(|| image.folder().join(REPORT));
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    for (from, name) in [(&inside.console, "console.log"), (&inside.setting.log, "simulator.jsonl")] {
+    for (from, name) in [(console, "console.log"), (simulator, "simulator.jsonl")] {
         let text = fs::read_to_string(from).with_context(|| format!("reading {}", from.display()))?;
         publish(&folder.join(name), verdict::redact(&text, &device.key_pem).as_bytes())?;
     }

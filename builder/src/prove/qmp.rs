@@ -1,4 +1,4 @@
-//! The little of QEMU's machine protocol that a test needs: press the power button.
+//! The little of QEMU's machine protocol that a test needs: press the power button, and pull the plug.
 //!
 //! Format: one JSON object a line, after a greeting; QEMU's `docs/interop/qmp-spec`.
 
@@ -22,12 +22,24 @@ const ANSWER_MAX: u64 = 64 << 10;
 /// # Errors
 /// When QEMU does not answer as its protocol says.
 pub fn press_power_button(path: &Path) -> Result<()> {
+    ask(path, "system_powerdown")
+}
+
+/// Ends QEMU so that what the guest wrote is in the disk's file: a killed one loses the tables that say where.
+///
+/// # Errors
+/// As [`press_power_button`].
+pub fn quit(path: &Path) -> Result<()> {
+    ask(path, "quit")
+}
+
+fn ask(path: &Path, what: &str) -> Result<()> {
     let stream = connect(path).with_context(|| format!("connecting to {}", path.display()))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut answers = BufReader::new(stream.try_clone()?.take(ANSWER_MAX));
     expect(&mut answers, "QMP")?;
-    for command in ["qmp_capabilities", "system_powerdown"] {
+    for command in ["qmp_capabilities", what] {
         let text = format!("{{\"execute\":\"{command}\"}}\n");
         (&stream).write_all(text.as_bytes()).with_context(|| format!("asking QEMU for {command}"))?;
         expect(&mut answers, "return").with_context(|| format!("asking QEMU for {command}"))?;

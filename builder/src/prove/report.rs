@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accel::Accel;
 use super::checks::{Check, Outcome};
+use super::machine::Machine;
 use super::milestone::Milestone;
 use super::{junit, timeline};
 use crate::units::{Arch, ByteSize, Digest};
@@ -59,6 +60,8 @@ pub struct ImageFacts {
 /// The machine that it ran on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MachineFacts {
+    /// Which one.
+    pub machine: Machine,
     /// Architecture.
     pub arch: Arch,
     /// QEMU's version, as it says it.
@@ -69,8 +72,8 @@ pub struct MachineFacts {
     pub cpus: u32,
     /// Memory.
     pub memory: ByteSize,
-    /// Firmware's code.
-    pub firmware: PathBuf,
+    /// Firmware's code; none where the image's kernel was loaded in the firmware's place.
+    pub firmware: Option<PathBuf>,
     /// Secure boot was on.
     pub secure_boot: bool,
 }
@@ -154,6 +157,7 @@ pub(super) mod tests {
     use super::{ImageFacts, MachineFacts, Report, SimulatorFacts, publish};
     use crate::prove::accel::Accel;
     use crate::prove::checks::Check;
+    use crate::prove::machine::Machine;
     use crate::prove::milestone::Milestone;
     use crate::units::{Arch, ByteSize};
 
@@ -178,12 +182,13 @@ pub(super) mod tests {
                 kernels: vec!["6.1.0-40-amd64".into()],
             },
             machine: MachineFacts {
+                machine: Machine::Pc,
                 arch: Arch::X86_64,
                 qemu: "QEMU emulator version 7.2".into(),
                 accel: Accel::Tcg,
                 cpus: 2,
                 memory: ByteSize::mib(2048),
-                firmware: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
+                firmware: Some("/usr/share/OVMF/OVMF_CODE_4M.fd".into()),
                 secure_boot: false,
             },
             simulator: SimulatorFacts::default(),

@@ -2,14 +2,19 @@
 //! started.
 
 mod pc;
+pub mod raspi3b;
+mod virt;
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::accel::Accel;
+use self::raspi3b::Loaded;
+use super::accel::{self, Accel, Wanted};
 use super::firmware::Firmware;
+use crate::error::Problem;
 use crate::recipe::types::Board;
 use crate::units::{Arch, ByteSize};
 
@@ -22,6 +27,10 @@ pub const CONTROL: &str = "control";
 pub enum Machine {
     /// A 64-bit PC with UEFI (`q35`).
     Pc,
+    /// A 64-bit Arm machine with UEFI (`virt`).
+    Virt,
+    /// A Raspberry Pi 3 B (`raspi3b`).
+    Raspi3b,
 }
 
 /// One machine to start.
@@ -29,14 +38,12 @@ pub enum Machine {
 pub struct Boot {
     /// QEMU, found on the PATH.
     pub program: PathBuf,
-    /// The machine.
-    pub machine: Machine,
     /// Sets this machine apart from every other one on the host.
     pub uuid: String,
     /// The disk: a qcow2 file that is written to.
     pub disk: PathBuf,
-    /// Firmware; its variables are a private copy that is written to.
-    pub firmware: Firmware,
+    /// The machine, and what it runs first.
+    pub start: Start,
     /// KVM or TCG.
     pub accel: Accel,
     /// Processors.
@@ -47,12 +54,26 @@ pub struct Boot {
     pub folder: PathBuf,
 }
 
+/// A machine and what it runs first. Firmware's variables are a private copy that is written to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// [`Machine::Pc`].
+    Pc(Firmware),
+    /// [`Machine::Virt`].
+    Virt(Firmware),
+    /// [`Machine::Raspi3b`]: QEMU runs no firmware of this machine, so its work was done before.
+    Raspi3b(Loaded),
+}
+
 impl Machine {
-    /// The machine that boots images for this board and architecture; none that edgepress can start yet.
+    /// The machine that boots images for this board and architecture; none that edgepress can start.
     pub fn of(arch: Arch, board: Board) -> Option<Self> {
         match (arch, board) {
             (Arch::X86_64, Board::Uefi) => Some(Self::Pc),
-            (Arch::Aarch64, Board::Uefi) | (_, Board::RaspberryPi) => None,
+            (Arch::Aarch64, Board::Uefi) => Some(Self::Virt),
+            (Arch::Aarch64, Board::RaspberryPi) => Some(Self::Raspi3b),
+            (Arch::X86_64, Board::RaspberryPi) => None,
         }
     }
 
@@ -60,6 +81,8 @@ impl Machine {
     pub fn program(self) -> &'static str {
         match self {
             Self::Pc => pc::PROGRAM,
+            Self::Virt => virt::PROGRAM,
+            Self::Raspi3b => raspi3b::PROGRAM,
         }
     }
 
@@ -67,6 +90,8 @@ impl Machine {
     pub fn short_name(self) -> &'static str {
         match self {
             Self::Pc => pc::NAME,
+            Self::Virt => virt::NAME,
+            Self::Raspi3b => raspi3b::NAME,
         }
     }
 
@@ -74,6 +99,64 @@ impl Machine {
     pub fn arch(self) -> Arch {
         match self {
             Self::Pc => Arch::X86_64,
+            Self::Virt | Self::Raspi3b => Arch::Aarch64,
+        }
+    }
+
+    /// Does QEMU run UEFI firmware on it?
+    pub fn has_firmware(self) -> bool {
+        self != Self::Raspi3b
+    }
+
+    /// Is its disk a card, whose length is a power of two?
+    pub fn has_card(self) -> bool {
+        self == Self::Raspi3b
+    }
+
+    /// Does the guest learn that it shall shut down?
+    pub fn has_power_button(self) -> bool {
+        self != Self::Raspi3b
+    }
+
+    /// Seconds from power-on to the last milestone, if the user does not say.
+    pub fn timeout(self) -> f64 {
+        match self {
+            Self::Pc | Self::Virt => 180.0,
+            Self::Raspi3b => raspi3b::TIMEOUT,
+        }
+    }
+
+    /// Its processors and memory: what the user wants, or what it has.
+    ///
+    /// # Errors
+    /// When the machine has another number, and no other.
+    pub fn size(self, cpus: Option<u32>, memory: Option<ByteSize>) -> Result<(u32, ByteSize)> {
+        if self != Self::Raspi3b {
+            return Ok((cpus.unwrap_or(2), memory.unwrap_or(ByteSize::mib(2048))));
+        }
+        let (own_cpus, own_memory) = (raspi3b::CPUS, raspi3b::MEMORY);
+        if cpus.is_some_and(|cpus| cpus != own_cpus) || memory.is_some_and(|memory| memory != own_memory) {
+            return Err(Problem::input(format!(
+                "a Raspberry Pi 3 has {own_cpus} processors and {own_memory} of memory, and no others"
+            ))
+            .hint("leave out --cpus and --memory")
+            .into());
+        }
+        Ok((own_cpus, own_memory))
+    }
+
+    /// What it runs on, on this host.
+    ///
+    /// # Errors
+    /// When KVM is demanded and cannot run it.
+    pub fn accel(self, wanted: Wanted) -> Result<Accel> {
+        match (self, wanted) {
+            // Its processor is a model of its own.
+            (Self::Raspi3b, Wanted::Auto | Wanted::Tcg) => Ok(Accel::Tcg),
+            (Self::Raspi3b, Wanted::Kvm) => Err(Problem::input("KVM cannot run a Raspberry Pi 3")
+                .hint("leave out --accel: software emulation works everywhere")
+                .into()),
+            (Self::Pc | Self::Virt, _) => accel::choose(wanted, self.arch()),
         }
     }
 }
@@ -85,8 +168,10 @@ impl Boot {
     /// process' network namespace holds.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut args = Arguments::default();
-        match self.machine {
-            Machine::Pc => pc::arguments(self, &mut args),
+        match &self.start {
+            Start::Pc(firmware) => pc::arguments(self, firmware, &mut args),
+            Start::Virt(firmware) => virt::arguments(self, firmware, &mut args),
+            Start::Raspi3b(loaded) => raspi3b::arguments(self, loaded, &mut args),
         }
         args.option("-name", format!("edgepress-test-{}", self.uuid));
         args.option("-uuid", &self.uuid);
@@ -99,9 +184,7 @@ impl Boot {
         }
         args.option("-display", "none");
         args.option("-monitor", "none");
-        args.option("-rtc", "base=utc,clock=host");
         args.option("-chardev", "stdio,id=serial0,signal=off");
-        args.option("-serial", "chardev:serial0");
         // By its bare name: a socket's whole path may have 107 bytes at most.
         args.option("-chardev", format!("socket,id=control,server=on,wait=off,path={CONTROL}"));
         args.option("-mon", "chardev=control,mode=control");
@@ -123,8 +206,24 @@ impl Arguments {
         self.0.extend([option.into(), value.as_ref().into()]);
     }
 
+    /// What machines with UEFI firmware and PCI share.
+    fn virtual_hardware(&mut self, boot: &Boot, firmware: &Firmware) {
+        let (code, vars) = (&firmware.code, &firmware.vars);
+        let before = format!("if=pflash,unit=0,readonly=on,format={},file=", code.format);
+        self.paths("-drive", &before, &code.file);
+        self.paths("-drive", &format!("if=pflash,unit=1,format={},file=", vars.format), &vars.file);
+        // The copy is thrown away: nobody needs it to survive a crash of the host.
+        self.paths("-drive", "if=none,id=disk,cache=unsafe,discard=unmap,format=qcow2,file=", &boot.disk);
+        self.option("-device", "virtio-blk-pci,drive=disk,bootindex=0");
+        self.option("-device", "virtio-rng-pci");
+        // No boot ROM: the firmware must not wait for a network boot server.
+        self.option("-device", "virtio-net-pci,netdev=net0,romfile=");
+        self.option("-rtc", "base=utc,clock=host");
+        self.option("-serial", "chardev:serial0");
+    }
+
     /// An option whose value ends in a path: QEMU separates by commas, and a doubled comma means one.
-    fn paths(&mut self, option: &str, before: &str, path: &std::path::Path) {
+    fn paths(&mut self, option: &str, before: &str, path: &Path) {
         let mut value = OsString::from(before);
         for (at, part) in path.as_os_str().as_encoded_bytes().split(|byte| *byte == b',').enumerate() {
             if at > 0 {
@@ -141,38 +240,66 @@ impl Arguments {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{Arguments, Boot, Machine};
-    use crate::prove::accel::Accel;
+    use super::raspi3b::{Loaded, Port};
+    use super::{Arguments, Boot, Machine, Start};
+    use crate::prove::accel::{Accel, Wanted};
     use crate::prove::firmware::{Firmware, Flash};
     use crate::recipe::types::Board;
     use crate::units::{Arch, ByteSize};
 
-    fn boot(accel: Accel, secure: bool) -> String {
-        let flash = |name: &str| Flash { file: PathBuf::from(name), format: "raw".into() };
+    fn line(machine: Machine, start: Start, accel: Accel) -> String {
+        let (cpus, memory) = machine.size(None, None).expect("its own");
         let boot = Boot {
             program: "qemu".into(),
-            machine: Machine::Pc,
             uuid: "00000000-0000-4000-8000-000000000000".into(),
             disk: "/t/disk.qcow2".into(),
-            firmware: Firmware { code: flash("/f/code"), vars: flash("/t/vars"), secure },
+            start,
             accel,
-            cpus: 2,
-            memory: ByteSize::mib(2048),
+            cpus,
+            memory,
             folder: "/t".into(),
         };
         boot.arguments().iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 
+    fn firmware(secure: bool) -> Firmware {
+        let flash = |name: &str| Flash { file: PathBuf::from(name), format: "raw".into() };
+        Firmware { code: flash("/f/code"), vars: flash("/t/vars"), secure }
+    }
+
+    fn pc(accel: Accel, secure: bool) -> String {
+        line(Machine::Pc, Start::Pc(firmware(secure)), accel)
+    }
+
+    fn raspberry_pi(initramfs: bool, console: Port) -> String {
+        let loaded = Loaded {
+            kernel: "/t/kernel".into(),
+            initramfs: initramfs.then(|| "/t/initramfs".into()),
+            device_tree: "/t/device-tree".into(),
+            cmdline: "console=ttyS0,115200 root=/dev/mmcblk0p2".into(),
+            console,
+        };
+        line(Machine::Raspi3b, Start::Raspi3b(loaded), Accel::Tcg)
+    }
+
+    fn assert_has(line: &str, parts: &[&str]) {
+        for part in parts {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+    }
+
     #[test]
     fn machines() {
         assert_eq!(Machine::of(Arch::X86_64, Board::Uefi), Some(Machine::Pc));
-        assert_eq!(Machine::of(Arch::Aarch64, Board::Uefi), None);
+        assert_eq!(Machine::of(Arch::Aarch64, Board::Uefi), Some(Machine::Virt));
+        assert_eq!(Machine::of(Arch::Aarch64, Board::RaspberryPi), Some(Machine::Raspi3b));
+        assert_eq!(Machine::of(Arch::X86_64, Board::RaspberryPi), None);
     }
 
     #[test]
     fn a_pc() {
-        let line = boot(Accel::Tcg, false);
-        for part in [
+        let plain = pc(Accel::Tcg, false);
+        let parts = [
             "-accel tcg,thread=multi",
             "-drive if=pflash,unit=0,readonly=on,format=raw,file=/f/code",
             "-drive if=pflash,unit=1,format=raw,file=/t/vars",
@@ -181,13 +308,62 @@ mod tests {
             "-smp 2",
             "-no-reboot",
             "-netdev user,id=net0,ipv6=off",
-        ] {
-            assert!(line.contains(part), "{part} in {line}");
+            "-rtc base=utc,clock=host",
+            "-serial chardev:serial0",
+        ];
+        assert_has(&plain, &parts);
+        assert!(!plain.contains("smm=on"));
+        assert!(pc(Accel::Kvm, false).contains("-accel kvm -cpu host"));
+        assert_has(&pc(Accel::Tcg, true), &["smm=on", "property=secure,value=on"]);
+    }
+
+    #[test]
+    fn an_arm_machine() {
+        let virt = |accel| line(Machine::Virt, Start::Virt(firmware(true)), accel);
+        let parts = [
+            "-machine virt -accel tcg,thread=multi -cpu cortex-a72",
+            "-drive if=pflash,unit=0,readonly=on,format=raw,file=/f/code",
+            "-device virtio-blk-pci,drive=disk,bootindex=0",
+            "-rtc base=utc,clock=host",
+            "-serial chardev:serial0",
+        ];
+        assert_has(&virt(Accel::Tcg), &parts);
+        assert_has(&virt(Accel::Kvm), &["-machine virt,gic-version=host -accel kvm -cpu host"]);
+    }
+
+    #[test]
+    fn a_raspberry_pi() {
+        let mini = raspberry_pi(true, Port::Mini);
+        let parts = [
+            "-machine raspi3b",
+            "-kernel /t/kernel -dtb /t/device-tree -initrd /t/initramfs",
+            "-append console=ttyS0,115200 root=/dev/mmcblk0p2",
+            "-drive if=sd,cache=unsafe,format=qcow2,file=/t/disk.qcow2",
+            "-device usb-net,netdev=net0",
+            "-serial null -serial chardev:serial0",
+            "-smp 4",
+            "-m 1073741824B",
+        ];
+        assert_has(&mini, &parts);
+        assert!(!mini.contains("-rtc") && !mini.contains("virtio") && !mini.contains("pflash"), "{mini}");
+        let first = raspberry_pi(false, Port::First);
+        assert!(first.contains("-serial chardev:serial0") && !first.contains("null"), "{first}");
+        assert!(!first.contains("-initrd"), "{first}");
+    }
+
+    #[test]
+    fn a_raspberry_pi_is_as_large_as_it_is() {
+        let pi = Machine::Raspi3b;
+        let own = (4, ByteSize::mib(1024));
+        assert_eq!(pi.size(Some(4), Some(ByteSize::mib(1024))).expect("its own"), own);
+        for (cpus, memory) in [(Some(2), None), (None, Some(ByteSize::mib(2048)))] {
+            let error = pi.size(cpus, memory).expect_err("another");
+            let said = "a Raspberry Pi 3 has 4 processors and 1G of memory, and no others";
+            assert_eq!(error.to_string(), said);
         }
-        assert!(!line.contains("smm=on"));
-        assert!(boot(Accel::Kvm, false).contains("-accel kvm -cpu host"));
-        let secure = boot(Accel::Tcg, true);
-        assert!(secure.contains("smm=on") && secure.contains("property=secure,value=on"));
+        assert_eq!(Machine::Virt.size(Some(1), None).expect("any"), (1, ByteSize::mib(2048)));
+        assert!(pi.accel(Wanted::Kvm).is_err());
+        assert_eq!(pi.accel(Wanted::Auto).expect("always"), Accel::Tcg);
     }
 
     #[test]

@@ -2,14 +2,15 @@
 
 use super::{Arguments, Boot};
 use crate::prove::accel::Accel;
+use crate::prove::firmware::Firmware;
 
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
 pub(super) const NAME: &str = "q35";
 
-pub(super) fn arguments(boot: &Boot, args: &mut Arguments) {
+pub(super) fn arguments(boot: &Boot, firmware: &Firmware, args: &mut Arguments) {
     // Secure firmware keeps its variables from the guest by system management mode.
-    args.option("-machine", if boot.firmware.secure { "q35,smm=on" } else { "q35,smm=off" });
-    if boot.firmware.secure {
+    args.option("-machine", if firmware.secure { "q35,smm=on" } else { "q35,smm=off" });
+    if firmware.secure {
         args.option("-global", "driver=cfi.pflash01,property=secure,value=on");
     }
     match boot.accel {
@@ -24,14 +25,5 @@ pub(super) fn arguments(boot: &Boot, args: &mut Arguments) {
             args.option("-cpu", "max");
         }
     }
-    let (code, vars) = (&boot.firmware.code, &boot.firmware.vars);
-    let before = format!("if=pflash,unit=0,readonly=on,format={},file=", code.format);
-    args.paths("-drive", &before, &code.file);
-    args.paths("-drive", &format!("if=pflash,unit=1,format={},file=", vars.format), &vars.file);
-    // The copy is thrown away: nobody needs it to survive a crash of the host.
-    args.paths("-drive", "if=none,id=disk,cache=unsafe,discard=unmap,format=qcow2,file=", &boot.disk);
-    args.option("-device", "virtio-blk-pci,drive=disk,bootindex=0");
-    args.option("-device", "virtio-rng-pci");
-    // No boot ROM: the firmware must not wait for a network boot server.
-    args.option("-device", "virtio-net-pci,netdev=net0,romfile=");
+    args.virtual_hardware(boot, firmware);
 }
