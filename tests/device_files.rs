@@ -108,7 +108,7 @@ fn a_proxy_reaches_every_service_alike() {
         https: "http://proxy.example:3128/%7Ea".into(),
         no_proxy: vec!["a.example".into(), "10.0.0.0/8".into()],
     };
-    context["recipe"]["network"] = json!(Network { proxy: Some(proxy) });
+    context["recipe"]["network"] = json!(Network { proxy: Some(proxy), wifi: None });
     for service in ["docker", "aziot-edged", "aziot-identityd", "aziot-certd"] {
         let name = format!("etc/systemd/system/{service}.service.d/edgepress-proxy.conf.tera");
         // systemd reads %7 as a specifier, so the sign is doubled.

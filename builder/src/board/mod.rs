@@ -2,8 +2,9 @@
 //! into the initramfs.
 //!
 //! ```text
-//! firmware ─► FAT: EFI/BOOT/BOOTX64.EFI (shim) ─► grubx64.efi ─► EFI/<vendor>/grub.cfg (finds the root by UUID)
-//!                                                                        └─► root: /boot/grub/grub.cfg ─► kernel
+//! uefi:         firmware ─► FAT: EFI/BOOT/BOOTX64.EFI (shim) ─► grubx64.efi ─► EFI/<vendor>/grub.cfg (finds the root by UUID)
+//!                                                                                      └─► root: /boot/grub/grub.cfg ─► kernel
+//! raspberry-pi: boot ROM ─► FAT: bootcode.bin, start*.elf ─► config.txt ─► kernel, initramfs, device tree, cmdline.txt
 //! ```
 
 pub mod initramfs;
@@ -36,6 +37,15 @@ pub fn boot_files(tree: &Path, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile
     match recipe.target.board {
         Board::Uefi => uefi::boot_files(tree, recipe, ids),
         Board::RaspberryPi => raspberry_pi::boot_files(tree, recipe, ids),
+    }
+}
+
+/// Bytes that must stay free on the FAT partition for the device's own updates.
+pub fn fat_spare(board: Board, files: &[FatFile]) -> u64 {
+    match board {
+        // A loader is replaced by one of about the same size, and there is more than enough room for that.
+        Board::Uefi => 0,
+        Board::RaspberryPi => raspberry_pi::spare(files),
     }
 }
 

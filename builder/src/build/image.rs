@@ -69,16 +69,20 @@ impl ImageJob {
         let root = stack.root();
         self.guard(root)?;
         let ids = Ids::from_seed(&self.seed);
+        let fat_files = board::boot_files(root, &self.recipe, &ids)?;
+        let board = self.recipe.target.board;
         let plan = disk::Plan {
             tree: root.to_owned(),
             out: self.out.clone(),
+            board,
             arch: self.recipe.target.arch,
-            fat_size: self.recipe.disk.fat.0,
+            fat_size: self.recipe.disk.fat_size(board).0,
+            fat_spare: board::fat_spare(board, &fat_files),
             size: self.recipe.disk.size.map(|size| size.0),
             free: self.recipe.disk.free.0,
             ids,
             epoch: self.epoch,
-            fat_files: board::boot_files(root, &self.recipe, &ids)?,
+            fat_files,
         };
         let partitions = disk::make(&plan, sink)?;
         Ok(Made { partitions, kernels: kernels(root)?, sha256: disk::sparse::digest(&self.out)? })
@@ -181,12 +185,13 @@ impl Image<'_> {
 
     fn step(&self) -> Step {
         let recipe = &self.plan.recipe;
+        let fat = recipe.disk.fat_size(recipe.target.board);
         let inputs = [
             ("layer below".to_owned(), self.below.to_string()),
             ("identifiers".to_owned(), self.plan.seed.to_string()),
             ("time stamp".to_owned(), self.plan.epoch.to_string()),
             ("target".to_owned(), Digest::of_json(&recipe.target).to_string()),
-            ("disk".to_owned(), Digest::of_json(&recipe.disk).to_string()),
+            ("disk".to_owned(), Digest::of_json(&(&recipe.disk, fat)).to_string()),
             // The manifest carries these.
             ("manifest".to_owned(), Digest::of_json(&(&self.plan.inputs, &recipe.description)).to_string()),
         ];

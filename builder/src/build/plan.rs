@@ -184,7 +184,8 @@ fn seed(recipe: &Recipe, inputs: &BTreeMap<String, Digest>) -> Digest {
     let content: Vec<&Digest> =
         ["packages", "overlays", "images", "ssh keys"].iter().filter_map(|name| inputs.get(*name)).collect();
     let target = &recipe.target;
-    let shape = (target.arch, target.board, &target.cmdline, target.initramfs, &target.modules);
+    let boot = (&target.cmdline, target.initramfs, &target.modules, &target.raspberry_pi);
+    let shape = (target.arch, target.board, boot, recipe.disk.fat_size(target.board));
     Digest::of_json(&(content, shape, &recipe.access.user, &recipe.system, &recipe.disk))
 }
 

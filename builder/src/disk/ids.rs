@@ -70,6 +70,8 @@ impl fmt::Display for VolumeId {
 pub struct Ids {
     /// GUID of the partition table.
     pub disk: Uuid,
+    /// Id of an MBR (its bytes 440 to 443), of which Linux makes the partitions' PARTUUIDs; never 0, which is none.
+    pub mbr: u32,
     /// GUID of the FAT partition.
     pub fat_partition: Uuid,
     /// GUID of the root partition.
@@ -87,16 +89,26 @@ impl Ids {
     pub fn from_seed(seed: &Digest) -> Self {
         let derive = |label: &str| Digest::of(format!("edgepress {label} {seed}"));
         let uuid = |label| Uuid::from_digest(derive(label));
-        let volume = derive("fat volume id").0;
         Self {
             disk: uuid("disk guid"),
+            mbr: first_word(derive("mbr disk id")).max(1),
             fat_partition: uuid("fat partition guid"),
             root_partition: uuid("root partition guid"),
             root: uuid("root file system uuid"),
             hash_seed: uuid("ext4 hash seed"),
-            fat: VolumeId(u32::from_le_bytes([volume[0], volume[1], volume[2], volume[3]])),
+            fat: VolumeId(first_word(derive("fat volume id"))),
         }
     }
+
+    /// PARTUUID of the partition with this number, from 1, in an image with an MBR: `1a2b3c4d-02`.
+    pub fn mbr_partition(&self, number: u8) -> String {
+        format!("{:08x}-{number:02x}", self.mbr)
+    }
+}
+
+fn first_word(digest: Digest) -> u32 {
+    let [a, b, c, d, ..] = digest.0;
+    u32::from_le_bytes([a, b, c, d])
 }
 
 #[cfg(test)]
@@ -126,6 +138,7 @@ mod tests {
         let ids = Ids::from_seed(&Digest::of("golden"));
         assert_eq!(ids.root.to_string(), "496e403c-81de-48e8-a48c-5de5248addec");
         assert_eq!(ids.fat.to_string(), "8A4D-F7D6");
+        assert_eq!(ids.mbr_partition(2), "3c85362a-02");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The disk image: partition table, FAT partition, ext4 root, and changes to finished images.
 //!
 //! ```text
-//! 0      protective MBR, GPT
-//! 1 MiB  FAT32   boot loader; `edgepress/` holds a device's identity
-//!   …    ext4    the root tree
+//!        board uefi                           board raspberry-pi
+//! 0      protective MBR, GPT                  MBR: the boot ROM of model 3 and Zero 2 reads no GPT
+//! 1 MiB  FAT32   boot loader                  (4 MiB) FAT32   firmware, kernel, initramfs
+//!   …    ext4    the root tree                ext4, to the end
 //! end    backup GPT, in a MiB of its own
 //! ```
+//! The FAT partition's folder `edgepress/` holds a device's identity.
 
 pub mod ext4;
 pub mod fat;
@@ -34,7 +36,11 @@ use self::survey::{BLOCK, Survey};
 use crate::build::manifest::Partition;
 use crate::error::Problem;
 use crate::event::{Event, Sink};
+use crate::recipe::types::Board;
 use crate::units::Arch;
+
+/// Partitions of a card begin on multiples of this: the erase blocks of cards are up to 4 MiB long.
+const CARD_ALIGN: u64 = 4 << 20;
 
 /// Label of the FAT partition, as a person sees it on any computer.
 pub const FAT_LABEL: &str = "EDGEPRESS";
@@ -48,10 +54,14 @@ pub struct Plan {
     pub tree: PathBuf,
     /// The image's path; an existing file is overwritten.
     pub out: PathBuf,
+    /// Decides the kind of the partition table.
+    pub board: Board,
     /// Decides the root partition's type.
     pub arch: Arch,
     /// Bytes of the FAT partition (`disk.fat`).
     pub fat_size: u64,
+    /// Bytes that must be free on it: room in which the device updates itself.
+    pub fat_spare: u64,
     /// Bytes of the whole image (`disk.size`); absent: what the tree needs and `free`.
     pub size: Option<u64>,
     /// Free bytes in the root file system of an image whose size is not given (`disk.free`).
@@ -89,7 +99,7 @@ pub fn make(plan: &Plan, sink: &dyn Sink) -> Result<Vec<Partition>> {
     };
     step(0, "FAT partition");
     write_fat(plan, &layout, &file).map_err(|error| full(error, &plan.out))?;
-    gpt::write(&file, layout.total, &table(plan, &layout))?;
+    write_table(plan, &layout, &file)?;
     step(layout.root.0, "root file system");
     let (offset, size) = layout.root;
     let root = ext4::Root {
@@ -106,17 +116,26 @@ pub fn make(plan: &Plan, sink: &dyn Sink) -> Result<Vec<Partition>> {
     Ok(partitions(plan, &layout))
 }
 
+/// Partitions begin on multiples of the first; the second is kept free at the end, for a GPT's backup. Bytes.
+fn margins(board: Board) -> (u64, u64) {
+    match board {
+        Board::Uefi => (ALIGN, ALIGN),
+        Board::RaspberryPi => (CARD_ALIGN, 0),
+    }
+}
+
 fn layout(plan: &Plan, survey: &Survey) -> Result<Layout> {
-    let fat_size = plan.fat_size.next_multiple_of(ALIGN);
+    let (align, tail) = margins(plan.board);
+    let fat_size = plan.fat_size.next_multiple_of(align);
     if fat_size < fat::LEAST {
         let message = format!("disk.fat is {} MiB, too little for a FAT32 file system", plan.fat_size >> 20);
         return Err(Problem::input(message)
             .hint(format!("set `fat` in [disk] to at least {}M", fat::LEAST >> 20))
             .into());
     }
-    let root_at = ALIGN + fat_size;
+    let root_at = align + fat_size;
     let free = if plan.size.is_some() { 0 } else { plan.free };
-    let needed = root_at + survey.bytes_needed(free) + ALIGN;
+    let needed = root_at + survey.bytes_needed(free).next_multiple_of(ALIGN) + tail;
     let total = match plan.size {
         None => needed,
         Some(size) => {
@@ -125,11 +144,12 @@ fn layout(plan: &Plan, survey: &Survey) -> Result<Layout> {
                 let mib = |bytes: u64| bytes.div_ceil(ALIGN);
                 let message = format!(
                     "disk.size is {} MiB, but the image needs {} MiB: {} for the root tree, {} for the FAT partition, \
-                     2 for the partition table",
+                     {} for the partition table",
                     mib(size),
                     mib(needed),
                     mib(survey.bytes_needed(0)),
-                    mib(fat_size)
+                    mib(fat_size),
+                    mib(align + tail)
                 );
                 let hint = format!("set `size` in [disk] to at least {}M, or leave it out", mib(needed));
                 return Err(Problem::input(message).hint(hint).into());
@@ -137,10 +157,24 @@ fn layout(plan: &Plan, survey: &Survey) -> Result<Layout> {
             size
         }
     };
-    Ok(Layout { fat: (ALIGN, fat_size), root: (root_at, total - root_at - ALIGN), total })
+    Ok(Layout { fat: (align, fat_size), root: (root_at, total - root_at - tail), total })
 }
 
-fn table(plan: &Plan, layout: &Layout) -> gpt::Table {
+fn write_table(plan: &Plan, layout: &Layout, file: &File) -> Result<()> {
+    match plan.board {
+        Board::Uefi => gpt::write(file, layout.total, &gpt_table(plan, layout)),
+        Board::RaspberryPi => mbr::write(file, layout.total, &mbr_table(plan, layout)),
+    }
+}
+
+/// No partition is marked active: only a BIOS looks for that.
+fn mbr_table(plan: &Plan, layout: &Layout) -> mbr::Table {
+    let partition = |kind, (offset, size)| mbr::Partition { kind, offset, size, active: false };
+    let partitions = vec![partition(mbr::FAT32, layout.fat), partition(mbr::LINUX, layout.root)];
+    mbr::Table { disk_id: plan.ids.mbr, partitions }
+}
+
+fn gpt_table(plan: &Plan, layout: &Layout) -> gpt::Table {
     let partition = |kind, guid, (offset, size): (u64, u64), name: &str| gpt::Partition {
         kind,
         guid,
@@ -171,10 +205,16 @@ fn write_fat(plan: &Plan, layout: &Layout, file: &File) -> Result<()> {
     let wanted: u64 = plan.fat_files.iter().map(|file| file.content.len() as u64).sum();
     // Tables, clusters half filled, and room for a device's identity.
     let usable = size - size / 64 - ALIGN;
-    if wanted > usable {
-        let message =
+    let needed = wanted + plan.fat_spare;
+    if needed > usable {
+        let mut message =
             format!("disk.fat is {} MiB, but {} MiB go into it", size >> 20, wanted.div_ceil(ALIGN));
-        let hint = format!("set `fat` in [disk] to at least {}M", wanted.div_ceil(ALIGN) * 65 / 64 + 2);
+        if plan.fat_spare > 0 {
+            let spare = plan.fat_spare.div_ceil(ALIGN);
+            message +=
+                &format!(", and the next kernel needs {spare} MiB beside this one while it is installed");
+        }
+        let hint = format!("set `fat` in [disk] to at least {}M", needed.div_ceil(ALIGN) * 65 / 64 + 2);
         return Err(Problem::input(message).hint(hint).into());
     }
     let mut device = Overlay::new(Zeros, size);
@@ -224,6 +264,7 @@ mod tests {
     use super::{FatFile, Ids, Plan, gpt, make, patch};
     use crate::error::{Kind, problem};
     use crate::event::Silent;
+    use crate::recipe::types::Board;
     use crate::units::{Arch, Digest};
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
@@ -236,8 +277,10 @@ mod tests {
         Plan {
             tree,
             out: folder.join("disk.img"),
+            board: Board::Uefi,
             arch: Arch::X86_64,
             fat_size: 40 << 20,
+            fat_spare: 0,
             size: None,
             free: 16 << 20,
             ids: Ids::from_seed(&Digest::of("disk")),
@@ -295,6 +338,11 @@ mod tests {
                 "disk.fat is 40 MiB, but 42 MiB go into it",
                 "set `fat` in [disk] to at least 44M",
             ),
+            (
+                |plan| plan.fat_spare = 41 << 20,
+                "disk.fat is 40 MiB, but 1 MiB go into it, and the next kernel needs 41 MiB",
+                "set `fat` in [disk] to at least 44M",
+            ),
         ] {
             let mut plan = plan(folder.path());
             fs::remove_dir_all(plan.tree.join("big")).expect("smaller");
@@ -306,6 +354,27 @@ mod tests {
             assert!(problem.hint.as_deref().is_some_and(|said| said.starts_with(hint)), "{problem:?}");
             fs::remove_dir_all(&plan.tree).expect("clean");
         }
+    }
+
+    #[test]
+    fn a_card_has_an_mbr_and_its_root_reaches_the_end() {
+        let folder = tempfile::tempdir().expect("temp folder");
+        let plan = Plan { board: Board::RaspberryPi, fat_spare: 1 << 20, ..plan(folder.path()) };
+        let partitions = make(&plan, &Silent).expect("image");
+        let image = fs::read(&plan.out).expect("read");
+        let fields = |at: usize| {
+            let word =
+                |at: usize| u64::from(u32::from_le_bytes(image[at..at + 4].try_into().expect("four bytes")));
+            (image[at], image[at + 4], word(at + 8) * 512, word(at + 12) * 512)
+        };
+        assert_eq!(fields(446), (0, 0x0c, 4 << 20, 40 << 20));
+        assert_eq!(fields(462), (0, 0x83, 44 << 20, partitions[1].size));
+        assert_eq!(image[510..512], [0x55, 0xaa]);
+        assert_eq!(image[440..444], plan.ids.mbr.to_le_bytes());
+        assert_eq!((44 << 20) + partitions[1].size, image.len() as u64);
+        assert_eq!(partitions[0].offset, 4 << 20);
+        assert_eq!(partitions[1].uuid, plan.ids.root.to_string());
+        assert_eq!(&image[512..520], &[0; 8], "no GPT");
     }
 
     #[test]

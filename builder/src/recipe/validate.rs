@@ -371,10 +371,10 @@ fn network(recipe: &Recipe, found: &mut Found<'_>) {
 
 fn sizes(recipe: &Recipe, found: &mut Found<'_>) {
     let disk = &recipe.disk;
-    let value = disk.fat.to_string();
-    found.check(disk.fat >= LEAST_FAT, "disk/fat", &value, "at least 33M, which FAT32 needs");
-    if let Some(size) = disk.size.filter(|size| *size <= disk.fat) {
-        let message = format!("`disk.size` ({size}) leaves no room beside the FAT partition ({})", disk.fat);
+    let fat = disk.fat_size(recipe.target.board);
+    found.check(fat >= LEAST_FAT, "disk/fat", &fat.to_string(), "at least 33M, which FAT32 needs");
+    if let Some(size) = disk.size.filter(|size| *size <= fat) {
+        let message = format!("`disk.size` ({size}) leaves no room beside the FAT partition ({fat})");
         found.add("disk/size", message, "more than `disk.fat`");
     }
     let journal = recipe.system.journal_max;

@@ -33,3 +33,8 @@ pub fn boot_files(_tree: &Path, _recipe: &Recipe, _ids: &Ids) -> Result<Vec<FatF
 pub fn root_files(_recipe: &Recipe, _ids: &Ids) -> Result<Vec<Entry>> {
     Err(not_yet())
 }
+
+/// Bytes that an update needs beside what is there: the next kernel and its initramfs.
+pub fn spare(_files: &[FatFile]) -> u64 {
+    0
+}

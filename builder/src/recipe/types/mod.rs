@@ -422,15 +422,26 @@ pub struct Disk {
     pub size: Option<ByteSize>,
     /// Free space in the root file system of an image whose size is not given.
     pub free: ByteSize,
-    /// Size of the FAT partition (the ESP on `uefi`).
-    pub fat: ByteSize,
+    /// Size of the FAT partition; absent: 64M on `uefi` (the ESP), 256M on `raspberry-pi` (kernels and initramfs too).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fat: Option<ByteSize>,
     /// Grow the root partition and file system to the whole disk at first boot.
     pub grow: bool,
 }
 
 impl Default for Disk {
     fn default() -> Self {
-        Self { size: None, free: ByteSize::mib(256), fat: ByteSize::mib(64), grow: true }
+        Self { size: None, free: ByteSize::mib(256), fat: None, grow: true }
+    }
+}
+
+impl Disk {
+    /// Size of the FAT partition: the recipe's, or what the board usually needs.
+    pub fn fat_size(&self, board: Board) -> ByteSize {
+        self.fat.unwrap_or(match board {
+            Board::Uefi => ByteSize::mib(64),
+            Board::RaspberryPi => ByteSize::mib(256),
+        })
     }
 }
 
