@@ -17,6 +17,7 @@ use anyhow::Result;
 
 use crate::disk::fat::FatFile;
 use crate::disk::ids::Ids;
+use crate::error::Problem;
 use crate::overlay::{Entry, Kind};
 use crate::recipe::types::{Board, Recipe};
 
@@ -59,6 +60,45 @@ pub fn root_files(recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
         Board::Uefi => uefi::root_files(recipe, ids),
         Board::RaspberryPi => raspberry_pi::root_files(recipe, ids),
     }
+}
+
+/// What a person who puts the FAT partition into a computer must know, with the line ends of every computer.
+fn readme() -> FatFile {
+    FatFile { path: "edgepress/README.txt".into(), content: README.replace('\n', "\r\n").into_bytes() }
+}
+
+const README: &str = "\
+A device's identity goes into this folder, as plain files:
+
+  certificate.pem   certificate of the device, then the intermediate ones
+  private-key.pem   its private key
+  registration-id   one line (may be left out: the certificate's common name is taken)
+
+First boot moves them to their place and wipes them here.
+
+Unless the image forbids it, these are taken as well:
+
+  ca/*.pem, ca/*.crt   certificate authorities to trust
+  authorized_keys      SSH keys of the account
+  hosts                lines for /etc/hosts
+  hostname             name of the machine
+  endpoint             address of the Device Provisioning Service
+";
+
+/// The recipe's own arguments of the kernel's command line.
+fn own_arguments(recipe: &Recipe) -> Result<Vec<&str>> {
+    for argument in &recipe.target.cmdline {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+        if argument.is_empty() || !argument.chars().all(plain) {
+            let message = format!(
+                "target.cmdline holds `{argument}`, which cannot stand in a boot loader's configuration"
+            );
+            return Err(Problem::input(message)
+                .hint("write each argument as a string of its own, of letters, digits and -_./=:,+@%")
+                .into());
+        }
+    }
+    Ok(recipe.target.cmdline.iter().map(String::as_str).collect())
 }
 
 fn file(path: &str, mode: u32, content: impl Into<Vec<u8>>) -> Entry {

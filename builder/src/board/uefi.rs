@@ -95,10 +95,7 @@ pub fn boot_files(tree: &Path, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile
     }
     let vendor = vendor.context("finding in grub's image where it looks for its configuration")?;
     files.push(FatFile { path: format!("EFI/{vendor}/grub.cfg"), content: stub(recipe, ids)?.into_bytes() });
-    files.push(FatFile {
-        path: "edgepress/README.txt".into(),
-        content: README.replace('\n', "\r\n").into_bytes(),
-    });
+    files.push(super::readme());
     Ok(files)
 }
 
@@ -129,24 +126,6 @@ fn vendor_folder(image: &[u8]) -> Option<String> {
     let mut ended = names.filter(|(name, end)| !name.is_empty() && *end == Some(&0));
     ended.next().map(|(name, _)| String::from_utf8_lossy(name).into_owned())
 }
-
-const README: &str = "\
-A device's identity goes into this folder, as plain files:
-
-  certificate.pem   certificate of the device, then the intermediate ones
-  private-key.pem   its private key
-  registration-id   one line (may be left out: the certificate's common name is taken)
-
-First boot moves them to their place and wipes them here.
-
-Unless the image forbids it, these are taken as well:
-
-  ca/*.pem, ca/*.crt   certificate authorities to trust
-  authorized_keys      SSH keys of the account
-  hosts                lines for /etc/hosts
-  hostname             name of the machine
-  endpoint             address of the Device Provisioning Service
-";
 
 /// `EFI/<vendor>/grub.cfg`: hands over to the root's own menu, and holds a copy of it for the day when that one is cut
 /// short by a power failure.
@@ -264,16 +243,7 @@ fn command_line(recipe: &Recipe) -> Result<String> {
         Arch::Aarch64 => "console=ttyAMA0,115200",
     };
     let mut arguments = vec!["panic=30", "console=tty0", serial];
-    for argument in &recipe.target.cmdline {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-        if argument.is_empty() || !argument.chars().all(plain) {
-            let message = format!("target.cmdline holds `{argument}`, which cannot stand in a boot menu");
-            return Err(Problem::input(message)
-                .hint("write each argument as a string of its own, of letters, digits and -_./=:,+@%")
-                .into());
-        }
-        arguments.push(argument);
-    }
+    arguments.extend(super::own_arguments(recipe)?);
     Ok(arguments.join(" "))
 }
 

@@ -14,7 +14,7 @@ use crate::overlay::{self, Entry};
 use crate::packages::deb;
 use crate::packages::local::LocalDeb;
 use crate::recipe::Loaded;
-use crate::recipe::types::{EngineImage, Recipe};
+use crate::recipe::types::{EngineImage, Initramfs, Recipe};
 use crate::rootfs::files::Files;
 use crate::rootfs::images::{Image, Source};
 use crate::rootfs::initramfs;
@@ -152,7 +152,10 @@ impl Plan {
         };
         let mut files = board::initramfs::files(&self.recipe);
         files.extend(self.entries.iter().filter(steering).cloned());
-        Ok(Layer { name: "initramfs", inputs: entry_inputs(&files), action: Action::Initramfs { files } })
+        let wanted = self.recipe.target.initramfs != Initramfs::None;
+        let mut inputs = entry_inputs(&files);
+        inputs.push(("wanted".into(), wanted.to_string()));
+        Ok(Layer { name: "initramfs", inputs, action: Action::Initramfs { files, wanted } })
     }
 
     fn files(&self) -> Result<Layer> {

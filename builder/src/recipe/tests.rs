@@ -123,7 +123,7 @@ fn messages() {
             "[target]\nboard = \"ueif\"",
             &[],
             "r.toml:3:9: bad value for `target.board`: `ueif`\n   |\n 3 | board = \"ueif\"\n   |         ^^^^^^\n   \
-             = expected `uefi`\n   = hint: did you mean `uefi`?",
+             = expected one of `uefi`, `raspberry-pi`\n   = hint: did you mean `uefi`?",
         ),
         (
             "[disk]\nfree = \"5X\"",

@@ -33,6 +33,8 @@ pub fn command(root: &Path, epoch: u64, program: &str) -> Result<Command> {
         .env("SOURCE_DATE_EPOCH", epoch.to_string())
         // systemctl and friends act on files only.
         .env("SYSTEMD_OFFLINE", "1")
+        // Ubuntu's flash-kernel would look for the board that it runs on.
+        .env("FLASH_KERNEL_SKIP", "yes")
         .current_dir("/");
     Ok(command)
 }

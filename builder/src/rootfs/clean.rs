@@ -24,6 +24,7 @@ const UNWANTED: &[(&str, &str)] = &[
     ("var/cache/ldconfig/aux-cache", "holds inode numbers and times of the build's disk"),
     ("var/log/*.log", "of the build, not of the device"),
     ("var/log/apt/*", "of the build, not of the device"),
+    ("boot/firmware/*", "a Raspberry Pi's FAT partition is mounted there: hooks of packages fill it in vain"),
     ("etc/*-", "copies that shadow tools make of passwd, group and the like"),
 ];
 
@@ -115,7 +116,7 @@ mod tests {
     fn scrubbing_removes_identity_and_keeps_the_rest() {
         let root = tempfile::tempdir().expect("temp dir");
         let root = root.path();
-        for folder in ["etc/ssh", "var/log/apt", "var/lib/dbus"] {
+        for folder in ["etc/ssh", "var/log/apt", "var/lib/dbus", "boot/firmware/overlays", "boot/efi"] {
             fs::create_dir_all(root.join(folder)).expect("folder");
         }
         for file in [
@@ -124,6 +125,9 @@ mod tests {
             "etc/passwd-",
             "etc/passwd",
             "var/log/dpkg.log",
+            "boot/vmlinuz-6.1.0",
+            "boot/firmware/vmlinuz-6.1.0",
+            "boot/firmware/overlays/disable-bt.dtbo",
         ] {
             fs::write(root.join(file), "x").expect("file");
         }
@@ -132,6 +136,8 @@ mod tests {
         assert!(!root.join("etc/ssh/ssh_host_rsa_key").exists());
         assert!(!root.join("etc/passwd-").exists());
         assert!(!root.join("var/log/dpkg.log").exists());
+        assert_eq!(fs::read_dir(root.join("boot/firmware")).expect("the mount point").count(), 0);
+        assert!(root.join("boot/vmlinuz-6.1.0").exists() && root.join("boot/efi").exists());
         assert!(root.join("etc/ssh/sshd_config").exists() && root.join("etc/passwd").exists());
         assert_eq!(fs::read(root.join("etc/machine-id")).expect("machine id"), b"");
     }

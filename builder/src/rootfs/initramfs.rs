@@ -14,17 +14,21 @@ use crate::overlay::Entry;
 pub const STEERED_BY: [&str; 3] =
     ["/etc/initramfs-tools/", "/etc/modprobe.d/", "/usr/share/initramfs-tools/"];
 
-/// Makes an initramfs for each kernel, and the links that the boot loader follows.
+/// Makes an initramfs for each kernel, and the links that the boot loader follows; where none is `wanted`, it only lays
+/// the files.
 ///
 /// # Errors
 /// When there is no kernel, or initramfs-tools fails.
-pub fn make(root: &Path, files: &[Entry], epoch: u64) -> Result<()> {
+pub fn make(root: &Path, files: &[Entry], wanted: bool, epoch: u64) -> Result<()> {
     files::write_entries(root, files)?;
     let kernels = kernels(root)?;
     if kernels.is_empty() {
         return Err(Problem::input("the recipe installs no kernel")
             .hint("add one to packages.install, for example linux-image-amd64")
             .into());
+    }
+    if !wanted {
+        return Ok(());
     }
     for version in &kernels {
         let mut update = chroot::command(root, epoch, "update-initramfs")?;

@@ -56,6 +56,8 @@ pub enum Action {
     Initramfs {
         /// Laid over the tree first.
         files: Vec<Entry>,
+        /// Does the recipe want one?
+        wanted: bool,
     },
     /// Everything that is no package.
     Files(files::Files),
@@ -97,9 +99,9 @@ pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<()> {
                 accounts::assert(root)?;
             }
         }
-        Action::Initramfs { files } => {
+        Action::Initramfs { files, wanted } => {
             started(job, sink);
-            initramfs::make(root, files, job.epoch)?;
+            initramfs::make(root, files, *wanted, job.epoch)?;
         }
         Action::Files(files) => {
             started(job, sink);

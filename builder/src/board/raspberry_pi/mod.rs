@@ -1,40 +1,26 @@
 //! The Raspberry Pi: its GPU reads config.txt off a FAT partition and starts what that names.
+//!
+//! ```text
+//! FAT partition, /boot/firmware on the device
+//!   bootcode.bin, start*.elf, fixup*.dat   firmware of the GPU   (models 3 and Zero 2; start4*, fixup4* for model 4;
+//!                                                                 model 5 has it in its EEPROM)
+//!   config.txt                             names what follows
+//!   cmdline.txt                            the kernel's arguments
+//!                Debian            Raspberry Pi OS                Ubuntu
+//!   kernel       vmlinuz-<v>       kernel8.img, kernel_2712.img   vmlinuz
+//!   initramfs    initrd.img-<v>    initramfs8, initramfs_2712     initrd.img
+//!   trees        bcm2837-*.dtb     bcm2710-*.dtb, overlays/       bcm2710-*.dtb, overlays/
+//! ```
+//! The names are those that each distribution's own hooks use: a kernel update on the device replaces these very files.
+//! On Debian the hook (of the package raspi-firmware) also writes config.txt and cmdline.txt anew each time, from
+//! /etc/default/raspi-firmware and its neighbours; so the image has what that hook makes of the files that it has.
 
 pub mod chain;
 pub mod config_txt;
+mod files;
 pub mod model;
+mod root;
+mod settings;
 
-use std::path::Path;
-
-use anyhow::Result;
-
-use crate::disk::fat::FatFile;
-use crate::disk::ids::Ids;
-use crate::error::Problem;
-use crate::overlay::Entry;
-use crate::recipe::types::Recipe;
-
-fn not_yet() -> anyhow::Error {
-    Problem::input("the board raspberry-pi cannot be built yet").into()
-}
-
-/// See [`super::boot_files`].
-///
-/// # Errors
-/// Always, so far.
-pub fn boot_files(_tree: &Path, _recipe: &Recipe, _ids: &Ids) -> Result<Vec<FatFile>> {
-    Err(not_yet())
-}
-
-/// See [`super::root_files`].
-///
-/// # Errors
-/// Always, so far.
-pub fn root_files(_recipe: &Recipe, _ids: &Ids) -> Result<Vec<Entry>> {
-    Err(not_yet())
-}
-
-/// Bytes that an update needs beside what is there: the next kernel and its initramfs.
-pub fn spare(_files: &[FatFile]) -> u64 {
-    0
-}
+pub use files::{boot_files, spare};
+pub use root::root_files;
