@@ -86,9 +86,9 @@ impl Mirrors {
     /// signature is checked against the recipe's keys wherever the files come from, so a wrong guess is refused.
     fn of_host(&self, recipe: &Recipe, archive: &Archive) -> Option<&str> {
         let (id, domain) = match recipe.distribution.id {
-            DistributionId::Debian => ("debian", "debian.org"),
+            // Raspberry Pi OS takes most of its packages from Debian's archive.
+            DistributionId::Debian | DistributionId::RaspberryPiOs => ("debian", "debian.org"),
             DistributionId::Ubuntu => ("ubuntu", "ubuntu.com"),
-            DistributionId::RaspberryPiOs => return None,
         };
         // Where archives differ by architecture, the host's mirror has only the host's.
         if self.host.id != id || (!archive.urls.is_empty() && recipe.target.arch != Arch::host()) {
@@ -101,20 +101,33 @@ impl Mirrors {
         }
         let folder = |url: &str| url.trim_end_matches('/').rsplit('/').next().map(String::from);
         let carrying =
-            || self.host.sources.iter().filter(|source| source.own && self.carries(&source.url, archive));
-        let alike = carrying().find(|source| folder(&source.url) == folder(url.as_str()));
-        alike.or_else(|| carrying().next()).map(|source| source.url.as_str())
+            self.host.sources.iter().filter(|source| source.own && self.carries(&source.url, archive));
+        // The first of the best: `max_by_key` would take the last.
+        let rank = |source: &&Source| {
+            let alike = folder(&source.url) == folder(url.as_str());
+            std::cmp::Reverse((alike, self.lists_all(&source.url, archive)))
+        };
+        carrying.min_by_key(rank).map(|source| source.url.as_str())
     }
 
-    /// Does the host take every suite and component of the archive from this address?
+    /// Does the host take every suite of the archive from this address? Components do not count: a host usually has only
+    /// `main` configured, and mirrors carry all of them.
     fn carries(&self, url: &str, archive: &Archive) -> bool {
-        let here = |source: &&Source| source.own && source.url == url;
+        archive.suites.iter().all(|suite| self.at(url).any(|source| source.suites.contains(suite)))
+    }
+
+    /// Does it take every component of each suite from there too?
+    fn lists_all(&self, url: &str, archive: &Archive) -> bool {
         archive.suites.iter().all(|suite| {
-            self.host.sources.iter().filter(here).any(|source| {
-                source.suites.contains(suite)
-                    && archive.components.iter().all(|component| source.components.contains(component))
+            let mut having = self.at(url).filter(|source| source.suites.contains(suite));
+            having.any(|source| {
+                archive.components.iter().all(|component| source.components.contains(component))
             })
         })
+    }
+
+    fn at<'a>(&'a self, url: &'a str) -> impl Iterator<Item = &'a Source> {
+        self.host.sources.iter().filter(move |source| source.own && source.url == url)
     }
 }
 
@@ -156,6 +169,9 @@ mod tests {
         let mut other = recipe();
         other.distribution.id = DistributionId::Ubuntu;
         assert_eq!(url(&mirrors(), &other), stated);
+        let mut card = recipe();
+        card.distribution.id = DistributionId::RaspberryPiOs;
+        assert_eq!(url(&mirrors(), &card), "http://near.example/debian");
         let mut vendor = recipe();
         vendor.archives.get_mut("debian").expect("archive").url =
             "https://packages.vendor.example/debian".into();
@@ -165,7 +181,24 @@ mod tests {
         assert_eq!(url(&mirrors(), &suite), stated);
         let mut component = recipe();
         component.archives.get_mut("debian").expect("archive").components.push("non-free".into());
-        assert_eq!(url(&mirrors(), &component), stated);
+        assert_eq!(
+            url(&mirrors(), &component),
+            "http://near.example/debian",
+            "mirrors carry every component"
+        );
+        let mut fuller = mirrors();
+        let more = Source {
+            url: "http://far.example/debian".into(),
+            components: ["main", "contrib", "non-free"].map(String::from).into(),
+            ..fuller.host.sources[2].clone()
+        };
+        fuller.host.sources.push(more);
+        assert_eq!(
+            url(&fuller, &component),
+            "http://far.example/debian",
+            "but one that is known to is better"
+        );
+        assert_eq!(url(&fuller, &recipe()), "http://near.example/debian");
     }
 
     #[test]
