@@ -10,6 +10,7 @@
 pub mod initramfs;
 pub mod raspberry_pi;
 pub mod uefi;
+pub mod wifi;
 
 use std::path::Path;
 
@@ -54,12 +55,17 @@ pub fn fat_spare(board: Board, files: &[FatFile]) -> u64 {
 /// it becomes a file system.
 ///
 /// # Errors
-/// A [`crate::error::Problem`] when an argument of the kernel's command line cannot be written there.
+/// A [`crate::error::Problem`] when an argument of the kernel's command line cannot be written there, or the file with
+/// the Wi-Fi's key holds none.
 pub fn root_files(recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
-    match recipe.target.board {
+    let mut entries = match recipe.target.board {
         Board::Uefi => uefi::root_files(recipe, ids),
         Board::RaspberryPi => raspberry_pi::root_files(recipe, ids),
+    }?;
+    if let Some(wifi) = &recipe.network.wifi {
+        entries.extend(wifi::files(wifi)?);
     }
+    Ok(entries)
 }
 
 /// What a person who puts the FAT partition into a computer must know, with the line ends of every computer.
@@ -83,6 +89,8 @@ Unless the image forbids it, these are taken as well:
   hosts                lines for /etc/hosts
   hostname             name of the machine
   endpoint             address of the Device Provisioning Service
+  wifi-ssid, wifi-key  name and key of the Wi-Fi (images that were made for Wi-Fi);
+                       the key is wiped here as well
 ";
 
 /// The recipe's own arguments of the kernel's command line.

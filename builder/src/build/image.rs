@@ -49,6 +49,8 @@ pub struct ImageJob {
     pub epoch: u64,
     /// The account's authorized_keys, as the recipe has them.
     pub authorized_keys: String,
+    /// Digest of the file with the Wi-Fi's key that the recipe brings.
+    pub wifi: Option<Digest>,
 }
 
 /// What the sandbox says of the image that it made.
@@ -93,6 +95,7 @@ impl ImageJob {
         let allowed = guard::Allowed {
             images: preloaded.map(|(at, image)| images::archive_name(at, &image.name)).collect(),
             authorized_keys: BTreeSet::from([Digest::of(&self.authorized_keys)]),
+            wifi: self.wifi,
         };
         guard::refuse(&guard::check(root, &allowed)?)?;
         foreign::refuse_leftovers(root, self.recipe.target.arch)
@@ -173,6 +176,7 @@ impl Image<'_> {
             seed: self.plan.seed,
             epoch: self.plan.epoch,
             authorized_keys: self.plan.authorized_keys.clone(),
+            wifi: board::wifi::allowed(recipe.network.wifi.as_ref())?,
         };
         let made: Made = sandbox::run(&Job::Image(Box::new(job)), self.sink)?;
         partial.persist(&path)?;

@@ -189,7 +189,9 @@ fn seed(recipe: &Recipe, inputs: &BTreeMap<String, Digest>) -> Digest {
     let target = &recipe.target;
     let boot = (&target.cmdline, target.initramfs, &target.modules, &target.raspberry_pi);
     let shape = (target.arch, target.board, boot, recipe.disk.fat_size(target.board));
-    Digest::of_json(&(content, shape, &recipe.access.user, &recipe.system, &recipe.disk))
+    // Never the key itself: identifiers are public.
+    let wifi = recipe.network.wifi.as_ref().map(|wifi| (&wifi.country, &wifi.ssid, wifi.hidden));
+    Digest::of_json(&(content, shape, wifi, &recipe.access.user, &recipe.system, &recipe.disk))
 }
 
 /// A recipe without what says only where things are: two folders, one digest.
@@ -199,6 +201,9 @@ fn digestible(recipe: &Recipe) -> Recipe {
     recipe.overlays.clear();
     recipe.packages.sources.clear();
     recipe.access.ssh_keys.clear();
+    if let Some(wifi) = &mut recipe.network.wifi {
+        wifi.key_file = None;
+    }
     for deb in &mut recipe.packages.debs {
         deb.file = None;
     }

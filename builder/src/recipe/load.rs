@@ -18,13 +18,14 @@ use crate::units::Arch;
 const LARGEST: u64 = 1 << 20;
 
 /// Where a recipe holds paths, which are relative to the file that states them.
-const PATHS: [&[&str]; 6] = [
+const PATHS: [&[&str]; 7] = [
     &["overlays", "*"],
     &["packages", "debs", "*", "file"],
     &["packages", "sources", "*"],
     &["access", "ssh_keys", "*"],
     &["engine", "images", "*", "file"],
     &["archives", "*", "key", "file"],
+    &["network", "wifi", "key_file"],
 ];
 
 /// A recipe, merged and typed, and where it came from.

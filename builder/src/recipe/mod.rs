@@ -17,7 +17,7 @@ mod tests;
 pub use load::{Loaded, load, load_or_list};
 
 use crate::units::Arch;
-use types::{Board, Recipe};
+use types::{Board, DistributionId, Initramfs, Recipe};
 
 impl Recipe {
     /// Every package that is asked for by name, in the order of the recipe's tables: the board's boot loader, the
@@ -30,17 +30,26 @@ impl Recipe {
         names
     }
 
-    /// The boot loader's packages and what makes an initramfs.
-    fn board_packages(&self) -> &'static [&'static str] {
-        match (self.target.board, self.target.arch) {
-            (Board::Uefi, Arch::X86_64) => {
-                &["shim-signed", "grub-efi-amd64-signed", "initramfs-tools", "zstd"]
-            }
-            (Board::Uefi, Arch::Aarch64) => {
-                &["shim-signed", "grub-efi-arm64-signed", "initramfs-tools", "zstd"]
-            }
-            (Board::RaspberryPi, _) => &["raspi-firmware", "initramfs-tools", "zstd"],
+    /// The boot loader's packages, what makes an initramfs, and what Wi-Fi needs.
+    fn board_packages(&self) -> Vec<&'static str> {
+        let target = &self.target;
+        let ubuntu = self.distribution.id == DistributionId::Ubuntu;
+        let mut names = match (target.board, target.arch) {
+            (Board::Uefi, Arch::X86_64) => vec!["shim-signed", "grub-efi-amd64-signed"],
+            (Board::Uefi, Arch::Aarch64) => vec!["shim-signed", "grub-efi-arm64-signed"],
+            // flash-kernel copies new kernels to the FAT partition, as the hooks of raspi-firmware do elsewhere.
+            (Board::RaspberryPi, _) if ubuntu => vec!["linux-firmware-raspi", "flash-kernel"],
+            (Board::RaspberryPi, _) => vec!["raspi-firmware"],
+        };
+        if target.initramfs != Initramfs::None {
+            names.extend(["initramfs-tools", "zstd"]);
         }
+        if self.network.wifi.is_some() {
+            names.extend(["wpasupplicant", "wireless-regdb"]);
+            // On Ubuntu the firmware of the radio comes with that of the GPU.
+            names.extend((!ubuntu).then_some("firmware-brcm80211"));
+        }
+        names
     }
 }
 

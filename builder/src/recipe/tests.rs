@@ -211,6 +211,53 @@ fn values_that_are_refused() {
     }
 }
 
+/// The board's settings and Wi-Fi, on a recipe that is otherwise good.
+#[test]
+fn values_of_the_raspberry_pi_that_are_refused() {
+    let pi =
+        "target.board = \"raspberry-pi\"\ntarget.arch = \"aarch64\"\ntarget.raspberry_pi.models = [\"3\"]\n";
+    assert!(recipe(pi, &[]).is_ok());
+    let long = format!("target.raspberry_pi.overlays = [\"{}\"]", "x".repeat(89));
+    for (text, says) in [
+        (
+            "target.raspberry_pi.gpu_memory = 8",
+            "r.toml:5:34: bad value for `target.raspberry_pi.gpu_memory`: \"8\"",
+        ),
+        (
+            "target.raspberry_pi.overlays = [\"a b\"]",
+            "r.toml:5:33: bad value for `target.raspberry_pi.overlays.0`",
+        ),
+        (&long, "88 characters at most"),
+        ("target.raspberry_pi.parameters = [\"\"]", "as after `dtparam=`"),
+        ("target.raspberry_pi.config = [\"a\\nb\"]", "r.toml:5:31: bad value"),
+        ("[network.wifi]\ncountry = \"de\"", "r.toml:6:11: bad value for `network.wifi.country`: \"de\""),
+        ("[network.wifi]\ncountry = \"XX\"", "ISO 3166"),
+        ("[network.wifi]\nssid = \"a\"", "`country` is missing"),
+        ("[network.wifi]\ncountry = \"DE\"\nssid = \"\"", "1 to 32 bytes"),
+        ("[network.wifi]\ncountry = \"DE\"\nssid = \"ééééééééééééééééé\"", "1 to 32 bytes"),
+        (
+            "[network.wifi]\ncountry = \"DE\"\nkey_file = \"k\"",
+            "r.toml:7:12: `network.wifi.key_file` stands without",
+        ),
+    ] {
+        let error = recipe(&format!("{pi}{text}"), &[]).expect_err(text);
+        assert!(error.contains(says), "{text}\nshould say {says}:\n{error}");
+    }
+    for (text, says) in [
+        ("target.board = \"raspberry-pi\"\ntarget.raspberry_pi.models = [\"3\"]", "is not for x86_64"),
+        (
+            "target.board = \"raspberry-pi\"\ntarget.arch = \"aarch64\"",
+            "`target.raspberry_pi.models` is empty",
+        ),
+        ("target.raspberry_pi.models = [\"2\"]", "expected one of `3`, `4`, `5`, `zero-2`"),
+        ("target.raspberry_pi.models = [\"3\"]", ": `target.raspberry_pi` is only for the board"),
+        ("network.wifi.country = \"DE\"", "works on the board `raspberry-pi` only"),
+    ] {
+        let error = recipe(text, &[]).expect_err(text);
+        assert!(error.contains(says), "{text}\nshould say {says}:\n{error}");
+    }
+}
+
 #[test]
 fn secrets_are_not_repeated() {
     for text in [

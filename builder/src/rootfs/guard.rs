@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::guard_rules::{
-    AUTHORIZED_KEYS, AUTHORIZED_KEYS_AT, NO_KEYS_UNDER, PKCS12, PRELOADED, PRIVATE_KEY, RULES, Rule, matches,
+    AUTHORIZED_KEYS, AUTHORIZED_KEYS_AT, NO_KEYS_UNDER, PKCS12, PRELOADED, PRIVATE_KEY, RULES, Rule, WIFI,
+    matches,
 };
 use crate::error::Problem;
 use crate::units::Digest;
@@ -29,6 +30,8 @@ pub struct Allowed {
     pub images: BTreeSet<String>,
     /// Digests of authorized_keys files.
     pub authorized_keys: BTreeSet<Digest>,
+    /// Digest of the one file that may hold a Wi-Fi network's key.
+    pub wifi: Option<Digest>,
 }
 
 /// Something that must not be in a golden image.
@@ -123,6 +126,13 @@ impl Guard<'_> {
             let digest = Digest::of(self.content(path, &mut content)?);
             if !self.allowed.authorized_keys.contains(&digest) {
                 self.leak(path, &AUTHORIZED_KEYS);
+            }
+            return Ok(());
+        }
+        if matches(WIFI.pattern, path) {
+            let bytes = self.content(path, &mut content)?;
+            if (WIFI.holds)(bytes) && self.allowed.wifi != Some(Digest::of(bytes)) {
+                self.leak(path, &WIFI);
             }
             return Ok(());
         }
@@ -264,13 +274,22 @@ mod tests {
         put(tree, "root/.ssh/authorized_keys", "ssh-ed25519 BBBB somebody\n");
         put(tree, "var/lib/edgepress/images/00-agent.tar", "tar");
         put(tree, "var/lib/edgepress/images/01-other.tar", "tar");
+        let wifi = "network={\n\tpsk=0123\n}\n";
+        put(tree, "etc/wpa_supplicant/wpa_supplicant-wlan0.conf", wifi);
+        put(tree, "etc/wpa_supplicant/other.conf", "network={\n\tpsk=\"other\"\n}\n");
+        put(tree, "etc/wpa_supplicant/open.conf", "country=DE\n# psk=none\n");
         let allowed = Allowed {
             images: ["00-agent.tar".to_owned()].into(),
             authorized_keys: [Digest::of("ssh-ed25519 AAAA ops\n")].into(),
+            wifi: Some(Digest::of(wifi)),
         };
-        let others = ["/root/.ssh/authorized_keys", "/var/lib/edgepress/images/01-other.tar"];
+        let others = [
+            "/etc/wpa_supplicant/other.conf",
+            "/root/.ssh/authorized_keys",
+            "/var/lib/edgepress/images/01-other.tar",
+        ];
         assert_eq!(paths(tree, &allowed), others);
-        assert_eq!(paths(tree, &Allowed::default()).len(), 4);
+        assert_eq!(paths(tree, &Allowed::default()).len(), 6);
     }
 
     #[test]

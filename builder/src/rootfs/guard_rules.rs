@@ -118,6 +118,14 @@ pub const AUTHORIZED_KEYS: Rule = any("", "SSH keys that may log in, not from th
 pub const AUTHORIZED_KEYS_AT: [&str; 3] =
     ["root/.ssh/authorized_keys*", "home/*/.ssh/authorized_keys*", "etc/ssh/authorized_keys*"];
 
+/// Allowed where it is what the recipe's network.wifi becomes.
+pub const WIFI: Rule = if_holds(
+    "etc/wpa_supplicant/*",
+    has_network_key,
+    "the key of a Wi-Fi network, not from the recipe",
+    "name it in network.wifi of the recipe, or remove the file",
+);
+
 /// Allowed where the recipe names the file.
 pub const PRELOADED: Rule = any(
     "var/lib/edgepress/images/*",
@@ -185,6 +193,12 @@ fn has_working_password(content: &[u8]) -> bool {
         let password = line.split(|byte| *byte == b':').nth(1);
         password.is_some_and(|field| !field.starts_with(b"!") && !field.starts_with(b"*"))
     })
+}
+
+/// A line of wpa_supplicant.conf with a key or password.
+fn has_network_key(content: &[u8]) -> bool {
+    let secret = ["psk=", "sae_password=", "password=", "wep_key"];
+    String::from_utf8_lossy(content).lines().any(|line| secret.iter().any(|key| line.trim().starts_with(key)))
 }
 
 fn has_registry_login(content: &[u8]) -> bool {

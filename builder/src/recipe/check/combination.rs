@@ -3,7 +3,7 @@
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::load::Loaded;
 use crate::recipe::support;
-use crate::recipe::types::{DistributionId, EdgeSource};
+use crate::recipe::types::{Board, DistributionId, EdgeSource};
 
 /// Where Microsoft's packages come from.
 const MICROSOFT_HOST: &str = "packages.microsoft.com";
@@ -68,18 +68,35 @@ fn suites(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     }
 }
 
+/// Is it the name of a kernel package, by what distributions call theirs?
+pub(super) fn is_kernel(name: &str) -> bool {
+    KERNELS.iter().any(|kernel| name.starts_with(kernel))
+}
+
+/// Raspberry Pi OS keeps one kernel for model 5 beside one for the others, under different names.
+fn is_pair(kernels: &[&str]) -> bool {
+    let of = |flavour: &str| kernels.iter().filter(|name| name.contains(flavour)).count();
+    kernels.len() == 2 && of("-rpi-v8") == 1 && of("-rpi-2712") == 1
+}
+
 fn kernel(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     let packages = &loaded.recipe.packages.install;
-    let is_kernel = |name: &str| KERNELS.iter().any(|kernel| name.starts_with(kernel));
+    let example = match (loaded.recipe.target.board, loaded.recipe.distribution.id) {
+        (Board::Uefi, _) => "linux-image-cloud-amd64 (Debian) or linux-virtual (Ubuntu)",
+        (Board::RaspberryPi, DistributionId::Debian) => "linux-image-arm64",
+        (Board::RaspberryPi, DistributionId::RaspberryPiOs) => "linux-image-rpi-v8",
+        (Board::RaspberryPi, DistributionId::Ubuntu) => "linux-raspi",
+    };
     let kernels: Vec<&str> = packages.iter().map(String::as_str).filter(|name| is_kernel(name)).collect();
     let place = loaded.place("packages/install");
     match kernels[..] {
         [] => findings.push(
             Diagnostic::error("no kernel is installed: `packages.install` names no kernel package")
-                .hint("for example linux-image-cloud-amd64 (Debian) or linux-virtual (Ubuntu)")
+                .hint(format!("for example {example}"))
                 .at(place),
         ),
         [one] => kernel_architecture(loaded, one, findings),
+        _ if is_pair(&kernels) => {}
         _ => findings.push(
             Diagnostic::warning(format!("more than one kernel is installed: {}", kernels.join(", ")))
                 .hint("each takes room on the disk, and the newest boots")

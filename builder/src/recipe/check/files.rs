@@ -5,6 +5,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 
+use crate::board::wifi;
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::load::Loaded;
 use crate::recipe::types::EdgeSource;
@@ -54,6 +55,19 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
         public_keys(loaded, &format!("access/ssh_keys/{at}"), file, findings);
     }
     archive_keys(loaded, findings);
+    if let Some(file) = recipe.network.wifi.as_ref().and_then(|wifi| wifi.key_file.as_ref()) {
+        wifi_key(loaded, file, findings);
+    }
+}
+
+/// Nothing of the file is shown.
+fn wifi_key(loaded: &Loaded, file: &Path, findings: &mut Vec<Diagnostic>) {
+    let key = "network/wifi/key_file";
+    if exists(loaded, key, file, "key of the Wi-Fi", findings)
+        && let Err(problem) = wifi::read_key(file)
+    {
+        findings.push(Diagnostic::error(problem.to_string()).at(loaded.place(key)));
+    }
 }
 
 /// Names of the packages in `packages.debs`, from their file names (`name_version_arch.deb`).

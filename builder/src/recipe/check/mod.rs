@@ -1,5 +1,6 @@
 //! Checking a recipe without a network: does it describe an image that can exist, and that will come up?
 
+mod board;
 mod combination;
 mod files;
 
@@ -90,6 +91,7 @@ pub fn check_path(path: &Path, sets: &[String], arch: Option<Arch>) -> Result<Re
 pub fn check(loaded: &Loaded) -> Result<Report> {
     let mut findings = Vec::new();
     combination::check(loaded, &mut findings);
+    board::check(loaded, &mut findings);
     files::check(loaded, &mut findings);
     let (entries, problems) = overlay::render_all(&loaded.recipe, ANY_EPOCH)?;
     findings.extend(
@@ -97,6 +99,7 @@ pub fn check(loaded: &Loaded) -> Result<Report> {
             .into_iter()
             .map(|problem| Diagnostic { hint: problem.hint, ..Diagnostic::error(problem.message) }),
     );
+    board::entries(loaded, &entries, &mut findings);
     config_toml(loaded, &entries, &mut findings)?;
     Ok(Report::new(&loaded.path, Some(loaded), findings))
 }

@@ -1,10 +1,12 @@
 //! What the types of a recipe cannot say: legal names, pairs of keys that belong together, addresses.
 
+mod board;
+
 use url::Url;
 
-use super::diagnostic::Diagnostic;
-use super::tree::Node;
-use super::types::{Archive, Deb, EngineImage, Recipe};
+use crate::recipe::diagnostic::Diagnostic;
+use crate::recipe::tree::Node;
+use crate::recipe::types::{Archive, Deb, EngineImage, Recipe};
 use crate::units::{ByteSize, Digest};
 
 /// Smallest FAT partition: FAT32 needs 65,525 clusters of 512 bytes.
@@ -28,6 +30,7 @@ pub fn validate(recipe: &Recipe, tree: &Node) -> Vec<Diagnostic> {
     engine_log(recipe, &mut found);
     edge(recipe, &mut found);
     network(recipe, &mut found);
+    board::check(recipe, &mut found);
     sizes(recipe, &mut found);
     found.list
 }
