@@ -52,8 +52,13 @@ impl Own {
 
 #[test]
 fn the_recipes_of_the_repository_are_good() {
+    let (id_scope, country) = ("provisioning.id_scope=0ne00123456", "network.wifi.country=DE");
     for arguments in [
         &["recipes/demo.toml"][..],
+        &["recipes/demo-arm64.toml"],
+        &["recipes/debian-12-raspberry-pi.toml"],
+        &["recipes/raspberry-pi-os-12.toml", "--set", id_scope, "--set", country],
+        &["recipes/ubuntu-24.04-raspberry-pi.toml", "--set", id_scope],
         &["recipes/ubuntu-24.04.toml", "--set", "provisioning.id_scope=0ne00123456"],
         &["recipes/ubuntu-24.04.toml", "--set", "provisioning.id_scope=0ne00123456", "--arch", "aarch64"],
     ] {
@@ -63,6 +68,104 @@ fn the_recipes_of_the_repository_are_good() {
     }
     let demo = check(&repository(), &["recipes/demo.toml"]);
     assert_eq!(text(&demo.stdout), "recipes/demo.toml: demo for x86_64: good\n");
+    let card = check(&repository(), &["recipes/debian-12-raspberry-pi.toml"]);
+    let good = "recipes/debian-12-raspberry-pi.toml: debian-12-raspberry-pi for aarch64: good\n";
+    assert_eq!(text(&card.stdout), good);
+}
+
+#[test]
+fn the_shipped_recipe_with_wifi_wants_a_country() {
+    let scope = ["--set", "provisioning.id_scope=0ne00123456"];
+    let output = check(&repository(), &[&["recipes/raspberry-pi-os-12.toml"][..], &scope].concat());
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stdout);
+    assert!(said.contains("`network.wifi.country` is empty"), "{said}");
+    assert!(said.ends_with("raspberry-pi-os-12 for aarch64: 1 error\n"), "{said}");
+}
+
+/// A card whose kernels, radios or packages do not fit.
+#[test]
+fn findings_on_the_raspberry_pi() {
+    let debian = "debian-12-raspberry-pi.toml";
+    let pi_os = "raspberry-pi-os-12.toml";
+    let ubuntu = "ubuntu-24.04-raspberry-pi.toml";
+    for (parent, recipe, says) in [
+        (
+            debian,
+            "target.raspberry_pi.models = [\"5\"]",
+            "model 5 does not boot with linux-image-arm64 drop `5` from",
+        ),
+        (
+            debian,
+            "target.raspberry_pi.models = [\"zero-2\"]",
+            "model zero-2 has no Ethernet, and the recipe has no Wi-Fi add",
+        ),
+        (
+            debian,
+            "packages.install = [\"=\", \"jq\"]",
+            "no kernel is installed: `packages.install` names no kernel package for example linux-image-arm64",
+        ),
+        (
+            debian,
+            "packages.install = [\"=\", \"linux-image-cloud-arm64\"]",
+            "model 3 does not boot with linux-image-cloud-arm64 install `linux-image-arm64`, or drop",
+        ),
+        (
+            debian,
+            "packages.install = [\"=\", \"linux-image-amd64\"]",
+            "is for amd64, and the image for arm64 install `linux-image-arm64`",
+        ),
+        (
+            debian,
+            "packages.install = [\"grub-efi-amd64-signed\"]",
+            "`grub-efi-amd64-signed` is for amd64, and the image for arm64 install `grub-efi-arm64-signed`",
+        ),
+        (
+            debian,
+            "packages.install = [\"intel-microcode\"]",
+            "`intel-microcode` is for amd64, and the image for arm64 leave it out",
+        ),
+        (debian, "target.initramfs = \"none\"", "find no root without an initramfs"),
+        (debian, "target.raspberry_pi.overlays = [\"disable-bt\"]", "no device tree overlays"),
+        (debian, "overlays = [\"mine\"]", "an overlay has /boot/firmware/usercfg.txt"),
+        (
+            pi_os,
+            "packages.install = [\"=\", \"linux-image-rpi-2712\"]",
+            "model 3 does not boot with linux-image-rpi-2712 install `linux-image-rpi-v8`",
+        ),
+        (pi_os, "provisioning.overrides = false", "the identity may not bring one"),
+        (pi_os, "network.wifi.ssid = \"a\"\nnetwork.wifi.key_file = \"no.key\"", "no.key does not exist"),
+        (
+            pi_os,
+            "network.wifi.ssid = \"a\"\nnetwork.wifi.key_file = \"short.key\"",
+            "short.key is no key of a Wi-Fi network",
+        ),
+        (
+            ubuntu,
+            "packages.install = [\"linux-generic\"]\ntarget.raspberry_pi.models = [\"zero-2\"]",
+            "zero-2 has no Ethernet",
+        ),
+    ] {
+        let own = Own::new("");
+        let path = repository().join("recipes").join(parent);
+        own.file("r.toml", &format!("name = \"own\"\nextends = \"{}\"\n{recipe}", path.display()));
+        own.file("short.key", "hunter2\n");
+        own.file("mine/boot/firmware/usercfg.txt", "x");
+        let found = own.findings();
+        let hit = found.iter().any(|(kind, text)| kind == "error" && text.contains(says));
+        assert!(hit, "{parent}: {recipe}: {found:#?}");
+        assert!(found.iter().all(|(_, text)| !text.contains("hunter2")));
+    }
+}
+
+#[test]
+fn the_two_kernels_of_raspberry_pi_os_are_no_surprise() {
+    let sets = ["provisioning.id_scope=0ne00123456", "network.wifi.country=DE"];
+    let output = check(
+        &repository(),
+        &["recipes/raspberry-pi-os-12.toml", "--json", "--set", sets[0], "--set", sets[1]],
+    );
+    assert!(!text(&output.stdout).contains("more than one kernel"), "{}", text(&output.stdout));
 }
 
 #[test]
