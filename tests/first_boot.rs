@@ -435,6 +435,8 @@ fn a_power_cut_at_any_step_is_survived() {
         let mut device = Device::new();
         device.give(&identity.chain(), &identity.key);
         device.write(&format!("{FAT}/ca/plant.pem"), &identity.root);
+        device.made_for_wifi("");
+        device.give_wifi(b"shop", "hunter22");
         device.write("world/cut", format!("{}\n", cuts + 1));
         if device.start().end().success() {
             break;
@@ -457,6 +459,9 @@ fn a_power_cut_at_any_step_is_survived() {
         device.remove("world/cut");
         device.run();
         assert!(device.exists("usr/local/share/ca-certificates/edgepress-1-1.crt"), "cut {cuts}");
+        let wifi = device.read("etc/wpa_supplicant/wpa_supplicant-wlan0.conf");
+        assert!(wifi.contains("psk=\"hunter22\"\n}\n"), "cut {cuts}: {wifi}");
+        assert!(!device.exists(&format!("{FAT}/wifi-key")), "cut {cuts}: a key is left");
         if marked {
             assert_in_place(&device, &identity, "dev-01");
         } else {

@@ -187,6 +187,19 @@ impl Device {
         self.write("boot/efi/edgepress/private-key.pem", key);
     }
 
+    /// Puts name and key of a Wi-Fi network beside it.
+    pub fn give_wifi(&mut self, ssid: &[u8], key: &str) {
+        self.secrets.push(key.trim().to_owned());
+        self.write("boot/efi/edgepress/wifi-ssid", ssid);
+        self.write("boot/efi/edgepress/wifi-key", key);
+    }
+
+    /// As an image that was made for Wi-Fi; `ssid` is the recipe's own network, in hexadecimal, or empty.
+    pub fn made_for_wifi(&self, ssid: &str) {
+        let text = format!("EP_WIFI_COUNTRY='DE'\nEP_WIFI_SSID='{ssid}'\nEP_WIFI_HIDDEN=no\n");
+        self.write("usr/lib/edgepress/wifi.conf", text);
+    }
+
     pub fn start(&self) -> Running<'_> {
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.path("world/bin").display());
         let output =

@@ -1,5 +1,6 @@
 # shellcheck shell=sh
-# What an identity may bring beside certificate and key: hostname, hosts entries, SSH keys, CA certificates, endpoint.
+# What an identity may bring beside certificate and key: hostname, hosts entries, SSH keys, CA certificates, endpoint;
+# Wi-Fi is in wifi.sh.
 # shellcheck disable=SC2016,SC2034,SC2154 # awk programs; variables are shared with the script that sources this
 
 # Written into /etc/hosts: its presence means that the hostname is this device's own.
@@ -22,6 +23,7 @@ check_overrides() {
     case ${word#https://} in
         *[!A-Za-z0-9.:/_-]*) complain "endpoint \"$word\" is no https:// address" || return 1 ;;
     esac
+    check_wifi "$1" || return 1
     split_authorities
 }
 
@@ -56,7 +58,9 @@ write_hosts() {
         END { if (!said) { print mark; print "127.0.1.1 " host } }' "$EP_ROOT/etc/hosts" "$STAGE/hosts"
 }
 
+# Wi-Fi first: it takes its time to come up.
 apply_overrides() {
+    set_wifi || { why="the Wi-Fi could not be configured"; return 1; }
     authorize || { why="the SSH keys could not be installed for $EP_USER"; return 1; }
     set_endpoint || { why="the endpoint could not be written into config.toml"; return 1; }
     trust_authorities || { why="the CA certificates could not be installed"; return 1; }

@@ -57,6 +57,15 @@ take_text() {
     done
 }
 
+# A name that may hold any sign, in UTF-8; UTF-16 is taken as far as it is ASCII.
+take_name() {
+    for file in "$FOLDER/$1" "$FOLDER/$1.txt"; do
+        [ -f "$file" ] || continue
+        if [ "$(tr -cd '\0' <"$file" | wc -c)" -eq 0 ]; then cat "$file"; else plain_text "$file"; fi >"$2/$1"
+        return
+    done
+}
+
 take_pem() {
     plain_text "$1" | pem_blocks "$3" >"$2"
 }
@@ -66,7 +75,8 @@ source_take() {
         take_pem "$FOLDER/private-key.pem" "$1/private-key.pem" 'PRIVATE KEY' &&
         take_text registration-id "$1" || return 1
     [ "$EP_OVERRIDES" = yes ] || return 0
-    for name in hosts authorized_keys endpoint hostname; do take_text "$name" "$1" || return 1; done
+    for name in hosts authorized_keys endpoint hostname wifi-key; do take_text "$name" "$1" || return 1; done
+    take_name wifi-ssid "$1" || return 1
     mkdir -p "$1/ca"
     for file in "$FOLDER"/ca/*.pem "$FOLDER"/ca/*.crt; do
         [ ! -f "$file" ] || take_pem "$file" "$1/ca/${file##*/}" ' CERTIFICATE' || return 1
@@ -85,7 +95,8 @@ source_wipe() {
 
 forget() {
     [ ! -e "$FOLDER/private-key.pem" ] || mv -f "$FOLDER/private-key.pem" "$FOLDER/wiping.tmp" || return 1
-    wipe "$FOLDER/wiping.tmp" && rm -f "$FOLDER/certificate.pem"
+    for secret in wiping.tmp wifi-key wifi-key.txt; do wipe "$FOLDER/$secret" || return 1; done
+    rm -f "$FOLDER/certificate.pem" "$FOLDER/wifi-ssid" "$FOLDER/wifi-ssid.txt"
 }
 
 wipe() {
