@@ -20,8 +20,8 @@ use crate::error::Problem;
 /// The least size of a FAT32 file system: 65525 clusters of one sector, two tables of 512 sectors, 8 reserved sectors,
 /// rounded up to a MiB. With fewer clusters readers take it for FAT16.
 pub const LEAST: u64 = 33 * 1024 * 1024;
-/// From this size on a cluster has 4 KiB, as `mkfs.fat` does it: smaller tables, fewer reads at boot.
-const LARGE: u64 = 260 * 1024 * 1024;
+/// With fewer clusters it would not be FAT32 (Microsoft's specification: 65525); some more, for tools that count otherwise.
+const LEAST_CLUSTERS: u64 = 65_536;
 
 /// One file for a FAT partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,11 +71,21 @@ pub fn format<D: Read + Write + Seek>(
         .fat_type(FatType::Fat32)
         .total_sectors(sectors)
         .bytes_per_sector(SECTOR as u16)
-        .bytes_per_cluster(if size < LARGE { 512 } else { 4096 })
+        .bytes_per_cluster(cluster(size))
         .volume_id(id.0)
         .volume_label(padded);
     fatfs::format_volume(&mut *device, options).context("making a FAT file system")?;
     change(device, size, epoch, fill)
+}
+
+/// Bytes of a cluster: the most, up to 4 KiB, with which it is FAT32. Firmware reads kernels of 30 MB through these.
+fn cluster(size: u64) -> u32 {
+    let enough = |bytes: &u32| {
+        let bytes = u64::from(*bytes);
+        // Two tables of four bytes for each cluster, and the reserved sectors.
+        size.saturating_sub(2 * 4 * (size / bytes) + 32 * SECTOR) / bytes >= LEAST_CLUSTERS
+    };
+    [4096, 2048, 1024].into_iter().find(enough).unwrap_or(512)
 }
 
 /// Lets `change` work on a file system of whatever origin on a device of `size` bytes; files written get the time `epoch`.
@@ -266,6 +276,35 @@ pub(super) mod tests {
         ("edgepress/README.txt", b"put here\r\n"),
         ("edgepress/a rather long name.with.dots.pem", b"x"),
     ];
+
+    #[test]
+    fn clusters_are_as_large_as_they_can_be() {
+        const MIB: u64 = 1 << 20;
+        for (size, bytes) in [
+            (33, 512),
+            (64, 512),
+            (80, 1024),
+            (128, 1024),
+            (160, 2048),
+            (256, 2048),
+            (260, 4096),
+            (512, 4096),
+        ] {
+            assert_eq!(super::cluster(size * MIB), bytes, "{size} MiB");
+        }
+    }
+
+    #[test]
+    fn a_card_s_partition_takes_kernels() {
+        let size = 256 << 20;
+        let mut device = Overlay::new(Zeros, size);
+        let kernel: Vec<u8> = (0..32u32 << 20).map(|at| (at >> 9) as u8).collect();
+        let id = VolumeId(7);
+        format(&mut device, size, id, "EDGEPRESS", EPOCH, |volume| volume.write("vmlinuz-6.1.0", &kernel))
+            .expect("made");
+        let read = look(&mut device, size, |volume| volume.read("vmlinuz-6.1.0", 64 << 20)).expect("read");
+        assert!(read.as_deref() == Some(kernel.as_slice()));
+    }
 
     #[test]
     fn other_tools_agree() {
