@@ -184,7 +184,8 @@ impl Boot {
         }
         args.option("-display", "none");
         args.option("-monitor", "none");
-        args.option("-chardev", "stdio,id=serial0,signal=off");
+        // QEMU itself names what `-serial null` makes serial0, serial1 …
+        args.option("-chardev", "stdio,id=console,signal=off");
         // By its bare name: a socket's whole path may have 107 bytes at most.
         args.option("-chardev", format!("socket,id=control,server=on,wait=off,path={CONTROL}"));
         args.option("-mon", "chardev=control,mode=control");
@@ -219,7 +220,7 @@ impl Arguments {
         // No boot ROM: the firmware must not wait for a network boot server.
         self.option("-device", "virtio-net-pci,netdev=net0,romfile=");
         self.option("-rtc", "base=utc,clock=host");
-        self.option("-serial", "chardev:serial0");
+        self.option("-serial", "chardev:console");
     }
 
     /// An option whose value ends in a path: QEMU separates by commas, and a doubled comma means one.
@@ -309,7 +310,7 @@ mod tests {
             "-no-reboot",
             "-netdev user,id=net0,ipv6=off",
             "-rtc base=utc,clock=host",
-            "-serial chardev:serial0",
+            "-serial chardev:console",
         ];
         assert_has(&plain, &parts);
         assert!(!plain.contains("smm=on"));
@@ -325,7 +326,7 @@ mod tests {
             "-drive if=pflash,unit=0,readonly=on,format=raw,file=/f/code",
             "-device virtio-blk-pci,drive=disk,bootindex=0",
             "-rtc base=utc,clock=host",
-            "-serial chardev:serial0",
+            "-serial chardev:console",
         ];
         assert_has(&virt(Accel::Tcg), &parts);
         assert_has(&virt(Accel::Kvm), &["-machine virt,gic-version=host -accel kvm -cpu host"]);
@@ -340,14 +341,14 @@ mod tests {
             "-append console=ttyS0,115200 root=/dev/mmcblk0p2",
             "-drive if=sd,cache=unsafe,format=qcow2,file=/t/disk.qcow2",
             "-device usb-net,netdev=net0",
-            "-serial null -serial chardev:serial0",
+            "-serial null -serial chardev:console",
             "-smp 4",
             "-m 1073741824B",
         ];
         assert_has(&mini, &parts);
         assert!(!mini.contains("-rtc") && !mini.contains("virtio") && !mini.contains("pflash"), "{mini}");
         let first = raspberry_pi(false, Port::First);
-        assert!(first.contains("-serial chardev:serial0") && !first.contains("null"), "{first}");
+        assert!(first.contains("-serial chardev:console") && !first.contains("null"), "{first}");
         assert!(!first.contains("-initrd"), "{first}");
     }
 

@@ -4,7 +4,8 @@
 //! ```text
 //! image: FAT ─► chain ─► kernel (unpacked), initramfs (joined), device tree ─► private folder ─► -kernel -initrd -dtb
 //! ```
-//! The device tree stays as it is: overlays and parameters are not applied. There is no clock with a battery, as on the
+//! The device tree stays as it is: overlays and parameters are not applied. One argument is added to the command line:
+//! [`NO_WATCHDOG`]. There is no clock with a battery, as on the
 //! board: QEMU's `-rtc` means nothing to this machine.
 
 use std::fs;
@@ -28,6 +29,10 @@ pub(super) const CPUS: u32 = 4;
 pub(super) const MEMORY: ByteSize = ByteSize::mib(1024);
 /// Seconds: four slow processors are always emulated.
 pub(super) const TIMEOUT: f64 = 240.0;
+
+/// QEMU's model of the power management resets the machine as soon as its watchdog is started, instead of when it runs
+/// out (QEMU 7.2 hw/misc/bcm2835_powermgt.c), so systemd is told not to start it.
+const NO_WATCHDOG: &str = "systemd.watchdog_sec=0";
 
 /// What the firmware would have put into memory, as files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,7 +113,7 @@ pub(super) fn arguments(boot: &Boot, loaded: &Loaded, args: &mut Arguments) {
     if let Some(initramfs) = &loaded.initramfs {
         args.option("-initrd", initramfs);
     }
-    args.option("-append", &loaded.cmdline);
+    args.option("-append", format!("{} {NO_WATCHDOG}", loaded.cmdline));
     // The copy is thrown away: nobody needs it to survive a crash of the host.
     args.paths("-drive", "if=sd,cache=unsafe,format=qcow2,file=", &boot.disk);
     // Of the board's own network adapter QEMU knows nothing; this one hangs on USB too.
@@ -116,7 +121,7 @@ pub(super) fn arguments(boot: &Boot, loaded: &Loaded, args: &mut Arguments) {
     if loaded.console == Port::Mini {
         args.option("-serial", "null");
     }
-    args.option("-serial", "chardev:serial0");
+    args.option("-serial", "chardev:console");
 }
 
 #[cfg(test)]
