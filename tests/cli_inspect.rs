@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 const ROOT: u64 = ALIGN + LEAST;
 const SIZE: u64 = ROOT + 2 * ALIGN;
-const CMDLINE: &str = "console=serial0,115200 root=PARTUUID=1a2b3c4d-02 rootwait\n";
+const CMDLINE: &str = "console=ttyS1,115200 root=PARTUUID=1a2b3c4d-02 rootwait\n";
 const CONFIG: &str = "arm_64bit=1\nkernel=vmlinuz\ninitramfs initrd.img followkernel\nupstream_kernel=1\n";
 /// The UUID of the root that [`Card::write`] makes.
 const UUID: &str = "49494949-4949-4949-4949-494949494949";
@@ -145,7 +145,7 @@ fn a_card_for_two_models() {
         .stdout(contains(format!("ext4   root        {UUID} (1024 KiB)  PARTUUID=1a2b3c4d-02")))
         .stdout(contains("identity: none"))
         .stdout(contains("firmware     bootcode.bin, start.elf, fixup.dat"))
-        .stdout(contains("cmdline      console=ttyS0,115200 root=PARTUUID=1a2b3c4d-02 rootwait"))
+        .stdout(contains("cmdline      console=ttyS1,115200 root=PARTUUID=1a2b3c4d-02 rootwait"))
         .stdout(contains("boot-chain              ok  sound for model 3, 4"));
     assert!(fs::read(card.path()).expect("image") == before, "the image was written to");
     // Nobody says which models: one must boot.

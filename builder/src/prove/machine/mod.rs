@@ -184,7 +184,7 @@ impl Boot {
         }
         args.option("-display", "none");
         args.option("-monitor", "none");
-        // QEMU itself names what `-serial null` makes serial0, serial1 …
+        // Not `serial0`: that is what QEMU itself calls a `-serial null`.
         args.option("-chardev", "stdio,id=console,signal=off");
         // By its bare name: a socket's whole path may have 107 bytes at most.
         args.option("-chardev", format!("socket,id=control,server=on,wait=off,path={CONTROL}"));

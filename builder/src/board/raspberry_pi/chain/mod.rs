@@ -30,6 +30,11 @@ const WIDE_KERNELS: &[&str] = &["kernel8.img", "kernel_2712.img"];
 const BETTER_UART: &[&str] = &["disable-bt", "miniuart-bt"];
 const UART0: &str = "ttyAMA0";
 const MINI_UART: &str = "ttyS0";
+/// The first bytes of a compiled device tree, and the nodes without which the firmware applies no overlay and no
+/// parameter to it. Kernels are often built without them.
+const TREE: &[u8] = &0xd00d_feed_u32.to_be_bytes();
+const SYMBOLS: &[u8] = b"__symbols__";
+const OVERRIDES: &[u8] = b"__overrides__";
 /// GPU memory with which the firmware without camera and codecs is taken, MiB.
 const CUT_DOWN: i64 = 16;
 
@@ -93,7 +98,8 @@ pub fn follow(files: &dyn Files, model: Model, root: Option<&RootPartition>) -> 
         bytes_read: config.files.iter().map(|(_, size)| size).sum(),
         findings: std::mem::take(&mut config.findings),
     };
-    let mut follower = Follower { files, facts: model::facts(model), config, chain, prefix: String::new() };
+    let facts = model::facts(model);
+    let mut follower = Follower { files, facts, config, chain, prefix: String::new(), symbols: true };
     follower.config();
     follower.firmware();
     follower.prefix();
@@ -112,6 +118,8 @@ struct Follower<'a> {
     chain: Chain,
     /// `os_prefix`, if it stands the firmware's test.
     prefix: String,
+    /// Overlays can be applied to the device tree.
+    symbols: bool,
 }
 
 impl Follower<'_> {
@@ -299,6 +307,7 @@ impl Follower<'_> {
         match main.iter().find(|path| self.has(path)).cloned() {
             Some(path) => {
                 self.load(&path);
+                self.look_into_tree(&path);
                 self.chain.device_tree = Some(path);
             }
             None if named => {
@@ -329,6 +338,30 @@ impl Follower<'_> {
                 let message = format!("{} is missing: {} does not boot", paths.join(" or "), variant.name);
                 self.find(Finding::warning(message));
             }
+        }
+    }
+
+    /// Can overlays and parameters be applied to it?
+    fn look_into_tree(&mut self, path: &str) {
+        let bytes = self.files.read(path).unwrap_or_default();
+        if !bytes.starts_with(TREE) {
+            return;
+        }
+        let has = |node: &[u8]| bytes.windows(node.len()).any(|window| window == node);
+        self.symbols = has(SYMBOLS);
+        let path = clean(path);
+        if !self.symbols && !self.config.overlays.is_empty() {
+            let message = format!("{path} has no symbols: the firmware cannot apply overlays to it");
+            self.find(
+                Finding::warning(message).hint("Raspberry Pi's own kernels bring device trees with symbols"),
+            );
+        }
+        if !has(OVERRIDES) && !self.chain.parameters.is_empty() {
+            let message = format!("{path} takes no parameters: dtparam= lines do nothing");
+            self.find(
+                Finding::warning(message)
+                    .hint("Raspberry Pi's own kernels bring device trees that take them"),
+            );
         }
     }
 
@@ -363,13 +396,25 @@ impl Follower<'_> {
         self.chain.cmdline = cmdline::with_ports(&line, serial0, serial1);
         if !empty {
             let initramfs = !self.chain.initramfs.is_empty();
+            self.silent_console();
             self.chain.findings.extend(cmdline::check(&self.chain.cmdline, initramfs, root));
+        }
+    }
+
+    /// Upstream device trees count the mini UART as the second port.
+    fn silent_console(&mut self) {
+        let upstream = self.config.on("upstream_kernel") && self.facts.serial == MINI_UART;
+        if upstream && cmdline::consoles(&self.chain.cmdline).any(|name| name == MINI_UART) {
+            let message =
+                "upstream kernels call the serial port ttyS1: a console at serial0 or ttyS0 stays silent";
+            self.find(Finding::warning(message).hint("write console=ttyS1,115200"));
         }
     }
 
     /// What Linux calls the first and the second serial port.
     fn ports(&self) -> (&'static str, &'static str) {
-        let better = self.config.overlays.iter().any(|overlay| BETTER_UART.contains(&&*overlay.name));
+        let better =
+            self.symbols && self.config.overlays.iter().any(|overlay| BETTER_UART.contains(&&*overlay.name));
         match self.facts.serial {
             MINI_UART if better => (UART0, MINI_UART),
             serial => (serial, UART0),

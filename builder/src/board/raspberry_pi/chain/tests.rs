@@ -6,7 +6,7 @@ use crate::recipe::types::Model;
 
 const CONFIG: &str =
     "arm_64bit=1\nupstream_kernel=1\nkernel=vmlinuz\ninitramfs initrd.img followkernel\nenable_uart=1\n";
-const CMDLINE: &str = "console=tty1 console=serial0,115200 root=PARTUUID=1a2b3c4d-02 rootwait\n";
+const CMDLINE: &str = "console=tty1 console=ttyS1,115200 root=PARTUUID=1a2b3c4d-02 rootwait\n";
 
 /// A card as Debian's kernel and firmware make it, for models 3, 4 and Zero 2.
 struct Card(Vec<FatFile>);
@@ -79,12 +79,12 @@ fn a_sound_card() {
             device_tree: Some("bcm2837-rpi-3-b.dtb".into()),
             overlays: Vec::new(),
             parameters: Vec::new(),
-            cmdline: "console=tty1 console=ttyS0,115200 root=PARTUUID=1a2b3c4d-02 rootwait".into(),
+            cmdline: "console=tty1 console=ttyS1,115200 root=PARTUUID=1a2b3c4d-02 rootwait".into(),
             bytes_read: (CONFIG.len() + CMDLINE.len() + 300 + 4096 + 2000 + 10) as u64,
             findings: Vec::new(),
         }
     );
-    assert_eq!((chain.sound(), chain.serial_console()), (true, Some("ttyS0")));
+    assert_eq!((chain.sound(), chain.serial_console()), (true, Some("ttyS1")));
     let chain = Card::new().follow(Model::Pi4);
     assert_eq!(chain.firmware, ["start4.elf", "fixup4.dat"]);
     assert!(chain.findings.is_empty(), "{chain:#?}");
@@ -189,6 +189,7 @@ fn firmware_by_settings() {
 #[test]
 fn raspberry_pis_own_kernels() {
     let mut card = Card::new();
+    card.put("cmdline.txt", CMDLINE.replace("ttyS1", "serial0"));
     card.put("config.txt", "arm_64bit=1\nauto_initramfs=1\ndtparam=audio=on\ndtoverlay=vc4-kms-v3d\n");
     card.put("kernel8.img", gzip(&image())).put("initramfs8", "x").put("overlays/vc4-kms-v3d.dtbo", "x");
     card.put("kernel_2712.img", image()).put("initramfs_2712", "y");
@@ -236,12 +237,38 @@ fn prefixes() {
     assert!(chain.findings.is_empty(), "{chain:#?}");
     assert_eq!((chain.kernel.as_deref(), &*chain.initramfs[0].0), (Some("new/vmlinuz"), "new/initrd.img"));
     assert_eq!(chain.overlays, ["overlays/disable-bt.dtbo"]);
-    // The better UART is free: it is the console.
-    assert_eq!(chain.serial_console(), Some("ttyAMA0"));
     card.put("new/overlays/README", "").config("os_prefix=new/\ndtoverlay=disable-bt\nkernel=/vmlinuz\n");
     let chain = card.follow(Model::Pi3);
     assert_eq!(chain.kernel.as_deref(), Some("vmlinuz"));
     assert!(chain.findings[0].message.contains("new/overlays/disable-bt.dtbo is missing"), "{chain:#?}");
+}
+
+#[test]
+fn which_port_is_the_console() {
+    let tree = |nodes: &str| [&[0xd0, 0x0d, 0xfe, 0xed], nodes.as_bytes()].concat();
+    let mut card = Card::new();
+    card.put(
+        "config.txt",
+        format!("{CONFIG}dtoverlay=disable-bt\ndtparam=audio=on\n").replace("upstream_kernel=1\n", ""),
+    );
+    card.put("overlays/disable-bt.dtbo", "x").put("bcm2710-rpi-3-b-plus.dtb", "x");
+    card.put("cmdline.txt", "console=serial0,115200 console=tty1 root=PARTUUID=1a2b3c4d-02");
+    // The better UART is free: it is the console.
+    card.put("bcm2710-rpi-3-b.dtb", tree("__symbols__ __overrides__"));
+    let chain = card.follow(Model::Pi3);
+    assert_eq!((chain.serial_console(), &chain.findings[..]), (Some("ttyAMA0"), &[][..]));
+    card.config("").put("cmdline.txt", CMDLINE.replace("ttyS1", "serial0"));
+    let message = "upstream kernels call the serial port ttyS1: a console at serial0 or ttyS0 stays silent";
+    assert_eq!(card.finding(), (Severity::Warning, message.into()));
+    card.put("cmdline.txt", CMDLINE).put("bcm2837-rpi-3-b.dtb", tree(""));
+    assert!(card.follow(Model::Pi3).findings.is_empty());
+    card.config("dtparam=audio=on\n");
+    assert_eq!(card.finding().1, "bcm2837-rpi-3-b.dtb takes no parameters: dtparam= lines do nothing");
+    card.config("dtoverlay=disable-bt\n");
+    assert_eq!(
+        card.finding().1,
+        "bcm2837-rpi-3-b.dtb has no symbols: the firmware cannot apply overlays to it"
+    );
 }
 
 #[test]
