@@ -1,7 +1,7 @@
 //! What is in the initramfs: only what can hold a root file system on the boards, instead of everything there is.
 
 use crate::overlay::Entry;
-use crate::recipe::types::{Board, Initramfs, Recipe};
+use crate::recipe::types::{Board, Initramfs, Model, Recipe};
 
 use super::file;
 
@@ -27,30 +27,31 @@ const UEFI: &[(&str, &str)] = &[
 const RASPBERRY_PI: &[(&str, &str)] = &[
     ("root file system", "ext4"),
     // The regulators: the controller of model 4 waits for the one that switches its card's voltage.
-    (
-        "cards: models 3 and Zero 2, model 4, model 5",
-        "bcm2835 sdhci_iproc sdhci_brcmstb gpio_regulator fixed",
-    ),
+    ("cards of models 3 and Zero 2, and of model 4", "bcm2835 sdhci_iproc gpio_regulator fixed"),
     ("USB of models 3 and Zero 2", "dwc2 phy_generic"),
     // The reset driver has the firmware load the controller's own.
     ("USB of model 4, behind PCIe", "xhci_pci reset_raspberrypi"),
-    ("USB of model 5", "xhci_plat_hcd dwc3"),
     ("disks on USB", "usb_storage uas sd_mod"),
-    ("NVMe of model 5 and of compute modules", "nvme"),
 ];
+
+/// Only where the recipe names model 5, which Debian 12's kernel does not boot.
+const RASPBERRY_PI_5: &[(&str, &str)] =
+    &[("cards of model 5", "sdhci_brcmstb"), ("USB of model 5", "xhci_plat_hcd dwc3"), ("NVMe", "nvme")];
 
 /// The files that steer initramfs-tools. They must be in the tree when the initramfs is made, and stay there: the device
 /// makes its own at each kernel update.
 pub fn files(recipe: &Recipe) -> Vec<Entry> {
-    let board: &[(&str, &str)] = match (recipe.target.initramfs, recipe.target.board) {
-        (Initramfs::Board, Board::Uefi) => UEFI,
-        (Initramfs::Board, Board::RaspberryPi) => RASPBERRY_PI,
+    let model_5 = recipe.target.raspberry_pi.models.contains(&Model::Pi5);
+    let board: &[&[(&str, &str)]] = match (recipe.target.initramfs, recipe.target.board) {
+        (Initramfs::Board, Board::Uefi) => &[UEFI],
+        (Initramfs::Board, Board::RaspberryPi) if model_5 => &[RASPBERRY_PI, RASPBERRY_PI_5],
+        (Initramfs::Board, Board::RaspberryPi) => &[RASPBERRY_PI],
         (Initramfs::Most | Initramfs::None, _) => &[],
     };
     let own = recipe.target.modules.join(" ");
     let lines: String = board
-        .iter()
-        .copied()
+        .concat()
+        .into_iter()
         .chain((!own.is_empty()).then_some(("this recipe", own.as_str())))
         .map(|(what, modules)| format!("# {what}\nmanual_add_modules {modules}\n"))
         .collect();
@@ -99,7 +100,7 @@ mod tests {
     use crate::board::uefi::tests::recipe;
     use crate::host;
     use crate::overlay::Kind;
-    use crate::recipe::types::{Board, Initramfs};
+    use crate::recipe::types::{Board, Initramfs, Model};
     use std::process::Command;
 
     fn texts(change: impl FnOnce(&mut crate::recipe::types::Recipe)) -> [String; 2] {
@@ -134,7 +135,12 @@ mod tests {
         for module in ["ext4", "bcm2835", "sdhci_iproc", "gpio_regulator", "usb_storage"] {
             assert!(hook.contains(&format!(" {module}")), "{module}");
         }
-        assert!(!hook.contains("virtio") && !hook.contains("ahci"), "{hook}");
+        assert!(!hook.contains("virtio") && !hook.contains("ahci") && !hook.contains("nvme"), "{hook}");
+        let [_, hook] = texts(|recipe| {
+            recipe.target.board = Board::RaspberryPi;
+            recipe.target.raspberry_pi.models = vec![Model::Pi4, Model::Pi5];
+        });
+        assert!(hook.contains(" nvme") && hook.contains(" sdhci_brcmstb"), "{hook}");
     }
 
     #[test]
