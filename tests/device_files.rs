@@ -134,6 +134,28 @@ fn constants_of_first_boot_are_shell() {
     }
 }
 
+/// The FAT partition of a card is mounted elsewhere, and its person must find the same names in the help as in the code.
+#[test]
+fn first_boot_finds_the_partition_of_a_card() {
+    let mut context = context();
+    context["board"]["fat_mount"] = json!("/boot/firmware");
+    let text = render("usr/lib/edgepress/first-boot.conf.tera", &context);
+    assert!(text.lines().any(|line| line == "EP_FAT_MOUNT='/boot/firmware'"), "{text}");
+    let library = base().join("usr/lib/edgepress");
+    for script in files(&library) {
+        let text = fs::read_to_string(&script).expect("a script");
+        assert!(!text.contains("/boot/efi"), "{} knows one board only", script.display());
+    }
+    let source = fs::read_to_string(library.join("source-partition.sh")).expect("the source");
+    let help = fs::read_to_string(repository().join("docs/first-boot.md")).expect("the help");
+    for name in ["certificate.pem", "private-key.pem", "registration-id", "hostname", "hosts", "endpoint"]
+        .into_iter()
+        .chain(["authorized_keys", "wifi-ssid", "wifi-key"])
+    {
+        assert!(source.contains(name) && help.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
 #[test]
 fn time_servers_and_limits_reach_systemd() {
     let mut context = context();
