@@ -34,7 +34,7 @@ pub fn command(root: &Path, epoch: u64, program: &str) -> Result<Command> {
         // systemctl and friends act on files only.
         .env("SYSTEMD_OFFLINE", "1")
         // Ubuntu's flash-kernel would look for the board that it runs on.
-        .env("FLASH_KERNEL_SKIP", "yes")
+        .env("FLASH_KERNEL_SKIP", "true")
         .current_dir("/");
     Ok(command)
 }

@@ -120,7 +120,7 @@ pub const AUTHORIZED_KEYS_AT: [&str; 3] =
 
 /// Allowed where it is what the recipe's network.wifi becomes.
 pub const WIFI: Rule = if_holds(
-    "etc/wpa_supplicant/*",
+    "etc/wpa_supplicant/*.conf",
     has_network_key,
     "the key of a Wi-Fi network, not from the recipe",
     "name it in network.wifi of the recipe, or remove the file",
