@@ -105,7 +105,7 @@ fn cards_that_would_not_boot_are_refused() {
         ),
         (
             "target.raspberry_pi.models = [\"zero-2\"]",
-            "model zero-2 has no Ethernet, and the recipe has no Wi-Fi add",
+            "model zero-2 has no Ethernet, and Debian no firmware for its radio drop",
         ),
         (
             "packages.install = [\"=\", \"jq\"]",

@@ -119,17 +119,24 @@ fn models(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     }
 }
 
+/// Debian 12 has no firmware for the radio of Zero 2 (BCM43436; firmware-brcm80211 20230210-5).
 fn ethernet(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
-    let models = &loaded.recipe.target.raspberry_pi.models;
-    let without = models.iter().position(|model| *model == Model::Zero2);
-    if let Some(at) = without.filter(|_| loaded.recipe.network.wifi.is_none()) {
-        let message = "model zero-2 has no Ethernet, and the recipe has no Wi-Fi";
-        findings.push(
-            Diagnostic::error(message)
-                .hint("add [network.wifi] with your `country`; name and key of the network may come with the identity")
-                .at(loaded.place(&format!("target/raspberry_pi/models/{at}"))),
-        );
-    }
+    let recipe = &loaded.recipe;
+    let models = &recipe.target.raspberry_pi.models;
+    let Some(at) = models.iter().position(|model| *model == Model::Zero2) else { return };
+    let (message, hint) = match (recipe.distribution.id, &recipe.network.wifi) {
+        (DistributionId::Debian, _) => (
+            "model zero-2 has no Ethernet, and Debian no firmware for its radio",
+            "drop `zero-2` from the models, or extend base/raspberry-pi-os-12.toml, which has it",
+        ),
+        (_, None) => (
+            "model zero-2 has no Ethernet, and the recipe has no Wi-Fi",
+            "add [network.wifi] with your `country`; name and key of the network may come with the identity",
+        ),
+        _ => return,
+    };
+    let place = loaded.place(&format!("target/raspberry_pi/models/{at}"));
+    findings.push(Diagnostic::error(message).hint(hint).at(place));
 }
 
 fn overlays(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
