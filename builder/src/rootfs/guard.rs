@@ -210,6 +210,7 @@ mod tests {
                 "etc/shadow" => "root:$y$j9T$abc:1::::::\n",
                 pattern if pattern.starts_with("etc/apt/auth") => "machine x login y password z\n",
                 pattern if pattern.starts_with("etc/apt/sources") => "deb https://u:p@x/ y z\n",
+                pattern if pattern.contains("NetworkManager/system") => "[wifi-security]\npsk=hunter22\n",
                 "etc/wireguard/*" | "etc/systemd/network/*" => "[WireGuard]\nPrivateKey=AAAA\n",
                 pattern if pattern.ends_with("config.json") => r#"{"auths":{"x":{}}}"#,
                 _ => "0123456789abcdef0123456789abcdef\n",

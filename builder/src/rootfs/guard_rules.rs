@@ -85,6 +85,12 @@ pub const RULES: &[Rule] = &[
     any("var/lib/tailscale/**", "a node of a Tailscale network", NOT_STARTED),
     if_holds("var/lib/dhcp/*", is_not_empty, "a DHCP lease", REMOVE),
     if_holds("var/lib/dhcpcd/*", is_not_empty, "a DHCP lease or DUID", REMOVE),
+    if_holds(
+        "etc/NetworkManager/system-connections/*",
+        has_network_key,
+        "the key of a network",
+        "let the identity bring it, or name it in network.wifi of the recipe",
+    ),
     any("var/lib/NetworkManager/*.lease", "a DHCP lease", REMOVE),
     any("var/lib/NetworkManager/secret_key", "the key of NetworkManager's stable addresses", REMOVE),
     any("var/lib/systemd/network/**", "state of systemd-networkd", REMOVE),
@@ -195,7 +201,7 @@ fn has_working_password(content: &[u8]) -> bool {
     })
 }
 
-/// A line of wpa_supplicant.conf with a key or password.
+/// A line of wpa_supplicant.conf, or of a connection of NetworkManager, with a key or password.
 fn has_network_key(content: &[u8]) -> bool {
     let secret = ["psk=", "sae_password=", "password=", "wep_key"];
     String::from_utf8_lossy(content).lines().any(|line| secret.iter().any(|key| line.trim().starts_with(key)))
@@ -246,8 +252,8 @@ fn has_private_key(content: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{
-        has_login_in_address, has_private_key, has_registry_login, has_working_password, is_machine_id,
-        matches,
+        has_login_in_address, has_network_key, has_private_key, has_registry_login, has_working_password,
+        is_machine_id, matches,
     };
     use std::path::Path;
 
@@ -279,6 +285,9 @@ mod tests {
             (has_working_password, "root:*:1:0\nedge:!:1\n_apt:!*:1\n", false),
             (has_working_password, "root:*:1\nedge:$y$j9T$x:1\n", true),
             (has_working_password, "edge::1\n", true),
+            (has_network_key, "country=DE\n# psk=none\nssid=1234\n", false),
+            (has_network_key, "network={\n\tpsk=\"hunter22\"\n}\n", true),
+            (has_network_key, "[wifi-security]\npsk=hunter22\n", true),
             (has_registry_login, "{}", false),
             (has_registry_login, r#"{"auths":{}}"#, false),
             (has_registry_login, r#"{"auths":{"r.example":{"auth":"eA=="}}}"#, true),
