@@ -13,6 +13,9 @@ use crate::units::Arch;
 ///
 /// Every finding is shown at once, with file, line and column: keys and values, templates, the config.toml that
 /// results, the files that the recipe names, and whether the combination of distribution, engine and runtime exists.
+///
+/// For a Raspberry Pi it also follows the boot chain of each model, from config.txt to the kernel's root, over the card
+/// that a build would make; for that the locked packages must be downloaded (edgepress lock RECIPE --fetch).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -22,5 +22,50 @@ pub mod model;
 mod root;
 mod settings;
 
-pub use files::{boot_files, spare};
-pub use root::root_files;
+use std::path::Path;
+
+use anyhow::Result;
+
+use self::chain::{Chain, Finding, RootPartition};
+pub use self::files::spare;
+pub use self::root::root_files;
+use crate::disk::ROOT_LABEL;
+use crate::disk::fat::FatFile;
+use crate::disk::ids::Ids;
+use crate::error::Problem;
+use crate::recipe::types::Recipe;
+
+/// See [`super::boot_files`].
+///
+/// # Errors
+/// As there; also when the firmware of a model that the recipe names would not start the kernel: says what is missing.
+pub fn boot_files(tree: &Path, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>> {
+    let (files, chains) = files_and_chains(tree, recipe, ids)?;
+    let broken: Vec<(&Chain, &Finding)> =
+        chains.iter().flat_map(|chain| chain.errors().map(move |finding| (chain, finding))).collect();
+    let Some((_, first)) = broken.first() else { return Ok(files) };
+    let lines: Vec<String> = broken
+        .iter()
+        .map(|(chain, finding)| format!("model {} would not boot: {}", chain.model, finding.message))
+        .collect();
+    let hint = first.hint.clone().unwrap_or_else(|| "drop the model from target.raspberry_pi.models".into());
+    Err(Problem::input(lines.join("\n")).hint(hint).into())
+}
+
+/// Everything on the FAT partition, and what the firmware of each model that the recipe names makes of it.
+///
+/// # Errors
+/// As [`super::boot_files`].
+pub fn files_and_chains(tree: &Path, recipe: &Recipe, ids: &Ids) -> Result<(Vec<FatFile>, Vec<Chain>)> {
+    let files = files::boot_files(tree, recipe, ids)?;
+    let root = RootPartition {
+        number: 2,
+        partitions: 2,
+        partuuid: ids.mbr_partition(2),
+        uuid: Some(ids.root.to_string()),
+        label: Some(ROOT_LABEL.into()),
+    };
+    let follow = |model| chain::follow(&&files[..], model, Some(&root));
+    let chains = recipe.target.raspberry_pi.models.iter().map(|model| follow(*model)).collect();
+    Ok((files, chains))
+}

@@ -46,12 +46,12 @@ PARTUUID={fat}\t{mount}\tvfat\tumask=0077,nosuid,nodev,noexec,noatime,flush,nofa
     )
 }
 
-/// The timer of these chips counts to 15 s, and the kernel refuses more.
+/// The timer of these chips counts to 15 s, and the kernel refuses more. Not for the way down too: the last writes to a
+/// slow card may take longer, and would be cut off.
 const WATCHDOG: &str = "\
-# Written by edgepress: the hardware restarts a device that hangs, also on its way down.
+# Written by edgepress: the hardware restarts a device that hangs.
 [Manager]
 RuntimeWatchdogSec=15s
-RebootWatchdogSec=15s
 ";
 
 const NO_INITRAMFS: &str = "\

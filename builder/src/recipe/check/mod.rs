@@ -1,6 +1,7 @@
 //! Checking a recipe without a network: does it describe an image that can exist, and that will come up?
 
 mod board;
+mod boot_chain;
 mod combination;
 mod files;
 
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 use super::diagnostic::{Diagnostic, Place, Severity};
 use super::load::{Loaded, load_or_list};
+use crate::board::raspberry_pi::chain::Chain;
 use crate::overlay::{self, Entry, Kind};
 use crate::provisioning::{config::ConfigToml, lint};
 use crate::units::Arch;
@@ -36,6 +38,12 @@ pub struct Report {
     pub warnings: usize,
     /// Every finding.
     pub findings: Vec<Diagnostic>,
+    /// The boot chain of each model of a Raspberry Pi, made from the locked packages.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub chains: Vec<Chain>,
+    /// What could not be checked, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Report {
@@ -49,6 +57,8 @@ impl Report {
             errors: count(Severity::Error),
             warnings: count(Severity::Warning),
             findings,
+            chains: Vec::new(),
+            notes: Vec::new(),
         }
     }
 }
@@ -57,6 +67,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for finding in &self.findings {
             writeln!(f, "{}: {finding}\n", finding.severity)?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {note}\n")?;
+        }
+        let sound: Vec<String> =
+            self.chains.iter().filter(|chain| chain.sound()).map(|chain| chain.model.to_string()).collect();
+        if !sound.is_empty() {
+            writeln!(f, "boot chain: sound for model {}\n", sound.join(", "))?;
         }
         let plural =
             |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
@@ -79,7 +97,12 @@ impl fmt::Display for Report {
 /// When the check itself cannot be made.
 pub fn check_path(path: &Path, sets: &[String], arch: Option<Arch>) -> Result<Report> {
     match load_or_list(path, sets, arch) {
-        Ok(loaded) => check(&loaded),
+        Ok(loaded) => {
+            let mut findings = findings(&loaded)?;
+            let followed = boot_chain::follow(&loaded, &mut findings)?;
+            let report = Report::new(&loaded.path, Some(&loaded), findings);
+            Ok(Report { chains: followed.chains, notes: followed.note.into_iter().collect(), ..report })
+        }
         Err(findings) => Ok(Report::new(path, None, findings)),
     }
 }
@@ -89,6 +112,10 @@ pub fn check_path(path: &Path, sets: &[String], arch: Option<Arch>) -> Result<Re
 /// # Errors
 /// When the check itself cannot be made.
 pub fn check(loaded: &Loaded) -> Result<Report> {
+    Ok(Report::new(&loaded.path, Some(loaded), findings(loaded)?))
+}
+
+fn findings(loaded: &Loaded) -> Result<Vec<Diagnostic>> {
     let mut findings = Vec::new();
     combination::check(loaded, &mut findings);
     board::check(loaded, &mut findings);
@@ -101,7 +128,7 @@ pub fn check(loaded: &Loaded) -> Result<Report> {
     );
     board::entries(loaded, &entries, &mut findings);
     config_toml(loaded, &entries, &mut findings)?;
-    Ok(Report::new(&loaded.path, Some(loaded), findings))
+    Ok(findings)
 }
 
 /// Lints the generated config.toml, and every one that an overlay installs in other words.

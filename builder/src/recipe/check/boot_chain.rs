@@ -1,0 +1,134 @@
+//! Would the card boot? The chain of each model is followed over the files that a build would put there, made from the
+//! locked packages, as far as the store has them already.
+
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::board::raspberry_pi;
+use crate::board::raspberry_pi::chain::{Chain, Finding};
+use crate::disk::ids::Ids;
+use crate::error::problem;
+use crate::lock;
+use crate::lock::types::Locked;
+use crate::packages::deb;
+use crate::recipe::diagnostic::{Diagnostic, Severity};
+use crate::recipe::load::Loaded;
+use crate::recipe::types::{Board, Initramfs};
+use crate::store::Store;
+use crate::units::Digest;
+
+/// Packages with what is on a card: kernels, device trees, firmware.
+const PARTS: [&str; 4] = ["linux-image-", "linux-modules-", "raspi-firmware", "linux-firmware-raspi"];
+
+/// Folders of the root that end up on a card.
+const FOLDERS: [&str; 5] = [
+    "boot/",
+    "usr/lib/raspi-firmware/",
+    "usr/lib/linux-image-",
+    "usr/lib/linux-firmware-raspi/",
+    "lib/firmware/",
+];
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Followed {
+    /// One per model.
+    pub chains: Vec<Chain>,
+    /// Why there are none.
+    pub note: Option<String>,
+}
+
+/// Follows the chains; what is wrong goes to `findings`.
+pub(super) fn follow(loaded: &Loaded, findings: &mut Vec<Diagnostic>) -> Result<Followed> {
+    if loaded.recipe.target.board != Board::RaspberryPi {
+        return Ok(Followed::default());
+    }
+    let not = |why: &str| {
+        Ok(Followed { chains: Vec::new(), note: Some(format!("boot chain not followed: {why}")) })
+    };
+    let lock = lock::file::read(&lock::file::path(&loaded.path, &loaded.recipe))?;
+    let Some(section) = lock.and_then(|mut lock| lock.arch.remove(&loaded.recipe.target.arch)) else {
+        return not("there is no lock yet (edgepress lock RECIPE --fetch makes it)");
+    };
+    let store = Store::open(None)?;
+    let parts =
+        section.packages.iter().filter(|package| PARTS.iter().any(|part| package.name.starts_with(part)));
+    let parts: Option<Vec<(&Locked, PathBuf)>> =
+        parts.map(|package| Some((package, store.blob(&package.sha256)?))).collect();
+    let Some(parts) = parts else {
+        return not("the packages are not downloaded yet (edgepress lock RECIPE --fetch)");
+    };
+    let tree = tempfile::tempdir().context("making a folder")?;
+    for (package, path) in parts {
+        extract(&path, tree.path())
+            .with_context(|| format!("reading package {} {}", package.name, package.version))?;
+    }
+    if loaded.recipe.target.initramfs != Initramfs::None {
+        stand_in_initramfs(tree.path())?;
+    }
+    let ids = Ids::from_seed(&Digest::of("check"));
+    match raspberry_pi::files_and_chains(tree.path(), &loaded.recipe, &ids) {
+        Ok((_, chains)) => {
+            findings.extend(chains.iter().flat_map(|chain| said(loaded, chain)));
+            Ok(Followed { chains, note: None })
+        }
+        Err(error) => {
+            let hint = problem(&error).and_then(|problem| problem.hint.clone());
+            findings.push(
+                Diagnostic { hint, ..Diagnostic::error(format!("{error:#}")) }
+                    .at(loaded.place("packages/install")),
+            );
+            Ok(Followed::default())
+        }
+    }
+}
+
+fn said(loaded: &Loaded, chain: &Chain) -> Vec<Diagnostic> {
+    let one = |finding: &Finding| {
+        let message = format!("boot chain of model {}: {}", chain.model, finding.message);
+        Diagnostic { severity: finding.severity, hint: finding.hint.clone(), ..Diagnostic::error(message) }
+            .at(loaded.place("target/raspberry_pi"))
+    };
+    chain.findings.iter().filter(|finding| finding.severity <= Severity::Warning).map(one).collect()
+}
+
+/// A build makes it from the tree; here it only has to be there.
+fn stand_in_initramfs(tree: &Path) -> Result<()> {
+    let boot = tree.join("boot");
+    for entry in fs::read_dir(&boot).into_iter().flatten() {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if let Some(version) = name.strip_prefix("vmlinuz-") {
+            fs::write(boot.join(format!("initrd.img-{version}")), b"made by the build")?;
+        }
+    }
+    Ok(())
+}
+
+fn extract(path: &Path, tree: &Path) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let mut archive = tar::Archive::new(deb::data(BufReader::new(file))?);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let name: PathBuf =
+            entry.path()?.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+        // Merged /usr: what packages have in /lib is found there too.
+        let name = if name.starts_with("lib") { Path::new("usr").join(name) } else { name };
+        let text = name.to_string_lossy();
+        let wanted = FOLDERS
+            .iter()
+            .any(|folder| text.starts_with(folder) || text.starts_with(&format!("usr/{folder}")));
+        // Drivers' firmware is large, and no part of a card.
+        let driver = text.starts_with("usr/lib/firmware/") && !text.contains("/device-tree/");
+        if entry.header().entry_type().is_file() && wanted && !driver {
+            let target = tree.join(&name);
+            fs::create_dir_all(target.parent().unwrap_or(tree))?;
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content)?;
+            fs::write(&target, content).with_context(|| format!("writing {}", target.display()))?;
+        }
+    }
+    Ok(())
+}
