@@ -170,7 +170,7 @@ fn write_table(plan: &Plan, layout: &Layout, file: &File) -> Result<()> {
 /// No partition is marked active: only a BIOS looks for that.
 fn mbr_table(plan: &Plan, layout: &Layout) -> mbr::Table {
     let partition = |kind, (offset, size)| mbr::Partition { kind, offset, size, active: false };
-    let partitions = vec![partition(mbr::FAT32, layout.fat), partition(mbr::LINUX, layout.root)];
+    let partitions = vec![partition(mbr::FAT32_LBA, layout.fat), partition(mbr::LINUX, layout.root)];
     mbr::Table { disk_id: plan.ids.mbr, partitions }
 }
 

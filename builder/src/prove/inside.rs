@@ -106,7 +106,7 @@ pub fn run(inside: &Inside, sink: &dyn Sink) -> Result<Run> {
         // The firmware's work was done before power-on.
         watch.reach(Milestone::Firmware, 0.0);
     }
-    watch.until_decided(&receiver, inside.timeout, &mut qemu)?;
+    watch.until_decided(&receiver, inside, &mut qemu)?;
     let shut_down = match watch.tracker.failure() {
         Some(_) => None,
         None => Some(watch.while_shutting_down(receiver, &mut qemu)?),
@@ -148,7 +148,8 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn until_decided(&mut self, seen: &Receiver<Seen>, timeout: f64, qemu: &mut Qemu) -> Result<()> {
+    fn until_decided(&mut self, seen: &Receiver<Seen>, inside: &Inside, qemu: &mut Qemu) -> Result<()> {
+        let timeout = inside.timeout;
         while !self.tracker.decided() {
             let left = timeout - self.power_on.elapsed().as_secs_f64();
             if left <= 0.0 {
@@ -161,7 +162,14 @@ impl Watch<'_> {
                     self.end()?;
                     self.tracker.fail(how);
                 }
-                Ok(Seen::Console(bytes, at)) => self.console(&bytes, at)?,
+                Ok(Seen::Console(bytes, at)) => {
+                    let reached = self.console(&bytes, at)?;
+                    for device in
+                        reached.into_iter().filter_map(|milestone| inside.boot.plugged_in_at(milestone))
+                    {
+                        qemu.plug(&device).context("plugging a device into the machine")?;
+                    }
+                }
                 Ok(Seen::Service(entry)) => self.service(&entry),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -195,16 +203,19 @@ impl Watch<'_> {
         Ok(off)
     }
 
-    fn console(&mut self, bytes: &[u8], at: Instant) -> Result<()> {
+    /// Takes what came on the console; returns the milestones that it tells.
+    fn console(&mut self, bytes: &[u8], at: Instant) -> Result<Vec<Milestone>> {
         let at = self.since_power_on(at);
+        let mut reached = Vec::new();
         for line in self.lines.push(bytes) {
             self.log.line(at, &line)?;
             if let Some(milestone) = self.tracker.line(&line, at) {
                 self.tell(milestone, at);
+                reached.push(milestone);
             }
         }
         self.tracker.pending(&self.lines.pending());
-        Ok(())
+        Ok(reached)
     }
 
     fn service(&mut self, entry: &Entry) {

@@ -8,6 +8,7 @@ use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 
 use super::machine::{Boot, CONTROL};
 use super::qmp;
@@ -89,6 +90,14 @@ impl Qemu {
             text if text.is_empty() => ended,
             text => format!("{ended}: {text}"),
         }
+    }
+
+    /// Plugs a device in; see [`qmp::plug`].
+    ///
+    /// # Errors
+    /// When QEMU does not do it.
+    pub fn plug(&self, device: &Value) -> Result<()> {
+        qmp::plug(&self.control, device)
     }
 
     /// Asks the guest to shut down and gives it time; true if it did.

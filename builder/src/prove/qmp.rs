@@ -1,4 +1,4 @@
-//! The little of QEMU's machine protocol that a test needs: press the power button, and pull the plug.
+//! The little of QEMU's machine protocol that a test needs: press the power button, plug something in, end it.
 //!
 //! Format: one JSON object a line, after a greeting; QEMU's `docs/interop/qmp-spec`.
 
@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
 
 /// QEMU answers at once or not at all.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -22,7 +23,15 @@ const ANSWER_MAX: u64 = 64 << 10;
 /// # Errors
 /// When QEMU does not answer as its protocol says.
 pub fn press_power_button(path: &Path) -> Result<()> {
-    ask(path, "system_powerdown")
+    ask(path, &json!({ "execute": "system_powerdown" }))
+}
+
+/// Plugs a device in; `device` is what `-device` would be given, as an object.
+///
+/// # Errors
+/// As [`press_power_button`].
+pub fn plug(path: &Path, device: &Value) -> Result<()> {
+    ask(path, &json!({ "execute": "device_add", "arguments": device }))
 }
 
 /// Ends QEMU so that what the guest wrote is in the disk's file: a killed one loses the tables that say where.
@@ -30,17 +39,17 @@ pub fn press_power_button(path: &Path) -> Result<()> {
 /// # Errors
 /// As [`press_power_button`].
 pub fn quit(path: &Path) -> Result<()> {
-    ask(path, "quit")
+    ask(path, &json!({ "execute": "quit" }))
 }
 
-fn ask(path: &Path, what: &str) -> Result<()> {
+fn ask(path: &Path, what: &Value) -> Result<()> {
     let stream = connect(path).with_context(|| format!("connecting to {}", path.display()))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut answers = BufReader::new(stream.try_clone()?.take(ANSWER_MAX));
     expect(&mut answers, "QMP")?;
-    for command in ["qmp_capabilities", what] {
-        let text = format!("{{\"execute\":\"{command}\"}}\n");
+    for command in [&json!({ "execute": "qmp_capabilities" }), what] {
+        let text = format!("{command}\n");
         (&stream).write_all(text.as_bytes()).with_context(|| format!("asking QEMU for {command}"))?;
         expect(&mut answers, "return").with_context(|| format!("asking QEMU for {command}"))?;
     }
@@ -62,7 +71,7 @@ fn expect<R: Read>(answers: &mut BufReader<R>, key: &str) -> Result<()> {
         if answers.read_line(&mut line).context("reading QEMU's answer")? == 0 {
             bail!("QEMU closed its control socket");
         }
-        let answer: serde_json::Value = serde_json::from_str(&line).context("understanding QEMU's answer")?;
+        let answer: Value = serde_json::from_str(&line).context("understanding QEMU's answer")?;
         if answer.get(key).is_some() {
             return Ok(());
         }

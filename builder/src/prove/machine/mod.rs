@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use self::raspi3b::Loaded;
 use super::accel::{self, Accel, Wanted};
 use super::firmware::Firmware;
+use super::milestone::Milestone;
 use crate::error::Problem;
 use crate::recipe::types::Board;
 use crate::units::{Arch, ByteSize};
@@ -162,6 +164,14 @@ impl Machine {
 }
 
 impl Boot {
+    /// A device that is plugged in when this milestone is reached, as QEMU's machine protocol takes it.
+    pub fn plugged_in_at(&self, milestone: Milestone) -> Option<Value> {
+        match (&self.start, milestone) {
+            (Start::Raspi3b(_), Milestone::Userspace) => Some(raspi3b::network()),
+            _ => None,
+        }
+    }
+
     /// QEMU's arguments: the machine's own, then what all machines share.
     ///
     /// The serial console is on QEMU's standard output. The network is QEMU's user mode, so the guest sees what this
@@ -340,7 +350,6 @@ mod tests {
             "-kernel /t/kernel -dtb /t/device-tree -initrd /t/initramfs",
             "-append console=ttyS0,115200 root=/dev/mmcblk0p2",
             "-drive if=sd,cache=unsafe,format=qcow2,file=/t/disk.qcow2",
-            "-device usb-net,netdev=net0",
             "-serial null -serial chardev:console",
             "-smp 4",
             "-m 1073741824B",

@@ -1,0 +1,112 @@
+//! Machines for 64-bit Arm, emulated: the demo with UEFI on QEMU's `virt`, and a card for the Raspberry Pi on `raspi3b`.
+//!
+//! Takes minutes, and needs qemu-system-arm, qemu-efi-aarch64 and qemu-utils besides what `edgepress build` needs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use edgepress::disk::{mbr, patch};
+use serde_json::Value;
+
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn scratch() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("qemu-arm64")
+}
+
+/// With the store that the targets `build_demo` and `build_arm64` fill.
+fn edgepress() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edgepress"));
+    command.env("EDGEPRESS_STORE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("build_demo/store"));
+    command.current_dir(project());
+    command
+}
+
+/// Builds a recipe of the project and returns the image.
+fn built(recipe: &str) -> PathBuf {
+    let mut command = edgepress();
+    command.arg("build").arg(format!("recipes/{recipe}.toml")).arg("--out").arg(scratch());
+    command.assert().success();
+    scratch().join(format!("{recipe}-aarch64/{recipe}.img"))
+}
+
+/// Boots an image and returns the report; the limit is twice the default: the machine that runs the tests is shared.
+fn report(image: &Path, limit: &str) -> Value {
+    let folder = image.with_file_name("report");
+    let mut command = edgepress();
+    command.arg("test").arg(image).args(["--timeout", limit]).arg("--report").arg(&folder);
+    command.output().expect("edgepress test");
+    let text = fs::read_to_string(folder.join("report.json")).expect("report.json");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn outcome<'a>(report: &'a Value, name: &str) -> &'a str {
+    let all = report["checks"].as_array().expect("checks");
+    let check =
+        all.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{name}: {report:#}"));
+    check["outcome"].as_str().expect("outcome")
+}
+
+fn assert_provisioned(report: &Value, machine: &str) {
+    assert_eq!(report["provisioned"], true, "{report:#}");
+    assert_eq!(report["machine"]["machine"], machine, "{report:#}");
+    let seconds =
+        |name: &str| report["seconds"][name].as_f64().unwrap_or_else(|| panic!("{name}: {report:#}"));
+    let boot = ["firmware", "kernel", "userspace", "engine", "first-boot"].map(seconds);
+    let services = ["dps-registered", "dps-assigned", "agent-identity", "agent-running"].map(seconds);
+    assert!(boot.is_sorted() && services.is_sorted(), "{report:#}");
+    for name in [
+        "image-unaltered",
+        "image-as-built",
+        "one-registration",
+        "secrets-wiped",
+        "root-grew",
+        "no-secret-told",
+    ] {
+        assert_eq!(outcome(report, name), "passed", "{name}: {report:#}");
+    }
+}
+
+#[test]
+fn an_arm_server_comes_up_provisioned() {
+    let report = report(&built("demo-arm64"), "360");
+    assert_provisioned(&report, "virt");
+    assert_eq!(outcome(&report, "shut-down"), "passed", "{report:#}");
+}
+
+#[test]
+fn a_raspberry_pi_comes_up_provisioned_and_a_broken_card_does_not() {
+    let image = built("debian-12-raspberry-pi");
+    let inspected = edgepress().args(["--json", "inspect"]).arg(&image).output().expect("inspect");
+    assert!(inspected.status.success(), "{inspected:?}");
+    assert_provisioned(&report(&image, "480"), "raspi3b");
+
+    // Afterwards, because both change the image.
+    let take_kernel = |name: &str| {
+        let patch = patch::make(&image, 0, |volume| {
+            let entries = volume.list("")?;
+            let kernel = entries.iter().find(|entry| entry.name.starts_with(name)).expect(name);
+            volume.remove(&kernel.name)
+        });
+        patch.expect("patch").apply_to_path(&image).expect("apply");
+    };
+    take_kernel("vmlinuz-");
+    let report = report(&image, "480");
+    assert_eq!(report["provisioned"], false, "{report:#}");
+    let reason = report["reason"].as_str().expect("a reason");
+    assert!(reason.contains("config.txt names the kernel vmlinuz-"), "{reason}");
+
+    let disk = fs::File::options().read(true).write(true).open(&image).expect("image");
+    let size = disk.metadata().expect("size").len();
+    let mut table = mbr::read(&disk).expect("table");
+    table.partitions.retain(|partition| partition.kind != 0);
+    table.disk_id ^= 1;
+    mbr::write(&disk, size, &table).expect("write");
+    let inspected = edgepress().arg("inspect").arg(&image).output().expect("inspect");
+    let said = String::from_utf8_lossy(&inspected.stdout).into_owned();
+    assert_eq!(inspected.status.code(), Some(1), "{said}");
+    assert!(said.contains("root=PARTUUID="), "{said}");
+}
