@@ -70,7 +70,8 @@ fn the_recipes_of_the_repository_are_good() {
     assert_eq!(text(&demo.stdout), "recipes/demo.toml: demo for x86_64: good\n");
     let card = check(&repository(), &["recipes/debian-12-raspberry-pi.toml"]);
     let good = "recipes/debian-12-raspberry-pi.toml: debian-12-raspberry-pi for aarch64: good\n";
-    assert_eq!(text(&card.stdout), good);
+    // A note on the boot chain may go before it: it depends on what is downloaded.
+    assert!(text(&card.stdout).ends_with(good), "{}", text(&card.stdout));
 }
 
 #[test]

@@ -77,9 +77,31 @@ fn an_arm_server_comes_up_provisioned() {
     assert_eq!(outcome(&report, "shut-down"), "passed", "{report:#}");
 }
 
+/// The packages are downloaded by now, so `check` follows the chain over the card that a build makes.
+fn assert_checked() {
+    let check = |arguments: &[&str]| {
+        let mut command = edgepress();
+        let output = command.args(["check", "recipes/debian-12-raspberry-pi.toml"]).args(arguments).output();
+        let output = output.expect("check");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, said) = check(&[]);
+    assert!(code == Some(0) && said.contains("boot chain: sound for model 3, 4"), "{said}");
+    let (code, said) = check(&["--set", "target.raspberry_pi.config=[\"kernel=other.img\"]"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(
+        said.contains("boot chain of model 4: config.txt names the kernel other.img, which is missing"),
+        "{said}"
+    );
+    let (code, said) = check(&["--set", "target.raspberry_pi.models=[\"3\", \"5\"]"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("brings no device tree for model 5"), "{said}");
+}
+
 #[test]
 fn a_raspberry_pi_comes_up_provisioned_and_a_broken_card_does_not() {
     let image = built("debian-12-raspberry-pi");
+    assert_checked();
     let inspected = edgepress().args(["--json", "inspect"]).arg(&image).output().expect("inspect");
     assert!(inspected.status.success(), "{inspected:?}");
     assert_provisioned(&report(&image, "480"), "raspi3b");
