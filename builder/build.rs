@@ -25,6 +25,9 @@ fn main() {
     for argument in ["-nostartfiles", "-nostdlib", "-static", "-Wl,--build-id=none"] {
         rustc.args(["-C", &format!("link-arg={argument}")]);
     }
+    // Of the flags for everything else only this one: a helper without a standard library takes few of them.
+    let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    rustc.args(flags.split('\x1f').filter(|flag| flag.starts_with("--sysroot=")));
     if let Ok(linker) = env::var("RUSTC_LINKER") {
         rustc.args(["-C", &format!("linker={linker}")]);
     }

@@ -86,14 +86,24 @@ pub enum Ability {
 /// # Errors
 /// When qemu-user is missing, or neither kernel nor host let foreign programs run; says what to install.
 pub fn ability(arch: Arch, sink: &dyn Sink) -> Result<Ability> {
-    if sandbox::run::<bool>(&Job::ProbeBinfmt, sink)? {
-        return qemu::find(arch).map(Ability::Own);
+    let own = sandbox::run::<bool>(&Job::ProbeBinfmt, sink)?;
+    decide(arch, own, binfmt::host_has(arch), || qemu::find(arch))
+}
+
+fn decide(
+    arch: Arch,
+    own_binfmt: bool,
+    host_binfmt: bool,
+    qemu: impl Fn() -> Result<PathBuf>,
+) -> Result<Ability> {
+    if own_binfmt {
+        return qemu().map(Ability::Own);
     }
-    if binfmt::host_has(arch) {
+    if host_binfmt {
         return Ok(Ability::Host);
     }
     // The first thing to mend.
-    qemu::find(arch)?;
+    qemu()?;
     Err(Problem::work(format!(
         "this host cannot run {arch} programs: the kernel has no binfmt_misc for user namespaces (Linux 6.7 or newer), \
          and no qemu-user is registered on the host"
@@ -173,10 +183,27 @@ impl Entered {
 
 #[cfg(test)]
 mod tests {
-    use super::HELPER;
     use super::elf::Elf;
+    use super::{Ability, HELPER, decide};
     use crate::rootfs::mounts::RESERVED;
     use crate::units::Arch;
+
+    #[test]
+    fn abilities_of_hosts() {
+        let there = || Ok("/usr/bin/qemu-aarch64-static".into());
+        let missing = || anyhow::bail!("no qemu-user");
+        let decide = |own, host| decide(Arch::Aarch64, own, host, there);
+        let own = Ability::Own("/usr/bin/qemu-aarch64-static".into());
+        assert_eq!(decide(true, false).expect("a newer kernel"), own);
+        assert_eq!(decide(true, true).expect("its own goes first"), own);
+        assert_eq!(decide(false, true).expect("an older kernel"), Ability::Host);
+        let error = decide(false, false).expect_err("neither");
+        assert!(error.to_string().contains("no qemu-user is registered on the host"), "{error}");
+        for own in [true, false] {
+            let error = super::decide(Arch::Aarch64, own, false, missing).expect_err("no qemu");
+            assert_eq!(error.to_string(), "no qemu-user");
+        }
+    }
 
     #[test]
     fn the_helper_is_static_and_knows_its_paths() {
