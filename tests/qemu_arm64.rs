@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use assert_cmd::Command;
 use edgepress::disk::{mbr, patch};
@@ -33,8 +34,12 @@ fn built(recipe: &str) -> PathBuf {
     scratch().join(format!("{recipe}-aarch64/{recipe}.img"))
 }
 
+/// One machine at a time: two of them on two cores would take more than twice as long.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Boots an image and returns the report; the limit is twice the default: the machine that runs the tests is shared.
 fn report(image: &Path, limit: &str) -> Value {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = image.with_file_name("report");
     let mut command = edgepress();
     command.arg("test").arg(image).args(["--timeout", limit]).arg("--report").arg(&folder);
