@@ -5,6 +5,9 @@
 #[allow(dead_code, reason = "another test target uses the rest")]
 #[path = "support/machine.rs"]
 mod machine;
+#[allow(dead_code, reason = "another test target uses the rest")]
+#[path = "support/report.rs"]
+mod report;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -126,25 +129,7 @@ fn the_demo_image_comes_up_provisioned() {
 
 fn assert_report(found: &Found) {
     let report = &found.report;
-    assert_eq!(report["provisioned"], true, "{report:#}");
-    assert_eq!(report["reason"], Value::Null, "{report:#}");
-    let times: Vec<_> = MILESTONES.iter().map(|milestone| found.seconds(milestone)).collect();
-    let limit: f64 = LIMIT.parse().expect("a number");
-    assert!(times.iter().all(|at| (0.0..limit).contains(at)), "{times:?}");
-    // DPS may see the device before first boot says that it is done: those two are not compared.
-    assert!(times[..5].is_sorted() && times[5..].is_sorted(), "{times:?}");
-    for name in [
-        "image-unaltered",
-        "image-as-built",
-        "one-registration",
-        "secrets-wiped",
-        "root-grew",
-        "no-secret-told",
-    ] {
-        let check =
-            report["checks"].as_array().and_then(|all| all.iter().find(|check| check["name"] == name));
-        assert_eq!(check.expect(name)["outcome"], "passed", "{report:#}");
-    }
+    report::assert_provisioned(report, LIMIT.parse().expect("a number"));
     assert!(found.junit.contains("failures=\"0\""), "{}", found.junit);
     assert_eq!(found.timeline.matches("<title>").count(), MILESTONES.len());
 }

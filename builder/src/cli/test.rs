@@ -41,7 +41,7 @@ pub(super) struct Arguments {
     /// Memory of the machine [default: 2G; a Raspberry Pi 3 always has 1G]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
-    /// Processors of the machine [default: 2; a Raspberry Pi 3 always has 4]
+    /// Processors of the machine [default: 2; a Raspberry Pi 3 always has 4, of which 2 run]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: Option<u32>,
     /// Firmware with Microsoft's keys, and secure boot on

@@ -15,6 +15,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::elf::Elf;
+use crate::event::Sink;
 use crate::host;
 use crate::rootfs::mounts::RESERVED;
 use crate::units::Arch;
@@ -106,11 +107,12 @@ fn loader(arch: Arch) -> (&'static str, &'static str) {
 /// The loader as the tools look for it. No longer than what [`loader`] says: it takes that one's place in the files.
 const LOADER: &str = "/.edgepress-build/loader";
 
-/// Makes an extracted tree of this machine's packages into tools for building trees of `target`.
+/// Makes an extracted tree of this machine's packages into tools for building trees of `target`. A dpkg that is not as
+/// expected, of a later release perhaps, is left out of them with a warning: the tree's own then runs in qemu-user.
 ///
 /// # Errors
-/// When a program is not as expected: the dpkg of a later release may differ.
-pub fn prepare(tree: &Path, target: Arch) -> Result<()> {
+/// When the tree cannot be read or written.
+pub fn prepare(tree: &Path, target: Arch, sink: &dyn Sink) -> Result<()> {
     for folder in UNNEEDED {
         match fs::remove_dir_all(tree.join(folder)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -120,20 +122,37 @@ pub fn prepare(tree: &Path, target: Arch) -> Result<()> {
         }
     }
     for (name, _) in NEVER {
-        match fs::remove_file(tree.join(name)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("removing {name}"));
-            }
-            _ => {}
-        }
+        remove(&tree.join(name))?;
     }
-    for name in DPKG {
-        let path = tree.join("usr/bin").join(name);
-        let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        rewrite(&path, &with_architecture(&bytes, target).with_context(|| format!("changing {name}"))?)?;
+    if let Err(error) = adopt_dpkg(tree, target) {
+        sink.warn(format!(
+            "this release's dpkg runs in qemu-user, slowly: the native one cannot be used ({error:#})"
+        ));
+        for name in DPKG {
+            remove(&tree.join("usr/bin").join(name))?;
+        }
     }
     for folder in ["usr/bin", "usr/sbin", "usr/lib"] {
         redirect(&tree.join(folder))?;
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Has the native dpkg work for the tree's architecture.
+fn adopt_dpkg(tree: &Path, target: Arch) -> Result<()> {
+    for name in DPKG {
+        let path = tree.join("usr/bin").join(name);
+        let bytes = fs::read(&path).with_context(|| format!("reading {name}"))?;
+        rewrite(&path, &with_architecture(&bytes, target).with_context(|| format!("changing {name}"))?)?;
     }
     believe(tree, target)
 }
@@ -218,11 +237,13 @@ pub fn link_loader(reserved: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LOADER, PACKAGES, loader, with_architecture, with_loader};
+    use super::{LOADER, PACKAGES, Sink, fs, loader, prepare, with_architecture, with_loader};
+    use crate::event::Event;
     use crate::foreign::elf::Elf;
     use crate::foreign::elf::tests::program;
     use crate::rootfs::mounts::RESERVED;
     use crate::units::Arch;
+    use std::sync::Mutex;
 
     const OWN: u8 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
 
@@ -254,6 +275,34 @@ mod tests {
         for bad in [format!("\0{host}\0.\0{host}\0"), format!("{host}s")] {
             assert!(with_architecture(bad.as_bytes(), other).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_dpkg_that_cannot_be_changed_is_left_out_with_a_warning() {
+        struct Said(Mutex<Vec<String>>);
+        impl Sink for Said {
+            fn emit(&self, event: Event) {
+                if let Event::Warning { text } = event {
+                    self.0.lock().expect("lock").push(text);
+                }
+            }
+        }
+        let tree = tempfile::tempdir().expect("temp dir");
+        let programs = tree.path().join("usr/bin");
+        fs::create_dir_all(&programs).expect("folder");
+        for name in ["dpkg", "dpkg-query", "sed", "uname"] {
+            fs::write(programs.join(name), program(OWN, b"", b"no architecture")).expect("program");
+        }
+        let said = Said(Mutex::default());
+        prepare(tree.path(), Arch::host().other(), &said).expect("goes on");
+        let left: Vec<_> =
+            fs::read_dir(&programs).expect("list").map(|e| e.expect("entry").file_name()).collect();
+        assert_eq!(left, ["sed"]);
+        let said = said.0.into_inner().expect("lock");
+        assert!(
+            said.len() == 1 && said[0].contains("it does not name its architecture just once"),
+            "{said:?}"
+        );
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<()> {
         Action::Tools { debs, target } => {
             started(job, sink);
             installer(root).extract(Arch::host(), debs)?;
-            return tools::prepare(root, *target);
+            return tools::prepare(root, *target, sink);
         }
         _ => {}
     }

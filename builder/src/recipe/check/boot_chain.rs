@@ -14,7 +14,7 @@ use crate::error::problem;
 use crate::lock;
 use crate::lock::types::Locked;
 use crate::packages::deb;
-use crate::recipe::diagnostic::{Diagnostic, Severity};
+use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::load::Loaded;
 use crate::recipe::types::{Board, Initramfs};
 use crate::store::Store;
@@ -53,7 +53,7 @@ pub(super) fn follow(loaded: &Loaded, findings: &mut Vec<Diagnostic>) -> Result<
     let Some(section) = lock.and_then(|mut lock| lock.arch.remove(&loaded.recipe.target.arch)) else {
         return not("there is no lock yet (edgepress lock RECIPE --fetch makes it)");
     };
-    let store = Store::open(None)?;
+    let Ok(store) = Store::open(None) else { return not("the store cannot be opened") };
     let parts =
         section.packages.iter().filter(|package| PARTS.iter().any(|part| package.name.starts_with(part)));
     let parts: Option<Vec<(&Locked, PathBuf)>> =
@@ -92,7 +92,7 @@ fn said(loaded: &Loaded, chain: &Chain) -> Vec<Diagnostic> {
         Diagnostic { severity: finding.severity, hint: finding.hint.clone(), ..Diagnostic::error(message) }
             .at(loaded.place("target/raspberry_pi"))
     };
-    chain.findings.iter().filter(|finding| finding.severity <= Severity::Warning).map(one).collect()
+    chain.findings.iter().map(one).collect()
 }
 
 /// A build makes it from the tree; here it only has to be there.
