@@ -36,6 +36,9 @@ pub struct Manifest {
     pub epoch: u64,
     /// What `test` has to simulate.
     pub provisioning: Provisioning,
+    /// The image's /etc/aziot/config.toml before first boot, for `stamp` to judge with a device's values.
+    #[serde(default)]
+    pub config_toml: String,
     /// DNS servers that containers use.
     pub engine_dns: Vec<IpAddr>,
     /// Partitions in order.

@@ -10,7 +10,7 @@ use super::steps::Step;
 use crate::board;
 use crate::disk::ids::Ids;
 use crate::lock::types::{Locked, Section};
-use crate::overlay::{self, Entry};
+use crate::overlay::{self, Entry, Kind};
 use crate::packages::deb;
 use crate::packages::local::LocalDeb;
 use crate::recipe::Loaded;
@@ -158,6 +158,15 @@ impl Plan {
         Ok(Layer { name: "initramfs", inputs, action: Action::Initramfs { files, wanted } })
     }
 
+    /// The text of /etc/aziot/config.toml, from whichever overlay has it; empty where none has.
+    pub fn config_toml(&self) -> String {
+        let entry = self.entries.iter().find(|entry| entry.path.as_os_str() == "/etc/aziot/config.toml");
+        match entry.map(|entry| &entry.kind) {
+            Some(Kind::File(text)) => String::from_utf8_lossy(text).into_owned(),
+            _ => String::new(),
+        }
+    }
+
     fn files(&self) -> Result<Layer> {
         let recipe = &self.recipe;
         let mut entries = self.entries.clone();
@@ -201,6 +210,7 @@ fn digestible(recipe: &Recipe) -> Recipe {
     recipe.overlays.clear();
     recipe.packages.sources.clear();
     recipe.access.ssh_keys.clear();
+    recipe.provisioning = recipe.provisioning.in_image();
     if let Some(wifi) = &mut recipe.network.wifi {
         wifi.key_file = None;
     }

@@ -11,10 +11,12 @@ use super::tags;
 use crate::board;
 use crate::error::Problem;
 use crate::provisioning::config::ConfigToml;
+use crate::provisioning::source::{self, Source};
 use crate::recipe::diagnostic::nearest;
 use crate::recipe::types::Recipe;
 
-/// What templates can name: `recipe`, `arch`, `debian_arch`, `vars`, `config_toml`, `epoch` and `board`.
+/// What templates can name: `recipe`, `arch`, `debian_arch`, `vars`, `config_toml`, `source_toml`, `source_ca`, `epoch`
+/// and `board`.
 #[derive(Debug, Clone)]
 pub struct Context {
     values: tera::Context,
@@ -31,7 +33,7 @@ impl Context {
     /// The context that a recipe makes; `epoch` is the image's time stamp in seconds since 1970.
     ///
     /// # Errors
-    /// When the recipe cannot be written as JSON or TOML.
+    /// When the recipe cannot be written as JSON or TOML, or the source's authorities cannot be read.
     pub fn new(recipe: &Recipe, epoch: u64) -> Result<Self> {
         let names = json!({
             "recipe": serde_json::to_value(recipe).context("writing the recipe for templates")?,
@@ -39,6 +41,8 @@ impl Context {
             "debian_arch": recipe.target.arch.debian(),
             "vars": recipe.vars,
             "config_toml": ConfigToml::from_recipe(recipe).render(&recipe.name)?,
+            "source_toml": Source::of(&recipe.provisioning).render(),
+            "source_ca": source_ca(recipe)?,
             "epoch": epoch,
             "board": BoardFacts { fat_mount: board::fat_mount(recipe.target.board) },
         });
@@ -91,7 +95,8 @@ impl Context {
         let problem = Problem::input(format!("{name}{line}: unknown variable `{variable}`"));
         match self.similar(variable) {
             Some(near) => problem.hint(format!("did you mean `{near}`?")),
-            None => problem.hint("known are recipe, arch, debian_arch, vars, config_toml, epoch and board"),
+            None => problem.hint("known are recipe, arch, debian_arch, vars, config_toml, source_toml, source_ca, epoch and board",
+            ),
         }
     }
 
@@ -113,6 +118,12 @@ impl Context {
         }
         None
     }
+}
+
+/// The authorities that may vouch for the certificate source's server; empty where the recipe names none.
+fn source_ca(recipe: &Recipe) -> Result<String> {
+    let Some(file) = recipe.provisioning.certificate.ca() else { return Ok(String::new()) };
+    source::read_authorities(file)
 }
 
 fn causes(error: &tera::Error) -> Vec<String> {
@@ -190,11 +201,11 @@ mod tests {
             ),
             (
                 "{# nothing #}\n{{ nothing }}",
-                "a/b.tera:2: unknown variable `nothing` | known are recipe, arch, debian_arch, vars, config_toml, epoch and board",
+                "a/b.tera:2: unknown variable `nothing` | known are recipe, arch, debian_arch, vars, config_toml, source_toml, source_ca, epoch and board",
             ),
             (
                 "nothing {{ recipe.name }}\n{%- if true -%}\n{{ nothing }}{% endif %}",
-                "a/b.tera:3: unknown variable `nothing` | known are recipe, arch, debian_arch, vars, config_toml, epoch and board",
+                "a/b.tera:3: unknown variable `nothing` | known are recipe, arch, debian_arch, vars, config_toml, source_toml, source_ca, epoch and board",
             ),
             (
                 "\n{% if recipe.netwrok.proxy %}x{% endif %}",

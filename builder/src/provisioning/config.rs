@@ -1,20 +1,32 @@
 //! `/etc/aziot/config.toml`, made from a recipe.
 //!
 //! The keys and their types are those of `iotedge config apply` 1.6 (Azure/iotedge, `edgelet/iotedge/src/config/apply.rs`
-//! and `aziotctl-common` of Azure/iot-identity-service). Values that belong to one device are not in it: the certificate
-//! stands at a fixed path, and the registration id is its common name.
+//! and `aziotctl-common` of Azure/iot-identity-service). Values that belong to one device are not in it: a certificate
+//! stands at a fixed path, and the registration id is its common name. Where the runtime must be told the registration id
+//! (EST, TPM, symmetric key), first boot writes the table `[provisioning.attestation]` anew
+//! (overlays/base/usr/lib/edgepress/attestation.sh).
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::recipe::types::{Attestation, AutoReprovisioning, PullPolicy, Recipe};
+use crate::recipe::types::{AutoReprovisioning, CertificateSource, Enrol, PullPolicy, Recipe};
 
 /// Where first boot puts the device's certificate chain; aziotcs:aziotcs 0640.
 pub const CERTIFICATE: &str = "/var/secrets/aziot/certs/device-id.pem";
 /// Where first boot puts the device's private key; aziotks:aziotks 0600.
 pub const PRIVATE_KEY: &str = "/var/secrets/aziot/keys/device-id.key.pem";
+/// Where first boot puts the device's symmetric key: its bytes, not their base64; aziotks:aziotks 0600.
+pub const SYMMETRIC_KEY: &str = "/var/secrets/aziot/keys/device-id.symmetric";
+/// Where first boot puts the authorities that may vouch for the EST server; aziotcs:aziotcs 0640.
+pub const EST_CA: &str = "/var/secrets/aziot/certs/est-ca.pem";
+/// The part of a certificate's life after which it is renewed: leaves weeks of a year for a server that is down.
+const RENEW_AT: &str = "80%";
+/// The part of its life between two attempts.
+const RENEW_RETRY: &str = "4%";
+/// What stands for the registration id until first boot knows it.
+pub const UNKNOWN_ID: &str = "set-by-first-boot";
 /// The engine's socket, as both Debian's and Microsoft's packages make it.
 const ENGINE_SOCKET: &str = "unix:///var/run/docker.sock";
 /// The network that the runtime makes for modules.
@@ -35,6 +47,9 @@ pub struct ConfigToml {
     pub cloud_retries: u32,
     /// Where the device's identity comes from.
     pub provisioning: Provisioning,
+    /// Who issues the device's certificate, where the runtime asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert_issuance: Option<CertIssuance>,
     /// The certificate that signs the certificates of modules.
     pub edge_ca: EdgeCa,
     /// The edgeAgent module before the hub has told what it is.
@@ -53,7 +68,94 @@ pub struct Provisioning {
     /// ID scope of the DPS instance.
     pub id_scope: String,
     /// How the device proves who it is.
-    pub attestation: X509,
+    pub attestation: Attestation,
+}
+
+/// `[provisioning.attestation]`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Attestation {
+    /// A certificate from a file.
+    Certificate(X509),
+    /// A certificate that aziot-certd asks an EST server for.
+    Issued {
+        /// Always `x509`.
+        method: &'static str,
+        /// The certificate's common name.
+        registration_id: &'static str,
+        /// What is asked for.
+        identity_cert: Issued,
+    },
+    /// A TPM.
+    Tpm {
+        /// Always `tpm`.
+        method: &'static str,
+        /// The id that the TPM is enrolled under.
+        registration_id: &'static str,
+    },
+    /// A symmetric key from a file.
+    SymmetricKey {
+        /// Always `symmetric_key`.
+        method: &'static str,
+        /// The id that the key was derived for.
+        registration_id: &'static str,
+        /// Where the key is.
+        symmetric_key: KeyFile,
+    },
+}
+
+/// `[provisioning.attestation.identity_cert]` with a method.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Issued {
+    /// Always `est`.
+    pub method: &'static str,
+    /// The registration id.
+    pub common_name: &'static str,
+    /// When to renew; absent: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_renew: Option<AutoRenew>,
+}
+
+/// `auto_renew`: the three keys go together.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AutoRenew {
+    /// A new key with each certificate.
+    pub rotate_key: bool,
+    /// Part of the certificate's life after which it is renewed.
+    pub threshold: &'static str,
+    /// Part of its life between two attempts.
+    pub retry: &'static str,
+}
+
+/// A key by address.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct KeyFile {
+    /// `file:` URL.
+    pub uri: String,
+}
+
+/// `[cert_issuance]`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CertIssuance {
+    /// The EST server.
+    pub est: Est,
+}
+
+/// `[cert_issuance.est]`; the table `auth` is one device's and comes at first boot.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Est {
+    /// `file:` URLs of authorities; empty: the system's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trusted_certs: Vec<String>,
+    /// Where it is.
+    pub urls: EstUrls,
+}
+
+/// `[cert_issuance.est.urls]`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EstUrls {
+    /// For every certificate that has no address of its own.
+    pub default: String,
 }
 
 /// `[provisioning.attestation]` with a certificate from a file.
@@ -132,7 +234,7 @@ impl ConfigToml {
     /// The configuration that a recipe describes.
     pub fn from_recipe(recipe: &Recipe) -> Self {
         let provisioning = &recipe.provisioning;
-        let Attestation::X509 = provisioning.attestation;
+        let (attestation, cert_issuance) = attestation(&provisioning.certificate);
         Self {
             auto_reprovisioning_mode: provisioning.auto_reprovisioning,
             cloud_timeout_sec: provisioning.cloud_timeout_sec,
@@ -141,12 +243,9 @@ impl ConfigToml {
                 source: "dps",
                 global_endpoint: provisioning.global_endpoint.clone(),
                 id_scope: provisioning.id_scope.clone(),
-                attestation: X509 {
-                    method: "x509",
-                    identity_cert: format!("file://{CERTIFICATE}"),
-                    identity_pk: format!("file://{PRIVATE_KEY}"),
-                },
+                attestation,
             },
+            cert_issuance,
             edge_ca: EdgeCa { auto_generated_edge_ca_expiry_days: EDGE_CA_DAYS },
             agent: agent(recipe),
             moby_runtime: MobyRuntime { uri: ENGINE_SOCKET, network: ENGINE_NETWORK },
@@ -159,13 +258,55 @@ impl ConfigToml {
     /// When a value has no form in TOML.
     pub fn render(&self, recipe_name: &str) -> Result<String> {
         let body = toml::to_string(self).context("writing config.toml")?;
+        let id = match &self.provisioning.attestation {
+            Attestation::Certificate(_) => {
+                "# The registration id is the common name of the certificate: stating one here would let the identity\n\
+                 # service delete the private key whenever it cannot read the certificate.\n"
+            }
+            _ => "# First boot writes [provisioning.attestation] anew, with this device's registration id.\n",
+        };
         Ok(format!(
             "# Configuration of Azure IoT Edge, made by edgepress from the recipe \"{recipe_name}\".\n\
              # First boot applies it with `iotedge config apply`; after a change, apply it again by hand.\n\
-             # The registration id is the common name of the certificate: stating one here would let the identity\n\
-             # service delete the private key whenever it cannot read the certificate.\n\n{body}"
+             {id}\n{body}"
         ))
     }
+}
+
+/// How a device with this source proves who it is, and who issues its certificate.
+fn attestation(source: &CertificateSource) -> (Attestation, Option<CertIssuance>) {
+    let attestation = match source {
+        CertificateSource::Est { url, enrol: Enrol::Runtime, auto_renew, ca } => {
+            return issued_by_est(url, *auto_renew, ca.is_some());
+        }
+        CertificateSource::Tpm {} => Attestation::Tpm { method: "tpm", registration_id: UNKNOWN_ID },
+        CertificateSource::SymmetricKey {} => Attestation::SymmetricKey {
+            method: "symmetric_key",
+            registration_id: UNKNOWN_ID,
+            symmetric_key: KeyFile { uri: format!("file://{SYMMETRIC_KEY}") },
+        },
+        CertificateSource::Partition {}
+        | CertificateSource::Est { .. }
+        | CertificateSource::KeyVault { .. }
+        | CertificateSource::Https { .. } => Attestation::Certificate(X509 {
+            method: "x509",
+            identity_cert: format!("file://{CERTIFICATE}"),
+            identity_pk: format!("file://{PRIVATE_KEY}"),
+        }),
+    };
+    (attestation, None)
+}
+
+fn issued_by_est(url: &str, renew: bool, ca: bool) -> (Attestation, Option<CertIssuance>) {
+    let auto_renew = renew.then_some(AutoRenew { rotate_key: true, threshold: RENEW_AT, retry: RENEW_RETRY });
+    let attestation = Attestation::Issued {
+        method: "x509",
+        registration_id: UNKNOWN_ID,
+        identity_cert: Issued { method: "est", common_name: UNKNOWN_ID, auto_renew },
+    };
+    let trusted_certs = if ca { vec![format!("file://{EST_CA}")] } else { Vec::new() };
+    let est = Est { trusted_certs, urls: EstUrls { default: url.to_owned() } };
+    (attestation, Some(CertIssuance { est }))
 }
 
 fn agent(recipe: &Recipe) -> Agent {
@@ -203,7 +344,8 @@ fn agent_env(recipe: &Recipe) -> BTreeMap<String, String> {
 mod tests {
     use super::ConfigToml;
     use crate::provisioning::lint::lint;
-    use crate::recipe::types::Proxy;
+    use crate::recipe::diagnostic::Severity;
+    use crate::recipe::types::{CertificateSource, Enrol, Proxy};
 
     const GOLDEN: &str = r#"# Configuration of Azure IoT Edge, made by edgepress from the recipe "test".
 # First boot applies it with `iotedge config apply`; after a change, apply it again by hand.
@@ -260,5 +402,42 @@ network = "azure-iot-edge"
         let text = ConfigToml::from_recipe(&recipe).render(&recipe.name).expect("TOML");
         assert_eq!(text, GOLDEN);
         assert_eq!(lint(&text, Some(&recipe)), []);
+    }
+
+    #[test]
+    fn attestations_of_other_sources() {
+        let mut recipe = crate::recipe::test_recipe();
+        for (source, attestation) in [
+            (
+                CertificateSource::Est {
+                    url: "https://est.example/.well-known/est".into(),
+                    enrol: Enrol::Runtime,
+                    auto_renew: true,
+                    ca: Some("est-ca.pem".into()),
+                },
+                "[provisioning.attestation]\nmethod = \"x509\"\nregistration_id = \"set-by-first-boot\"\n\n\
+                 [provisioning.attestation.identity_cert]\nmethod = \"est\"\ncommon_name = \"set-by-first-boot\"\n\n\
+                 [provisioning.attestation.identity_cert.auto_renew]\nrotate_key = true\nthreshold = \"80%\"\n\
+                 retry = \"4%\"\n\n[cert_issuance.est]\n\
+                 trusted_certs = [\"file:///var/secrets/aziot/certs/est-ca.pem\"]\n\n\
+                 [cert_issuance.est.urls]\ndefault = \"https://est.example/.well-known/est\"\n",
+            ),
+            (
+                CertificateSource::Tpm {},
+                "[provisioning.attestation]\nmethod = \"tpm\"\nregistration_id = \"set-by-first-boot\"\n",
+            ),
+            (
+                CertificateSource::SymmetricKey {},
+                "[provisioning.attestation]\nmethod = \"symmetric_key\"\nregistration_id = \"set-by-first-boot\"\n\n\
+                 [provisioning.attestation.symmetric_key]\nuri = \"file:///var/secrets/aziot/keys/device-id.symmetric\"\n",
+            ),
+        ] {
+            recipe.provisioning.certificate = source;
+            let text = ConfigToml::from_recipe(&recipe).render(&recipe.name).expect("TOML");
+            assert!(text.contains(attestation), "{text}");
+            let errors: Vec<_> =
+                lint(&text, Some(&recipe)).into_iter().filter(|it| it.severity == Severity::Error).collect();
+            assert_eq!(errors, [], "{text}");
+        }
     }
 }

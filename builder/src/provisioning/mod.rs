@@ -2,3 +2,5 @@
 
 pub mod config;
 pub mod lint;
+pub mod source;
+pub mod template;

@@ -18,7 +18,7 @@ use crate::units::Arch;
 const LARGEST: u64 = 1 << 20;
 
 /// Where a recipe holds paths, which are relative to the file that states them.
-const PATHS: [&[&str]; 7] = [
+const PATHS: [&[&str]; 8] = [
     &["overlays", "*"],
     &["packages", "debs", "*", "file"],
     &["packages", "sources", "*"],
@@ -26,6 +26,7 @@ const PATHS: [&[&str]; 7] = [
     &["engine", "images", "*", "file"],
     &["archives", "*", "key", "file"],
     &["network", "wifi", "key_file"],
+    &["provisioning", "certificate", "ca"],
 ];
 
 /// A recipe, merged and typed, and where it came from.

@@ -6,6 +6,7 @@ use std::path::Path;
 use base64::Engine as _;
 
 use crate::board::wifi;
+use crate::provisioning::source;
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::load::Loaded;
 use crate::recipe::types::EdgeSource;
@@ -55,6 +56,12 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
         public_keys(loaded, &format!("access/ssh_keys/{at}"), file, findings);
     }
     archive_keys(loaded, findings);
+    if let Some(file) = recipe.provisioning.certificate.ca()
+        && let Err(error) = source::read_authorities(file)
+    {
+        let diagnostic = Diagnostic::error(error.to_string());
+        findings.push(diagnostic.at(loaded.place("provisioning/certificate/ca")));
+    }
     if let Some(file) = recipe.network.wifi.as_ref().and_then(|wifi| wifi.key_file.as_ref()) {
         wifi_key(loaded, file, findings);
     }

@@ -4,6 +4,7 @@
 //! from these types, so the doc comments are what an editor shows a user on hover.
 
 mod network;
+mod provisioning;
 mod raspberry_pi;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use network::{Network, Proxy, Wifi};
+pub use provisioning::{Attestation, AutoReprovisioning, CertificateSource, Enrol, Provisioning, VaultToken};
 pub use raspberry_pi::{Model, RaspberryPi};
 
 use crate::units::{Arch, ByteSize};
@@ -315,77 +317,6 @@ pub enum PullPolicy {
     OnCreate,
     /// Only the local store.
     Never,
-}
-
-/// How the device presents itself to the Device Provisioning Service.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Provisioning {
-    /// DPS endpoint.
-    pub global_endpoint: String,
-    /// ID scope of the DPS instance, for example `0ne00123456`.
-    pub id_scope: String,
-    /// How the device proves who it is.
-    pub attestation: Attestation,
-    /// Where first boot gets the certificate.
-    pub certificate: CertificateSource,
-    /// May the identity on the FAT partition also bring CA certificates, hosts entries, SSH keys, an endpoint and a
-    /// hostname? If not, only registration id, certificate and key are taken from it.
-    pub overrides: bool,
-    /// `auto_reprovisioning_mode` of config.toml.
-    pub auto_reprovisioning: AutoReprovisioning,
-    /// `cloud_timeout_sec` of config.toml, at least 70; seconds.
-    pub cloud_timeout_sec: u64,
-    /// `cloud_retries` of config.toml.
-    pub cloud_retries: u32,
-}
-
-impl Default for Provisioning {
-    fn default() -> Self {
-        Self {
-            global_endpoint: "https://global.azure-devices-provisioning.net".into(),
-            id_scope: String::new(),
-            attestation: Attestation::X509,
-            certificate: CertificateSource::default(),
-            overrides: true,
-            auto_reprovisioning: AutoReprovisioning::Dynamic,
-            cloud_timeout_sec: 70,
-            cloud_retries: 1,
-        }
-    }
-}
-
-/// How the device proves who it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Attestation {
-    /// An X.509 certificate.
-    X509,
-}
-
-/// Where first boot gets the certificate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "from", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum CertificateSource {
-    /// From the folder `edgepress/` on the FAT partition.
-    Partition {},
-}
-
-impl Default for CertificateSource {
-    fn default() -> Self {
-        Self::Partition {}
-    }
-}
-
-/// When the device asks DPS again; the parser of identityd wants these exact words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum AutoReprovisioning {
-    /// On connection errors that say so.
-    Dynamic,
-    /// At each start of identityd.
-    AlwaysOnStartup,
-    /// Only on errors.
-    OnErrorOnly,
 }
 
 /// Clock, journal and time zone.

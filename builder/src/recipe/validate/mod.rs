@@ -4,6 +4,7 @@ mod board;
 
 use url::Url;
 
+use crate::provisioning::source::Source;
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::tree::Node;
 use crate::recipe::types::{Archive, Deb, EngineImage, Recipe};
@@ -342,6 +343,17 @@ fn edge(recipe: &Recipe, found: &mut Found<'_>) {
     let endpoint = &provisioning.global_endpoint;
     let good = address(endpoint).is_some_and(|url| url.scheme() == "https");
     found.check(good, "provisioning/global_endpoint", endpoint, "an https address without a password");
+    let source = &provisioning.certificate;
+    if provisioning.attestation.is_some_and(|stated| stated != source.attestation()) {
+        let message = format!("this attestation does not go with certificates from `{}`", source.name());
+        found.add("provisioning/attestation", message, "leave it out: it follows from certificate.from");
+    }
+    for fault in Source::of(provisioning).faults() {
+        let outer = ["registration_id", "hostname"].contains(&fault.key);
+        let table = if outer { "provisioning" } else { "provisioning/certificate" };
+        let message = format!("bad value for `{}.{}`: {}", table.replace('/', "."), fault.key, fault.message);
+        found.add(&format!("{table}/{}", fault.key), message, fault.expected);
+    }
     if provisioning.cloud_timeout_sec < 70 {
         let value = provisioning.cloud_timeout_sec.to_string();
         found.bad("provisioning/cloud_timeout_sec", &value, "at least 70 seconds (the runtime refuses less)");

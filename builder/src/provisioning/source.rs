@@ -1,0 +1,353 @@
+//! Where a device gets its certificate, in the form that first boot reads: lines `key = "value"`.
+//!
+//! ```text
+//! recipe [provisioning] ─► /usr/lib/edgepress/source.toml          the image's own
+//! stamp, or a person    ─► edgepress/source.toml on the FAT partition   one device's, instead of the image's
+//! ```
+//!
+//! It is a part of TOML that a shell script can read too: one value a line, plain strings, no tables.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Result;
+use base64::Engine as _;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde::Deserialize as _;
+use url::Url;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::template::{self, Word};
+use crate::error::Problem;
+use crate::recipe::types::{CertificateSource, Enrol, Provisioning, VaultToken};
+
+/// Its name, in the image's library and on the FAT partition.
+pub const FILE_NAME: &str = "source.toml";
+/// Name of the authorities that may vouch for the source's server, beside it.
+pub const CA_FILE: &str = "source-ca.pem";
+/// Where the image has both.
+pub const FOLDER: &str = "/usr/lib/edgepress";
+
+/// Where one device, or every device of an image, gets its certificate.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Source {
+    /// Template of the registration id; none: the identity brings it.
+    pub registration_id: Option<String>,
+    /// Template of the host name; none: made from the registration id.
+    pub hostname: Option<String>,
+    /// The source.
+    pub certificate: CertificateSource,
+}
+
+/// One value that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The key.
+    pub key: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// What was expected.
+    pub expected: &'static str,
+}
+
+impl Source {
+    /// The source of every device of a recipe.
+    pub fn of(provisioning: &Provisioning) -> Self {
+        Self {
+            registration_id: provisioning.registration_id.clone(),
+            hostname: provisioning.hostname.clone(),
+            certificate: provisioning.certificate.clone(),
+        }
+    }
+
+    /// Reads keys and values as `source.toml` has them; `from` may be left out where a key belongs to no source.
+    ///
+    /// # Errors
+    /// Says which key is unknown, missing or of another type.
+    pub fn from_table(mut table: toml::Table) -> Result<Self, String> {
+        let mut text = |key: &str| match table.remove(key) {
+            None => Ok(None),
+            Some(toml::Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(format!("`{key}` is not a string")),
+        };
+        let (registration_id, hostname) = (text("registration_id")?, text("hostname")?);
+        let certificate = if table.is_empty() {
+            CertificateSource::default()
+        } else {
+            CertificateSource::deserialize(table).map_err(|error| error.message().to_owned())?
+        };
+        Ok(Self { registration_id, hostname, certificate })
+    }
+
+    /// Everything that is wrong with the values.
+    pub fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut add = |key, fault: Result<(), String>, expected| {
+            if let Err(message) = fault {
+                faults.push(Fault { key, message, expected });
+            }
+        };
+        if let Some(id) = &self.registration_id {
+            add("registration_id", template::check(id, &Word::OF_MACHINE, template::IN_ID), ID);
+        }
+        if let Some(name) = &self.hostname {
+            add("hostname", template::check(name, &Word::ALL, template::IN_ID), HOSTNAME);
+        }
+        match &self.certificate {
+            CertificateSource::Partition {}
+            | CertificateSource::Tpm {}
+            | CertificateSource::SymmetricKey {} => {}
+            CertificateSource::Est { url, enrol, auto_renew, .. } => {
+                add("url", https(url), EST_URL);
+                let renewable = *enrol == Enrol::Runtime || !auto_renew;
+                let never = || "only aziot-certd renews certificates".to_owned();
+                add("auto_renew", renewable.then_some(()).ok_or_else(never), "enrol = \"runtime\"");
+            }
+            CertificateSource::Https { url, .. } => add("url", address(url), HTTPS_URL),
+            CertificateSource::KeyVault { vault, name, version, token, client_id, tenant, authority } => {
+                add("vault", https(vault), VAULT_URL);
+                add("name", template::check(name, &Word::ALL, template::IN_SECRET), SECRET);
+                add("version", plain(version.as_deref(), 32), "32 letters and digits");
+                add("client_id", plain(client_id.as_deref(), 36), GUID);
+                add("tenant", plain(tenant.as_deref(), 253), TENANT);
+                add("authority", https(authority), AUTHORITY);
+                let application = *token == VaultToken::ClientCertificate;
+                let missing = |there: bool, what: &str| match there || !application {
+                    true => Ok(()),
+                    false => Err(format!("token = \"client-certificate\" needs {what}")),
+                };
+                add("client_id", missing(client_id.is_some(), "the application's client id"), GUID);
+                add("tenant", missing(tenant.is_some(), "the tenant that knows the application"), TENANT);
+            }
+        }
+        faults
+    }
+
+    /// The text of `source.toml`. The path of `ca` is not in it: the authorities stand beside it as [`CA_FILE`].
+    pub fn render(&self) -> String {
+        let mut text =
+            String::from("# Where first boot gets this device's certificate; see docs/identity.md.\n");
+        let mut line = |key: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                // Values hold neither quotes nor backslashes: see `faults`.
+                let _ = writeln!(text, "{key} = \"{value}\"");
+            }
+        };
+        line("from", Some(self.certificate.name()));
+        line("registration_id", self.registration_id.as_deref());
+        line("hostname", self.hostname.as_deref());
+        match &self.certificate {
+            CertificateSource::Partition {}
+            | CertificateSource::Tpm {}
+            | CertificateSource::SymmetricKey {} => {}
+            CertificateSource::Est { url, enrol, auto_renew, .. } => {
+                line("url", Some(url));
+                line("enrol", Some(if *enrol == Enrol::Runtime { "runtime" } else { "first-boot" }));
+                line("auto_renew", auto_renew.then_some("true"));
+            }
+            CertificateSource::Https { url, .. } => line("url", Some(url)),
+            CertificateSource::KeyVault { vault, name, version, token, client_id, tenant, authority } => {
+                line("vault", Some(vault));
+                line("name", Some(name));
+                line("version", version.as_deref());
+                line("token", Some(token_name(*token)));
+                line("client_id", client_id.as_deref());
+                line("tenant", tenant.as_deref());
+                line("authority", (*token == VaultToken::ClientCertificate).then_some(authority));
+            }
+        }
+        // The one value that is no string.
+        text.replace("auto_renew = \"true\"", "auto_renew = true")
+    }
+}
+
+/// Reads a PEM file of certificate authorities: its certificates and nothing else.
+///
+/// # Errors
+/// A [`Problem`] when it cannot be read, holds no certificate, or holds a private key.
+pub fn read_authorities(path: &Path) -> Result<String> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Problem::input(format!("cannot read the certificate authorities {name}: {error}"))
+    })?;
+    if text.contains("PRIVATE KEY-----") {
+        return Err(Problem::input(format!("{name} holds a private key"))
+            .hint("every device would have it: name a file with the authorities' certificates only")
+            .into());
+    }
+    let mut authorities = String::new();
+    for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
+        let der = certificate.map_err(|error| Problem::input(format!("{name} is no PEM file: {error}")))?;
+        if X509Certificate::from_der(&der).is_err() {
+            return Err(Problem::input(format!("{name} holds a certificate that cannot be read")).into());
+        }
+        authorities.push_str(&pem(&der));
+    }
+    if authorities.is_empty() {
+        return Err(Problem::input(format!("{name} holds no certificate"))
+            .hint("a PEM file begins with -----BEGIN CERTIFICATE-----")
+            .into());
+    }
+    Ok(authorities)
+}
+
+/// One certificate as PEM, 64 characters a line.
+fn pem(der: &[u8]) -> String {
+    let base64 = base64::engine::general_purpose::STANDARD.encode(der);
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in base64.as_bytes().chunks(64) {
+        text.push_str(&String::from_utf8_lossy(line));
+        text.push('\n');
+    }
+    text.push_str("-----END CERTIFICATE-----\n");
+    text
+}
+
+const ID: &str = "letters, digits, `-._:`, and {{ serial }}, {{ mac }}, {{ vm_name }} or {{ vm_id }}";
+const HOSTNAME: &str = "letters, digits, `-`, and the words of registration_id or {{ registration_id }}";
+const EST_URL: &str = "an address such as https://est.example/.well-known/est";
+const HTTPS_URL: &str = "an address such as https://devices.example/{{ registration_id }}.pem";
+const VAULT_URL: &str = "the vault's address, for example https://factory.vault.azure.net";
+const SECRET: &str = "letters, digits, `-`, and {{ registration_id }}, as in edge-{{ registration_id }}";
+const GUID: &str = "a client id, as in 00000000-0000-0000-0000-000000000000";
+const TENANT: &str = "a tenant's id or domain";
+const AUTHORITY: &str = "an address such as https://login.microsoftonline.com";
+
+fn token_name(token: VaultToken) -> &'static str {
+    match token {
+        VaultToken::ManagedIdentity => "managed-identity",
+        VaultToken::Arc => "arc",
+        VaultToken::ClientCertificate => "client-certificate",
+    }
+}
+
+/// An address that a shell script and curl can take as it is: https, no user, no template.
+fn https(url: &str) -> Result<(), String> {
+    template::check(url, &[], template::IN_URL)?;
+    is_https(url)
+}
+
+/// As [`https`], with templates.
+fn address(url: &str) -> Result<(), String> {
+    template::check(url, &Word::ALL, template::IN_URL)?;
+    is_https(&template::fill(url, |_| "x".to_owned()))
+}
+
+fn is_https(text: &str) -> Result<(), String> {
+    match Url::parse(text) {
+        Ok(url) if url.scheme() == "https" && url.has_host() && url.username().is_empty() => Ok(()),
+        _ => Err("it is no https:// address".to_owned()),
+    }
+}
+
+fn plain(text: Option<&str>, most: usize) -> Result<(), String> {
+    match text {
+        Some(text) if text.is_empty() || text.len() > most => {
+            Err(format!("it has not 1 to {most} characters"))
+        }
+        Some(text) => template::check(text, &[], "-."),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Source, read_authorities};
+    use crate::recipe::types::{CertificateSource, Enrol};
+
+    #[test]
+    fn authorities_are_certificates() {
+        let key = rcgen::KeyPair::generate().expect("key");
+        let params = rcgen::CertificateParams::new(vec!["x".to_owned()]).expect("name");
+        let certificate = params.self_signed(&key).expect("certificate");
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let read = |text: &str| {
+            std::fs::write(file.path(), text).expect("write");
+            read_authorities(file.path()).map_err(|error| error.to_string())
+        };
+        let pem = certificate.pem().replace("\r\n", "\n");
+        assert_eq!(read(&format!("a comment\n{pem}")).as_deref(), Ok(pem.as_str()));
+        for (text, message) in [
+            (String::new(), "holds no certificate"),
+            (format!("{pem}{}", key.serialize_pem()), "holds a private key"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(), "cannot be read"),
+        ] {
+            assert!(read(&text).expect_err("refused").contains(message), "{text}");
+        }
+    }
+
+    fn read(text: &str) -> Result<Source, String> {
+        Source::from_table(text.parse().expect("TOML"))
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for text in [
+            "from = \"partition\"",
+            "from = \"partition\"\nregistration_id = \"pump-7\"",
+            "from = \"tpm\"\nregistration_id = \"{{ serial }}\"\nhostname = \"p-{{ registration_id }}\"",
+            "from = \"symmetric-key\"",
+            "from = \"est\"\nurl = \"https://est.example/.well-known/est\"\nenrol = \"runtime\"\nauto_renew = true",
+            "from = \"est\"\nurl = \"https://est.example:8443/.well-known/est\"\nenrol = \"first-boot\"",
+            "from = \"https\"\nurl = \"https://x.example/{{ registration_id }}.pem?a=b\"",
+            "from = \"key-vault\"\nvault = \"https://f.vault.azure.net\"\nname = \"edge-{{ registration_id }}\"\n\
+             token = \"managed-identity\"",
+            "from = \"key-vault\"\nvault = \"https://f.vault.azure.net\"\nname = \"x\"\ntoken = \"client-certificate\"\n\
+             client_id = \"c\"\ntenant = \"t.example\"\nauthority = \"https://login.microsoftonline.com\"",
+        ] {
+            let source = read(text).expect(text);
+            assert_eq!(source.faults(), [], "{text}");
+            assert_eq!(read(&source.render()).as_ref(), Ok(&source), "{text}");
+            assert!(source.render().ends_with(&format!("{text}\n")), "{}", source.render());
+        }
+        assert_eq!(read("").expect("empty"), Source::default());
+    }
+
+    #[test]
+    fn what_cannot_be_read() {
+        for (text, message) in [
+            ("from = \"ets\"", "unknown variant `ets`"),
+            ("from = \"est\"", "missing field `url`"),
+            ("from = \"tpm\"\nurl = \"x\"", "unknown field `url`"),
+            ("url = \"https://x\"", "missing field `from`"),
+            ("registration_id = 7", "`registration_id` is not a string"),
+        ] {
+            let error = read(text).expect_err(text);
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn values_are_checked() {
+        for (text, key) in [
+            ("from = \"partition\"\nregistration_id = \"a b\"", "registration_id"),
+            ("from = \"partition\"\nregistration_id = \"{{ registration_id }}\"", "registration_id"),
+            ("from = \"partition\"\nregistration_id = \"{{ serail }}\"", "registration_id"),
+            ("from = \"partition\"\nregistration_id = \"\"", "registration_id"),
+            ("from = \"partition\"\nhostname = \"a/b\"", "hostname"),
+            ("from = \"est\"\nurl = \"http://est.example/.well-known/est\"", "url"),
+            ("from = \"est\"\nurl = \"https://u:p@est.example/x\"", "url"),
+            ("from = \"est\"\nurl = \"https://a/$(reboot)\"", "url"),
+            ("from = \"https\"\nurl = \"https://a/{{ serial\"", "url"),
+            ("from = \"key-vault\"\nvault = \"factory\"", "vault"),
+            ("from = \"key-vault\"\nvault = \"https://f.example\"\nname = \"a_b\"", "name"),
+            (
+                "from = \"key-vault\"\nvault = \"https://f.example\"\ntoken = \"client-certificate\"\ntenant = \"t\"",
+                "client_id",
+            ),
+            ("from = \"key-vault\"\nvault = \"https://f.example\"\nversion = \"\"", "version"),
+        ] {
+            let faults = read(text).expect(text).faults();
+            assert_eq!(faults.iter().map(|fault| fault.key).collect::<Vec<_>>(), [key], "{text}: {faults:?}");
+        }
+        let renewing = CertificateSource::Est {
+            url: "https://e.example/x".into(),
+            enrol: Enrol::FirstBoot,
+            auto_renew: true,
+            ca: None,
+        };
+        let faults = Source { certificate: renewing, ..Source::default() }.faults();
+        assert_eq!(faults[0].key, "auto_renew");
+    }
+}
