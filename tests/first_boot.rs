@@ -23,7 +23,7 @@ fn assert_untouched(device: &Device) {
 
 fn assert_done(device: &Device, identity: &Identity, id: &str) {
     assert_in_place(device, identity, id);
-    let done = format!("edgepress: first boot: done: registration id {id}\n");
+    let done = format!("edgepress: first boot: done: registration id {id}, hub hub.example\n");
     assert!(device.console().ends_with(&done), "{}", device.story());
 }
 

@@ -138,7 +138,7 @@ fn assert_console(found: &Found) {
     let times: Vec<_> = found.console.iter().map(|(at, _)| *at).collect();
     assert!(times.is_sorted(), "the console's times go backwards");
     let id = found.report["simulator"]["registration_id"].as_str().expect("an id");
-    let done = format!("edgepress: first boot: done: registration id {id}");
+    let done = format!("edgepress: first boot: configured: registration id {id}");
     for (milestone, words) in [("kernel", "Linux version "), ("first-boot", done.as_str())] {
         let (at, line) = found.line(words);
         assert!((at - found.seconds(milestone)).abs() < 0.002, "{milestone}: {line} at {at}");

@@ -23,7 +23,8 @@ const FAKES: &[(&str, &str)] = &[
         [ -e "$W/apply-writes-nothing" ] || for s in keyd certd identityd tpmd edged; do
             [ ! -e "$EP_ROOT/etc/aziot/$s/config.d/00-super.toml" ] || { echo "asks docker" >&2; exit 1; }
             echo x >"$EP_ROOT/etc/aziot/$s/config.d/00-super.toml"
-        done"#,
+        done
+        echo "Starting aziot-identityd.socket...Started!""#,
     ),
     (
         "systemctl",
@@ -37,6 +38,14 @@ const FAKES: &[(&str, &str)] = &[
         *) exec /bin/date "$@" ;;
         esac"#,
     ),
+    (
+        "curl",
+        r#"case "$*" in *--unix-socket*) ;; *) exec /usr/bin/curl "$@" ;; esac
+        while [ "$1" != --output ]; do shift; done
+        if [ -e "$W/unassigned" ]; then cat "$W/unassigned" >"$2"; printf 500; exit; fi
+        echo '{"type":"aziot","spec":{"hubName":"hub.example","deviceId":"x"}}' >"$2"; printf 200"#,
+    ),
+    ("journalctl", r#"[ ! -e "$W/journal" ] || cat "$W/journal""#),
     ("chown", ""),
     (
         "install",
@@ -146,10 +155,8 @@ impl Device {
 
     /// Writes first-boot.conf.
     pub fn constants(&self, overrides: &str, epoch: u64) {
-        let text = format!(
-            "EP_USER='edge'\nEP_OVERRIDES={overrides}\nEP_EPOCH={epoch}\nEP_FAT_MOUNT='/boot/efi'\n\
-             EP_SOURCE='partition'\n"
-        );
+        let text =
+            format!("EP_USER='edge'\nEP_OVERRIDES={overrides}\nEP_EPOCH={epoch}\nEP_FAT_MOUNT='/boot/efi'\n");
         self.write("usr/lib/edgepress/first-boot.conf", &text);
     }
 
@@ -264,6 +271,8 @@ id_scope = "0ne00123456"
 
 [provisioning.attestation]
 method = "x509"
+identity_cert = "file:///var/secrets/aziot/certs/device-id.pem"
+identity_pk = "file:///var/secrets/aziot/keys/device-id.key.pem"
 "#;
 
 /// First boot at work; killed when dropped.

@@ -95,7 +95,7 @@ pub enum Sign {
 }
 
 /// First boot's words, as the device writes them.
-pub const FIRST_BOOT_DONE: &str = "edgepress: first boot: done: registration id ";
+pub const FIRST_BOOT_DONE: &str = "edgepress: first boot: configured: registration id ";
 const FIRST_BOOT_REFUSED: &str = "edgepress: first boot: refused: ";
 
 /// A line that holds any of these words tells the milestone.
@@ -204,7 +204,7 @@ mod tests {
             ("Welcome to Debian GNU/Linux 12 (bookworm)!", Userspace),
             ("[  OK  ] Started docker.service - Docker Application Container Engine.", Engine),
             ("[  OK  ] Started Docker Application Container Engine.", Engine),
-            ("[   40.1] edgepress: first boot: done: registration id abc", FirstBoot),
+            ("[   40.1] edgepress: first boot: configured: registration id abc", FirstBoot),
         ] {
             assert_eq!(read(line), Some(Sign::Reached(milestone)), "{line}");
         }

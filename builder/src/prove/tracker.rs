@@ -178,7 +178,7 @@ mod tests {
         for number in 0..100 {
             tracker.line(&number.to_string(), 0.0);
         }
-        tracker.line("edgepress: first boot: done: registration id abc ", 1.0);
+        tracker.line("edgepress: first boot: configured: registration id abc ", 1.0);
         assert_eq!(tracker.tail().len(), TAIL_LINES);
         assert_eq!(tracker.registration_id(), Some("abc"));
     }

@@ -62,13 +62,13 @@ EOF
     [ "$count" -eq "$blocks" ] || complain "certificate.pem holds a certificate that cannot be read"
 }
 
-# The key parses and belongs to the certificate that was read last. The password is empty so that a protected key is
-# an error and not a question.
+# check_key FILE [OF]: the key parses and belongs to the certificate that was read last. The password is empty so that a
+# protected key is an error and not a question.
 check_key() {
     public=$(openssl pkey -in "$1" -passin pass: -pubout 2>/dev/null | tr -d '\n')
-    [ -n "$public" ] || complain "private-key.pem holds no key that can be read (damaged, or protected by a password)" ||
+    [ -n "$public" ] || complain "${1##*/} holds no key that can be read (damaged, or protected by a password)" ||
         return 1
-    [ "$public" = "$leaf_key" ] || complain "the private key does not match the certificate"
+    [ "$public" = "$leaf_key" ] || complain "the private key does not match ${2:-the certificate}"
 }
 
 # The registration id is optional, but DPS answers 401 where it differs from the common name.
@@ -87,17 +87,65 @@ identify() {
     registration=$leaf_name
 }
 
-# The certificate is valid, by a clock that was set.
+# What a server gave is this device's, whole, and fits together; else it is asked again later.
+obtained_is_sound() {
+    valid_from='' valid_to=''
+    if { check_certificate "$1/certificate.pem" && check_key "$1/private-key.pem"; } 2>"$RUN/verdict"; then
+        if [ "$leaf_name" = "$registration" ] && identify 2>"$RUN/verdict"; then return 0; fi
+        printf 'its common name is "%s"\n' "$leaf_name" >>"$RUN/verdict"
+    fi
+    rm -f "$1/certificate.pem" "$1/private-key.pem"
+    retry_later "$2 gave a certificate that is not for $registration: $(tail -n 1 "$RUN/verdict")"
+    return 1
+}
+
+# The certificate, if there is one, is valid, by a clock that was set.
 in_date() {
+    [ -n "$valid_to" ] || return 0
     now=$(date +%s)
     if [ "$now" -ge "$valid_to" ]; then
-        refused "the certificate expired on $leaf_to"
-        origin=
+        expired "the certificate expired on $leaf_to"
         return 1
     fi
     [ "$now" -lt "$valid_from" ] || return 0
     waiting "the certificate is not valid before $leaf_from"
     return 1
+}
+
+# A server may have a newer one; on the partition a person puts it.
+expired() {
+    if [ "$S_from" = partition ]; then refused "$1"; else retry_later "$1"; fi
+    stale=$CERTIFICATE origin='' obtained=
+}
+
+secret_folders() {
+    (umask 022 && mkdir -p "$SECRETS") && install -d -o root -g aziotcs -m 0750 "$SECRETS/certs" &&
+        install -d -o root -g aziotks -m 0750 "$SECRETS/keys"
+}
+
+# The certificate before the key: identityd deletes a key whose certificate it cannot read.
+install_static() {
+    secret_folders && put "$STAGE/certificate.pem" "$CERTIFICATE" aziotcs 0640 &&
+        put "$STAGE/private-key.pem" "$KEY" aziotks 0600 && attest static "$STAGE" && installed
+}
+
+# From here on the device's own copies will do.
+installed() {
+    replace "$VAR/installed" 022 printf '%s %s\n' "$S_from" "$registration" && durable "$VAR"
+}
+
+# Sets $registration from what was installed for this source.
+was_installed() {
+    from='' id=
+    read -r from id 2>/dev/null <"$VAR/installed" || return 1
+    [ "$from" = "$S_from" ] && [ -n "$id" ] || return 1
+    registration=$id valid_from='' valid_to=''
+}
+
+# Certificate and key in place: after a power cut between wiping and the last mark, or put there by a person.
+static_on_device() {
+    [ "$stale" != "$CERTIFICATE" ] && [ -s "$CERTIFICATE" ] && [ -s "$KEY" ] || return 1
+    { check_certificate "$CERTIFICATE" && check_key "$KEY" && identify; } 2>/dev/null
 }
 
 # Survives a power cut from here on.

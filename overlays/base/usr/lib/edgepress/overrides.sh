@@ -40,12 +40,22 @@ label() {
     printf '%s' "$name"
 }
 
+# The identity's, else the source's template, else the registration id.
 set_hostname() {
     [ "$origin" = source ] || ! grep -q -F "$HOSTS_MARK" "$EP_ROOT/etc/hosts" || return 0
     first_word "$STAGE/hostname"
+    if [ -z "$word" ] && [ -n "$S_hostname" ]; then
+        if ! fill "$S_hostname"; then
+            if [ -n "$hopeless" ]; then refused "no hostname: $missing"; else retry_later "$missing"; fi
+            return 1
+        fi
+        word=$filled
+    fi
     host=$(label "${word:-$registration}")
     write_hosts && replace "$EP_ROOT/etc/hostname" 022 printf '%s\n' "$host" &&
-        printf '%s\n' "$host" >"$EP_ROOT/proc/sys/kernel/hostname"
+        printf '%s\n' "$host" >"$EP_ROOT/proc/sys/kernel/hostname" && return 0
+    failed "the hostname could not be set"
+    return 1
 }
 
 # The image's own lines, then this device's: an address and names, nothing else.

@@ -7,6 +7,9 @@ reported=   # the last reason
 passes=0
 failures=0
 retry=0
+hub=
+last_error=
+last_error_at=
 
 # Fit for a terminal and for JSON: one line of plain characters, at most 200.
 printable() {
@@ -18,15 +21,22 @@ console() {
     { printf 'edgepress: first boot: %s\n' "$1" >>"$EP_ROOT/dev/console"; } 2>/dev/null || :
 }
 
-# The status file: one JSON object, replaced as a whole.
+# The status file: one JSON object, replaced as a whole. The one under /run is there also when the disk is full.
 state() {
-    (
-        umask 022
-        exec >"$VAR/state.new"
-        printf '{"state":"%s","since":"%s","reason":"%s"' "$1" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$2"
-        [ -z "$registration" ] || printf ',"registration_id":"%s"' "$registration"
-        printf '}\n'
-    ) && mv -f "$VAR/state.new" "$VAR/state"
+    since=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+    case $1 in refused | error) last_error=$2 last_error_at=$since ;; esac
+    for file in "$RUN_STATE" "$VAR/state"; do
+        (umask 022 && state_object "$1" "$2" >"$file.new") 2>/dev/null && mv -f "$file.new" "$file" 2>/dev/null || :
+    done
+}
+
+state_object() {
+    printf '{"state":"%s","since":"%s","reason":"%s"' "$1" "$since" "$2"
+    [ -z "$registration" ] || printf ',"registration_id":"%s"' "$registration"
+    [ -z "$S_from" ] || printf ',"source":"%s"' "$S_from"
+    [ -z "$hub" ] || printf ',"hub":"%s"' "$hub"
+    [ -z "$last_error" ] || printf ',"last_error":"%s","last_error_at":"%s"' "$last_error" "$last_error_at"
+    printf '}\n'
 }
 
 # A step's line, once for each identity.
@@ -64,9 +74,29 @@ refused() {
 # Something of the device's own went wrong: it is tried again, ever more slowly.
 failed() {
     report error "$1"
+    back_off
+}
+
+# Somebody else's service is not as it should be: it is asked again for ever, ever more slowly, and not at the moment
+# when all others ask that had the same trouble.
+retry_later() {
+    last_error=$(printable "$1") last_error_at=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+    waiting "$1"
+    back_off
+    asked=$(retry_after)
+    [ "$retry" -ge "$asked" ] || retry=$((asked < 600 ? asked : 600))
+    retry=$((retry + $(jitter) * retry / 256))
+}
+
+back_off() {
     failures=$((failures + 1))
     retry=$((failures * 5))
     [ "$retry" -le 60 ] || retry=60
+}
+
+# 0 to 127.
+jitter() {
+    echo $(($(od -An -N1 -tu1 /dev/urandom) / 2))
 }
 
 # Between two passes: a second while things are coming up, two later on, longer after a failure.

@@ -1,0 +1,27 @@
+# shellcheck shell=sh
+# Takes a device back to where it waits for an identity. A mark comes first and goes last: after a power cut in between,
+# the next boot does the rest.
+# shellcheck disable=SC2034,SC2154 # variables are shared with the script that sources this
+
+reset_if_asked() {
+    [ ! -e "$VAR/reset" ] || reset_device
+}
+
+ask_reset() {
+    : >"$VAR/reset" && sync "$VAR/reset" "$VAR"
+}
+
+reset_device() {
+    rm -f "$VAR/provisioned" "$VAR/configured" "$VAR/installed" "$VAR/state"
+    rm -rf "$VAR/enrolment"
+    for file in keys/device-id.key.pem keys/device-id.symmetric keys/est-bootstrap.key.pem certs/device-id.pem \
+        certs/est-bootstrap.pem certs/est-ca.pem; do
+        rm -f "$EP_ROOT/var/secrets/aziot/$file"
+    done
+    # What the services made of the old identity: keys and certificates of their own, the hub that DPS told them.
+    rm -rf "$EP_ROOT"/var/lib/aziot/identityd/* "$EP_ROOT"/var/lib/aziot/certd/certs/* "$EP_ROOT"/var/lib/aziot/keyd/keys/*
+    rm -f "$EP_ROOT"/etc/aziot/*/config.d/00-super.toml
+    sync
+    rm -f "$VAR/reset"
+    sync "$VAR"
+}

@@ -1,0 +1,166 @@
+# shellcheck shell=sh
+# Where this device's certificate comes from (source.toml: the image's own, or the identity's instead), and how the
+# device is called: templates are filled in with what the machine can find out about itself.
+# shellcheck disable=SC2034,SC2154 # variables are shared with the script that sources this
+
+METADATA=${EP_METADATA:-http://169.254.169.254}
+
+# read_settings FILE: sets S_* from lines `key = "value"`. Nothing of it is ever run.
+read_settings() {
+    S_from=partition S_registration_id='' S_hostname='' S_url='' S_enrol=runtime S_auto_renew='' S_vault=''
+    S_name='{{ registration_id }}' S_version='' S_token=managed-identity S_client_id='' S_tenant=''
+    S_authority=https://login.microsoftonline.com
+    number=0
+    while IFS= read -r line || [ -n "$line" ]; do
+        number=$((number + 1))
+        # Blanks around key and value do not count.
+        line=$(printf '%s' "$line" | sed 's/^[ \t]*//; s/[ \t]*$//; s/[ \t]*=[ \t]*/=/')
+        case $line in '' | '#'*) continue ;; esac
+        value=${line#*=}
+        case $value in '"'*'"') value=${value#\"} value=${value%\"} ;; esac
+        case $value in
+            *[!A-Za-z0-9\ ._:/?=\&%~+,@{}-]*)
+                complain "source.toml, line $number: the value has a character that it cannot have" || return 1 ;;
+        esac
+        case $line in
+            from=*) S_from=$value ;;
+            registration_id=*) S_registration_id=$value ;;
+            hostname=*) S_hostname=$value ;;
+            url=*) S_url=${value%/} ;;
+            enrol=*) S_enrol=$value ;;
+            auto_renew=*) S_auto_renew=$value ;;
+            vault=*) S_vault=${value%/} ;;
+            name=*) S_name=$value ;;
+            version=*) S_version=$value ;;
+            token=*) S_token=$value ;;
+            client_id=*) S_client_id=$value ;;
+            tenant=*) S_tenant=$value ;;
+            authority=*) S_authority=${value%/} ;;
+            ca=*) ;; # the authorities stand beside it, as source-ca.pem
+            *) complain "source.toml, line $number: unknown key \"${line%%=*}\"" || return 1 ;;
+        esac
+    done <"$1"
+}
+
+# The identity's source if it brings one and may, else the image's. Sets S_* and SOURCE_CA (empty: the system's
+# authorities).
+choose_source() {
+    SOURCE_CA=
+    if [ "$EP_OVERRIDES" = yes ] && fat_has source.toml; then
+        rm -f "$1/source.toml"
+        take_text source.toml "$1" && read_settings "$1/source.toml" || return 1
+        [ ! -s "$1/source-ca.pem" ] || SOURCE_CA=$1/source-ca.pem
+    else
+        if [ -e "$EP_LIB/source.toml" ]; then read_settings "$EP_LIB/source.toml"; else read_settings /dev/null; fi ||
+            return 1
+        [ ! -s "$EP_LIB/source-ca.pem" ] || SOURCE_CA=$EP_LIB/source-ca.pem
+    fi
+    case $S_from:$S_enrol:$S_token in
+        partition:* | https:* | tpm:* | symmetric-key:* | est:runtime:* | est:first-boot:*) ;;
+        key-vault:*:managed-identity | key-vault:*:arc | key-vault:*:client-certificate) ;;
+        est:*) complain "source.toml: enrol = \"$S_enrol\" is neither \"runtime\" nor \"first-boot\"" || return 1 ;;
+        key-vault:*) complain "source.toml: token = \"$S_token\" is unknown" || return 1 ;;
+        *) complain "source.toml: there is no source \"$S_from\"" || return 1 ;;
+    esac
+    for address in "$S_url" "$S_vault" "$S_authority"; do
+        case $address in
+            '' | https://[A-Za-z0-9]*) ;;
+            *) complain "source.toml: \"$address\" is no https:// address" || return 1 ;;
+        esac
+    done
+    case $S_from:$S_url:$S_vault in
+        est:: | https::) complain "source.toml: the url is missing" || return 1 ;;
+        key-vault:*:) complain "source.toml: the vault is missing" || return 1 ;;
+    esac
+}
+
+# The machine's serial number; what vendors leave in its place is none.
+serial() {
+    for file in /proc/device-tree/serial-number /sys/firmware/devicetree/base/serial-number \
+        /sys/class/dmi/id/product_serial /sys/class/dmi/id/board_serial; do
+        [ -r "$EP_ROOT$file" ] || continue
+        found=$(tr -d '\0\n' <"$EP_ROOT$file" | sed 's/^ *//; s/ *$//')
+        case $(lower "$found") in
+            '' | none | 'not specified' | 'not applicable' | n/a | unknown | 'default string' | invalid | chassis* | \
+                'system serial number' | 'to be filled by o.e.m.' | 123456789 | 0123456789 | 1234567890 | *xxxxx*) continue ;;
+        esac
+        case $found in *[!0.\ -]*) printf '%s' "$found"; return ;; esac
+    done
+    return 1
+}
+
+# The MAC address of the first interface of the machine itself, cables first; never one that the kernel made up.
+mac() {
+    for folder in "$EP_ROOT"/sys/class/net/e* "$EP_ROOT"/sys/class/net/w*; do
+        [ -e "$folder/device" ] && [ -r "$folder/address" ] || continue
+        [ "$(cat "$folder/addr_assign_type" 2>/dev/null)" = 0 ] || continue
+        found=$(lower "$(tr -d ':\n' <"$folder/address")")
+        case $found in *[!0]*) printf '%s' "$found"; return ;; esac
+    done
+    return 1
+}
+
+# instance PATH: one value of the Azure VM's instance metadata.
+instance() {
+    fetch "$RUN/instance" "$METADATA/metadata/instance/compute/$1?api-version=2021-02-01&format=text" <<EOF || return 1
+header = "Metadata: true"
+noproxy = "*"
+header = "Metadata: true"
+noproxy = "*"
+EOF
+    [ "$status" = 200 ] && [ -s "$RUN/instance" ] && head -n 1 "$RUN/instance"
+}
+
+# fill TEMPLATE: sets $filled. Fails with $missing and $hopeless (yes: asking again does not help).
+fill() {
+    filled='' rest=$1
+    while :; do
+        case $rest in *'{{'*'}}'*) ;; *) break ;; esac
+        filled=$filled${rest%%'{{'*}
+        word=${rest#*'{{'}
+        rest=${word#*'}}'}
+        word=$(printf '%s' "${word%%'}}'*}" | tr -d ' ')
+        hopeless=yes
+        case $word in
+            registration_id) value=$registration ;;
+            serial) value=$(serial) || { missing="the machine has no serial number of its own (device tree, DMI)"; return 1; } ;;
+            mac) value=$(mac) || { missing="the machine has no interface with an address of its own"; return 1; } ;;
+            vm_name | vm_id)
+                hopeless='' path=name
+                [ "$word" = vm_name ] || path=vmId
+                value=$(instance "$path") || { missing="the instance metadata did not tell the VM's $path"; return 1; } ;;
+            *) missing="source.toml: nothing is known as {{ $word }}"; return 1 ;;
+        esac
+        filled=$filled$value
+    done
+    filled=$filled$rest
+}
+
+# The nearest registration id that DPS accepts and a certificate's common name holds.
+clean_id() {
+    name=$(printf '%s' "$1" | tr -c 'A-Za-z0-9._:-' '-' | cut -c 1-64)
+    while :; do
+        case $name in -* | .* | _* | :*) name=${name#?} ;; *. | *_ | *: | *-) name=${name%?} ;; *) break ;; esac
+    done
+    printf '%s' "$name"
+}
+
+# Sets $registration where the certificate does not tell it: the identity's, or what the template comes to.
+name_device() {
+    [ -z "$registration" ] || return 0
+    given=
+    [ ! -s "$STAGE/registration-id" ] || IFS=' 	' read -r given _ <"$STAGE/registration-id" || :
+    if [ -n "$given" ]; then
+        [ "$(clean_id "$given")" = "$given" ] || { refused "registration id \"$given\" is none that DPS accepts"; return 1; }
+        registration=$given
+        return 0
+    fi
+    [ -n "$S_registration_id" ] || { waiting "no registration-id in edgepress/ on the FAT partition"; return 1; }
+    case $S_registration_id in *vm_*) network_ready || return 1 ;; esac
+    if ! fill "$S_registration_id"; then
+        if [ -n "$hopeless" ]; then refused "no registration id: $missing"; else retry_later "$missing"; fi
+        return 1
+    fi
+    registration=$(clean_id "$filled")
+    [ -n "$registration" ] || { refused "no registration id: nothing is left of \"$filled\""; return 1; }
+}
