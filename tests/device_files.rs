@@ -41,6 +41,7 @@ fn context() -> Value {
             "access": Access::default(),
         },
         "arch": "x86_64", "debian_arch": "amd64", "vars": {}, "config_toml": "hostname = \"a\"\n",
+        "source_toml": "from = \"partition\"\n", "source_ca": "",
         "epoch": 1_700_000_000, "board": { "fat_mount": "/boot/efi" },
     })
 }
@@ -66,7 +67,7 @@ fn every_template_renders_with_a_recipe_of_defaults() {
     for path in templates {
         let name = path.strip_prefix(&base).expect("below").to_str().expect("UTF-8").to_owned();
         let text = render(&name, &context());
-        let optional = name.contains("proxy");
+        let optional = name.contains("proxy") || name.contains("source-ca");
         assert_eq!(text.trim().is_empty(), optional, "{name}: {text:?}");
         assert!(text.trim().is_empty() || text.ends_with('\n'), "{name} has no last newline");
     }
@@ -123,13 +124,7 @@ fn constants_of_first_boot_are_shell() {
     let mut context = context();
     context["recipe"]["provisioning"]["overrides"] = json!(false);
     let text = render("usr/lib/edgepress/first-boot.conf.tera", &context);
-    for line in [
-        "EP_USER='edge'",
-        "EP_OVERRIDES=no",
-        "EP_EPOCH=1700000000",
-        "EP_FAT_MOUNT='/boot/efi'",
-        "EP_SOURCE='partition'",
-    ] {
+    for line in ["EP_USER='edge'", "EP_OVERRIDES=no", "EP_EPOCH=1700000000", "EP_FAT_MOUNT='/boot/efi'"] {
         assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
     }
 }
@@ -146,11 +141,19 @@ fn first_boot_finds_the_partition_of_a_card() {
         let text = fs::read_to_string(&script).expect("a script");
         assert!(!text.contains("/boot/efi"), "{} knows one board only", script.display());
     }
-    let source = fs::read_to_string(library.join("source-partition.sh")).expect("the source");
+    let source = fs::read_to_string(library.join("fat.sh")).expect("the source");
     let help = fs::read_to_string(repository().join("docs/first-boot.md")).expect("the help");
     for name in ["certificate.pem", "private-key.pem", "registration-id", "hostname", "hosts", "endpoint"]
         .into_iter()
-        .chain(["authorized_keys", "wifi-ssid", "wifi-key"])
+        .chain([
+            "authorized_keys",
+            "wifi-ssid",
+            "wifi-key",
+            "symmetric-key",
+            "source-ca.pem",
+            "bootstrap-key.pem",
+        ])
+        .chain(["bootstrap-certificate.pem", "bootstrap-username", "bootstrap-password", "bootstrap-token"])
     {
         assert!(source.contains(name) && help.contains(&format!("`{name}`")), "{name}");
     }
@@ -282,7 +285,7 @@ storageFolder = "/b \"quoted\" \\ é"
 fn the_stand_in_splits_a_good_configuration() {
     let program = "
 import json, sys, tomllib, superconfig
-parts = superconfig.split(superconfig.parse(sys.argv[1]), {'aziotid': 7, 'iotedge': 9})
+parts = superconfig.split(superconfig.parse(sys.argv[1]), {'aziotid': 7, 'aziotcs': 8, 'iotedge': 9})
 for name, part in parts.items():
     assert tomllib.loads(superconfig.dump(part)) == part, name
 print(json.dumps(parts))";

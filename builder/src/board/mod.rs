@@ -89,6 +89,10 @@ Unless the image forbids it, these are taken as well:
   hosts                lines for /etc/hosts
   hostname             name of the machine
   endpoint             address of the Device Provisioning Service
+  source.toml          where the certificate comes from, if not from here (docs/identity.md),
+                       and for that: bootstrap-certificate.pem, bootstrap-key.pem,
+                       bootstrap-username, bootstrap-password, bootstrap-token,
+                       symmetric-key, source-ca.pem
   wifi-ssid, wifi-key  name and key of the Wi-Fi (images that were made for Wi-Fi);
                        the key is wiped here as well
 ";

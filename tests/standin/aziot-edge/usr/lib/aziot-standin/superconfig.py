@@ -206,15 +206,55 @@ def parse(text):
     return config
 
 
+def est_issuance(config, attestation, keys, certs):
+    """`cert_issuance` of certd for the device's certificate; as the real one names keys and certificates."""
+    wanted = attestation["identity_cert"]
+    if wanted["method"] != "est":
+        raise ConfigError(f"certificates issued by {wanted['method']} are not part of the stand-in")
+    est = config.get("cert_issuance", {}).get("est", {})
+    address = wanted.get("url") or est.get("urls", {}).get("default")
+    if not address:
+        raise ConfigError("provisioning.attestation.identity_cert.url: missing key, and there is no default address")
+    name = wanted.get("common_name") or wanted.get("subject", {}).get("CN")
+    if not name or "registration_id" not in attestation:
+        raise ConfigError("provisioning.attestation: an issued certificate needs a common name and a registration_id")
+    how = {"method": "est", "url": address, "common_name": name}
+    auth = est.get("auth", {}) | {at: wanted[at] for at in AUTH if at in wanted}
+    if ("username" in auth) != ("password" in auth):
+        raise ConfigError("cert_issuance.est.auth: username and password go together")
+    how |= {at: auth[at] for at in ("username", "password") if at in auth}
+    if "bootstrap_identity_cert" in auth:
+        if "bootstrap_identity_pk" not in auth:
+            raise ConfigError("cert_issuance.est.auth.bootstrap_identity_pk: missing key")
+        bootstrap = "est-bootstrap-id-device-id"
+        certs[bootstrap], keys[bootstrap] = auth["bootstrap_identity_cert"], auth["bootstrap_identity_pk"]
+        how |= {"bootstrap_identity_cert": bootstrap, "bootstrap_identity_pk": bootstrap}
+        how |= {"identity_cert": "est-id-device-id", "identity_pk": "est-id-device-id"}
+    trusted = []
+    for at, file in enumerate(est.get("trusted_certs", []), 1):
+        trusted.append(f"est-server-ca-{at}")
+        certs[trusted[-1]] = file
+    return {"est": {"trusted_certs": trusted}, "device-id": how}
+
+
 def split(config, uids):
     """Service → its configuration; `uids` maps users to numbers, for the principals."""
     given = config["provisioning"]
     attestation = dict(given.get("attestation", {}))
     keys, certs = {}, {}
+    issuance = {}
     if attestation.get("method") == "x509" and not isinstance(attestation["identity_cert"], dict):
         certs["device-id"] = attestation["identity_cert"]
         keys["device-id"] = attestation["identity_pk"]
         attestation["identity_cert"] = attestation["identity_pk"] = "device-id"
+    elif attestation.get("method") == "x509":
+        issuance = est_issuance(config, attestation, keys, certs)
+        attestation |= {"identity_cert": "device-id", "identity_pk": "device-id", "issued": True}
+    elif attestation.get("method") == "symmetric_key":
+        if "uri" not in attestation["symmetric_key"]:
+            raise ConfigError("provisioning.attestation.symmetric_key: a value in the file is not part of the stand-in")
+        keys["device-id"] = attestation["symmetric_key"]["uri"]
+        attestation["symmetric_key"] = "device-id"
     edge_ca = config.get("edge_ca", {})
     if "cert" in edge_ca:
         certs["aziot-edged-ca"], keys["aziot-edged-ca"] = edge_ca["cert"], edge_ca["pk"]
@@ -223,16 +263,22 @@ def split(config, uids):
     if given["source"] == "dps":
         provisioning |= {"global_endpoint": given["global_endpoint"], "scope_id": given["id_scope"]}
         provisioning["attestation"] = attestation
-    used_by_identityd = ["aziot_identityd_master_id"] + (["device-id"] if "device-id" in keys else [])
+    used_by_identityd = ["aziot_identityd_master_id"] + (["device-id"] if attestation else [])
     return {
         "keyd": {
             "preloaded_keys": keys,
             "principal": [
                 {"uid": uids["aziotid"], "keys": used_by_identityd},
                 {"uid": uids["iotedge"], "keys": ["iotedge_master_encryption_id", "aziot-edged-ca"]},
+                {"uid": uids["aziotcs"], "keys": ["est-bootstrap-id-device-id", "est-id-device-id"]},
             ],
         },
-        "certd": {"homedir_path": "/var/lib/aziot/certd", "preloaded_certs": certs},
+        "certd": {
+            "homedir_path": "/var/lib/aziot/certd",
+            "preloaded_certs": certs,
+            "cert_issuance": issuance,
+            "principal": [{"uid": uids["aziotid"], "certs": ["device-id"]}],
+        },
         "identityd": {
             "hostname": config["hostname"],
             "homedir": "/var/lib/aziot/identityd",

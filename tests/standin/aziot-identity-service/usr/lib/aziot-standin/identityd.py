@@ -45,20 +45,45 @@ class Identityd:
     def credentials(self):
         """Certificate chain, key and registration id."""
         attestation = self.config["provisioning"]["attestation"]
+        if attestation.get("method") != "x509":
+            raise Failure(f"attestation by {attestation.get('method')} is not part of the stand-in")
         wanted = attestation.get("registration_id")
-        key = wire.ask(KEYD, "GET", f"/keypair/{attestation['identity_pk']}")["pem"]
+        issued = attestation.get("issued", False)
+        name = attestation["identity_pk"]
+        key = self.key_pair(name, issued)
         try:
-            chain = wire.ask(CERTD, "GET", f"/certificates/{attestation['identity_cert']}")["pem"]
+            chain = self.certificate(attestation["identity_cert"], key, wanted, issued)
             leaf = x509.Leaf(chain)
         except (OSError, wire.WireError, x509.CertificateError) as error:
             if wanted is not None:
                 # As the real one: it takes the pair for a half-finished renewal and starts over.
                 log(f"certificate cannot be used ({error}); deleting its key pair to create both anew")
-                wire.ask(KEYD, "DELETE", f"/keypair/{attestation['identity_pk']}")
+                wire.ask(KEYD, "DELETE", f"/keypair/{name}")
             raise Failure(f"the identity certificate cannot be used: {error}") from None
         if wanted is None and not leaf.common_name:
             raise Failure("the identity certificate has no common name, and there is no registration_id")
         return chain, key, wanted or leaf.common_name
+
+    def key_pair(self, name, issued):
+        if not issued:
+            return wire.ask(KEYD, "GET", f"/keypair/{name}")["pem"]
+        return wire.ask(KEYD, "POST", f"/keypair/{name}", {"preferred": "rsa-2048"})["pem"]
+
+    def certificate(self, name, key, common_name, issued):
+        """The certificate that is there; where it is one to be issued and is not there, a new one."""
+        try:
+            return wire.ask(CERTD, "GET", f"/certificates/{name}")["pem"]
+        except wire.WireError:
+            if not issued:
+                raise
+        import est
+
+        log(f"having a certificate issued for {common_name}")
+        try:
+            csr = est.request(key, common_name)
+        except est.EstError as error:
+            raise Failure(str(error)) from None
+        return wire.ask(CERTD, "POST", f"/certificates/{name}", {"csr": csr})["pem"]
 
     def context(self, chain, key):
         """Trusts the system's certificate authorities and nothing else."""

@@ -13,21 +13,42 @@ from serve import Refusal
 HOME = settings.ROOT + "/var/lib/aziot/keyd/keys"
 
 
-def load(config, name):
+def place(config, name):
+    """Where a key is: a file that it was preloaded from, or one of the service's own."""
     url = config.get("preloaded_keys", {}).get(name)
-    if url is None:
-        raise Refusal(404, f"there is no key {name}")
-    path = settings.file_path(url)
+    return f"{HOME}/{name}.pem" if url is None else settings.file_path(url)
+
+
+def load(config, name):
     try:
-        with open(path, encoding="ascii") as file:
+        with open(place(config, name), encoding="ascii") as file:
             return file.read()
+    except FileNotFoundError:
+        raise Refusal(404, f"there is no key {name}") from None
     except (OSError, ValueError) as error:
         raise Refusal(500, f"key {name} cannot be read: {error}") from None
 
 
+def create(config, name, preferred):
+    """As the real one: the key if there is one, else a new one."""
+    try:
+        return load(config, name)
+    except Refusal as refusal:
+        if refusal.status != 404 or name in config.get("preloaded_keys", {}):
+            raise
+    import est
+
+    if preferred not in est.KEY_KINDS:
+        raise Refusal(400, f"unknown kind of key {preferred}")
+    pem = est.new_key(preferred)
+    keep(f"{HOME}/{name}.pem", pem.encode("ascii"))
+    serve.log(f"made key {name} ({preferred})")
+    return pem
+
+
 def delete(config, name):
     """As in the real one, deleting a key pair deletes the file that it was preloaded from."""
-    path = settings.file_path(config.get("preloaded_keys", {}).get(name))
+    path = place(config, name)
     try:
         os.unlink(path)
     except OSError as error:
@@ -35,19 +56,23 @@ def delete(config, name):
     serve.log(f"deleted key {name} ({path})")
 
 
+def keep(path, data):
+    os.makedirs(HOME, mode=0o700, exist_ok=True)
+    with open(f"{path}.new", "wb", opener=lambda file, flags: os.open(file, flags, 0o600)) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(f"{path}.new", path)
+
+
 def master(name):
     path = f"{HOME}/{name}.key"
-    os.makedirs(HOME, mode=0o700, exist_ok=True)
     try:
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
         key = secrets.token_bytes(32)
-        with open(f"{path}.new", "wb", opener=lambda file, flags: os.open(file, flags, 0o600)) as file:
-            file.write(key)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(f"{path}.new", path)
+        keep(path, key)
         return key
 
 
@@ -65,6 +90,8 @@ def handler(config):
             raise Refusal(403, f"uid {uid} may not use key {name}")
         if (method, kind) == ("GET", "keypair"):
             return {"pem": load(config, name)}
+        if (method, kind) == ("POST", "keypair"):
+            return {"pem": create(config, name, str((body or {}).get("preferred", "")))}
         if (method, kind) == ("DELETE", "keypair"):
             return delete(config, name)
         if (method, kind) == ("POST", "derive"):

@@ -87,15 +87,22 @@ def read_chunks(source):
 
 def request(stream, method, target, host="localhost", body=None, headers=None):
     """Sends one request and closes the stream; the answer's status and body (JSON decoded where it is JSON)."""
-    data = b"" if body is None else json.dumps(body).encode()
+    data = None if body is None else json.dumps(body).encode()
+    headers = headers or {}
+    if data is not None:
+        headers = {"Content-Type": "application/json"} | headers
+    status, _, answer = exchange(stream, method, target, host, data, headers)
+    return status, decode(answer)
+
+
+def exchange(stream, method, target, host, data, headers):
+    """As `request`, with bytes both ways; also the answer's content type."""
     lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", "Connection: close", "User-Agent: aziot-standin"]
-    if body is not None:
-        lines += ["Content-Type: application/json"]
-    if body is not None or method in ("POST", "PUT"):
-        lines += [f"Content-Length: {len(data)}"]
-    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    if data is not None or method in ("POST", "PUT"):
+        lines += [f"Content-Length: {len(data or b'')}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     try:
-        stream.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+        stream.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + (data or b""))
         with stream.makefile("rb") as source:
             first, answer_headers = read_head(source)
             parts = first.split(" ", 2)
@@ -106,7 +113,7 @@ def request(stream, method, target, host="localhost", body=None, headers=None):
             answer = b"" if empty else read_body(source, answer_headers, True)
     finally:
         stream.close()
-    return status, decode(answer)
+    return status, answer_headers.get("content-type", ""), answer
 
 
 def decode(data):
