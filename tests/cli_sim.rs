@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::cargo_bin;
+use edgepress::sim::Service;
 use edgepress::sim::pki::{DeviceOptions, Pki};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -39,7 +40,7 @@ impl Sim {
         let mut child = Command::new(cargo_bin("edgepress"))
             .args(["--json", "sim", "--id-scope", SCOPE, "--dir"])
             .arg(folder.path().join("pki"))
-            .args(["dps", "hub", "mqtt", "amqp", "dns", "ntp"].map(|service| format!("--port={service}=0")))
+            .args(Service::ALL.map(|service| format!("--port={service}=0")))
             .args(more)
             .stdout(Stdio::piped())
             .spawn()
@@ -347,7 +348,9 @@ fn bad_arguments_are_refused() {
     let folder = tempfile::tempdir().expect("temporary folder");
     for (arguments, message) in [
         (&["--fault", "dps=418"][..], "`418` is not a fault"),
-        (&["--fault", "est=429"], "unknown service `est`"),
+        (&["--fault", "imds=429"], "unknown service `imds`"),
+        (&["--fault", "metadata=untrusted"], "metadata cannot have the fault `untrusted`"),
+        (&["--vault-secret", "edge"], "needs one `*`"),
         (&["--port-offset", "60000"], "beyond 65535"),
         (&["--listen", "0.0.0.0"], "cannot listen at 0.0.0.0"),
         (&["--issue", "edge-1"], "--out"),

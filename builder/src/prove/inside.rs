@@ -262,6 +262,7 @@ fn milestone(mark: Mark) -> Option<Milestone> {
         Mark::DpsAssigned => Some(Milestone::DpsAssigned),
         Mark::AgentIdentity => Some(Milestone::AgentIdentity),
         Mark::HubMessaging => Some(Milestone::AgentRunning),
+        Mark::EstEnrolled | Mark::SecretRead | Mark::IdentityServed => None,
     }
 }
 

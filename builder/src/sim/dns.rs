@@ -36,7 +36,7 @@ impl Names {
 }
 
 /// Whether `*` in the pattern can be filled in so that it is the name; linear in memory, no recursion.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+pub(super) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while n < name.len() {
@@ -65,16 +65,38 @@ pub(super) struct Reply {
     pub note: String,
 }
 
-/// The reply to a packet; `failure` is the code to answer instead of the truth. Nothing where the packet is
-/// no query that can be read.
-pub(super) fn reply(packet: &[u8], names: &Names, failure: Option<RCODE>) -> Option<Reply> {
+/// The address that a known name has in a wrong answer: of a documentation network (RFC 5737), where no one is.
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// How the server answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// The truth.
+    Well,
+    /// This code instead.
+    Failure(RCODE),
+    /// Known names have the address [`ELSEWHERE`].
+    Elsewhere,
+    /// The query's identifier, and bytes that are no message.
+    Garbage,
+}
+
+/// The reply to a packet, or nothing where it is no query that can be read.
+pub(super) fn reply(packet: &[u8], names: &Names, manner: Manner) -> Option<Reply> {
     if !plausible(packet) {
         return None;
     }
     let query = Packet::parse(packet).ok()?;
     let question = query.questions.first()?;
     let name = question.qname.to_string();
-    let found = names.find(&name);
+    let found = names.find(&name).map(|address| match manner {
+        Manner::Elsewhere => ELSEWHERE,
+        _ => address,
+    });
+    let failure = match manner {
+        Manner::Failure(code) => Some(code),
+        _ => None,
+    };
     let inet = matches!(question.qclass, QCLASS::CLASS(CLASS::IN) | QCLASS::ANY);
     let rcode = match (failure, query.opcode(), found) {
         (Some(code), _, _) => code,
@@ -104,7 +126,10 @@ pub(super) fn reply(packet: &[u8], names: &Names, failure: Option<RCODE>) -> Opt
     }
     let what = format!("{} {name}", type_name(question.qtype));
     reply.questions.push(question.clone());
-    let bytes = reply.build_bytes_vec().ok()?;
+    let mut bytes = reply.build_bytes_vec().ok()?;
+    if manner == Manner::Garbage {
+        bytes.iter_mut().skip(2).for_each(|byte| *byte = 0xff);
+    }
     Some(Reply { bytes, what, rcode: code(rcode), note })
 }
 
@@ -139,7 +164,7 @@ fn code(rcode: RCODE) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Names, matches, reply};
+    use super::{ELSEWHERE, Manner, Names, matches, reply};
     use simple_dns::rdata::{A, OPT, RData};
     use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE, TYPE};
     use std::net::Ipv4Addr;
@@ -196,7 +221,7 @@ mod tests {
             ("example.com", TYPE::A, RCODE::NameError, None),
             ("1.0.0.10.in-addr.arpa", TYPE::PTR, RCODE::NameError, None),
         ] {
-            let answer = reply(&query(name, kind), &names(), None).expect("answer");
+            let answer = reply(&query(name, kind), &names(), Manner::Well).expect("answer");
             let packet = Packet::parse(&answer.bytes).expect("packet");
             assert_eq!((packet.id(), packet.rcode()), (7, rcode), "{name}");
             assert!(packet.has_flags(PacketFlag::RESPONSE | PacketFlag::RECURSION_DESIRED));
@@ -213,35 +238,49 @@ mod tests {
 
     #[test]
     fn failures_are_answered() {
-        let answer = reply(&query("global.azure.example", TYPE::A), &names(), Some(RCODE::ServerFailure));
+        let answer =
+            reply(&query("global.azure.example", TYPE::A), &names(), Manner::Failure(RCODE::ServerFailure));
         let answer = answer.expect("answer");
         assert_eq!(answer.rcode, 2);
         assert!(Packet::parse(&answer.bytes).expect("packet").answers.is_empty());
     }
 
     #[test]
+    fn wrong_answers_are_wrong() {
+        let answer = reply(&query("global.azure.example", TYPE::A), &names(), Manner::Elsewhere);
+        let bytes = answer.expect("answer").bytes;
+        assert_eq!(Packet::parse(&bytes).expect("packet").answers[0].rdata, RData::A(A::from(ELSEWHERE)));
+        let unknown = reply(&query("example.com", TYPE::A), &names(), Manner::Elsewhere).expect("answer");
+        assert_eq!(unknown.rcode, 3);
+        let garbage = reply(&query("global.azure.example", TYPE::A), &names(), Manner::Garbage);
+        let bytes = garbage.expect("answer").bytes;
+        assert_eq!(bytes[..2], [0, 7], "it is taken for the answer");
+        assert!(Packet::parse(&bytes).is_err());
+    }
+
+    #[test]
     fn no_bytes_break_the_parser() {
         let good = query("global.azure.example", TYPE::A);
         for length in 0..good.len() {
-            let _ = reply(&good[..length], &names(), None);
+            let _ = reply(&good[..length], &names(), Manner::Well);
         }
         for at in 0..good.len() {
             for value in [0, 1, 0x3f, 0x40, 0x80, 0xc0, 0xc0 | 12, 0xff] {
                 let mut bad = good.clone();
                 bad[at] = value;
-                let _ = reply(&bad, &names(), None);
+                let _ = reply(&bad, &names(), Manner::Well);
             }
         }
         let mut itself = good[..12].to_vec();
         itself.extend([0xc0, 12, 0, 1, 0, 1]);
-        assert!(reply(&itself, &names(), None).is_none(), "a name that points at itself");
+        assert!(reply(&itself, &names(), Manner::Well).is_none(), "a name that points at itself");
         let mut claim = good.clone();
         claim[6] = 0xff;
-        assert!(reply(&claim, &names(), None).is_none(), "more records than the packet can hold");
+        assert!(reply(&claim, &names(), Manner::Well).is_none(), "more records than the packet can hold");
         let mut response = good.clone();
         response[2] |= 0x80;
-        assert!(reply(&response, &names(), None).is_none(), "a response");
-        assert!(reply(&[], &names(), None).is_none());
-        assert!(reply(&[0xff; 600], &names(), None).is_none());
+        assert!(reply(&response, &names(), Manner::Well).is_none(), "a response");
+        assert!(reply(&[], &names(), Manner::Well).is_none());
+        assert!(reply(&[0xff; 600], &names(), Manner::Well).is_none());
     }
 }

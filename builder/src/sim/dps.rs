@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use super::exchange::{Answer, Request, hex, uuid};
+use super::exchange::{Answer, Request, Site, hex, uuid};
 use super::hub::Hub;
 use super::log::Mark;
 use super::tls::{Client, Group, random};
@@ -22,6 +22,8 @@ use crate::units::Digest;
 
 /// What DPS tells a device to wait between polls, seconds; identityd ignores it and waits 5 s.
 const RETRY_AFTER: u32 = 3;
+/// Error of a registration that failed.
+const FAILED: u32 = 400_209;
 /// Longest registration id that DPS takes.
 const LONGEST_ID: usize = 128;
 
@@ -40,6 +42,7 @@ struct Registration {
     thumbprint: Digest,
     polls_left: u32,
     assigned: bool,
+    doomed: bool,
     created: String,
     updated: String,
     etag: String,
@@ -56,8 +59,8 @@ impl Dps {
         Self { group, id_scope, hub_name, assigning_polls, hub, registrations: Mutex::default() }
     }
 
-    /// Answers one request.
-    pub(super) fn answer(&self, request: &Request<'_>) -> Answer {
+    /// Answers one request; a registration that is `doomed` ends as failed.
+    fn answer_as(&self, request: &Request<'_>, doomed: bool) -> Answer {
         let segments = request.segments().unwrap_or_default();
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         let (scope, id, action) = match *segments.as_slice() {
@@ -84,8 +87,8 @@ impl Dps {
             Err(refusal) => return *refusal,
         };
         match action {
-            Action::Register => self.register(request, id, client),
-            Action::Poll(operation) => self.poll(request, id, operation),
+            Action::Register => self.register(request, id, client, doomed),
+            Action::Poll(operation) => self.poll(request, id, operation, doomed),
             Action::Look => self.look(request, id),
         }
     }
@@ -112,7 +115,7 @@ impl Dps {
         Ok(client)
     }
 
-    fn register(&self, request: &Request<'_>, id: &str, client: &Client) -> Answer {
+    fn register(&self, request: &Request<'_>, id: &str, client: &Client, doomed: bool) -> Answer {
         let body: Option<Value> = serde_json::from_slice(request.body).ok();
         if body.as_ref().and_then(|body| body.get("registrationId")).and_then(Value::as_str) != Some(id) {
             let note = "the body is not JSON with the path's registrationId";
@@ -127,6 +130,7 @@ impl Dps {
             thumbprint: client.thumbprint,
             polls_left: self.assigning_polls,
             assigned: false,
+            doomed,
             created,
             updated: request.time(),
             etag: hex(&random::<12>()),
@@ -137,7 +141,7 @@ impl Dps {
             .mark(Some(Mark::DpsRegistered))
     }
 
-    fn poll(&self, request: &Request<'_>, id: &str, operation: &str) -> Answer {
+    fn poll(&self, request: &Request<'_>, id: &str, operation: &str, doomed: bool) -> Answer {
         let mut registrations = self.registrations.lock().unwrap_or_else(PoisonError::into_inner);
         let known = registrations.get_mut(id).filter(|known| known.operation_id == operation);
         let Some(registration) = known else {
@@ -151,6 +155,9 @@ impl Dps {
                 json!({"operationId": operation, "status": "assigning", "registrationState": state}),
             )
             .header("retry-after", RETRY_AFTER.to_string());
+        }
+        if registration.doomed || doomed {
+            return failed(request, id, operation, registration);
         }
         if !registration.assigned {
             registration.assigned = true;
@@ -182,6 +189,26 @@ impl Dps {
             "lastUpdatedDateTimeUtc": registration.updated,
             "etag": registration.etag,
         })
+    }
+}
+
+impl Site for Dps {
+    fn answer(&self, request: &Request<'_>) -> Answer {
+        self.answer_as(request, false)
+    }
+
+    fn failure(&self, request: &Request<'_>, status: u16, note: &str) -> Answer {
+        let (code, message) = match status {
+            404 => (404_000, "Resource not found"),
+            429 => (429_001, "Operations are being throttled for this tenant"),
+            _ => (500_000, "Internal server error"),
+        };
+        error(request, status, code, message, note)
+    }
+
+    /// The registration fails: what is registered now, and what is asked about now.
+    fn wrong(&self, request: &Request<'_>) -> Answer {
+        self.answer_as(request, true)
     }
 }
 
@@ -221,21 +248,25 @@ fn error(request: &Request<'_>, status: u16, code: u32, message: &str, note: &st
     Answer::json(status, body).note(note)
 }
 
-/// DPS throttles.
-pub(super) fn throttled(request: &Request<'_>, retry_after: u32) -> Answer {
-    error(request, 429, 429_001, "Operations are being throttled for this tenant", "fault: 429")
-        .header("retry-after", retry_after.to_string())
-}
-
-/// DPS fails.
-pub(super) fn broken(request: &Request<'_>) -> Answer {
-    error(request, 500, 500_000, "Internal server error", "fault: 500")
+/// The end of a registration that DPS could not carry out.
+fn failed(request: &Request<'_>, id: &str, operation: &str, registration: &Registration) -> Answer {
+    let state = json!({
+        "registrationId": id,
+        "createdDateTimeUtc": registration.created,
+        "status": "failed",
+        "errorCode": FAILED,
+        "errorMessage": "The enrollment group's hub refused the device",
+        "lastUpdatedDateTimeUtc": request.time(),
+        "etag": registration.etag,
+    });
+    Answer::json(200, json!({"operationId": operation, "status": "failed", "registrationState": state}))
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Answer, Dps, Mark, Request, valid_id};
-    use crate::sim::exchange::tests::request;
+    use crate::sim::exchange::Site as _;
+    use crate::sim::exchange::tests::{json, request};
     use crate::sim::hub::Hub;
     use crate::sim::pki::{DeviceOptions, Pki};
     use crate::sim::tls::{Client, Group};
@@ -257,7 +288,7 @@ mod tests {
     fn world(polls: u32) -> (tempfile::TempDir, Pki, Dps) {
         let folder = tempfile::tempdir().expect("temporary folder");
         let pki = Pki::open_or_create(folder.path()).expect("authorities");
-        let group = Group::of(&pki).expect("group");
+        let group = Group::enrolment(&pki).expect("group");
         let scope = Some("0ne00000001".to_owned());
         let dps = Dps::new(group, scope, "hub.example".into(), polls, Arc::new(Hub::default()));
         (folder, pki, dps)
@@ -268,7 +299,7 @@ mod tests {
     }
 
     fn code(answer: &Answer) -> u64 {
-        let body = answer.body.as_ref().expect("body");
+        let body = json(answer);
         for key in ["trackingId", "message", "timestampUtc"] {
             assert!(body[key].as_str().is_some_and(|text| !text.is_empty()), "{body}");
         }
@@ -281,20 +312,20 @@ mod tests {
         let client = client(&pki, "edge-1", &DeviceOptions::default());
         let answer = dps.answer(&register("/0ne00000001/registrations/edge-1/register", Some(&client)));
         assert_eq!((answer.status, answer.mark), (202, Some(Mark::DpsRegistered)));
-        let operation = answer.body.expect("body")["operationId"].as_str().expect("id").to_owned();
+        let operation = json(&answer)["operationId"].as_str().expect("id").to_owned();
         let path = format!("/0ne00000001/registrations/edge-1/operations/{operation}");
         let poll = Request { client: Some(&client), ..request("GET", &path, VERSION) };
         let look = Request { method: "POST", path: "/0ne00000001/registrations/edge-1", ..poll };
         for _ in 0..2 {
             let answer = dps.answer(&poll);
-            let body = answer.body.expect("body");
+            let body = json(&answer);
             assert_eq!((answer.status, &body["status"]), (202, &"assigning".into()));
             assert_eq!(body["registrationState"]["registrationId"], "edge-1");
             assert_eq!(dps.answer(&look).status, 404);
         }
         for _ in 0..2 {
             let answer = dps.answer(&poll);
-            let body = answer.body.expect("body");
+            let body = json(&answer);
             assert_eq!((answer.status, &body["status"]), (200, &"assigned".into()));
             let state = &body["registrationState"];
             assert_eq!(
@@ -302,10 +333,27 @@ mod tests {
                 (&"hub.example".into(), &"edge-1".into())
             );
             assert_eq!(answer.mark, Some(Mark::DpsAssigned));
-            assert_eq!(dps.answer(&look).body.as_ref(), Some(state));
+            assert_eq!(json(&dps.answer(&look)), state);
         }
         let other = Request { path: "/0ne00000001/registrations/edge-1/operations/other", ..poll };
         assert_eq!(dps.answer(&other).status, 404);
+    }
+
+    #[test]
+    fn a_registration_can_fail() {
+        let (_folder, pki, dps) = world(0);
+        let client = client(&pki, "edge-1", &DeviceOptions::default());
+        let register = register("/0ne00000001/registrations/edge-1/register", Some(&client));
+        for doomed_at_register in [true, false] {
+            let answer = if doomed_at_register { dps.wrong(&register) } else { dps.answer(&register) };
+            let operation = json(&answer)["operationId"].as_str().expect("id");
+            let path = format!("/0ne00000001/registrations/edge-1/operations/{operation}");
+            let poll = Request { client: Some(&client), ..request("GET", &path, VERSION) };
+            let answer = if doomed_at_register { dps.answer(&poll) } else { dps.wrong(&poll) };
+            let body = json(&answer);
+            assert_eq!((answer.status, answer.mark, &body["status"]), (200, None, &"failed".into()));
+            assert_eq!(body["registrationState"]["errorCode"], 400_209);
+        }
     }
 
     #[test]

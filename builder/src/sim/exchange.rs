@@ -1,10 +1,25 @@
-//! A request and its answer, apart from any connection: what DPS and hub are functions of.
+//! A request and its answer, apart from any connection: what the services over HTTP are functions of.
+
+use std::borrow::Cow;
+use std::fmt;
 
 use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::log::{Mark, rfc3339};
 use super::tls::{Client, random};
+
+/// A service over HTTP.
+pub(super) trait Site: Send + Sync {
+    /// Answers one request.
+    fn answer(&self, request: &Request<'_>) -> Answer;
+
+    /// The service's own form of an error that is not the request's fault: 404, 429 or 500.
+    fn failure(&self, request: &Request<'_>, status: u16, note: &str) -> Answer;
+
+    /// A well-formed answer that is wrong.
+    fn wrong(&self, request: &Request<'_>) -> Answer;
+}
 
 /// A request.
 #[derive(Debug, Clone, Copy)]
@@ -13,15 +28,49 @@ pub(super) struct Request<'a> {
     /// As sent, percent-encoded.
     pub path: &'a str,
     pub query: &'a str,
-    /// The `If-Match` header.
-    pub if_match: Option<&'a str>,
+    pub headers: Headers<'a>,
     pub body: &'a [u8],
     pub client: Option<&'a Client>,
     /// Time of the simulated world.
     pub now: OffsetDateTime,
 }
 
+/// The headers that services look at.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Headers<'a> {
+    pub if_match: Option<&'a str>,
+    /// Secret.
+    pub authorization: Option<&'a str>,
+    pub content_type: Option<&'a str>,
+    pub metadata: Option<&'a str>,
+    /// Whether there is an `X-Forwarded-For`.
+    pub forwarded: bool,
+    /// Whether there is an `Upgrade`.
+    pub upgrade: bool,
+}
+
+/// Nothing of them: what they hold may be secret.
+impl fmt::Debug for Headers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Headers")
+    }
+}
+
+impl Headers<'_> {
+    /// The credentials of an `Authorization` of this scheme, whose name may be written in any case.
+    pub(super) fn credentials(&self, scheme: &str) -> Option<&str> {
+        let (name, credentials) = self.authorization?.trim().split_once(' ')?;
+        name.eq_ignore_ascii_case(scheme).then(|| credentials.trim())
+    }
+}
+
 impl Request<'_> {
+    /// A value of the query or of a form, decoded; the first where there are several.
+    pub(super) fn parameter(&self, name: &str) -> Option<String> {
+        let mut pairs = url::form_urlencoded::parse(self.query.as_bytes());
+        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    }
+
     /// The path's segments, decoded; nothing where one is not UTF-8.
     pub(super) fn segments(&self) -> Option<Vec<String>> {
         self.path.strip_prefix('/')?.split('/').map(decode).collect()
@@ -56,11 +105,21 @@ impl Request<'_> {
     }
 }
 
+/// What an answer holds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) enum Body {
+    #[default]
+    Empty,
+    Json(Value),
+    /// Of this media type.
+    Bytes(&'static str, Cow<'static, [u8]>),
+}
+
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Answer {
     pub status: u16,
-    pub body: Option<Value>,
+    pub body: Body,
     pub headers: Vec<(&'static str, String)>,
     pub mark: Option<Mark>,
     /// For the log: why.
@@ -69,7 +128,12 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn json(status: u16, body: Value) -> Self {
-        Self { status, body: Some(body), ..Self::default() }
+        Self { status, body: Body::Json(body), ..Self::default() }
+    }
+
+    /// 200 with a body of another kind than JSON.
+    pub(super) fn bytes(media_type: &'static str, bytes: impl Into<Vec<u8>>) -> Self {
+        Self { status: 200, body: Body::Bytes(media_type, Cow::Owned(bytes.into())), ..Self::default() }
     }
 
     #[must_use]
@@ -122,13 +186,47 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{Request, decode, uuid};
+    use super::{Answer, Body, Headers, Request, decode, uuid};
+    use serde_json::Value;
     use time::OffsetDateTime;
 
     /// A request without body or certificate.
     pub(in crate::sim) fn request<'a>(method: &'a str, path: &'a str, version: &'a str) -> Request<'a> {
         let now = OffsetDateTime::now_utc();
-        Request { method, path, query: version, if_match: None, body: b"", client: None, now }
+        Request { method, path, query: version, headers: Headers::default(), body: b"", client: None, now }
+    }
+
+    /// The JSON of an answer.
+    pub(in crate::sim) fn json(answer: &Answer) -> &Value {
+        match &answer.body {
+            Body::Json(value) => value,
+            other => panic!("no JSON: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn credentials_are_read() {
+        for (header, expected) in [
+            ("Bearer abc", Some("abc")),
+            ("bEARER  abc ", Some("abc")),
+            ("Basic abc", None),
+            ("Bearerabc", None),
+            ("Bearer", None),
+            ("", None),
+        ] {
+            let headers = Headers { authorization: Some(header), ..Headers::default() };
+            assert_eq!(headers.credentials("Bearer"), expected, "{header}");
+            assert!(!format!("{headers:?}").contains("abc"));
+        }
+    }
+
+    #[test]
+    fn queries_are_read() {
+        let request = request("GET", "/", "a=1&resource=https%3A%2F%2Fvault.azure.net&a=2&b");
+        assert_eq!(request.parameter("resource").as_deref(), Some("https://vault.azure.net"));
+        assert_eq!(request.parameter("a").as_deref(), Some("1"));
+        assert_eq!(request.parameter("b").as_deref(), Some(""));
+        assert_eq!(request.parameter("c"), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use super::exchange::{Answer, Request, hex};
+use super::exchange::{Answer, Request, Site, hex};
 use super::log::Mark;
 use super::tls::random;
 use crate::units::Digest;
@@ -91,9 +91,15 @@ impl Hub {
             .or_insert_with(|| Device { thumbprint, modules: edge_modules() })
             .thumbprint = thumbprint;
     }
+}
 
-    /// Answers one request.
-    pub(super) fn answer(&self, request: &Request<'_>) -> Answer {
+impl Site for Hub {
+    fn answer(&self, request: &Request<'_>) -> Answer {
+        // AMQP and MQTT over web sockets: that it connects is all that is simulated.
+        if request.headers.upgrade || request.path.starts_with("/$iothub/websocket") {
+            let note = "hub-messaging connect (web socket)";
+            return Answer { status: 503, ..Answer::default() }.mark(Some(Mark::HubMessaging)).note(note);
+        }
         let segments = request.segments().unwrap_or_default();
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         let (device_id, module) = match *segments.as_slice() {
@@ -130,6 +136,20 @@ impl Hub {
             _ => error(request, 405, "MethodNotAllowed", "expected GET, PUT or DELETE"),
         }
     }
+
+    fn failure(&self, request: &Request<'_>, status: u16, note: &str) -> Answer {
+        let code = match status {
+            404 => "ResourceNotFound",
+            429 => "ThrottlingException",
+            _ => "ServerError",
+        };
+        error(request, status, code, note)
+    }
+
+    /// The device is not there.
+    fn wrong(&self, request: &Request<'_>) -> Answer {
+        error(request, 404, "DeviceNotFound", "device not found")
+    }
 }
 
 fn put(request: &Request<'_>, device: &mut Device, device_id: &str, id: &str) -> Answer {
@@ -145,7 +165,7 @@ fn put(request: &Request<'_>, device: &mut Device, device_id: &str, id: &str) ->
         return error(request, 400, "ArgumentInvalid", "module id not allowed");
     }
     let count = device.modules.len();
-    match (device.modules.get(id), request.if_match.map(|tag| tag.trim_matches('"'))) {
+    match (device.modules.get(id), request.headers.if_match.map(|tag| tag.trim_matches('"'))) {
         (Some(_), None) => {
             return error(request, 409, "ModuleAlreadyExistsOnDevice", "an update needs If-Match");
         }
@@ -199,24 +219,19 @@ fn error(request: &Request<'_>, status: u16, code: &str, note: &str) -> Answer {
     Answer::json(status, body).header("iothub-errorcode", code).note(note)
 }
 
-/// The hub throttles.
-pub(super) fn throttled(request: &Request<'_>, retry_after: u32) -> Answer {
-    error(request, 429, "ThrottlingException", "fault: 429").header("retry-after", retry_after.to_string())
-}
-
-/// The hub fails.
-pub(super) fn broken(request: &Request<'_>) -> Answer {
-    error(request, 500, "ServerError", "fault: 500")
-}
-
 #[cfg(test)]
 mod tests {
     use super::{Hub, Mark, Request};
-    use crate::sim::exchange::tests::request;
+    use crate::sim::exchange::tests::{json, request};
+    use crate::sim::exchange::{Body, Headers, Site as _};
     use crate::sim::tls::Client;
     use rustls::pki_types::CertificateDer;
 
     const VERSION: &str = "api-version=2017-11-08-preview";
+
+    fn if_match(tag: &str) -> Headers<'_> {
+        Headers { if_match: Some(tag), ..Headers::default() }
+    }
 
     fn client(byte: u8) -> Client {
         Client::of(&[CertificateDer::from(vec![byte])]).expect("chain")
@@ -229,7 +244,7 @@ mod tests {
         hub.enrol("edge-1", client.thumbprint);
         let get = |path| {
             let answer = hub.answer(&Request { client: Some(&client), ..request("GET", path, VERSION) });
-            (answer.status, answer.mark, answer.body.unwrap_or_default())
+            (answer.status, answer.mark, json(&answer).clone())
         };
         let (status, _, list) = get("/devices/edge-1/modules");
         assert_eq!((status, list.as_array().map(Vec::len)), (200, Some(2)));
@@ -244,13 +259,13 @@ mod tests {
         let path = "/devices/edge-1/modules/$edgeAgent";
         let put = Request { body, client: Some(&client), ..request("PUT", path, VERSION) };
         assert_eq!(hub.answer(&put).status, 409);
-        assert_eq!(hub.answer(&Request { if_match: Some("\"x\""), ..put }).status, 412);
-        let answer = hub.answer(&Request { if_match: Some("*"), ..put });
+        assert_eq!(hub.answer(&Request { headers: if_match("\"x\""), ..put }).status, 412);
+        let answer = hub.answer(&Request { headers: if_match("*"), ..put });
         assert_eq!((answer.status, answer.mark), (200, Some(Mark::AgentIdentity)));
         let (_, _, agent) = get(path);
         assert_eq!(agent["generationId"], generation.as_str());
         assert_eq!(agent["authentication"]["type"], "sas");
-        assert_eq!(answer.body, Some(agent));
+        assert_eq!(answer.body, Body::Json(agent));
     }
 
     #[test]
@@ -263,7 +278,7 @@ mod tests {
         let put = Request { body, client: Some(&client), ..request("PUT", path, VERSION) };
         let get = Request { method: "GET", ..put };
         let delete = Request { method: "DELETE", ..put };
-        assert_eq!(hub.answer(&Request { if_match: Some("*"), ..put }).status, 404);
+        assert_eq!(hub.answer(&Request { headers: if_match("*"), ..put }).status, 404);
         assert_eq!(hub.answer(&put).status, 200);
         hub.enrol("edge-1", client.thumbprint);
         assert_eq!(hub.answer(&get).status, 200);

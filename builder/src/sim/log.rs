@@ -37,6 +37,12 @@ pub enum Mark {
     AgentIdentity,
     /// A connection to the hub's messaging: port 8883, 5671, or a web socket on 443.
     HubMessaging,
+    /// EST issued a certificate (200 to `simpleenroll`).
+    EstEnrolled,
+    /// The key vault gave away a secret (200 to `secrets/…`).
+    SecretRead,
+    /// The company's server gave away a certificate and its key.
+    IdentityServed,
 }
 
 /// One request.
@@ -68,7 +74,7 @@ pub struct Entry {
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:9.3} {:<4} {} {}", self.seconds, self.service, self.peer, self.what)?;
+        write!(f, "{:9.3} {:<8} {} {}", self.seconds, self.service, self.peer, self.what)?;
         match self.status {
             Some(status) => write!(f, " -> {status}")?,
             None => f.write_str(" -> -")?,

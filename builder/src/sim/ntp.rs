@@ -25,7 +25,13 @@ pub(super) enum Manner {
     Rate,
     /// Says that it has no time itself.
     Unsynchronised,
+    /// Bytes that are no reply.
+    Garbage,
 }
+
+/// How far ahead a server is that tells the wrong time: five years, which is beyond every device certificate, and
+/// for now before 2036, when the protocol's seconds begin anew.
+pub(super) const WRONG: time::Duration = time::Duration::days(1826);
 
 /// The reply to a packet, or nothing where it is no client's request.
 pub(super) fn reply(packet: &[u8], now: OffsetDateTime, manner: Manner) -> Option<[u8; LENGTH]> {
@@ -35,6 +41,7 @@ pub(super) fn reply(packet: &[u8], now: OffsetDateTime, manner: Manner) -> Optio
         return None;
     }
     let (leap, stratum, reference_id) = match manner {
+        Manner::Garbage => return Some([0xff; LENGTH]),
         Manner::Well => (0, 1, b"LOCL"),
         Manner::Rate => (UNSYNCHRONISED, 0, b"RATE"),
         Manner::Unsynchronised => (UNSYNCHRONISED, 0, b"INIT"),
@@ -105,6 +112,8 @@ mod tests {
         assert_eq!((rate[0], rate[1], &rate[12..16]), (0xe4, 0, &b"RATE"[..]));
         let none = reply(&request(0x23), now, Manner::Unsynchronised).expect("reply");
         assert_eq!((none[0] >> 6, none[1]), (3, 0));
+        let garbage = reply(&request(0x23), now, Manner::Garbage).expect("reply");
+        assert_ne!(garbage[0] & 7, 4, "no server's mode");
     }
 
     #[test]

@@ -1,87 +1,54 @@
 //! The connections: what carries requests to the services and answers back.
 
-use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, UPGRADE};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
 use simple_dns::RCODE;
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tokio_rustls::LazyConfigAcceptor;
 
-use super::dns::Names;
-use super::dps::Dps;
-use super::exchange::{Answer, Request};
+use super::dns::{self, Manner, Names};
 use super::fault::{Faults, Trouble};
-use super::hub::Hub;
 use super::log::{Line, Log, Mark};
+use super::ntp;
+use super::service::Service;
 use super::tls::Client;
-use super::{Service, dns, dps, hub, ntp};
+use super::web::Web;
 
 /// Connections and slowed packets in flight at once; more wait.
 const MOST_AT_ONCE: usize = 512;
 /// Time for a handshake, a request's header, or a DNS message over TCP.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Largest request body.
-const LARGEST_BODY: usize = 256 * 1024;
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Largest UDP packet that is read whole; what is longer is cut and then dropped as malformed.
 const LARGEST_PACKET: usize = 4096;
-/// What a throttled client is told to wait, seconds.
-const RETRY_AFTER: u32 = 5;
 
 /// Everything that the connections share.
 pub(super) struct World {
-    pub dps: Dps,
-    pub hub: Arc<Hub>,
+    pub web: Web,
     pub names: Names,
     pub faults: Faults,
     pub log: Log,
     pub clock_offset: time::Duration,
-    pub dps_name: String,
-    pub hub_name: String,
-    pub dps_tls: Arc<ServerConfig>,
-    pub hub_tls: Arc<ServerConfig>,
     slots: Semaphore,
 }
 
 impl World {
-    pub(super) fn new(
-        dps: Dps,
-        hub: Arc<Hub>,
-        names: Names,
-        log: Log,
-        clock_offset: time::Duration,
-        (dps_name, dps_tls): (String, Arc<ServerConfig>),
-        (hub_name, hub_tls): (String, Arc<ServerConfig>),
-    ) -> Self {
-        let (faults, slots) = (Faults::default(), Semaphore::new(MOST_AT_ONCE));
-        Self { dps, hub, names, faults, log, clock_offset, dps_name, hub_name, dps_tls, hub_tls, slots }
+    pub(super) fn new(web: Web, names: Names, log: Log, clock_offset: time::Duration) -> Self {
+        let faults = Faults::new(log.started());
+        Self { web, names, faults, log, clock_offset, slots: Semaphore::new(MOST_AT_ONCE) }
     }
 
-    fn now(&self) -> OffsetDateTime {
+    pub(super) fn now(&self) -> OffsetDateTime {
         let now = OffsetDateTime::now_utc();
         now.checked_add(self.clock_offset).unwrap_or(now)
     }
 
-    fn note(&self, service: Service, peer: SocketAddr, what: &str, note: impl Into<String>) {
+    pub(super) fn note(&self, service: Service, peer: SocketAddr, what: &str, note: impl Into<String>) {
         self.log.add(service, peer, &Line { what: what.into(), note: note.into(), ..Line::default() });
-    }
-
-    fn tls(&self, service: Service) -> Arc<ServerConfig> {
-        match service {
-            Service::Dps => self.dps_tls.clone(),
-            _ => self.hub_tls.clone(),
-        }
     }
 }
 
@@ -108,143 +75,8 @@ pub(super) async fn accept<F>(
     }
 }
 
-/// HTTPS of DPS and hub: by the name that the client asks for, else that of the listener.
-pub(super) async fn https(world: Arc<World>, stream: TcpStream, peer: SocketAddr, listener: Service) {
-    let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
-    let start = match timeout(PATIENCE, acceptor).await {
-        Ok(Ok(start)) => start,
-        Ok(Err(error)) => return world.note(listener, peer, "connect", format!("no TLS: {error}")),
-        Err(_) => return world.note(listener, peer, "connect", "no TLS handshake in time"),
-    };
-    let asked = start.client_hello().server_name().map(str::to_ascii_lowercase);
-    let service = match asked {
-        Some(name) if name == world.dps_name => Service::Dps,
-        Some(name) if name == world.hub_name => Service::Hub,
-        _ => listener,
-    };
-    if world.faults.strike_silent(service) {
-        world.note(service, peer, "connect", "fault: silent");
-        return swallow(start.io).await;
-    }
-    let stream = match timeout(PATIENCE, start.into_stream(world.tls(service))).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            return world.note(service, peer, "connect", format!("TLS handshake failed: {error}"));
-        }
-        Err(_) => return world.note(service, peer, "connect", "TLS handshake not finished in time"),
-    };
-    let client = stream.get_ref().1.peer_certificates().and_then(Client::of).map(Arc::new);
-    let handler = service_fn(move |request| respond(world.clone(), service, peer, client.clone(), request));
-    // The error is the client's: it went away or spoke no HTTP; what it asked for is logged already.
-    let _ = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
-        .serve_connection(TokioIo::new(stream), handler)
-        .await;
-}
-
-type Response = hyper::Response<Full<Bytes>>;
-
-async fn respond(
-    world: Arc<World>,
-    service: Service,
-    peer: SocketAddr,
-    client: Option<Arc<Client>>,
-    request: hyper::Request<Incoming>,
-) -> Result<Response, hyper::http::Error> {
-    let (head, body) = request.into_parts();
-    // Without a server name (a client that goes by address), the path tells the services apart.
-    let service = match head.uri.path() {
-        path if path.starts_with("/devices/") || path.starts_with("/$iothub/") => Service::Hub,
-        _ => service,
-    };
-    let what = format!("{} {}", head.method, head.uri.path());
-    let line =
-        Line { what, client: client.as_ref().and_then(|it| it.common_name.clone()), ..Line::default() };
-    let trouble = world.faults.strike(service);
-    match trouble {
-        Some(Trouble::Silent) => {
-            world.log.add(service, peer, &Line { note: "fault: silent".into(), ..line });
-            match std::future::pending::<Infallible>().await {}
-        }
-        Some(Trouble::Slow(delay)) => tokio::time::sleep(delay).await,
-        _ => {}
-    }
-    let body = match read(body).await {
-        Ok(body) => body,
-        Err((status, note)) => {
-            world.log.add(service, peer, &Line { status: Some(status), note, ..line });
-            return http_response(Answer { status, ..Answer::default() });
-        }
-    };
-    let request = Request {
-        method: head.method.as_str(),
-        path: head.uri.path(),
-        query: head.uri.query().unwrap_or_default(),
-        if_match: head.headers.get(IF_MATCH).and_then(|value| value.to_str().ok()),
-        body: &body,
-        client: client.as_deref(),
-        now: world.now(),
-    };
-    let upgrade = head.headers.contains_key(UPGRADE);
-    let mut answer = answer(&world, service, &request, trouble, upgrade);
-    if let Some(Trouble::Slow(_)) = trouble {
-        answer.note = format!("{} fault: slow", answer.note).trim_start().to_owned();
-    }
-    let (status, mark, note) = (Some(answer.status), answer.mark, answer.note.clone());
-    world.log.add(service, peer, &Line { status, mark, note, ..line });
-    http_response(answer)
-}
-
-/// A body of bounded size within bounded time, or the status and reason of the refusal.
-async fn read(body: Incoming) -> Result<Bytes, (u16, String)> {
-    match timeout(PATIENCE, Limited::new(body, LARGEST_BODY).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err((413, format!("body: {error}"))),
-        Ok(Err(error)) => Err((400, format!("body: {error}"))),
-        Err(_) => Err((408, "body not sent in time".into())),
-    }
-}
-
-fn answer(
-    world: &World,
-    service: Service,
-    request: &Request<'_>,
-    trouble: Option<Trouble>,
-    upgrade: bool,
-) -> Answer {
-    match (service, trouble) {
-        (Service::Dps, Some(Trouble::Throttled)) => dps::throttled(request, RETRY_AFTER),
-        (Service::Dps, Some(Trouble::Broken)) => dps::broken(request),
-        (Service::Dps, _) => world.dps.answer(request),
-        (_, Some(Trouble::Throttled)) => hub::throttled(request, RETRY_AFTER),
-        (_, Some(Trouble::Broken)) => hub::broken(request),
-        // AMQP and MQTT over web sockets: that it connects is all that is simulated.
-        _ if upgrade || request.path.starts_with("/$iothub/websocket") => {
-            let note = "hub-messaging connect (web socket)";
-            Answer { status: 503, ..Answer::default() }.mark(Some(Mark::HubMessaging)).note(note)
-        }
-        _ => world.hub.answer(request),
-    }
-}
-
-fn http_response(answer: Answer) -> Result<Response, hyper::http::Error> {
-    let mut builder = hyper::Response::builder().status(answer.status);
-    for (name, value) in answer.headers {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            builder = builder.header(HeaderName::from_static(name), value);
-        }
-    }
-    match answer.body {
-        None => builder.body(Full::default()),
-        Some(body) => builder
-            .header(CONTENT_TYPE, "application/json; charset=utf-8")
-            .body(Full::from(body.to_string().into_bytes())),
-    }
-}
-
 /// Reads until the other side closes, and says nothing.
-async fn swallow(mut stream: impl AsyncRead + Unpin) {
+pub(super) async fn swallow(mut stream: impl AsyncRead + Unpin) {
     let mut buffer = [0; 4096];
     while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
 }
@@ -253,18 +85,19 @@ async fn swallow(mut stream: impl AsyncRead + Unpin) {
 /// what it then sends is swallowed.
 pub(super) async fn messaging(world: Arc<World>, stream: TcpStream, peer: SocketAddr, service: Service) {
     let port = stream.local_addr().map(|address| address.port()).unwrap_or_default();
-    let trouble = world.faults.strike(service);
+    let trouble = world.faults.strike_handshake(service).or_else(|| world.faults.strike(service));
     let note =
         trouble.map_or_else(|| format!("port {port}"), |trouble| format!("port {port}, fault: {trouble}"));
     let what = String::from("hub-messaging connect");
     world.log.add(service, peer, &Line { what, mark: Some(Mark::HubMessaging), note, ..Line::default() });
     match trouble {
-        Some(Trouble::Throttled | Trouble::Broken) => return,
         Some(Trouble::Silent) => return swallow(stream).await,
         Some(Trouble::Slow(delay)) => tokio::time::sleep(delay).await,
-        None => {}
+        None | Some(Trouble::Untrusted) => {}
+        Some(_) => return,
     }
-    let acceptor = tokio_rustls::TlsAcceptor::from(world.tls(Service::Hub));
+    let Some(certificate) = world.web.certificate(Service::Hub, trouble) else { return };
+    let acceptor = tokio_rustls::TlsAcceptor::from(certificate);
     // A client that never speaks keeps its connection: it may only want to know that the port is open.
     let Ok(mut stream) = acceptor.accept(stream).await else { return };
     let client = stream.get_ref().1.peer_certificates().and_then(Client::of);
@@ -328,16 +161,19 @@ fn delay_of(trouble: Option<Trouble>) -> Duration {
 /// One DNS message, over UDP or TCP.
 pub(super) fn dns_answer(world: &World, packet: &[u8], peer: SocketAddr) -> Option<Delayed> {
     // A packet that is no query counts as none, and uses up no fault.
-    let truth = dns::reply(packet, &world.names, None)?;
+    let truth = dns::reply(packet, &world.names, Manner::Well)?;
     let Way::Answer(trouble) = way(world, Service::Dns, peer, &truth.what) else { return None };
-    let failure = match trouble {
-        Some(Trouble::Throttled) => Some(RCODE::Refused),
-        Some(Trouble::Broken) => Some(RCODE::ServerFailure),
-        _ => None,
+    let manner = match trouble {
+        Some(Trouble::Throttled) => Manner::Failure(RCODE::Refused),
+        Some(Trouble::Broken) => Manner::Failure(RCODE::ServerFailure),
+        Some(Trouble::NotFound) => Manner::Failure(RCODE::NameError),
+        Some(Trouble::Wrong) => Manner::Elsewhere,
+        Some(Trouble::Garbage) => Manner::Garbage,
+        _ => Manner::Well,
     };
-    let reply = match failure {
-        None => truth,
-        some => dns::reply(packet, &world.names, some)?,
+    let reply = match manner {
+        Manner::Well => truth,
+        other => dns::reply(packet, &world.names, other)?,
     };
     let note = trouble.map_or(reply.note, |trouble| format!("fault: {trouble}"));
     let line = Line { what: reply.what, status: Some(reply.rcode), note, ..Line::default() };
@@ -369,9 +205,12 @@ pub(super) fn ntp_answer(world: &World, packet: &[u8], peer: SocketAddr) -> Opti
     let manner = match trouble {
         Some(Trouble::Throttled) => ntp::Manner::Rate,
         Some(Trouble::Broken) => ntp::Manner::Unsynchronised,
+        Some(Trouble::Garbage) => ntp::Manner::Garbage,
         _ => ntp::Manner::Well,
     };
-    let reply = ntp::reply(packet, world.now(), manner)?;
+    let ahead = if trouble == Some(Trouble::Wrong) { ntp::WRONG } else { time::Duration::ZERO };
+    let now = world.now();
+    let reply = ntp::reply(packet, now.checked_add(ahead).unwrap_or(now), manner)?;
     world.note(
         Service::Ntp,
         peer,

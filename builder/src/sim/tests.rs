@@ -122,7 +122,7 @@ fn what_is_no_tls_is_logged() {
 fn a_port_in_use_is_named_and_free_again_at_the_end() {
     let (_folder, config) = world();
     let simulation = Simulation::start(config.clone()).expect("start");
-    for service in Service::ALL {
+    for service in config.services() {
         let taken = simulation.addr(service);
         let mut second = config.clone();
         second.addresses = second.addresses.with(service, taken);

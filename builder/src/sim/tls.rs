@@ -28,7 +28,7 @@ fn provider() -> Arc<CryptoProvider> {
 /// Random bytes of the operating system.
 pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    // Only identifiers are made of these: without randomness they would still be well-formed.
+    // Without randomness, identifiers and tokens would still be well-formed; what is kept on disk is checked.
     let _ = provider().secure_random.fill(&mut bytes);
     bytes
 }
@@ -118,35 +118,47 @@ fn common_name(certificate: &[u8]) -> Option<String> {
     name.as_str().ok().map(str::to_owned)
 }
 
-/// The enrolment group: who may register.
+/// Clients whose chain ends in one root: the enrolment group, say.
 #[derive(Debug)]
-pub(super) struct Group(Arc<dyn ClientCertVerifier>);
+pub(super) struct Group {
+    verifier: Arc<dyn ClientCertVerifier>,
+    name: &'static str,
+}
 
 impl Group {
-    /// The group of devices whose chain ends in the enrolment root.
-    pub(super) fn of(pki: &Pki) -> Result<Self> {
-        let mut roots = RootCertStore::empty();
-        roots.add(pki.enrolment_root().clone()).context("taking the enrolment root")?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
-            .build()
-            .context("making the enrolment group")?;
-        Ok(Self(verifier))
+    /// The group of devices that may register.
+    pub(super) fn enrolment(pki: &Pki) -> Result<Self> {
+        Self::of(pki.enrolment_root().clone(), "the enrolment group")
     }
 
-    /// Checks signatures, validity at `now` (seconds since 1970) and purposes, up to the enrolment root.
+    /// Those that show what the manufacturer gave them.
+    pub(super) fn bootstrap(pki: &Pki) -> Result<Self> {
+        Self::of(pki.bootstrap_root()?, "the bootstrap authority")
+    }
+
+    fn of(root: CertificateDer<'static>, name: &'static str) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add(root).with_context(|| format!("taking the root of {name}"))?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .with_context(|| format!("making {name}"))?;
+        Ok(Self { verifier, name })
+    }
+
+    /// Checks signatures, validity at `now` (seconds since 1970) and purposes, up to the root.
     ///
     /// # Errors
     /// Says what is wrong with the chain.
     pub(super) fn check(&self, client: &Client, now: u64) -> Result<(), String> {
         let Some((first, others)) = client.chain.split_first() else { return Err("no certificate".into()) };
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
-        match self.0.verify_client_cert(first, others, now) {
+        match self.verifier.verify_client_cert(first, others, now) {
             Ok(_) => Ok(()),
             Err(Error::InvalidCertificate(CertificateError::BadSignature)) => {
-                Err("wrong CA: the chain names the enrolment group, but a signature is not its own".into())
+                Err(format!("wrong CA: the chain names {}, but a signature is not its own", self.name))
             }
             Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-                Err("wrong CA, or the intermediate was not sent: no chain to the enrolment root".into())
+                Err(format!("wrong CA, or the intermediate was not sent: no chain to {}", self.name))
             }
             Err(error) => Err(error.to_string()),
         }
@@ -169,7 +181,7 @@ mod tests {
     fn only_the_group_is_let_in() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let pki = Pki::open_or_create(folder.path()).expect("authorities");
-        let group = Group::of(&pki).expect("group");
+        let group = Group::enrolment(&pki).expect("group");
         let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).expect("after 1970");
         let check = |options: &DeviceOptions, now: u64| {
             let device = pki.issue_device("edge-1", options).expect("issue");
@@ -192,7 +204,7 @@ mod tests {
     fn a_leaf_without_its_intermediate_or_of_the_server_tree_is_not() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let pki = Pki::open_or_create(folder.path()).expect("authorities");
-        let group = Group::of(&pki).expect("group");
+        let group = Group::enrolment(&pki).expect("group");
         let time = OffsetDateTime::now_utc();
         let now = u64::try_from(time.unix_timestamp()).expect("after 1970");
         let device = pki.issue_device("edge-1", &DeviceOptions::default()).expect("issue");

@@ -1,0 +1,98 @@
+//! Certificates that are asked for: PKCS#10 (RFC 2986).
+
+use anyhow::{Context as _, Result};
+use rcgen::{KeyPair, KeyUsagePurpose, SubjectPublicKeyInfo};
+use rustls::pki_types::CertificateDer;
+use time::{Duration, OffsetDateTime};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::oid_registry::OID_EC_P256;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509;
+
+use super::{BACKDATED, LONGEST_NAME, Pki, client_params};
+
+/// Shortest RSA key, bits: what `iotedge check` and DPS ask for.
+const SHORTEST_RSA: usize = 2048;
+
+/// What a request asks for; its signature was right.
+#[derive(Debug)]
+pub(in crate::sim) struct Requested {
+    /// The subject's common name.
+    pub common_name: String,
+    key: SubjectPublicKeyInfo,
+    rsa: bool,
+}
+
+impl Requested {
+    /// Reads a request (DER) and checks that it was signed with the key that it holds.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub(in crate::sim) fn read(der: &[u8]) -> Result<Self, String> {
+        let (rest, request) = X509CertificationRequest::from_der(der)
+            .map_err(|error| format!("not a PKCS#10 request: {error}"))?;
+        if !rest.is_empty() {
+            return Err("bytes follow the PKCS#10 request".into());
+        }
+        request.verify_signature().map_err(|_| "the request's signature is not that of its key")?;
+        let info = &request.certification_request_info;
+        let mut names = info.subject.iter_common_name();
+        let common_name = match (names.next().map(|name| name.as_str()), names.next()) {
+            (Some(Ok(name)), None) => name.to_owned(),
+            _ => return Err("expected a subject with one common name".into()),
+        };
+        let plain = common_name.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+        if common_name.is_empty() || common_name.len() > LONGEST_NAME || !plain {
+            return Err(format!("expected a common name of 1 to {LONGEST_NAME} ASCII characters"));
+        }
+        let wants_authority = request.requested_extensions().into_iter().flatten().any(
+            |extension| matches!(extension, ParsedExtension::BasicConstraints(constraints) if constraints.ca),
+        );
+        if wants_authority {
+            return Err("the request is for a CA: the enrolment CA issues none".into());
+        }
+        let rsa = kind_of(&info.subject_pki)?;
+        let key = SubjectPublicKeyInfo::from_der(info.subject_pki.raw)
+            .map_err(|error| format!("the request's key cannot be used: {error}"))?;
+        Ok(Self { common_name, key, rsa })
+    }
+}
+
+/// Whether the key is RSA; it is P-256 otherwise.
+fn kind_of(key: &x509::SubjectPublicKeyInfo<'_>) -> Result<bool, String> {
+    let curve = || key.algorithm.parameters.as_ref().and_then(|any| any.as_oid().ok());
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) if rsa.key_size() >= SHORTEST_RSA => Ok(true),
+        Ok(PublicKey::EC(_)) if curve().is_some_and(|curve| curve == OID_EC_P256) => Ok(false),
+        _ => Err(format!("expected a key of RSA with {SHORTEST_RSA} bits or more, or of EC P-256")),
+    }
+}
+
+impl Pki {
+    /// A device certificate of the enrolment group for this request, from a tenth of `life` before `now` (at most a
+    /// day: a device's clock may be behind) until `life` after it. `mistaken`: for another key than the one asked
+    /// for.
+    pub(in crate::sim) fn issue_requested(
+        &self,
+        requested: &Requested,
+        now: OffsetDateTime,
+        life: Duration,
+        mistaken: bool,
+    ) -> Result<CertificateDer<'static>> {
+        let mut params = client_params(&requested.common_name);
+        params.not_before = now - BACKDATED.min(life / 10);
+        params.not_after = now.checked_add(life).context("the certificate's life leaves the calendar")?;
+        if requested.rsa && !mistaken {
+            params.key_usages.push(KeyUsagePurpose::KeyEncipherment);
+        }
+        let issuer = &self.0.group.issuer;
+        let leaf = if mistaken {
+            params.signed_by(&KeyPair::generate().context("making another key")?, issuer)
+        } else {
+            params.signed_by(&requested.key, issuer)
+        };
+        Ok(leaf.context("signing the certificate asked for")?.der().clone())
+    }
+}
