@@ -23,6 +23,8 @@ pub const VAULT_NAMES: &str = "*.vault.azure.net";
 pub const TOKEN_NAME: &str = "login.microsoftonline.com";
 /// The simulated company's server's name unless told otherwise.
 pub const FILES_NAME: &str = "devices.edgepress.example";
+/// Entra's tenant that the simulated vault and virtual machine belong to.
+pub(super) const TENANT: &str = "8d1f0b7e-3c52-4a96-b0e4-6f2a9c7d5e13";
 /// The user that the EST server knows unless told otherwise.
 pub const EST_USER: &str = "device";
 

@@ -230,7 +230,7 @@ impl Action<'_> {
 }
 
 /// Letters, digits and `-._:`, the last one a letter, a digit or `-`.
-fn valid_id(id: &str) -> bool {
+pub(super) fn valid_id(id: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
     id.len() <= LONGEST_ID
         && id.bytes().all(plain)

@@ -17,19 +17,29 @@
 //! A [`Simulation`] runs on threads of its own and ends when dropped. The HTTPS services may share address and
 //! port: the server name in the TLS handshake tells them apart, as does the path where there is none.
 
+mod arc;
+mod assertion;
 mod config;
 mod dns;
 mod dps;
+mod entra;
+mod est;
 mod exchange;
 pub mod fault;
+mod files;
 mod hub;
+mod identities;
 pub mod log;
+mod metadata;
 mod ntp;
+mod pkcs;
 pub mod pki;
 mod serve;
 mod service;
 mod sockets;
 mod tls;
+mod tokens;
+mod vault;
 mod web;
 
 use std::collections::BTreeMap;
@@ -44,16 +54,24 @@ use time::OffsetDateTime;
 use tokio::runtime::Runtime;
 
 use crate::error::Problem;
+use arc::Agent;
 use dns::Names;
 use dps::Dps;
+use entra::Entra;
+use est::Est;
 use exchange::Site;
 use fault::Fault;
+use files::Files;
 use hub::Hub;
+use identities::Identities;
 use log::{Entry, Log};
+use metadata::Instance;
 use pki::Pki;
 use serve::World;
 use sockets::Sockets;
 use tls::Group;
+use tokens::Tokens;
+use vault::Vault;
 use web::{Host, Web};
 
 pub use config::{
@@ -183,6 +201,11 @@ fn check(config: &Config) -> Result<()> {
                 .hint("docs/simulators.md lists which fault means what for which service")
                 .into());
         }
+        if !config.has(*service) {
+            return Err(Problem::input(format!("{service} is given the fault `{trouble}`, but is left off"))
+                .hint("a fault can only strike a service that listens")
+                .into());
+        }
     }
     Ok(())
 }
@@ -226,7 +249,21 @@ fn sites(config: &Config) -> Result<BTreeMap<Service, Arc<dyn Site>>> {
         config.assigning_polls,
         hub.clone(),
     );
-    Ok(BTreeMap::from([(Service::Dps, Arc::new(dps) as Arc<dyn Site>), (Service::Hub, hub)]))
+    let tokens = Arc::new(Tokens::default());
+    let identities = Arc::new(Identities::new(config.pki.clone()));
+    let mut sites: BTreeMap<Service, Arc<dyn Site>> = BTreeMap::from([
+        (Service::Dps, Arc::new(dps) as Arc<dyn Site>),
+        (Service::Hub, hub),
+        (Service::Est, Arc::new(Est::new(config)?)),
+        (Service::Vault, Arc::new(Vault::new(config, tokens.clone(), identities.clone()))),
+        (Service::Token, Arc::new(Entra::new(config, tokens.clone())?)),
+        (Service::Metadata, Arc::new(Instance::new(config, tokens.clone()))),
+        (Service::Files, Arc::new(Files::new(config, identities)?)),
+    ]);
+    if let Some(folder) = config.arc_tokens.as_deref().filter(|_| config.has(Service::Arc)) {
+        sites.insert(Service::Arc, Arc::new(Agent::new(config, folder, tokens)?));
+    }
+    Ok(sites)
 }
 
 #[cfg(test)]

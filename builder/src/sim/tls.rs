@@ -166,15 +166,20 @@ impl Group {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::{Client, Group};
-    use crate::sim::pki::{DeviceOptions, Pki};
+    use crate::sim::pki::{DeviceCertificate, DeviceOptions, Pki};
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject as _;
     use time::OffsetDateTime;
 
     fn chain(pem: &str) -> Vec<CertificateDer<'static>> {
         CertificateDer::pem_slice_iter(pem.as_bytes()).map(|one| one.expect("certificate")).collect()
+    }
+
+    /// What a server sees of a client that shows this certificate.
+    pub(in crate::sim) fn client(device: &DeviceCertificate) -> Client {
+        Client::of(&chain(&device.chain_pem)).expect("chain")
     }
 
     #[test]

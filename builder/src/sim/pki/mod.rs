@@ -29,6 +29,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::error::Problem;
 use crate::units::Digest;
+pub(super) use request::Requested;
 
 /// How far back a certificate's validity begins: a guest's clock may be behind.
 const BACKDATED: Duration = Duration::DAY;
