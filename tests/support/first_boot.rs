@@ -54,6 +54,7 @@ const FAKES: &[(&str, &str)] = &[
         exec /usr/bin/install "$@""#,
     ),
     ("sync", ""),
+    ("stat", r#"[ "$1 $2" != "-c %U %a" ] || { cat "$W/owner"; exit; }; exec /usr/bin/stat "$@""#),
     ("mount", "exit 1"),
     ("getent", "exit 2"),
     ("update-ca-certificates", ""),
@@ -95,6 +96,7 @@ pub struct Device {
     shell: Vec<String>,
     /// Every secret that was given to the device, line by line.
     secrets: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Device {
@@ -103,7 +105,8 @@ impl Device {
     }
 
     pub fn with_shell(shell: Vec<String>) -> Self {
-        let device = Self { folder: TempDir::new().expect("a folder"), shell, secrets: Vec::new() };
+        let folder = TempDir::new().expect("a folder");
+        let device = Self { folder, shell, secrets: Vec::new(), environment: Vec::new() };
         for service in ["keyd", "certd", "identityd", "tpmd", "edged"] {
             device.write(&format!("etc/aziot/{service}/config.d/.keep"), "");
         }
@@ -194,6 +197,18 @@ impl Device {
         self.write("boot/efi/edgepress/private-key.pem", key);
     }
 
+    /// Puts a file with a secret beside it.
+    pub fn give_secret(&mut self, name: &str, text: &str) {
+        let lines = text.lines().map(str::trim).filter(|line| !line.starts_with("-----") && !line.is_empty());
+        self.secrets.extend(lines.map(str::to_owned));
+        self.write(&format!("boot/efi/edgepress/{name}"), text);
+    }
+
+    /// Sets a variable of the script's environment.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.into(), value.into()));
+    }
+
     /// Puts name and key of a Wi-Fi network beside it.
     pub fn give_wifi(&mut self, ssid: &[u8], key: &str) {
         self.secrets.push(key.trim().to_owned());
@@ -217,6 +232,7 @@ impl Device {
             .env_clear()
             .envs([("PATH", path.as_str()), ("EP_PAUSE", "0.02")])
             .env("EP_ROOT", self.folder.path())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(output("world/stdout"))
             .stderr(output("world/stderr"))

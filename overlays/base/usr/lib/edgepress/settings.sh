@@ -102,12 +102,11 @@ mac() {
 
 # instance PATH: one value of the Azure VM's instance metadata.
 instance() {
-    fetch "$RUN/instance" "$METADATA/metadata/instance/compute/$1?api-version=2021-02-01&format=text" <<EOF || return 1
-header = "Metadata: true"
-noproxy = "*"
+    fetch "$RUN/instance" "$METADATA/metadata/instance/compute/$1?api-version=2021-02-01&format=text" <<'EOF' || return 1
 header = "Metadata: true"
 noproxy = "*"
 EOF
+    read_status
     [ "$status" = 200 ] && [ -s "$RUN/instance" ] && head -n 1 "$RUN/instance"
 }
 

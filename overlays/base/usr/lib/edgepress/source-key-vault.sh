@@ -37,7 +37,8 @@ audience() {
 
 source_obtain() {
     fill "$S_name" || { refused "$missing"; return 1; }
-    secret=$filled
+    # What a secret's name cannot hold becomes a dash.
+    secret=$(printf '%s' "$filled" | tr -c 'A-Za-z0-9-' '-')
     vault_name=${S_vault#https://}
     vault_name=${vault_name%%[/:]*}
     say "asking $vault_name for the secret $secret"
