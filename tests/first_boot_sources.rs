@@ -3,13 +3,13 @@
 #[path = "support/first_boot.rs"]
 #[allow(dead_code, reason = "another test target uses the rest")]
 mod device;
-#[path = "support/sources.rs"]
-mod sources;
+#[path = "support/servers.rs"]
+mod servers;
 
 use device::{Device, shells};
 use edgepress::sim::fault::Fault;
 use edgepress::sim::{Service, VaultSecret};
-use sources::{CERTIFICATE, FAT, KEY, World, assert_sound, lint_errors};
+use servers::{CERTIFICATE, FAT, KEY, World, assert_sound, lint_errors};
 
 const EST_BY_FIRST_BOOT: &str = "from = \"est\"\nurl = \"https://localhost:{est}/.well-known/est\"\n\
                                  enrol = \"first-boot\"\nregistration_id = \"pump-7\"\n";

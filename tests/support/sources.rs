@@ -1,194 +1,189 @@
-//! The simulated servers around a device under test, at free ports of this host.
+//! A device with curl and OpenSSL beside a simulator.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::Path;
-use std::process::Command;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
 
-use edgepress::provisioning::lint::lint;
-use edgepress::recipe::diagnostic::Severity;
-use edgepress::sim::pki::{DeviceOptions, Pki};
-use edgepress::sim::{Addresses, Config, Service, Simulation};
-use tempfile::TempDir;
+use assert_cmd::cargo::cargo_bin;
+use serde_json::Value;
 
-use super::device::Device;
+use crate::simulator::Sim;
 
-pub const FAT: &str = "boot/efi/edgepress";
-pub const CERTIFICATE: &str = "var/secrets/aziot/certs/device-id.pem";
-pub const KEY: &str = "var/secrets/aziot/keys/device-id.key.pem";
+pub const EST: &str = "https://est.edgepress.example/.well-known/est";
+pub const VAULT: &str = "https://factory.vault.azure.net";
+pub const FILES: &str = "https://devices.edgepress.example";
+pub const TOKEN: &str = "https://login.microsoftonline.com/contoso/oauth2/v2.0/token";
+pub const IDENTITY: &str = "metadata/identity/oauth2/token";
 
-/// Running servers.
+/// What curl got.
+pub struct Reply {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("text")
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    pub fn string(&self, key: &str) -> String {
+        self.json()[key].as_str().unwrap_or_else(|| panic!("no {key}: {}", self.text())).to_owned()
+    }
+}
+
+/// A simulator and a folder of the device's own.
 pub struct World {
-    pub simulation: Simulation,
-    pki: Pki,
-    folder: TempDir,
+    pub sim: Sim,
+    pub here: PathBuf,
 }
 
 impl World {
-    pub fn new() -> Self {
-        Self::with(|_| {})
+    pub fn start(more: &[&str]) -> Self {
+        Self::of(Sim::start(more))
     }
 
-    pub fn with_faults(faults: &[&str]) -> Self {
-        Self::with(|config| {
-            for fault in faults {
-                let (service, fault) = fault.split_once('=').expect("SERVICE=FAULT");
-                config.faults.push((service.parse().expect(service), fault.parse().expect(fault)));
+    pub fn of(sim: Sim) -> Self {
+        let here = sim.folder.path().join("device");
+        fs::create_dir(&here).expect("folder");
+        Self { sim, here }
+    }
+
+    pub fn pki(&self, file: &str) -> String {
+        self.sim.folder.path().join("pki").join(file).to_str().expect("UTF-8").to_owned()
+    }
+
+    pub fn path(&self, file: &str) -> String {
+        self.here.join(file).to_str().expect("UTF-8").to_owned()
+    }
+
+    pub fn curl_raw(&self, url: &str, more: &[&str]) -> Output {
+        let mut curl = Command::new("curl");
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "60",
+            "--noproxy",
+            "*",
+            "--dump-header",
+            "head",
+        ])
+        .args(["--output", "body", "--write-out", "%{http_code}", "--cacert"])
+        .arg(self.pki("root.pem"))
+        .current_dir(&self.here);
+        for (service, name) in [
+            ("est", "est.edgepress.example"),
+            ("vault", "factory.vault.azure.net"),
+            ("token", "login.microsoftonline.com"),
+            ("files", "devices.edgepress.example"),
+            ("dps", "global.azure-devices-provisioning.net"),
+        ] {
+            if let Some(address) = self.sim.listening[service].as_str() {
+                curl.args(["--connect-to", &format!("{name}:443:{address}")]);
             }
-        })
-    }
-
-    /// With a vault that knows an application by its certificate.
-    pub fn with_application(client_id: &str) -> Self {
-        let folder = TempDir::new().expect("a folder");
-        let (certificate, key) =
-            (folder.path().join("application.pem"), folder.path().join("application.key"));
-        let made = Command::new("openssl")
-            .args([
-                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "9", "-subj", "/CN=line", "-out",
-            ])
-            .arg(&certificate)
-            .arg("-keyout")
-            .arg(&key)
-            .output()
-            .expect("openssl");
-        assert!(made.status.success(), "{made:?}");
-        let pem = std::fs::read_to_string(&certificate).expect("a certificate");
-        Self::within(folder, |config| {
-            config.token_name = "localhost".into();
-            config.token_clients = BTreeMap::from([(client_id.to_owned(), pem)]);
-        })
-    }
-
-    pub fn with_arc() -> Self {
-        let folder = TempDir::new().expect("a folder");
-        let tokens = folder.path().join("tokens");
-        std::fs::create_dir(&tokens).expect("a folder");
-        Self::within(folder, |config| config.arc_tokens = Some(tokens))
-    }
-
-    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
-        Self::within(TempDir::new().expect("a folder"), change)
-    }
-
-    fn within(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
-        let pki = Pki::open_or_create(&folder.path().join("pki")).expect("authorities");
-        let mut config = Config::new(pki.clone());
-        let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
-        config.addresses = Service::ALL
-            .into_iter()
-            .fold(Addresses::all_at(Ipv4Addr::LOCALHOST), |all, it| all.with(it, any));
-        config.without.clear();
-        config.vault_secrets[0].pattern = "edge-*".into();
-        change(&mut config);
-        let simulation = Simulation::start(config).expect("the servers");
-        Self { simulation, pki, folder }
-    }
-
-    /// A device that trusts these servers for what has no authorities of its own.
-    pub fn device(&self, shell: Vec<String>) -> Device {
-        let mut device = Device::with_shell(shell);
-        let ca = self.folder.path().join("ca.pem");
-        std::fs::write(&ca, self.ca()).expect("authorities");
-        let address = |service| format!("http://{}", self.simulation.addr(service));
-        device.env("CURL_CA_BUNDLE", &ca.display().to_string());
-        device.env("EP_METADATA", &address(Service::Metadata));
-        device.env("EP_ARC", &address(Service::Arc));
-        device.env("EP_ARC_TOKENS", &self.folder.path().join("tokens").display().to_string());
-        device
-    }
-
-    pub fn ca(&self) -> String {
-        self.pki.server_ca_pem().replace("\r\n", "\n")
-    }
-
-    /// `{est}` and the like become ports.
-    pub fn fill(&self, text: &str) -> String {
-        Service::ALL.into_iter().fold(text.to_owned(), |text, service| {
-            text.replace(&format!("{{{service}}}"), &self.simulation.addr(service).port().to_string())
-        })
-    }
-
-    /// Puts a source onto the device's partition, with the authorities of the servers.
-    pub fn source(&self, device: &Device, text: &str) {
-        device.write(&format!("{FAT}/source.toml"), self.fill(text));
-        device.write(&format!("{FAT}/source-ca.pem"), self.ca());
-    }
-
-    pub fn give_bootstrap(&self, device: &mut Device) {
-        let made = self.pki.issue_bootstrap("maker-1", &DeviceOptions::default()).expect("a certificate");
-        device.write(&format!("{FAT}/bootstrap-certificate.pem"), &made.chain_pem);
-        device.give_secret("bootstrap-key.pem", &made.key_pem);
-    }
-
-    pub fn give_password(&self, device: &mut Device) {
-        device.write(&format!("{FAT}/bootstrap-username"), "device\r\n");
-        device.give_secret("bootstrap-password", self.pki.est_password());
-    }
-
-    pub fn give_token(&self, device: &mut Device) {
-        device.give_secret("bootstrap-token", self.pki.files_token());
-    }
-
-    pub fn give_application(&self, device: &mut Device) {
-        let read = |name: &str| std::fs::read_to_string(self.folder.path().join(name)).expect(name);
-        device.write(&format!("{FAT}/bootstrap-certificate.pem"), read("application.pem"));
-        device.give_secret("bootstrap-key.pem", &read("application.key"));
-    }
-
-    /// What a service was asked so far.
-    pub fn requests(&self, service: Service) -> Vec<String> {
-        let entries = self.simulation.entries();
-        entries.into_iter().filter(|entry| entry.service == service).map(|entry| entry.what).collect()
-    }
-
-    /// When a service was asked, seconds.
-    pub fn times(&self, service: Service) -> Vec<f64> {
-        let entries = self.simulation.entries();
-        entries.into_iter().filter(|entry| entry.service == service).map(|entry| entry.seconds).collect()
-    }
-
-    /// Waits until a service was asked so often.
-    pub fn wait_for(&self, service: Service, count: usize) {
-        let started = Instant::now();
-        while self.requests(service).len() < count {
-            assert!(started.elapsed() < Duration::from_secs(60), "{service} is not asked");
-            sleep(Duration::from_millis(10));
         }
+        curl.args(more).arg(url).output().expect("curl is needed for this test")
+    }
+
+    pub fn curl(&self, url: &str, more: &[&str]) -> Reply {
+        let output = self.curl_raw(url, more);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "curl {url}: {said}");
+        let status = String::from_utf8(output.stdout).expect("status").parse().expect("status");
+        let head = fs::read_to_string(self.here.join("head")).expect("head").to_ascii_lowercase();
+        Reply { status, head, body: fs::read(self.here.join("body")).unwrap_or_default() }
+    }
+
+    /// Runs shell with the device's folder as its own; what it prints.
+    pub fn shell(&self, script: &str) -> String {
+        let output = Command::new("sh")
+            .args(["-euc", script])
+            .env("PKI", self.sim.folder.path().join("pki"))
+            .current_dir(&self.here)
+            .output()
+            .expect("sh");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script}\n{said}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// `edgepress sim --issue ID` into a folder of this name.
+    pub fn issue(&self, id: &str, folder: &str, more: &[&str]) -> PathBuf {
+        assert_cmd::Command::new(cargo_bin("edgepress"))
+            .args(["sim", "--issue", id, "--dir", &self.sim.folder.path().join("pki").display().to_string()])
+            .args(["--out", &self.path(folder)])
+            .args(more)
+            .assert()
+            .success();
+        self.here.join(folder).join("edgepress")
+    }
+
+    /// curl's arguments for a bootstrap certificate, issued for this.
+    pub fn bootstrap(&self, folder: &str, more: &[&str]) -> [String; 4] {
+        let made = self.issue("line-3", folder, &[&["--bootstrap"], more].concat());
+        let file = |name: &str| made.join(name).to_str().expect("UTF-8").to_owned();
+        ["--cert".into(), file("bootstrap-certificate.pem"), "--key".into(), file("bootstrap-key.pem")]
+    }
+
+    /// A key and a request in base64, as `name.key` and `name.b64`.
+    pub fn request(&self, name: &str, id: &str, algorithm: &str) {
+        self.shell(&format!(
+            "openssl req -new -newkey {algorithm} -nodes -keyout {name}.key -subj /CN={id} -outform DER 2>/dev/null |
+             openssl base64 -e >{name}.b64"
+        ));
+    }
+
+    pub fn enrol(&self, action: &str, request: &str, more: &[&str]) -> Reply {
+        let data = format!("@{request}.b64");
+        let mut arguments = vec!["-H", "Content-Type: application/pkcs10", "--data-binary", &data];
+        arguments.extend(more);
+        self.curl(&format!("{EST}/{action}"), &arguments)
+    }
+
+    /// Makes `name.pem` of the last answer, and checks that it fits `name.key` and belongs to the enrolment group.
+    pub fn take(&self, name: &str, id: &str) {
+        self.shell(&format!(
+            r#"openssl base64 -d -in body | openssl pkcs7 -inform DER -print_certs -out {name}.pem
+            openssl verify -purpose sslclient -CAfile "$PKI/enrolment-root.pem" -untrusted "$PKI/enrolment-ca.pem" {name}.pem
+            [ "$(openssl x509 -in {name}.pem -noout -subject -nameopt RFC2253)" = "subject=CN={id}" ]
+            [ "$(openssl x509 -in {name}.pem -noout -pubkey)" = "$(openssl pkey -in {name}.key -pubout)" ]
+            cat "$PKI/enrolment-ca.pem" >>{name}.pem"#
+        ));
+    }
+
+    /// The entry of the last request in the log, which may hold none of these secrets.
+    pub fn entry(&mut self, secrets: &[&str]) -> Value {
+        let entry = self.sim.line();
+        for secret in secrets {
+            assert!(!entry.to_string().contains(secret), "{entry}");
+        }
+        entry
+    }
+
+    pub fn metadata(&self, service: &str, path: &str, more: &[&str]) -> Reply {
+        let address = self.sim.address(service);
+        self.curl(&format!("http://{address}/{path}"), &[&["-H", "Metadata: true"], more].concat())
+    }
+
+    pub fn token(&self) -> String {
+        let query = "api-version=2018-02-01&resource=https://vault.azure.net";
+        let reply = self.metadata("metadata", &format!("{IDENTITY}?{query}"), &[]);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.string("access_token")
+    }
+
+    pub fn secret(&self, name: &str, token: &str) -> Reply {
+        let url = format!("{VAULT}/secrets/{name}?api-version=7.4");
+        self.curl(&url, &["-H", &format!("Authorization: Bearer {token}")])
     }
 }
 
-/// The device has a certificate of its own that the enrolment group's authorities issued, and its key; it got to the end.
-pub fn assert_sound(device: &Device, id: &str, world: &World) {
-    let story = device.story();
-    assert!(device.exists("var/lib/edgepress/provisioned"), "{story}");
-    assert_eq!(device.state()["state"], "done", "{story}");
-    assert_eq!(device.state()["registration_id"], id, "{story}");
-    let openssl = |arguments: &[&str], path: &Path| {
-        let output = Command::new("openssl").args(arguments).arg(path).output().expect("openssl");
-        assert!(output.status.success(), "openssl {arguments:?}: {output:?}\n{story}");
-        String::from_utf8(output.stdout).expect("text")
-    };
-    let (certificate, key) = (device.path(CERTIFICATE), device.path(KEY));
-    let subject = openssl(&["x509", "-noout", "-subject", "-nameopt", "RFC2253", "-in"], &certificate);
-    assert_eq!(subject, format!("subject=CN={id}\n"));
-    let public = openssl(&["x509", "-noout", "-pubkey", "-in"], &certificate);
-    assert_eq!(public, openssl(&["pkey", "-pubout", "-in"], &key), "{story}");
-    let root = world.folder.path().join("pki/enrolment-root.pem");
-    let root = root.to_str().expect("UTF-8");
-    let chain = certificate.to_str().expect("UTF-8");
-    openssl(&["verify", "-CAfile", root, "-untrusted", chain], &certificate);
-    assert_eq!(
-        device.read(CERTIFICATE).matches("BEGIN CERTIFICATE").count(),
-        2,
-        "leaf and intermediate, no root"
-    );
-}
-
-/// What is wrong with a config.toml, apart from warnings.
-pub fn lint_errors(text: &str) -> Vec<String> {
-    let found = lint(text, None).into_iter().filter(|finding| finding.severity == Severity::Error);
-    found.map(|finding| finding.to_string()).collect()
+/// Borrowed.
+pub fn strs(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
 }

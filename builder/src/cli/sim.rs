@@ -16,7 +16,7 @@ use crate::sim::log::Entry;
 use crate::sim::pki::{DeviceOptions, Pki, write_identity};
 use crate::sim::{Config, DPS_NAME, Service, Simulation, hosts};
 use crate::units::Digest;
-use arguments::{Flaw, config};
+use arguments::{Flaw, config, read};
 use listening::Listening;
 
 pub(super) use arguments::Arguments;
@@ -37,12 +37,15 @@ struct Issued {
     folder: PathBuf,
     /// SHA-256 of the certificate.
     thumbprint: Digest,
+    #[serde(skip)]
+    keyless: bool,
 }
 
 impl Display for Issued {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: the identity of {}", self.folder.display(), self.registration_id)?;
-        write!(f, "It holds a private key. Copy the folder onto the FAT partition of the device's image.")
+        let key = if self.keyless { "Add its private key" } else { "It holds a private key" };
+        write!(f, "{key}. Copy the folder onto the FAT partition of the device's image.")
     }
 }
 
@@ -54,7 +57,10 @@ fn issue(arguments: &Arguments, config: &Config, id: &str, out: &Path) -> Result
         Some(Flaw::WrongCa) => DeviceOptions::wrong_ca(),
     };
     let (device, mut files) = if arguments.bootstrap {
-        let device = config.pki.issue_bootstrap(id, &options)?;
+        let device = match &arguments.csr {
+            Some(request) => config.pki.issue_bootstrap_for(id, &read(request)?)?,
+            None => config.pki.issue_bootstrap(id, &options)?,
+        };
         let files = config.pki.bootstrap_identity(&device);
         (device, files)
     } else {
@@ -75,7 +81,8 @@ fn issue(arguments: &Arguments, config: &Config, id: &str, out: &Path) -> Result
         (name, port) => add("endpoint", format!("https://{name}:{port}\n")),
     }
     let folder = write_identity(&files, out)?;
-    Ok(Issued { registration_id: device.registration_id, folder, thumbprint: device.thumbprint })
+    let keyless = device.key_pem.is_empty();
+    Ok(Issued { registration_id: device.registration_id, folder, thumbprint: device.thumbprint, keyless })
 }
 
 /// One line of `--json`.

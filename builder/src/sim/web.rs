@@ -77,9 +77,9 @@ impl Web {
         };
         let found: Vec<Service> =
             self.hosts.iter().filter(|(_, host)| named(host)).map(|(service, _)| *service).collect();
-        match found.first() {
-            Some(first) => Candidates { first: *first, all: found },
-            None => Candidates { first: listener, all: self.hosts.keys().copied().collect() },
+        match (found.first(), found.last()) {
+            (Some(first), Some(last)) => Candidates { first: *first, rest: *last, all: found },
+            _ => Candidates { first: listener, rest: listener, all: self.hosts.keys().copied().collect() },
         }
     }
 }
@@ -87,19 +87,21 @@ impl Web {
 /// The services that a connection's requests may be for.
 #[derive(Debug, Clone)]
 struct Candidates {
-    /// Whose certificate is shown, and who answers where the path does not tell.
+    /// Whose certificate is shown.
     first: Service,
+    /// Who answers where the path does not tell: of those that share a name, the last, which is the company's server.
+    rest: Service,
     all: Vec<Service>,
 }
 
 impl Candidates {
     fn only(service: Service) -> Self {
-        Self { first: service, all: vec![service] }
+        Self { first: service, rest: service, all: vec![service] }
     }
 
     /// The service that a path is for.
     fn of(&self, path: &str) -> Service {
-        owner(path).filter(|service| self.all.contains(service)).unwrap_or(self.first)
+        owner(path).filter(|service| self.all.contains(service)).unwrap_or(self.rest)
     }
 }
 
@@ -289,5 +291,102 @@ fn http_response(answer: Answer) -> Result<Response, hyper::http::Error> {
         Body::Bytes(media_type, bytes) => {
             builder.header(CONTENT_TYPE, media_type).body(Full::from(bytes.into_owned()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GARBAGE, Host, Web, answer};
+    use crate::sim::exchange::tests::request;
+    use crate::sim::exchange::{Answer, Body, Request, Site};
+    use crate::sim::fault::Trouble;
+    use crate::sim::log::Mark;
+    use crate::sim::pki::{Pki, server_names};
+    use crate::sim::service::Service;
+    use crate::sim::tls::server_config;
+    use std::collections::BTreeMap;
+    use time::OffsetDateTime;
+
+    #[test]
+    fn names_and_then_paths_tell_services_apart() {
+        let certificate = Pki::issue_untrusted(&server_names(&["x"], &[]), OffsetDateTime::now_utc());
+        let tls = server_config(certificate.expect("certificate")).expect("configuration");
+        let host = |service, name: &str| {
+            (service, Host { names: vec![name.into()], tls: tls.clone(), untrusted: tls.clone() })
+        };
+        let hosts = [
+            host(Service::Dps, "dps.example"),
+            host(Service::Hub, "hub.example"),
+            host(Service::Est, "company.example"),
+            host(Service::Vault, "*.vault.example"),
+            host(Service::Token, "login.example"),
+            host(Service::Files, "company.example"),
+        ];
+        let web = Web::new(BTreeMap::new(), BTreeMap::from(hosts));
+        for (name, path, service) in [
+            (Some("hub.example"), "/anything", Service::Hub),
+            (Some("hub.example"), "/secrets/x", Service::Hub),
+            (Some("a.vault.example"), "/", Service::Vault),
+            (Some("company.example"), "/.well-known/est/cacerts", Service::Est),
+            (Some("company.example"), "/devices/x/modules", Service::Files),
+            (Some("other.example"), "/anything", Service::Dps),
+            (None, "/anything", Service::Dps),
+            (None, "/devices/x/modules/y", Service::Hub),
+            (None, "/devices/x.pem", Service::Dps),
+            (None, "/$iothub/websocket", Service::Hub),
+            (None, "/.well-known/est/label/cacerts", Service::Est),
+            (None, "/certificates/x", Service::Vault),
+            (None, "/t/oauth2/v2.0/token", Service::Token),
+            (None, "/s/registrations/x", Service::Dps),
+        ] {
+            assert_eq!(web.meant(name, Service::Dps).of(path), service, "{name:?} {path}");
+        }
+        assert_eq!(web.meant(Some("company.example"), Service::Dps).first, Service::Est);
+    }
+
+    /// Says what it was asked to be.
+    struct Echo(u16);
+
+    impl Site for Echo {
+        fn answer(&self, _: &Request<'_>) -> Answer {
+            Answer { status: self.0, ..Answer::bytes("text/right", b"right") }
+                .mark(Some(Mark::SecretRead))
+                .note("well")
+        }
+
+        fn failure(&self, _: &Request<'_>, status: u16, note: &str) -> Answer {
+            Answer { status, ..Answer::default() }.note(note)
+        }
+
+        fn wrong(&self, _: &Request<'_>) -> Answer {
+            Answer::bytes("text/right", b"wrong")
+        }
+    }
+
+    #[test]
+    fn troubles_make_their_answers() {
+        let request = request("GET", "/", "");
+        let body = |answer: &Answer| match &answer.body {
+            Body::Bytes("text/right", bytes) => bytes.to_vec(),
+            _ => Vec::new(),
+        };
+        let slow = Trouble::Slow(std::time::Duration::ZERO);
+        for (status, trouble, expected, content, note) in [
+            (200, None, 200, &b"right"[..], "well"),
+            (200, Some(Trouble::Throttled), 429, b"", "fault: 429"),
+            (200, Some(Trouble::Broken), 500, b"", "fault: 500"),
+            (200, Some(Trouble::NotFound), 404, b"", "fault: 404"),
+            (200, Some(slow), 200, b"right", "well fault: slow"),
+            (200, Some(Trouble::Wrong), 200, b"wrong", "fault: wrong"),
+            (200, Some(Trouble::Garbage), 200, GARBAGE, "well fault: garbage"),
+            (401, Some(Trouble::Garbage), 401, b"right", "well fault: garbage"),
+        ] {
+            let answer = answer(&Echo(status), &request, trouble);
+            assert_eq!((answer.status, answer.note.as_str()), (expected, note));
+            assert_eq!(body(&answer), content, "{note}");
+            assert_eq!(answer.headers.len(), usize::from(expected == 429));
+            assert_eq!(answer.mark.is_some(), content == b"right", "{note}");
+        }
+        assert!(serde_json::from_slice::<serde_json::Value>(GARBAGE).is_err());
     }
 }

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::error::Problem;
@@ -120,6 +120,9 @@ pub(crate) struct Arguments {
     /// Issues what a device fetches its certificate with instead: bootstrap-certificate.pem, bootstrap-key.pem
     #[arg(long, requires = "issue")]
     pub(super) bootstrap: bool,
+    /// Certificate request (PEM) of a key that stays where it is; RSA, say, since Entra takes no other
+    #[arg(long, value_name = "FILE", requires = "bootstrap", conflicts_with = "flaw")]
+    pub(super) csr: Option<PathBuf>,
     /// Issues an identity that DPS must refuse (with --bootstrap: EST, Entra, the company's server)
     #[arg(long, requires = "issue")]
     pub(super) flaw: Option<Flaw>,
@@ -223,8 +226,16 @@ fn highest(config: &Config) -> u16 {
 }
 
 fn token_clients(files: &[(String, PathBuf)]) -> Result<BTreeMap<String, String>> {
-    let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
     files.iter().map(|(id, path)| Ok((id.clone(), read(path)?))).collect()
+}
+
+/// A text file named on the command line.
+pub(super) fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|error| {
+        Problem::input(format!("{} cannot be read: {error}", path.display()))
+            .hint("name a file in PEM form")
+            .into()
+    })
 }
 
 #[cfg(test)]

@@ -121,7 +121,7 @@ pub struct DeviceCertificate {
     pub registration_id: String,
     /// The device's certificate, then the enrolment CA's.
     pub chain_pem: String,
-    /// The private key, PKCS#8 (secret).
+    /// The private key, PKCS#8 (secret); empty where it stays with whoever asked for the certificate.
     pub key_pem: String,
     /// SHA-256 of the device's certificate (DER).
     pub thumbprint: Digest,
@@ -239,6 +239,7 @@ impl Pki {
             ("ca/simulator.pem", self.server_ca_pem().to_owned()),
         ]
         .into_iter()
+        .filter(|(_, text)| !text.is_empty())
         .map(|(path, text)| (PathBuf::from(path), text.into_bytes()))
         .collect()
     }
@@ -273,14 +274,8 @@ fn client_certificate(
     name: &str,
     options: &DeviceOptions,
 ) -> Result<DeviceCertificate> {
-    if name.is_empty() || name.len() > LONGEST_NAME || !name.is_ascii() {
-        return Err(Problem::input(format!(
-            "`{name}` cannot be a certificate's common name: expected 1 to {LONGEST_NAME} ASCII characters"
-        ))
-        .into());
-    }
     let now = OffsetDateTime::now_utc();
-    let mut params = client_params(name);
+    let mut params = named_params(name)?;
     params.not_before = options.not_before.unwrap_or(now - BACKDATED);
     params.not_after = options.not_after.unwrap_or(now + LEAF_LIFE);
     let key = KeyPair::generate().context("making a device key")?;
@@ -291,6 +286,17 @@ fn client_certificate(
         key_pem: key.serialize_pem(),
         thumbprint: Digest::of(leaf.der()),
     })
+}
+
+/// [`client_params`] for a name that is checked first.
+fn named_params(name: &str) -> Result<CertificateParams> {
+    if name.is_empty() || name.len() > LONGEST_NAME || !name.is_ascii() {
+        return Err(Problem::input(format!(
+            "`{name}` cannot be a certificate's common name: expected 1 to {LONGEST_NAME} ASCII characters"
+        ))
+        .into());
+    }
+    Ok(client_params(name))
 }
 
 /// What every client certificate has: one name, and no other purpose.

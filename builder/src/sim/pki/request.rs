@@ -2,7 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use rcgen::{KeyPair, KeyUsagePurpose, SubjectPublicKeyInfo};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use time::{Duration, OffsetDateTime};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::ParsedExtension;
@@ -11,7 +12,9 @@ use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509;
 
-use super::{BACKDATED, LONGEST_NAME, Pki, client_params};
+use super::{BACKDATED, DeviceCertificate, LEAF_LIFE, LONGEST_NAME, Pki, client_params, named_params};
+use crate::error::Problem;
+use crate::units::Digest;
 
 /// Shortest RSA key, bits: what `iotedge check` and DPS ask for.
 const SHORTEST_RSA: usize = 2048;
@@ -71,6 +74,32 @@ fn kind_of(key: &x509::SubjectPublicKeyInfo<'_>) -> Result<bool, String> {
 }
 
 impl Pki {
+    /// As [`Pki::issue_bootstrap`] for the key of a PKCS#10 request (PEM), RSA or EC P-256, which stays where it is.
+    /// Only a request can have an RSA key, and the real Entra takes no other.
+    ///
+    /// # Errors
+    /// When the request is none, or the name cannot be a common name.
+    pub fn issue_bootstrap_for(&self, name: &str, request: &str) -> Result<DeviceCertificate> {
+        let refused = |why: String| {
+            Problem::input(format!("the certificate request cannot be used: {why}"))
+                .hint("`openssl req -new -newkey rsa:2048 -nodes -subj /CN=NAME -keyout KEY -out REQUEST` makes one")
+        };
+        let der = CertificateSigningRequestDer::from_pem_slice(request.as_bytes())
+            .map_err(|error| refused(error.to_string()))?;
+        let requested = Requested::read(&der).map_err(refused)?;
+        let mut params = named_params(name)?;
+        let now = OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now - BACKDATED, now + LEAF_LIFE);
+        let leaf =
+            params.signed_by(&requested.key, &self.0.bootstrap.issuer).context("signing a certificate")?;
+        Ok(DeviceCertificate {
+            registration_id: name.to_owned(),
+            chain_pem: leaf.pem(),
+            key_pem: String::new(),
+            thumbprint: Digest::of(leaf.der()),
+        })
+    }
+
     /// A device certificate of the enrolment group for this request, from a tenth of `life` before `now` (at most a
     /// day: a device's clock may be behind) until `life` after it. `mistaken`: for another key than the one asked
     /// for.
