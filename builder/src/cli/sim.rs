@@ -26,7 +26,7 @@ pub(super) fn run(arguments: Arguments, session: &Session) -> Result<()> {
     let config = config(&arguments, pki)?;
     match (&arguments.issue, &arguments.out) {
         (Some(id), Some(out)) => session.answer(&issue(&arguments, &config, id, out)?),
-        _ => simulate(arguments.dir, config, session),
+        _ => simulate(arguments.dir, &config, session),
     }
 }
 
@@ -93,14 +93,14 @@ enum Line<'a> {
     Request(&'a Entry),
 }
 
-fn simulate(dir: PathBuf, config: Config, session: &Session) -> Result<()> {
+fn simulate(dir: PathBuf, config: &Config, session: &Session) -> Result<()> {
     let simulation = Simulation::start(config.clone())?;
     let entries = simulation.subscribe();
     let (stop, stopped) = channel();
     let interrupt = stop.clone();
     ctrlc::set_handler(move || drop(interrupt.send(Ok(())))).context("taking over Ctrl-C")?;
 
-    let listening = Listening::of(&config, |service| simulation.addr(service), dir);
+    let listening = Listening::of(config, |service| simulation.addr(service), dir);
     let json = session.json;
     if json {
         print(&Line::Listening(&listening))?;

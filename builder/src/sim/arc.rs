@@ -22,6 +22,7 @@ use super::exchange::{Answer, Request, Site, hex, uuid};
 use super::metadata::{Managed, improper, refuse};
 use super::tls::random;
 use super::tokens::Tokens;
+use crate::error::Problem;
 
 /// Challenges open at once; the oldest is forgotten and its file removed.
 const MOST: usize = 16;
@@ -64,8 +65,10 @@ impl Challenge {
 impl Agent {
     /// An agent that writes its challenges into `folder`, which must be there.
     pub(super) fn new(config: &Config, folder: &Path, tokens: Arc<Tokens>) -> Result<Self> {
-        let folder =
-            fs::canonicalize(folder).with_context(|| format!("opening the folder {}", folder.display()))?;
+        let folder = fs::canonicalize(folder).map_err(|error| {
+            Problem::input(format!("Arc's challenges cannot be kept in {}: {error}", folder.display()))
+                .hint("name a folder that exists, and that the device's programs can read")
+        })?;
         Ok(Self { managed: Managed::new(&config.metadata, tokens), folder, open: Mutex::default() })
     }
 

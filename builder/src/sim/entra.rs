@@ -12,7 +12,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
@@ -23,6 +22,7 @@ use super::config::Config;
 use super::exchange::{Answer, Request, Site, uuid};
 use super::tls::{Client, Group};
 use super::tokens::{Tokens, counterfeit};
+use crate::error::Problem;
 
 /// How long a token holds, seconds.
 const LIFE: u64 = 3599;
@@ -45,9 +45,10 @@ struct Refused(u16, &'static str, u32, String);
 impl Entra {
     pub(super) fn new(config: &Config, tokens: Arc<Tokens>) -> anyhow::Result<Self> {
         let certificate = |(id, pem): (&String, &String)| {
-            let read = CertificateDer::from_pem_slice(pem.as_bytes())
-                .map_err(|error| anyhow::anyhow!("{error}"))
-                .with_context(|| format!("reading the certificate of the client {id}"));
+            let read = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| {
+                Problem::input(format!("the certificate of the client {id} cannot be read: {error}"))
+                    .hint("give the client's certificate in PEM form")
+            });
             Ok::<_, anyhow::Error>((id.clone(), read?))
         };
         Ok(Self {

@@ -93,8 +93,8 @@ pub(super) async fn messaging(world: Arc<World>, stream: TcpStream, peer: Socket
     match trouble {
         Some(Trouble::Silent) => return swallow(stream).await,
         Some(Trouble::Slow(delay)) => tokio::time::sleep(delay).await,
-        None | Some(Trouble::Untrusted) => {}
-        Some(_) => return,
+        Some(Trouble::Throttled | Trouble::Broken | Trouble::NotFound) => return,
+        None | Some(Trouble::Untrusted | Trouble::Wrong | Trouble::Garbage) => {}
     }
     let Some(certificate) = world.web.certificate(Service::Hub, trouble) else { return };
     let acceptor = tokio_rustls::TlsAcceptor::from(certificate);

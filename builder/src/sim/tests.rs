@@ -92,6 +92,48 @@ fn time_with_its_offset_and_its_faults() {
 }
 
 #[test]
+fn names_and_time_can_be_wrong() {
+    let (_folder, mut config) = world();
+    config.faults = vec![
+        (Service::Dns, Fault::first(1, Trouble::Wrong)),
+        (Service::Dns, Fault::first(1, Trouble::NotFound)),
+        (Service::Dns, Fault::first(1, Trouble::Garbage)),
+        (Service::Ntp, Fault::first(1, Trouble::Wrong)),
+        (Service::Ntp, Fault::first(1, Trouble::Garbage)),
+    ];
+    let simulation = Simulation::start(config).expect("start");
+    let dns = || ask(&simulation, Service::Dns, QUERY, LONG).expect("reply");
+    assert!(dns().ends_with(&[192, 0, 2, 1]));
+    assert_eq!(dns()[3] & 15, 3, "no such name");
+    assert_eq!(dns()[..4], [0, 7, 0xff, 0xff]);
+    assert!(dns().ends_with(&[127, 0, 0, 1]));
+    let mut packet = [0; 48];
+    packet[0] = 0x23;
+    let ntp = || ask(&simulation, Service::Ntp, &packet, LONG).expect("reply");
+    let now = time::OffsetDateTime::now_utc().unix_timestamp() + 2_208_988_800;
+    let years = |reply: Vec<u8>| {
+        let told = u32::from_be_bytes(reply[40..44].try_into().expect("4 bytes"));
+        (i64::from(told) - (now & 0xffff_ffff)) as f64 / (365.25 * 86_400.0)
+    };
+    assert!((4.9..5.1).contains(&years(ntp())));
+    assert_eq!(ntp()[0] & 7, 7, "no server's mode");
+    assert!(years(ntp()).abs() < 0.1);
+}
+
+#[test]
+fn faults_that_cannot_strike_are_refused() {
+    for (service, trouble, message) in [
+        (Service::Dns, Trouble::Untrusted, "dns cannot have the fault `untrusted`"),
+        (Service::Metadata, Trouble::Broken, "metadata is given the fault `500`, but is left off"),
+    ] {
+        let (_folder, mut config) = world();
+        config.faults = vec![(service, Fault::always(trouble))];
+        let error = Simulation::start(config).expect_err("refused");
+        assert_eq!(problem(&error).expect("a problem").message, message);
+    }
+}
+
+#[test]
 fn a_bare_connection_to_the_messaging_ports_is_seen() {
     let (_folder, config) = world();
     let simulation = Simulation::start(config).expect("start");

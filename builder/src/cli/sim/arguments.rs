@@ -21,19 +21,20 @@ use crate::sim::{
 const EXAMPLES: &str = "\
 Examples:
   edgepress sim --port-offset 10000
-      on this machine, without privileges: DPS and all other HTTPS services at 127.0.0.1:10443, DNS at 10053, …
+      on this machine, without privileges: HTTPS services at 127.0.0.1:10443, DNS at 10053, …
   edgepress sim --issue edge-1 --out stick
       writes stick/edgepress/, the identity of a device, to be copied onto its FAT partition
   edgepress sim --issue edge-1 --bootstrap --out stick
-      the same for a device that fetches its certificate from EST, a key vault or the company's server
+      the same for a device that fetches its certificate from elsewhere
   sudo edgepress sim --listen 192.168.1.5 --id-scope 0ne00000001 --log requests.jsonl
       for devices on the network, which take 192.168.1.5 as their DNS server
   edgepress sim --port-offset 10000 --fault dps=429:3 --fault hub=slow:10s --fault est=silent@30s
-      throttles three requests to DPS, answers late for the hub, and EST is down for the first 30 seconds
+      throttles three requests to DPS, answers late for the hub, and gives no EST for 30 s
 
 Services: dps, hub, mqtt, amqp, dns, ntp, est, vault, token, metadata, arc, files.
-Faults: 429, 500, 404, silent, slow:SECONDSs, wrong, garbage, untrusted; a following :N means only the next N
-requests, a following @SECONDSs only so long after the start. docs/simulators.md tells more.";
+Faults: 429, 500, 404, silent, slow:SECONDSs, wrong, garbage, untrusted.
+  A following :N means only the next N requests, @SECONDSs only so long after the start.
+docs/simulators.md tells more.";
 
 /// Simulates what a device meets at first contact (DPS, hub, DNS, NTP, EST, key vault and more), so that devices can be tried without an Azure account
 #[derive(Debug, Args)]
