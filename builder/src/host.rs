@@ -15,6 +15,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("apt-get", "apt"),
     ("debugfs", "e2fsprogs"),
     ("dpkg-deb", "dpkg"),
+    ("e2fsck", "e2fsprogs"),
+    ("e2image", "e2fsprogs"),
     ("gpgv", "gpgv"),
     ("ip", "iproute2"),
     ("mke2fs", "e2fsprogs"),

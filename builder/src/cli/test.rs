@@ -1,6 +1,7 @@
 //! `edgepress test`: proves in QEMU that an image comes up provisioned.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::Result;
 use clap::Args;
@@ -8,6 +9,7 @@ use clap::Args;
 use super::Session;
 use crate::error::Problem;
 use crate::prove::accel::Wanted;
+use crate::prove::harm::{self, Harm, Moment, Planned, Rtc};
 use crate::prove::{self, Options};
 use crate::units::ByteSize;
 
@@ -20,7 +22,8 @@ use crate::units::ByteSize;
 /// model 3, which runs no GPU firmware: config.txt and cmdline.txt on the image say what is loaded, and a file that is
 /// missing fails the test as it fails the board.
 ///
-/// Written to the report's folder: report.json, junit.xml, console.log, simulator.jsonl and timeline.svg.
+/// Written to the report's folder: report.json, junit.xml, console.log, simulator.jsonl and timeline.svg; after a power
+/// cut also console-before-cut.log.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit code: 0 if every milestone came in time and no check failed, 1 if not, 2 if there is \
@@ -47,9 +50,51 @@ pub(super) struct Arguments {
     /// Firmware with Microsoft's keys, and secure boot on
     #[arg(long)]
     secure_boot: bool,
+    /// Attach an emulated TPM 2.0 (the package swtpm)
+    #[arg(long)]
+    tpm: bool,
+    /// Cut the power at this moment of the boot, then boot once more: the second boot must come up provisioned
+    ///
+    /// SECONDS after power-on, a MILESTONE, MILESTONE+SECONDS, or `random`: some moment in the minute after init begins.
+    /// QEMU is killed. What the device had flushed to its disk is there afterwards; what it had not may be lost.
+    #[arg(long, value_name = "MOMENT", help_heading = HARM)]
+    cut_power: Option<Cut>,
+    /// What `--cut-power random` draws from: the same number, the same moment [default: another one each time]
+    #[arg(long, value_name = "N", requires = "cut_power", help_heading = HARM)]
+    seed: Option<u64>,
+    /// A service that does wrong, as in `edgepress sim --fault`: dps=500:3, dns=silent:10
+    #[arg(long, value_name = "SERVICE=FAULT", help_heading = HARM)]
+    fault: Vec<Planned>,
+    /// The simulated world's clock, ahead of the host's
+    #[arg(long, value_name = "SECONDS", default_value_t, allow_negative_numbers = true, help_heading = HARM)]
+    clock_offset: i64,
+    /// The machine's own clock at power-on: 1980-01-01, 2060-01-01T12:00:00 (UTC), or seconds ahead: -3600, +60
+    #[arg(long, value_name = "DATE|SECONDS", allow_hyphen_values = true, help_heading = HARM)]
+    rtc: Option<Rtc>,
+    /// Plug the network's cable in so long after power-on
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400), help_heading = HARM)]
+    network_after: Option<u32>,
     /// Keep the copy of the disk and everything else that is private to the run, for a look
     #[arg(long)]
     keep: bool,
+}
+
+/// The heading of what a test does to the device.
+const HARM: &str = "Harm";
+
+/// When the power goes.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    Random,
+    At(Moment),
+}
+
+impl FromStr for Cut {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "random" { Ok(Self::Random) } else { text.parse().map(Self::At) }
+    }
 }
 
 /// Least memory that firmware and kernel start with.
@@ -60,17 +105,50 @@ const MEMORY_MIN: ByteSize = ByteSize::mib(256);
 /// # Errors
 /// When the test cannot be made, or the device was not provisioned.
 pub(super) fn run(arguments: Arguments, session: &Session) -> Result<()> {
-    let Arguments { image, timeout, report, accel, memory, cpus, secure_boot, keep } = arguments;
+    let memory = arguments.memory;
     if let Some(memory) = memory.filter(|memory| *memory < MEMORY_MIN) {
         let message = format!("--memory {memory} is too little: expected at least {MEMORY_MIN}");
         return Err(Problem::input(message).into());
     }
-    let timeout = timeout.map(f64::from);
-    let options = Options { image, timeout, report, accel, memory, cpus, secure_boot, keep };
+    let harm = harm(&arguments)?;
+    if let (Some(moment), Some(seed)) = (harm.cut, harm.seed) {
+        session.sink.note(format!("--cut-power {moment} was drawn from --seed {seed}"));
+    }
+    let options = Options {
+        image: arguments.image,
+        timeout: arguments.timeout.map(f64::from),
+        report: arguments.report,
+        accel: arguments.accel,
+        memory,
+        cpus: arguments.cpus,
+        secure_boot: arguments.secure_boot,
+        tpm: arguments.tpm,
+        harm,
+        keep: arguments.keep,
+    };
     let report = prove::prove(&options, session.sink.as_ref())?;
     session.answer(&report)?;
     match report.reason {
         None => Ok(()),
         Some(reason) => Err(Problem::work(reason).into()),
     }
+}
+
+fn harm(arguments: &Arguments) -> Result<Harm> {
+    let (cut, seed) = match arguments.cut_power {
+        None => (None, None),
+        Some(Cut::At(moment)) => (Some(moment), arguments.seed),
+        Some(Cut::Random) => {
+            let seed = arguments.seed.map_or_else(harm::seed, Ok)?;
+            (Some(Moment::draw(seed)), Some(seed))
+        }
+    };
+    Ok(Harm {
+        cut,
+        seed,
+        faults: arguments.fault.clone(),
+        clock_offset: arguments.clock_offset,
+        rtc: arguments.rtc,
+        network_after: arguments.network_after.map(f64::from),
+    })
 }

@@ -110,16 +110,23 @@ fn contains(window: &[u8], needle: &[u8]) -> bool {
     false
 }
 
-/// Is there a file of this path in the FAT file system of `size` bytes?
+/// Endings of files on the FAT partition that first boot had begun to write, or to wipe.
+const UNFINISHED: [&str; 2] = [".new", ".tmp"];
+
+/// What of `files`, or of anything unfinished, is in a folder of the FAT file system of `size` bytes, which is checked
+/// before; by path.
 ///
 /// # Errors
 /// When it is none, or a damaged one.
-pub fn fat_has(path: &Path, size: u64, name: &str) -> Result<bool> {
-    /// No key is longer; a longer file would be found all the same.
-    const LIMIT: u64 = 1 << 20;
+pub fn fat_left(path: &Path, size: u64, folder: &str, files: &[&str]) -> Result<Vec<String>> {
     let file = File::options().read(true).write(true).open(path);
     let mut file = file.with_context(|| format!("opening {}", path.display()))?;
-    fat::look(&mut file, size, |volume| Ok(volume.read(name, LIMIT)?.is_some()))
+    let names = fat::look(&mut file, size, |volume| volume.list(folder))?.into_iter().map(|entry| entry.name);
+    let left = |name: &String| {
+        let name = name.to_ascii_lowercase();
+        files.contains(&name.as_str()) || UNFINISHED.iter().any(|ending| name.ends_with(ending))
+    };
+    Ok(names.filter(left).map(|name| format!("{folder}/{name}")).collect())
 }
 
 /// Bytes of an ext4 file system's superblock that are read here, at 1,024 bytes from its start.
@@ -166,7 +173,7 @@ pub fn partition_size(copy: &Copy, offset: u64) -> Result<Option<u64>> {
 mod tests {
     use std::io::Write as _;
 
-    use super::{digest, ext4_size, fat_has, find_any, secret_lines};
+    use super::{digest, ext4_size, fat_left, find_any, secret_lines};
     use crate::disk::fat::{self, LEAST};
     use crate::disk::ids::VolumeId;
     use crate::units::Digest;
@@ -203,12 +210,18 @@ mod tests {
         file.as_file().set_len(LEAST).expect("size");
         let open = || std::fs::File::options().read(true).write(true).open(file.path()).expect("open");
         fat::format(&mut open(), LEAST, VolumeId(7), "ESP", 0, |volume| {
-            volume.write("edgepress/private-key.pem", b"key")
+            for name in ["private-key.pem", "README.txt", "wiping.tmp"] {
+                volume.write(&format!("edgepress/{name}"), b"key")?;
+            }
+            volume.write("empty/README.txt", b"")
         })
         .expect("format");
-        assert!(fat_has(file.path(), LEAST, "edgepress/private-key.pem").expect("read"));
-        assert!(!fat_has(file.path(), LEAST, "edgepress/certificate.pem").expect("read"));
-        assert!(fat_has(self::file(&[0; 4096]).path(), 4096, "x").is_err());
+        let left = |folder, files: &[&str]| fat_left(file.path(), LEAST, folder, files).expect("read");
+        let files = ["private-key.pem", "certificate.pem"];
+        assert_eq!(left("edgepress", &files), ["edgepress/private-key.pem", "edgepress/wiping.tmp"]);
+        assert_eq!(left("edgepress", &[]), ["edgepress/wiping.tmp"]);
+        assert_eq!(left("empty", &files), Vec::<String>::new());
+        assert!(fat_left(self::file(&[0; 4096]).path(), 4096, "x", &[]).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::console::Lines;
+use super::harm::{Moment, Planned};
 use super::machine::{Boot, Start};
 use super::milestone::Milestone;
 use super::qemu::Qemu;
@@ -19,12 +20,20 @@ use super::world::{self, Setting, World};
 use crate::event::{Event, Sink, Unit};
 use crate::sim::log::{Entry, Mark};
 
-/// The step's name in events.
+/// The step's name in events, and that of the boot which ends with the power cut.
 const STEP: &str = "boot";
+const CUT_STEP: &str = "boot until the power cut";
 
 /// How long the guest may take to shut down once everything is seen: a container that ignores its signal takes ten
 /// seconds of it.
 const SHUTDOWN: Duration = Duration::from_secs(20);
+
+/// Seconds that first boot's last word may come after everything else. Where the power was cut between first boot's last
+/// mark on the disk and that word it never comes, and the disk tells.
+const LAST_WORD: f64 = 60.0;
+
+/// How long what a dead QEMU wrote may take to come out of its pipe.
+const LEFTOVERS: Duration = Duration::from_secs(5);
 
 /// How many messages of console and simulators may wait.
 const QUEUE: usize = 1024;
@@ -39,16 +48,22 @@ pub struct Inside {
     pub boot: Boot,
     /// The world around it.
     pub setting: Setting,
-    /// Seconds from power-on to the last milestone.
+    /// Seconds from power-on to the last milestone, of each boot.
     pub timeout: f64,
+    /// When the power is cut, after which the machine boots once more.
+    pub cut: Option<Moment>,
+    /// Seconds from power-on until the network's cable is plugged in.
+    pub network_after: Option<f64>,
     /// Where console.log is written.
     pub console: PathBuf,
+    /// Where the console of the boot before the power cut is written.
+    pub console_before: PathBuf,
 }
 
 /// What was seen.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Run {
-    /// Milestone → seconds since power-on.
+    /// Milestone → seconds since power-on; after a power cut, of the second boot.
     pub seconds: BTreeMap<Milestone, f64>,
     /// Why not all of them came.
     pub failure: Option<String>,
@@ -56,10 +71,28 @@ pub struct Run {
     pub tail: Vec<String>,
     /// The registration id that first boot reported on the console.
     pub registration_id: Option<String>,
-    /// Did the guest shut down when asked? Not asked after a failure.
+    /// Did the guest shut down when asked? Not asked after a failure, nor in a test of power cuts.
     pub shut_down: Option<bool>,
+    /// The power cut, if it came to that.
+    pub cut: Option<Cut>,
     /// Everything that the simulators were asked.
     pub entries: Vec<Entry>,
+}
+
+/// A power cut that took place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cut {
+    /// Seconds since power-on.
+    pub seconds: f64,
+    /// Milestone → seconds since power-on, of what was reached before.
+    pub milestones: BTreeMap<Milestone, f64>,
+}
+
+impl Cut {
+    /// The milestone that was reached last.
+    pub fn after(&self) -> Option<Milestone> {
+        self.milestones.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(milestone, _)| *milestone)
+    }
 }
 
 impl Run {
@@ -71,6 +104,7 @@ impl Run {
             tail: Vec::new(),
             registration_id: None,
             shut_down: None,
+            cut: None,
             entries: Vec::new(),
         }
     }
@@ -87,44 +121,80 @@ enum Seen {
 /// When world or machine cannot be started. A machine that fails is a [`Run`] with its reason.
 pub fn run(inside: &Inside, sink: &dyn Sink) -> Result<Run> {
     let world = World::start(&inside.setting)?;
-    let (sender, receiver) = sync_channel(QUEUE);
-    forward(world.subscribe(), sender.clone());
-    let log =
-        File::create(&inside.console).with_context(|| format!("creating {}", inside.console.display()))?;
-    let total = Some(Milestone::ALL.len() as u64);
-    sink.emit(Event::Started { step: STEP.into(), total, unit: Unit::Items });
-    let mut qemu = Qemu::start(&inside.boot, sender, Seen::Console)?;
-    let mut watch = Watch {
-        tracker: Tracker::default(),
-        lines: Lines::default(),
-        log: Log { file: BufWriter::new(log), left: CONSOLE_MAX },
-        power_on: qemu.started(),
-        world_began: world.started(),
-        sink,
-    };
-    if let Start::Raspi3b(_) = inside.boot.start {
-        // The firmware's work was done before power-on.
-        watch.reach(Milestone::Firmware, 0.0);
+    for path in [&inside.console, &inside.console_before] {
+        File::create(path).with_context(|| format!("creating {}", path.display()))?;
     }
-    watch.until_decided(&receiver, inside, &mut qemu)?;
-    let shut_down = match watch.tracker.failure() {
-        Some(_) => None,
-        None => Some(watch.while_shutting_down(receiver, &mut qemu)?),
-    };
-    drop(qemu);
-    watch.end()?;
-    let tracker = watch.tracker;
-    let outcome = tracker.failure().map_or_else(|| "provisioned".to_owned(), |_| "failed".to_owned());
-    let seconds = watch.power_on.elapsed().as_secs_f64();
-    sink.emit(Event::Finished { step: STEP.into(), seconds, outcome });
-    Ok(Run {
+    let mut told = None;
+    let mut cut = None;
+    if let Some(moment) = inside.cut {
+        let (tracker, seconds) = boot_until_cut(inside, moment, &world, sink)?;
+        let Some(seconds) = seconds else { return Ok(finish(&tracker, None, None, world.end()?)) };
+        told = tracker.registration_id().map(str::to_owned);
+        cut = Some(Cut { seconds, milestones: tracker.reached().clone() });
+    }
+    let (tracker, shut_down) = boot(inside, cut.as_ref(), &world, sink)?;
+    let mut run = finish(&tracker, shut_down, cut, world.end()?);
+    run.registration_id = run.registration_id.or(told);
+    Ok(run)
+}
+
+fn finish(tracker: &Tracker, shut_down: Option<bool>, cut: Option<Cut>, entries: Vec<Entry>) -> Run {
+    Run {
         seconds: tracker.reached().clone(),
         failure: tracker.failure().map(str::to_owned),
         tail: tracker.tail(),
         registration_id: tracker.registration_id().map(str::to_owned),
         shut_down,
-        entries: world.end()?,
-    })
+        cut,
+        entries,
+    }
+}
+
+/// Boots and takes the power away. Returns when that was; nothing, if the boot failed before.
+fn boot_until_cut(
+    inside: &Inside,
+    moment: Moment,
+    world: &World,
+    sink: &dyn Sink,
+) -> Result<(Tracker, Option<f64>)> {
+    let (mut watch, mut qemu, seen) =
+        Watch::start(inside, &inside.console_before, CUT_STEP, Tracker::default(), world, sink)?;
+    let due = watch.until_cut(&seen, inside, &mut qemu, moment)?;
+    let cut = due.then(|| watch.since_power_on(qemu.cut()));
+    if due {
+        watch.leftovers(&seen)?;
+    }
+    drop(qemu);
+    watch.end()?;
+    watch.finished(if due { "cut" } else { "failed" });
+    Ok((watch.tracker, cut))
+}
+
+/// Boots until it is decided whether the device is provisioned.
+fn boot(
+    inside: &Inside,
+    cut: Option<&Cut>,
+    world: &World,
+    sink: &dyn Sink,
+) -> Result<(Tracker, Option<bool>)> {
+    let tracker = cut.map_or_else(Tracker::default, |cut| Tracker::after(&cut.milestones));
+    let (mut watch, mut qemu, seen) = Watch::start(inside, &inside.console, STEP, tracker, world, sink)?;
+    watch.again = cut.is_some();
+    watch.until_decided(&seen, inside, &mut qemu)?;
+    let shut_down = match (watch.tracker.failure(), cut) {
+        (Some(_), _) => None,
+        (None, None) => Some(watch.while_shutting_down(seen, &mut qemu)?),
+        // The power goes once more: what was reached must be on the disk by now.
+        (None, Some(_)) => {
+            qemu.cut();
+            watch.leftovers(&seen)?;
+            None
+        }
+    };
+    drop(qemu);
+    watch.end()?;
+    watch.finished(if watch.tracker.failure().is_none() { "provisioned" } else { "failed" });
+    Ok((watch.tracker, shut_down))
 }
 
 fn forward(entries: Receiver<Entry>, sender: SyncSender<Seen>) {
@@ -145,37 +215,131 @@ struct Watch<'a> {
     power_on: Instant,
     world_began: Instant,
     sink: &'a dyn Sink,
+    step: &'static str,
+    faults: &'a [Planned],
+    /// When the network comes, if it has not.
+    network: Option<f64>,
+    /// The second boot: what the first one asked may still come in.
+    again: bool,
 }
 
-impl Watch<'_> {
+impl<'a> Watch<'a> {
+    /// Switches the machine on.
+    fn start(
+        inside: &'a Inside,
+        log: &Path,
+        step: &'static str,
+        tracker: Tracker,
+        world: &World,
+        sink: &'a dyn Sink,
+    ) -> Result<(Self, Qemu, Receiver<Seen>)> {
+        let (sender, receiver) = sync_channel(QUEUE);
+        forward(world.subscribe(), sender.clone());
+        let log = File::create(log).with_context(|| format!("creating {}", log.display()))?;
+        let total = Some(Milestone::ALL.len() as u64);
+        sink.emit(Event::Started { step: step.into(), total, unit: Unit::Items });
+        let qemu = Qemu::start(&inside.boot, sender, Seen::Console)?;
+        let mut watch = Self {
+            tracker,
+            lines: Lines::default(),
+            log: Log { file: BufWriter::new(log), left: CONSOLE_MAX },
+            power_on: qemu.started(),
+            world_began: world.started(),
+            sink,
+            step,
+            faults: &inside.setting.faults,
+            network: inside.network_after,
+            again: false,
+        };
+        if let Start::Raspi3b(_) = inside.boot.start {
+            // The firmware's work was done before power-on.
+            watch.reach(Milestone::Firmware, 0.0);
+        }
+        Ok((watch, qemu, receiver))
+    }
+
+    /// True when the moment has come, false when the boot failed before.
+    fn until_cut(
+        &mut self,
+        seen: &Receiver<Seen>,
+        inside: &Inside,
+        qemu: &mut Qemu,
+        moment: Moment,
+    ) -> Result<bool> {
+        loop {
+            let due = match moment {
+                Moment::At(seconds) => Some(seconds),
+                Moment::After(milestone, seconds) => {
+                    self.tracker.reached().get(&milestone).map(|reached| reached + seconds)
+                }
+            };
+            if self.tracker.failure().is_some() {
+                return Ok(false);
+            }
+            if due.is_some_and(|due| self.now() >= due) {
+                return Ok(true);
+            }
+            if due.is_none() && self.now() >= inside.timeout {
+                let limit = inside.timeout;
+                self.tracker.fail(format!(
+                    "the power was to be cut at {moment}, which did not come within {limit:.0} s"
+                ));
+                return Ok(false);
+            }
+            self.next(seen, inside, qemu, due.unwrap_or(inside.timeout))?;
+        }
+    }
+
     fn until_decided(&mut self, seen: &Receiver<Seen>, inside: &Inside, qemu: &mut Qemu) -> Result<()> {
         let timeout = inside.timeout;
         while !self.tracker.decided() {
-            let left = timeout - self.power_on.elapsed().as_secs_f64();
-            if left <= 0.0 {
+            let latest = self.tracker.reached().values().copied().fold(0.0, f64::max) + LAST_WORD;
+            let silent = self.again && self.tracker.only_word_missing();
+            if silent && self.now() >= latest {
+                break;
+            }
+            if !silent && self.now() >= timeout {
                 self.tracker.time_is_up(timeout);
                 break;
             }
-            match seen.recv_timeout(Duration::from_secs_f64(left)) {
-                Ok(Seen::Console(bytes, _)) if bytes.is_empty() => {
-                    let how = qemu.obituary();
-                    self.end()?;
-                    self.tracker.fail(how);
-                }
-                Ok(Seen::Console(bytes, at)) => {
-                    let reached = self.console(&bytes, at)?;
-                    for device in
-                        reached.into_iter().filter_map(|milestone| inside.boot.plugged_in_at(milestone))
-                    {
-                        qemu.plug(&device).context("plugging a device into the machine")?;
-                    }
-                }
-                Ok(Seen::Service(entry)) => self.service(&entry),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.tracker.fail("nobody watches the machine any more");
+            self.next(seen, inside, qemu, if silent { latest } else { timeout })?;
+        }
+        Ok(())
+    }
+
+    /// Takes the next message, waiting until `deadline` at most, in seconds since power-on.
+    fn next(&mut self, seen: &Receiver<Seen>, inside: &Inside, qemu: &mut Qemu, deadline: f64) -> Result<()> {
+        self.connect(qemu)?;
+        let deadline = self.network.map_or(deadline, |network| network.min(deadline));
+        let left = Duration::from_secs_f64((deadline - self.now()).max(0.0));
+        match seen.recv_timeout(left) {
+            Ok(Seen::Console(bytes, _)) if bytes.is_empty() => {
+                let how = qemu.obituary();
+                self.end()?;
+                self.tracker.fail(how);
+            }
+            Ok(Seen::Console(bytes, at)) => {
+                let reached = self.console(&bytes, at)?;
+                for device in reached.into_iter().filter_map(|milestone| inside.boot.plugged_in_at(milestone))
+                {
+                    qemu.plug(&device).context("plugging a device into the machine")?;
                 }
             }
+            Ok(Seen::Service(entry)) => self.service(&entry),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                self.tracker.fail("nobody watches the machine any more");
+            }
+        }
+        Ok(())
+    }
+
+    /// Plugs the network's cable in when it is time.
+    fn connect(&mut self, qemu: &Qemu) -> Result<()> {
+        if self.network.is_some_and(|due| self.now() >= due) {
+            self.network = None;
+            qemu.set_link(true).context("plugging the network's cable in")?;
+            self.say(format!("{:.1} s: the network's cable is plugged in", self.now()));
         }
         Ok(())
     }
@@ -203,6 +367,18 @@ impl Watch<'_> {
         Ok(off)
     }
 
+    /// What came in before the power went and was not looked at yet.
+    fn leftovers(&mut self, seen: &Receiver<Seen>) -> Result<()> {
+        while let Ok(message) = seen.recv_timeout(LEFTOVERS) {
+            match message {
+                Seen::Console(bytes, _) if bytes.is_empty() => break,
+                Seen::Console(bytes, at) => drop(self.console(&bytes, at)?),
+                Seen::Service(entry) => self.service(&entry),
+            }
+        }
+        Ok(())
+    }
+
     /// Takes what came on the console; returns the milestones that it tells.
     fn console(&mut self, bytes: &[u8], at: Instant) -> Result<Vec<Milestone>> {
         let at = self.since_power_on(at);
@@ -219,12 +395,16 @@ impl Watch<'_> {
     }
 
     fn service(&mut self, entry: &Entry) {
+        // What the boot before asked, and got its answer late.
+        if self.again && !self.tracker.reached().contains_key(&Milestone::Kernel) {
+            return;
+        }
         // The world is older than the machine.
         let at = entry.seconds - (self.power_on - self.world_began).as_secs_f64();
         if let Some(milestone) = entry.mark.and_then(milestone) {
             self.reach(milestone, at);
         }
-        if let Some(reason) = world::refusal(entry) {
+        if let Some(reason) = world::refusal(entry, self.faults) {
             self.tracker.fail(reason);
         }
     }
@@ -237,7 +417,7 @@ impl Watch<'_> {
 
     /// Writes the line that has begun and not ended.
     fn end(&mut self) -> Result<()> {
-        let at = self.since_power_on(Instant::now());
+        let at = self.now();
         if let Some(line) = self.lines.end() {
             self.log.line(at, &line)?;
             self.tracker.line(&line, at);
@@ -246,9 +426,21 @@ impl Watch<'_> {
     }
 
     fn tell(&self, milestone: Milestone, at: f64) {
+        self.say(format!("{at:.1} s: {}", milestone.meaning()));
+    }
+
+    fn say(&self, message: String) {
         let done = self.tracker.reached().len() as u64;
-        let message = format!("{at:.1} s: {}", milestone.meaning());
-        self.sink.emit(Event::Progress { step: STEP.into(), done, message });
+        self.sink.emit(Event::Progress { step: self.step.into(), done, message });
+    }
+
+    fn finished(&self, outcome: &str) {
+        let (step, outcome) = (self.step.into(), outcome.into());
+        self.sink.emit(Event::Finished { step, seconds: self.now(), outcome });
+    }
+
+    fn now(&self) -> f64 {
+        self.power_on.elapsed().as_secs_f64()
     }
 
     fn since_power_on(&self, at: Instant) -> f64 {

@@ -9,6 +9,8 @@
 //!      └─ inside    reads console and simulators; milestones, the reason of a failure
 //! ```
 //!
+//! A test may do harm ([`Harm`]): cut the power and boot once more, let services fail, set the clock wrong.
+//!
 //! *Milestone*: something seen from outside, with seconds since power-on by the host's monotonic clock. *Check*:
 //! something looked at after the machine went off.
 
@@ -17,6 +19,7 @@ pub mod checks;
 pub mod console;
 pub mod copy;
 pub mod firmware;
+pub mod harm;
 pub mod image;
 pub mod inside;
 pub mod junit;
@@ -25,9 +28,12 @@ pub mod milestone;
 mod qemu;
 mod qmp;
 pub mod report;
+mod root;
 mod scratch;
 pub mod timeline;
+mod tpm;
 pub mod tracker;
+mod trust;
 mod verdict;
 pub mod world;
 
@@ -35,14 +41,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use time::OffsetDateTime;
 
 use self::accel::{Accel, Wanted};
 use self::copy::Copy;
 use self::firmware::Firmware;
+use self::harm::Harm;
 use self::image::Image;
 use self::inside::{Inside, Run};
-use self::machine::{Boot, Machine, Start, raspi3b};
-use self::report::{MachineFacts, Report, publish};
+use self::machine::{Boot, Machine, NOW, Start, raspi3b};
+use self::report::{Conditions, MachineFacts, Report, publish};
 use self::scratch::Scratch;
 use self::world::Setting;
 use crate::disk::patch;
@@ -70,6 +78,10 @@ pub struct Options {
     pub cpus: Option<u32>,
     /// With firmware that has Microsoft's keys and secure boot on.
     pub secure_boot: bool,
+    /// With an emulated TPM 2.0.
+    pub tpm: bool,
+    /// What is done to the device besides.
+    pub harm: Harm,
     /// Keep the copy of the disk, and everything else that is private to the run.
     pub keep: bool,
 }
@@ -88,32 +100,30 @@ struct Device {
 /// provisioned is a [`Report`] that says so.
 pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
     let image = Image::open(&options.image)?;
-    refuse_unprovable(&image)?;
+    image.partition("fat")?;
     let machine = machine(&image, options)?;
     let before = image.stamp()?;
     let scratch = Scratch::create(options.keep)?;
     let device = Device::create(scratch.path())?;
-    let copy = Copy::create(scratch.path(), &image.path, image.size, machine.machine.has_card())?;
-    let identity = device.files();
-    let runs = patch::make(&image.path, image.manifest.epoch, |volume| {
-        identity.iter().try_for_each(|(path, content)| volume.write(path, content))
-    });
-    let runs = runs.context("putting an identity into the image's copy")?.runs;
-    copy.write(runs.iter().map(|(offset, bytes)| (*offset, bytes.as_slice())))?;
-    let setting = setting(&image, &device, &scratch);
-    let console = scratch.path().join("console.log");
-    let logs = [console.clone(), setting.log.clone()];
+    let (copy, trust) = copy(&image, &machine, &device, &scratch, options, sink)?;
+    let setting = setting(&image, &device, &scratch, &options.harm);
+    let logs = Logs::of(&scratch, &setting);
     let timeout = options.timeout.unwrap_or(machine.machine.timeout());
     let run: Run = match machine.start(&image, &scratch, sink)? {
         Ok(start) => {
-            let boot = machine.boot(start, &scratch, &copy);
-            let inside = Inside { boot, setting, timeout, console: console.clone() };
+            let inside = Inside {
+                boot: machine.boot(start, &scratch, &copy, options)?,
+                setting,
+                timeout,
+                cut: options.harm.cut,
+                network_after: options.harm.network_after,
+                console: logs.console.clone(),
+                console_before: logs.console_before.clone(),
+            };
             sandbox::run(&Job::Prove(Box::new(inside)), sink)?
         }
         Err(reason) => {
-            for log in &logs {
-                fs::write(log, "").with_context(|| format!("writing {}", log.display()))?;
-            }
+            logs.make_empty()?;
             Run::not_started(reason)
         }
     };
@@ -123,26 +133,76 @@ pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
         copy: &copy,
         device: &device.certificate,
         run: &run,
-        console: &console,
+        harm: &options.harm,
+        consoles: [&logs.console, &logs.console_before],
     };
-    let report = verdict::report(&evidence, machine.facts()?, timeout)?;
+    let conditions = Conditions::of(&options.harm, trust);
+    let report = verdict::report(&evidence, machine.facts()?, conditions, timeout)?;
     publish_report(&report, options, &image, &logs, &device.certificate)?;
     scratch.end(sink)?;
     Ok(report)
 }
 
-fn refuse_unprovable(image: &Image) -> Result<()> {
-    image.partition("fat")?;
-    if image.manifest.provisioning.overrides {
-        return Ok(());
+/// The copy with the identity, and what else was put into it that the report must say.
+fn copy(
+    image: &Image,
+    machine: &Host,
+    device: &Device,
+    scratch: &Scratch,
+    options: &Options,
+    sink: &dyn Sink,
+) -> Result<(Copy, Option<String>)> {
+    let mut copy = Copy::create(scratch.path(), &image.path, image.size, machine.machine.has_card())?;
+    let overrides = image.manifest.provisioning.overrides;
+    let identity = device.files(overrides);
+    let runs = patch::make(&image.path, image.manifest.epoch, |volume| {
+        identity.iter().try_for_each(|(path, content)| volume.write(path, content))
+    });
+    let mut runs = runs.context("putting an identity into the image's copy")?.runs;
+    let mut trust = None;
+    if !overrides {
+        let root = image.partition("root")?;
+        let place = trust::Place { image: &image.path, offset: root.offset, epoch: image.manifest.epoch };
+        runs.extend(
+            trust::blocks(&place, &device.server_ca, scratch.path())
+                .context("making the image's copy trust the simulators")?,
+        );
+        let message = format!(
+            "the image's recipe trusts nothing from the FAT partition: the simulators' certificate authority was put \
+             into the copy's {}",
+            trust::STORE
+        );
+        sink.note(message.clone());
+        trust = Some(message);
     }
-    Err(Problem::input(format!(
-        "{} trusts no certificate authority from its FAT partition (provisioning.overrides = false), so it would \
-         refuse the simulated services",
-        image.path.display()
-    ))
-    .hint("test an image of the same recipe built with --set provisioning.overrides=true")
-    .into())
+    copy.write(runs.iter().map(|(offset, bytes)| (*offset, bytes.as_slice())))?;
+    if options.harm.cut.is_some() {
+        copy.wear()?;
+    }
+    Ok((copy, trust))
+}
+
+/// Files that become part of the report.
+struct Logs {
+    console: PathBuf,
+    console_before: PathBuf,
+    simulator: PathBuf,
+}
+
+impl Logs {
+    fn of(scratch: &Scratch, setting: &Setting) -> Self {
+        let console = scratch.path().join("console.log");
+        let console_before = scratch.path().join("console-before-cut.log");
+        Self { console, console_before, simulator: setting.log.clone() }
+    }
+
+    /// For a machine that was never switched on.
+    fn make_empty(&self) -> Result<()> {
+        for log in [&self.console, &self.console_before, &self.simulator] {
+            fs::write(log, "").with_context(|| format!("writing {}", log.display()))?;
+        }
+        Ok(())
+    }
 }
 
 /// What runs the machine on this host.
@@ -154,6 +214,7 @@ struct Host {
     accel: Accel,
     cpus: u32,
     memory: ByteSize,
+    tpm: bool,
 }
 
 fn machine(image: &Image, options: &Options) -> Result<Host> {
@@ -172,7 +233,9 @@ fn machine(image: &Image, options: &Options) -> Result<Host> {
             .hint("leave out --secure-boot")
             .into());
     }
-    for tool in ["qemu-img", "qemu-io"] {
+    refuse_missing_hardware(machine, options)?;
+    let tpm = options.tpm.then_some(tpm::PROGRAM);
+    for tool in ["qemu-img", "qemu-io"].into_iter().chain(tpm) {
         host::program(tool)?;
     }
     let program = host::program(machine.program())?;
@@ -181,7 +244,29 @@ fn machine(image: &Image, options: &Options) -> Result<Host> {
     } else {
         None
     };
-    Ok(Host { machine, program, firmware, accel, cpus, memory })
+    Ok(Host { machine, program, firmware, accel, cpus, memory, tpm: options.tpm })
+}
+
+/// A Raspberry Pi lacks what other machines have.
+fn refuse_missing_hardware(machine: Machine, options: &Options) -> Result<()> {
+    if machine.has_clock_and_tpm() {
+        return Ok(());
+    }
+    let lacks = [
+        (options.tpm, "no TPM", "--tpm"),
+        (options.harm.rtc.is_some(), "no clock that runs while it is off", "--rtc"),
+        (
+            options.harm.network_after.is_some(),
+            "a network that is plugged in as a whole, when init runs",
+            "--network-after",
+        ),
+    ];
+    match lacks.into_iter().find(|(wanted, _, _)| *wanted) {
+        Some((_, what, option)) => Err(Problem::input(format!("QEMU's Raspberry Pi 3 has {what}"))
+            .hint(format!("leave out {option}"))
+            .into()),
+        None => Ok(()),
+    }
 }
 
 impl Host {
@@ -205,8 +290,10 @@ impl Host {
         Ok(Ok(if self.machine == Machine::Pc { Start::Pc(firmware) } else { Start::Virt(firmware) }))
     }
 
-    fn boot(&self, start: Start, scratch: &Scratch, copy: &Copy) -> Boot {
-        Boot {
+    fn boot(&self, start: Start, scratch: &Scratch, copy: &Copy, options: &Options) -> Result<Boot> {
+        let clock = options.harm.rtc.map(|rtc| rtc.base(OffsetDateTime::now_utc())).transpose();
+        let clock = clock.map_err(|error| Problem::input(format!("{error:#}")))?;
+        Ok(Boot {
             program: self.program.clone(),
             uuid: scratch.uuid().to_owned(),
             disk: copy.disk(),
@@ -214,8 +301,12 @@ impl Host {
             accel: self.accel,
             cpus: self.cpus,
             memory: self.memory,
+            cut: options.harm.cut.is_some(),
+            clock: clock.unwrap_or_else(|| NOW.to_owned()),
+            tpm: options.tpm,
+            paused: options.harm.network_after.is_some(),
             folder: scratch.path().to_owned(),
-        }
+        })
     }
 
     fn facts(&self) -> Result<MachineFacts> {
@@ -228,6 +319,7 @@ impl Host {
             memory: self.memory,
             firmware: self.firmware.as_ref().map(|firmware| firmware.code.file.clone()),
             secure_boot: self.firmware.as_ref().is_some_and(|firmware| firmware.secure),
+            tpm: self.tpm,
         })
     }
 }
@@ -241,23 +333,27 @@ impl Device {
         Ok(Self { pki: pki_folder, server_ca: pki.server_ca_pem().to_owned(), certificate })
     }
 
-    /// Files for the FAT partition.
-    fn files(&self) -> Vec<(String, Vec<u8>)> {
+    /// Files for the FAT partition; whom to trust only where the image takes that from it.
+    fn files(&self, overrides: bool) -> Vec<(String, Vec<u8>)> {
         let file = |name: &str, text: &str| (format!("{IDENTITY}/{name}"), text.as_bytes().to_vec());
-        vec![
+        let mut files = vec![
             file("registration-id", &format!("{}\n", self.certificate.registration_id)),
-            file("certificate.pem", &self.certificate.chain_pem),
+            file(CERTIFICATE, &self.certificate.chain_pem),
             file(PRIVATE_KEY, &self.certificate.key_pem),
-            file("ca/simulator.pem", &self.server_ca),
-        ]
+        ];
+        if overrides {
+            files.push(file("ca/simulator.pem", &self.server_ca));
+        }
+        files
     }
 }
 
 /// The folder of a device's identity on the FAT partition.
 const IDENTITY: &str = "edgepress";
 const PRIVATE_KEY: &str = "private-key.pem";
+const CERTIFICATE: &str = "certificate.pem";
 
-fn setting(image: &Image, device: &Device, scratch: &Scratch) -> Setting {
+fn setting(image: &Image, device: &Device, scratch: &Scratch, harm: &Harm) -> Setting {
     let provisioning = &image.manifest.provisioning;
     Setting {
         pki: device.pki.clone(),
@@ -265,6 +361,8 @@ fn setting(image: &Image, device: &Device, scratch: &Scratch) -> Setting {
         id_scope: provisioning.id_scope.clone(),
         engine_dns: image.manifest.engine_dns.clone(),
         registration_id: device.certificate.registration_id.clone(),
+        faults: harm.faults.clone(),
+        clock_offset: harm.clock_offset,
         log: scratch.path().join("simulator.jsonl"),
         resolv_conf: scratch.path().join("resolv.conf"),
     }
@@ -277,12 +375,15 @@ fn publish_report(
     report: &Report,
     options: &Options,
     image: &Image,
-    [console, simulator]: &[PathBuf; 2],
+    logs: &Logs,
     device: &DeviceCertificate,
 ) -> Result<()> {
     let folder = options.report.clone().unwrap_or_else(|| image.folder().join(REPORT));
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    for (from, name) in [(console, "console.log"), (simulator, "simulator.jsonl")] {
+    let before = options.harm.cut.map(|_| (&logs.console_before, "console-before-cut.log"));
+    for (from, name) in
+        [(&logs.console, "console.log"), (&logs.simulator, "simulator.jsonl")].into_iter().chain(before)
+    {
         let text = fs::read_to_string(from).with_context(|| format!("reading {}", from.display()))?;
         publish(&folder.join(name), verdict::redact(&text, &device.key_pem).as_bytes())?;
     }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::machine::{Boot, CONTROL};
+use super::machine::{Boot, CONTROL, NETWORK};
 use super::qmp;
+use super::tpm::Tpm;
 use crate::host;
 
 /// How long QEMU may take to end after it closed its console.
@@ -34,6 +35,7 @@ pub struct Qemu {
     started: Instant,
     control: PathBuf,
     messages: Option<JoinHandle<String>>,
+    _tpm: Option<Tpm>,
     // QEMU must not read an end of file: it would close the serial port.
     _keyboard: Option<ChildStdin>,
 }
@@ -52,6 +54,9 @@ impl Qemu {
         let mut command = Command::new(&boot.program);
         command.args(boot.arguments()).current_dir(&boot.folder);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let tpm = if boot.tpm { Some(Tpm::start(&boot.folder)?) } else { None };
+        // Of a machine before: whoever waits for the socket must find this one's.
+        std::fs::remove_file(boot.folder.join(CONTROL)).ok();
         let started = Instant::now();
         let mut child = command.spawn().with_context(|| format!("starting {}", host::line(&command)))?;
         let keyboard = child.stdin.take();
@@ -68,7 +73,24 @@ impl Qemu {
             }
         });
         let messages = Some(std::thread::spawn(move || read_messages(errors)));
-        Ok(Self { child, started, control: boot.folder.join(CONTROL), messages, _keyboard: keyboard })
+        let control = boot.folder.join(CONTROL);
+        let mut qemu = Self { child, started, control, messages, _tpm: tpm, _keyboard: keyboard };
+        if boot.paused {
+            qemu.go_without_network()?;
+        }
+        Ok(qemu)
+    }
+
+    /// Pulls the cable of a machine that waits to be let go, and lets it go: that is when it is switched on.
+    fn go_without_network(&mut self) -> Result<()> {
+        let deadline = Instant::now() + LAST_BREATH;
+        while !self.control.exists() && Instant::now() < deadline {
+            sleep(GLANCE);
+        }
+        self.set_link(false)?;
+        qmp::go(&self.control)?;
+        self.started = Instant::now();
+        Ok(())
     }
 
     /// When it was switched on.
@@ -98,6 +120,21 @@ impl Qemu {
     /// When QEMU does not do it.
     pub fn plug(&self, device: &Value) -> Result<()> {
         qmp::plug(&self.control, device)
+    }
+
+    /// Plugs the network's cable in, or pulls it.
+    ///
+    /// # Errors
+    /// When QEMU does not do it.
+    pub fn set_link(&self, up: bool) -> Result<()> {
+        qmp::set_link(&self.control, NETWORK, up)
+    }
+
+    /// Takes the power away: nothing is flushed, nobody is asked. Returns when that was.
+    pub fn cut(&mut self) -> Instant {
+        let at = Instant::now();
+        self.kill();
+        at
     }
 
     /// Asks the guest to shut down and gives it time; true if it did.

@@ -1,4 +1,5 @@
-//! The little of QEMU's machine protocol that a test needs: press the power button, plug something in, end it.
+//! The little of QEMU's machine protocol that a test needs: press the power button, plug something in or out, let it go,
+//! end it.
 //!
 //! Format: one JSON object a line, after a greeting; QEMU's `docs/interop/qmp-spec`.
 
@@ -32,6 +33,22 @@ pub fn press_power_button(path: &Path) -> Result<()> {
 /// As [`press_power_button`].
 pub fn plug(path: &Path, device: &Value) -> Result<()> {
     ask(path, &json!({ "execute": "device_add", "arguments": device }))
+}
+
+/// Pulls the network's cable (`up`: false), or plugs it in.
+///
+/// # Errors
+/// As [`press_power_button`].
+pub fn set_link(path: &Path, network: &str, up: bool) -> Result<()> {
+    ask(path, &json!({ "execute": "set_link", "arguments": { "name": network, "up": up } }))
+}
+
+/// Lets a machine go that was started paused.
+///
+/// # Errors
+/// As [`press_power_button`].
+pub fn go(path: &Path) -> Result<()> {
+    ask(path, &json!({ "execute": "cont" }))
 }
 
 /// Ends QEMU so that what the guest wrote is in the disk's file: a killed one loses the tables that say where.

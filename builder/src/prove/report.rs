@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::accel::Accel;
 use super::checks::{Check, Outcome};
+use super::harm::{Harm, Moment, Planned};
+use super::inside::Cut;
 use super::machine::Machine;
 use super::milestone::Milestone;
 use super::{junit, timeline};
@@ -28,6 +30,12 @@ pub struct Report {
     pub seconds: BTreeMap<Milestone, f64>,
     /// Seconds that the device had.
     pub timeout: f64,
+    /// The power cut between two boots; `seconds` are then the second one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_cut: Option<PowerCut>,
+    /// What was unusual besides.
+    #[serde(default, skip_serializing_if = "Conditions::usual")]
+    pub conditions: Conditions,
     /// What was looked at besides.
     pub checks: Vec<Check>,
     /// The image.
@@ -40,6 +48,106 @@ pub struct Report {
     pub console_tail: Vec<String>,
     /// Version of edgepress that tested.
     pub edgepress: String,
+}
+
+/// A power cut: QEMU was killed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PowerCut {
+    /// When it was to be.
+    pub at: Moment,
+    /// What that was drawn from.
+    pub seed: Option<u64>,
+    /// When it was: seconds since the first power-on. None if the first boot failed before.
+    pub seconds: Option<f64>,
+    /// The last milestone before it.
+    pub after: Option<Milestone>,
+    /// Milestone → seconds since the first power-on, of what was reached before it.
+    pub milestones: BTreeMap<Milestone, f64>,
+}
+
+impl PowerCut {
+    /// What came of the wish for one, if there was one.
+    pub fn of(harm: &Harm, cut: Option<&Cut>) -> Option<Self> {
+        let none = BTreeMap::new();
+        Some(Self {
+            at: harm.cut?,
+            seed: harm.seed,
+            seconds: cut.map(|cut| rounded(cut.seconds)),
+            after: cut.and_then(Cut::after),
+            milestones: rounded_all(cut.map_or(&none, |cut| &cut.milestones)),
+        })
+    }
+}
+
+impl fmt::Display for PowerCut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(seconds) = self.seconds else { return write!(f, "the power was to be cut at {}", self.at) };
+        write!(f, "the power was cut {seconds:.1} s after the first power-on, ")?;
+        match self.after.and_then(|after| Some((after, self.milestones.get(&after)?))) {
+            Some((after, at)) => write!(f, "{:.1} s after {after}", seconds - at),
+            None => f.write_str("before any milestone"),
+        }
+    }
+}
+
+/// Milliseconds are what a clock of a test is good for.
+pub fn rounded(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+/// [`rounded`], each.
+pub fn rounded_all(seconds: &BTreeMap<Milestone, f64>) -> BTreeMap<Milestone, f64> {
+    seconds.iter().map(|(milestone, at)| (*milestone, rounded(*at))).collect()
+}
+
+/// What the device met that is not usual.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Conditions {
+    /// What the services did wrong, as `dps=429:3`.
+    #[serde(default)]
+    pub faults: Vec<Planned>,
+    /// Seconds that the simulated world was ahead of the host.
+    #[serde(default)]
+    pub clock_offset: i64,
+    /// What the machine's clock showed at power-on.
+    #[serde(default)]
+    pub rtc: Option<String>,
+    /// Seconds from power-on until the network came.
+    #[serde(default)]
+    pub network_after: Option<f64>,
+    /// How the image came to trust the simulators, where its recipe forbids it.
+    #[serde(default)]
+    pub trust: Option<String>,
+}
+
+impl Conditions {
+    /// As the user asked for them, and `trust`.
+    pub fn of(harm: &Harm, trust: Option<String>) -> Self {
+        Self {
+            faults: harm.faults.clone(),
+            clock_offset: harm.clock_offset,
+            rtc: harm.rtc.map(|rtc| rtc.to_string()),
+            network_after: harm.network_after,
+            trust,
+        }
+    }
+
+    /// Nothing unusual.
+    pub fn usual(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// One line each.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<_> = self.faults.iter().map(|fault| format!("fault: {fault}")).collect();
+        if self.clock_offset != 0 {
+            lines.push(format!("the simulated world is {:+} s ahead of the host", self.clock_offset));
+        }
+        lines.extend(self.rtc.iter().map(|rtc| format!("the machine's clock at power-on: {rtc}")));
+        lines.extend(self.network_after.iter().map(|after| format!("the network came after {after} s")));
+        lines.extend(self.trust.clone());
+        lines
+    }
 }
 
 /// The image under test.
@@ -76,6 +184,9 @@ pub struct MachineFacts {
     pub firmware: Option<PathBuf>,
     /// Secure boot was on.
     pub secure_boot: bool,
+    /// It had an emulated TPM.
+    #[serde(default)]
+    pub tpm: bool,
 }
 
 /// What the simulators saw.
@@ -91,6 +202,11 @@ impl Report {
     /// The checks that failed.
     pub fn failed_checks(&self) -> impl Iterator<Item = &Check> {
         self.checks.iter().filter(|check| check.outcome == Outcome::Failed)
+    }
+
+    /// When a milestone was reached before the power cut, in seconds since the first power-on.
+    pub fn before_cut(&self, milestone: Milestone) -> Option<f64> {
+        self.power_cut.as_ref()?.milestones.get(&milestone).copied()
     }
 
     /// When the last milestone came.
@@ -125,10 +241,15 @@ pub fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in self.conditions.lines().iter().chain(&self.power_cut.as_ref().map(ToString::to_string)) {
+            writeln!(f, "{line}")?;
+        }
         for milestone in Milestone::ALL {
-            match self.seconds.get(&milestone) {
-                Some(at) => writeln!(f, "{:<16} {at:>7.1} s  {}", milestone.name(), milestone.meaning())?,
-                None => writeln!(f, "{:<16} {:>7}    {}", milestone.name(), "-", milestone.meaning())?,
+            let (name, meaning) = (milestone.name(), milestone.meaning());
+            match (self.seconds.get(&milestone), self.before_cut(milestone)) {
+                (Some(at), _) => writeln!(f, "{name:<16} {at:>7.1} s  {meaning}")?,
+                (None, Some(_)) => writeln!(f, "{name:<16} {:>9}  {meaning}", "before")?,
+                (None, None) => writeln!(f, "{name:<16} {:>7}    {meaning}", "-")?,
             }
         }
         for check in &self.checks {
@@ -154,7 +275,7 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{ImageFacts, MachineFacts, Report, SimulatorFacts, publish};
+    use super::{Conditions, ImageFacts, MachineFacts, PowerCut, Report, SimulatorFacts, publish};
     use crate::prove::accel::Accel;
     use crate::prove::checks::Check;
     use crate::prove::machine::Machine;
@@ -170,6 +291,8 @@ pub(super) mod tests {
             reason: None,
             seconds: Milestone::ALL.into_iter().zip(times).collect(),
             timeout: 180.0,
+            power_cut: None,
+            conditions: Conditions::default(),
             checks: vec![
                 Check::new("image-unaltered", true, "nothing was written"),
                 Check::skipped("root-grew", "<&>"),
@@ -190,6 +313,7 @@ pub(super) mod tests {
                 memory: ByteSize::mib(2048),
                 firmware: Some("/usr/share/OVMF/OVMF_CODE_4M.fd".into()),
                 secure_boot: false,
+                tpm: false,
             },
             simulator: SimulatorFacts::default(),
             console_tail: vec!["the last line".into()],
@@ -217,6 +341,55 @@ pub(super) mod tests {
         assert!(text.contains("\ndps-registered         -    DPS took the registration\n"), "{text}");
         assert!(text.contains("the console's last lines:\n  the last line\n"), "{text}");
         assert!(text.contains("FAILED: DPS answered 401"), "{text}");
+    }
+
+    /// A device that was provisioned in its second boot, the power having gone when first boot was done.
+    pub fn cut() -> Report {
+        let mut report = good();
+        report.seconds.remove(&Milestone::FirstBoot);
+        let milestones = good().seconds.into_iter().filter(|(milestone, _)| milestone.on_console()).collect();
+        report.power_cut = Some(PowerCut {
+            at: "first-boot+2".parse().expect("a moment"),
+            seed: Some(7),
+            seconds: Some(50.9),
+            after: Some(Milestone::FirstBoot),
+            milestones,
+        });
+        report
+    }
+
+    #[test]
+    fn a_power_cut_is_told() {
+        let text = cut().to_string();
+        let line = "the power was cut 50.9 s after the first power-on, 2.0 s after first-boot\n";
+        assert!(text.starts_with(line), "{text}");
+        assert!(text.contains("\nfirst-boot          before  first boot is done\n"), "{text}");
+        let json = serde_json::to_value(cut()).expect("json");
+        assert_eq!(
+            (&json["power_cut"]["at"], &json["power_cut"]["after"]),
+            (&"first-boot+2".into(), &"first-boot".into())
+        );
+        assert_eq!(serde_json::from_value::<Report>(json).expect("back"), cut());
+    }
+
+    #[test]
+    fn what_is_unusual_is_told() {
+        let mut report = good();
+        report.conditions = Conditions {
+            faults: vec!["dps=500:2".parse().expect("a fault")],
+            clock_offset: -5,
+            rtc: Some("1980-01-01T00:00:00".into()),
+            network_after: Some(60.0),
+            trust: Some("it was made to".into()),
+        };
+        let text = report.to_string();
+        let lines = "fault: dps=500:2\nthe simulated world is -5 s ahead of the host\n\
+                     the machine's clock at power-on: 1980-01-01T00:00:00\nthe network came after 60 s\nit was made to\nfirmware";
+        assert!(text.starts_with(lines), "{text}");
+        let json = serde_json::to_value(&report).expect("json");
+        assert_eq!(json["conditions"]["faults"][0], "dps=500:2");
+        assert_eq!(serde_json::from_value::<Report>(json).expect("back"), report);
+        assert!(!serde_json::to_string(&good()).expect("json").contains("conditions"));
     }
 
     #[test]

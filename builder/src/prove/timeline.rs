@@ -60,8 +60,9 @@ fn head(svg: &mut String, report: &Report) {
         format!("{}: not provisioned", report.image.name)
     };
     text(svg, (24.0, 34.0), INK, "font-size=\"19\" font-weight=\"600\"", &title);
+    let cut = report.power_cut.as_ref().map(|cut| format!("; {cut}")).unwrap_or_default();
     let line = format!(
-        "{} under {}, {} processors, {} of memory{}; limit {:.0} s",
+        "{} under {}, {} processors, {} of memory{}; limit {:.0} s{cut}",
         machine.arch,
         machine.accel.to_string().to_uppercase(),
         machine.cpus,
@@ -177,7 +178,7 @@ fn text(svg: &mut String, (x, y): (f64, f64), fill: &str, more: &str, words: &st
 #[cfg(test)]
 mod tests {
     use super::{Scale, render};
-    use crate::prove::report::tests::{bad, good};
+    use crate::prove::report::tests::{bad, cut, good};
 
     #[test]
     fn one_bar_a_milestone() {
@@ -188,6 +189,9 @@ mod tests {
         let svg = render(&bad());
         assert_eq!(svg.matches("<title>").count(), 5);
         assert!(svg.contains("DPS answered 401 &lt;Unauthorized&gt;"), "{svg}");
+        let svg = render(&cut());
+        assert_eq!(svg.matches("<title>").count(), 8);
+        assert!(svg.contains("limit 180 s; the power was cut 50.9 s after the first power-on"), "{svg}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What has been seen of a boot so far, and whether it is decided.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::milestone::{FIRST_BOOT_DONE, Milestone, Sign, prompt, read};
 
@@ -14,9 +14,19 @@ pub struct Tracker {
     failure: Option<String>,
     tail: VecDeque<String>,
     registration_id: Option<String>,
+    earlier: BTreeSet<Milestone>,
 }
 
+/// What a device does once in its life: a boot after it was done need not do it again.
+const ONCE: [Milestone; 3] = [Milestone::FirstBoot, Milestone::DpsRegistered, Milestone::DpsAssigned];
+
 impl Tracker {
+    /// The boot after one that reached `earlier` before its power was cut.
+    pub fn after(earlier: &BTreeMap<Milestone, f64>) -> Self {
+        let earlier = earlier.keys().copied().filter(|milestone| ONCE.contains(milestone)).collect();
+        Self { earlier, ..Self::default() }
+    }
+
     /// Takes a whole line of the console; returns the milestone that it tells for the first time.
     pub fn line(&mut self, line: &str, at: f64) -> Option<Milestone> {
         if self.tail.len() == TAIL_LINES {
@@ -55,9 +65,21 @@ impl Tracker {
         self.failure.is_some() || self.missing().is_none()
     }
 
-    /// The first milestone that has not come.
+    /// The first milestone that has not come, and must.
     pub fn missing(&self) -> Option<Milestone> {
-        Milestone::ALL.into_iter().find(|milestone| !self.reached.contains_key(milestone))
+        self.all_missing().next()
+    }
+
+    /// Has everything come but first boot's own word? The power may have gone after first boot's last mark on the disk
+    /// and before that word: then no later boot says it.
+    pub fn only_word_missing(&self) -> bool {
+        self.failure.is_none() && self.all_missing().eq([Milestone::FirstBoot])
+    }
+
+    fn all_missing(&self) -> impl Iterator<Item = Milestone> {
+        let came =
+            |milestone: &Milestone| self.reached.contains_key(milestone) || self.earlier.contains(milestone);
+        Milestone::ALL.into_iter().filter(move |milestone| !came(milestone))
     }
 
     /// The time is up: says what is missing and what was seen last.
@@ -132,6 +154,27 @@ mod tests {
         assert!(tracker.decided() && tracker.failure().is_none());
         tracker.time_is_up(1.0);
         assert_eq!(tracker.failure(), None);
+    }
+
+    #[test]
+    fn what_is_done_once_need_not_come_again() {
+        let earlier = |all: &[Milestone]| all.iter().map(|milestone| (*milestone, 1.0)).collect();
+        let finish = |mut tracker: Tracker, without: &[Milestone]| {
+            for milestone in Milestone::ALL.into_iter().filter(|milestone| !without.contains(milestone)) {
+                tracker.reach(milestone, 2.0);
+            }
+            (tracker.decided(), tracker.only_word_missing(), tracker.missing())
+        };
+        let once = [Milestone::FirstBoot, Milestone::DpsRegistered, Milestone::DpsAssigned];
+        assert_eq!(finish(Tracker::after(&earlier(&Milestone::ALL)), &once), (true, false, None));
+        let (first, missing) = (Milestone::FirstBoot, Some(Milestone::FirstBoot));
+        assert_eq!(finish(Tracker::after(&earlier(&[])), &[first]), (false, true, missing));
+        let running = [Milestone::AgentRunning];
+        let (decided, word, _) = finish(Tracker::after(&earlier(&Milestone::ALL)), &running);
+        assert!(!decided && !word, "edgeAgent must run after every boot");
+        let mut tracker = Tracker::after(&earlier(&[]));
+        tracker.fail("QEMU died");
+        assert!(!finish(tracker, &[first]).1);
     }
 
     #[test]

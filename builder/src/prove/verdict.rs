@@ -1,16 +1,19 @@
 //! From what was seen to a report: the checks after the machine went off, and whether all is well.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::checks::{Check, SUPERBLOCK, digest, ext4_size, fat_has, find_any, partition_size, secret_lines};
+use super::checks::{Check, SUPERBLOCK, digest, ext4_size, fat_left, find_any, partition_size, secret_lines};
 use super::copy::Copy;
+use super::harm::Harm;
 use super::image::{Image, Stamp};
 use super::inside::Run;
 use super::machine::Machine;
-use super::report::{ImageFacts, MachineFacts, Report, SimulatorFacts};
-use super::{IDENTITY, PRIVATE_KEY};
+use super::report::{Conditions, ImageFacts, MachineFacts, PowerCut, Report, SimulatorFacts, rounded_all};
+use super::root::{self, Root};
+use super::{CERTIFICATE, IDENTITY, PRIVATE_KEY};
 use crate::sim::Service;
 use crate::sim::log::{Entry, Mark};
 use crate::sim::pki::DeviceCertificate;
@@ -35,15 +38,22 @@ pub struct Evidence<'a> {
     pub device: &'a DeviceCertificate,
     /// What was seen.
     pub run: &'a Run,
-    /// Where and how long is the console's log.
-    pub console: &'a std::path::Path,
+    /// What was done to the device.
+    pub harm: &'a Harm,
+    /// The console's log, and that of the boot before a power cut.
+    pub consoles: [&'a Path; 2],
 }
 
 /// Looks at what is left, and judges.
 ///
 /// # Errors
 /// When a file cannot be read; what it holds never is an error.
-pub fn report(evidence: &Evidence<'_>, machine: MachineFacts, timeout: f64) -> Result<Report> {
+pub fn report(
+    evidence: &Evidence<'_>,
+    machine: MachineFacts,
+    conditions: Conditions,
+    timeout: f64,
+) -> Result<Report> {
     let run = evidence.run;
     let image = evidence.image;
     let mut checks = vec![
@@ -55,6 +65,7 @@ pub fn report(evidence: &Evidence<'_>, machine: MachineFacts, timeout: f64) -> R
         root_grew(evidence)?,
         no_secret_told(evidence)?,
     ];
+    checks.extend(root_checks(evidence)?);
     if machine.secure_boot {
         checks.push(secure_boot(evidence)?);
     }
@@ -62,12 +73,10 @@ pub fn report(evidence: &Evidence<'_>, machine: MachineFacts, timeout: f64) -> R
         provisioned: run.failure.is_none(),
         passed: false,
         reason: run.failure.clone(),
-        seconds: run
-            .seconds
-            .iter()
-            .map(|(milestone, at)| (*milestone, (at * 1000.0).round() / 1000.0))
-            .collect(),
+        seconds: rounded_all(&run.seconds),
         timeout,
+        power_cut: PowerCut::of(evidence.harm, run.cut.as_ref()),
+        conditions,
         checks,
         image: ImageFacts {
             file: image.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -145,6 +154,25 @@ fn one_registration(evidence: &Evidence<'_>) -> Check {
     Check::new(NAME, right, detail)
 }
 
+/// What first boot left on the root, where harm was done to it.
+fn root_checks(evidence: &Evidence<'_>) -> Result<Vec<Check>> {
+    if *evidence.harm == Harm::default() {
+        return Ok(Vec::new());
+    }
+    if evidence.run.failure.is_some() {
+        let why = "the machine did not get that far";
+        return Ok(root::NAMES.map(|name| Check::skipped(name, why)).to_vec());
+    }
+    let offset = evidence.image.partition("root")?.offset;
+    let root = match Root::take(evidence.copy, offset) {
+        Ok(root) => root,
+        Err(error) => return Ok(vec![Check::new(root::NAMES[0], false, format!("{error:#}"))]),
+    };
+    let checks = root.checks(&evidence.device.registration_id)?;
+    std::fs::remove_file(root.path()).with_context(|| format!("removing {}", root.path().display()))?;
+    Ok(checks)
+}
+
 fn shut_down(run: &Run, machine: Machine) -> Check {
     const NAME: &str = "shut-down";
     match run.shut_down {
@@ -155,6 +183,9 @@ fn shut_down(run: &Run, machine: Machine) -> Check {
         ),
         // The machine proved what it had to: a slow service at its end is no failure of provisioning.
         Some(false) => Check::skipped(NAME, "the guest did not shut down in time and was switched off"),
+        None if run.failure.is_none() => {
+            Check::skipped(NAME, "the power was cut a second time, when the device was provisioned")
+        }
         None => Check::skipped(NAME, "the machine was switched off after the failure"),
     }
 }
@@ -168,18 +199,20 @@ fn secrets_wiped(evidence: &Evidence<'_>) -> Result<Check> {
     let path = evidence.copy.read("fat.raw", fat.offset, fat.size)?;
     let secrets = secret_lines(&evidence.device.key_pem);
     let found = find_any(&path, &secrets)?;
-    let file = format!("{IDENTITY}/{PRIVATE_KEY}");
-    let listed = fat_has(&path, fat.size, &file);
+    let left = fat_left(&path, fat.size, IDENTITY, &[PRIVATE_KEY, CERTIFICATE]);
     std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
-    Ok(match listed {
+    Ok(match left {
         Err(error) => Check::new(NAME, false, format!("{error:#}")),
-        Ok(true) => Check::new(NAME, false, format!("{file} is still on the FAT partition")),
-        Ok(false) if found > 0 => Check::new(
+        Ok(left) if !left.is_empty() => {
+            let verb = if left.len() > 1 { "are" } else { "is" };
+            Check::new(NAME, false, format!("{} {verb} still on the FAT partition", left.join(", ")))
+        }
+        Ok(_) if found > 0 => Check::new(
             NAME,
             false,
-            format!("{file} is gone, but the key's bytes are still on the FAT partition"),
+            format!("{IDENTITY}/{PRIVATE_KEY} is gone, but the key's bytes are still on the FAT partition"),
         ),
-        Ok(false) => Check::new(NAME, true, "the key is nowhere on the FAT partition"),
+        Ok(_) => Check::new(NAME, true, "the key is nowhere on the FAT partition"),
     })
 }
 
@@ -215,13 +248,19 @@ fn root_grew(evidence: &Evidence<'_>) -> Result<Check> {
         format!("partition {} to {} MiB, file system {} MiB", mib(root.size), mib(size), mib(system));
     // A guest that was switched off may not have written the superblock back.
     match (full, evidence.run.shut_down) {
-        (false, Some(false)) => Ok(Check::skipped(NAME, format!("{detail}; the guest was switched off"))),
+        (false, Some(false) | None) => {
+            Ok(Check::skipped(NAME, format!("{detail}; the guest was switched off")))
+        }
         _ => Ok(Check::new(NAME, full, detail)),
     }
 }
 
 fn no_secret_told(evidence: &Evidence<'_>) -> Result<Check> {
-    let told = find_any(evidence.console, &secret_lines(&evidence.device.key_pem))? > 0;
+    let secrets = secret_lines(&evidence.device.key_pem);
+    let mut told = false;
+    for console in evidence.consoles {
+        told |= find_any(console, &secrets)? > 0;
+    }
     let detail = if told { "the console shows the private key" } else { "the console shows no key" };
     Ok(Check::new("no-secret-told", !told, detail))
 }
@@ -230,7 +269,7 @@ fn no_secret_told(evidence: &Evidence<'_>) -> Result<Check> {
 const SECURE: &[&str] = &["UEFI Secure Boot is enabled", "secureboot: Secure boot enabled"];
 
 fn secure_boot(evidence: &Evidence<'_>) -> Result<Check> {
-    let found = find_any(evidence.console, SECURE)? > 0;
+    let found = find_any(evidence.consoles[0], SECURE)? > 0;
     let detail =
         if found { "the kernel says that it is on" } else { "the kernel does not say that it is on" };
     Ok(Check::new("secure-boot", found, detail))
@@ -266,9 +305,10 @@ mod tests {
     use crate::disk::patch;
     use crate::prove::checks::{Outcome, digest};
     use crate::prove::copy::Copy;
+    use crate::prove::harm::Harm;
     use crate::prove::image::{Image, tests::manifest_text};
     use crate::prove::inside::Run;
-    use crate::prove::report::{MachineFacts, Report, tests::good};
+    use crate::prove::report::{Conditions, MachineFacts, Report, tests::good};
     use crate::sim::log::Entry;
     use crate::sim::pki::{DeviceCertificate, DeviceOptions, Pki};
     use crate::units::{Arch, Digest};
@@ -310,6 +350,7 @@ mod tests {
                 tail: Vec::new(),
                 registration_id: Some("dev-1".into()),
                 shut_down: Some(true),
+                cut: None,
                 entries: vec![registration("dev-1")],
             };
             let console = folder.path().join("console.log");
@@ -330,10 +371,11 @@ mod tests {
                 copy: &self.copy,
                 device: &self.device,
                 run: &self.run,
-                console: &self.console,
+                harm: &Harm::default(),
+                consoles: [&self.console, &self.console],
             };
             let machine = MachineFacts { secure_boot: self.secure_boot, ..good().machine };
-            report(&evidence, machine, 180.0).expect("report")
+            report(&evidence, machine, Conditions::default(), 180.0).expect("report")
         }
 
         /// What a guest writes that grew its root to the end of the disk.

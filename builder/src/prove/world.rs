@@ -16,6 +16,7 @@ use nix::mount::{MsFlags, mount};
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
+use super::harm::Planned;
 use crate::error::Problem;
 use crate::host;
 use crate::sim::log::Entry;
@@ -43,6 +44,10 @@ pub struct Setting {
     pub engine_dns: Vec<IpAddr>,
     /// The device's registration id.
     pub registration_id: String,
+    /// What the services do wrong.
+    pub faults: Vec<Planned>,
+    /// Seconds that this world is ahead of the host.
+    pub clock_offset: i64,
     /// Where the simulators' log is written.
     pub log: PathBuf,
     /// A file of this run that may become /etc/resolv.conf.
@@ -70,6 +75,8 @@ impl World {
         config.id_scope = (!setting.id_scope.is_empty()).then(|| setting.id_scope.clone());
         config.log_file = Some(setting.log.clone());
         config.more_dns = resolvers;
+        config.faults = setting.faults.iter().map(|planned| (planned.service, planned.fault)).collect();
+        config.clock_offset = time::Duration::seconds(setting.clock_offset);
         let at = |address, service: Service| SocketAddrV4::new(address, service.port());
         config.addresses = Addresses::all_at(HUB)
             .with(Service::Dps, dps)
@@ -147,8 +154,12 @@ fn name_server(file: &Path) -> Result<()> {
 }
 
 /// Why an answer to the device ends the test, if it does: DPS knows the device and refuses it, which no waiting mends.
-pub fn refusal(entry: &Entry) -> Option<String> {
+/// A DPS that was told to do wrong means nothing by its answers.
+pub fn refusal(entry: &Entry, faults: &[Planned]) -> Option<String> {
     let status = entry.status.filter(|_| entry.service == Service::Dps)?;
+    if faults.iter().any(|planned| planned.service == Service::Dps) {
+        return None;
+    }
     // 408 and 429 ask for patience; 5xx may pass.
     if !(400..500).contains(&status) || status == 408 || status == 429 {
         return None;
@@ -200,13 +211,16 @@ mod tests {
             .expect("an entry")
         };
         assert_eq!(
-            refusal(&entry("dps", Some(401))).as_deref(),
+            refusal(&entry("dps", Some(401)), &[]).as_deref(),
             Some("DPS answered 401 to dev for PUT /register: unknown CA")
         );
         for (service, status) in
             [("dps", Some(202)), ("dps", Some(429)), ("dps", Some(500)), ("dps", None), ("hub", Some(401))]
         {
-            assert_eq!(refusal(&entry(service, status)), None, "{service} {status:?}");
+            assert_eq!(refusal(&entry(service, status), &[]), None, "{service} {status:?}");
         }
+        let faults = |text: &str| [text.parse().expect("a fault")];
+        assert_eq!(refusal(&entry("dps", Some(401)), &faults("dps=500:1")), None);
+        assert!(refusal(&entry("dps", Some(401)), &faults("hub=500:1")).is_some());
     }
 }

@@ -16,12 +16,19 @@ use self::raspi3b::Loaded;
 use super::accel::{self, Accel, Wanted};
 use super::firmware::Firmware;
 use super::milestone::Milestone;
+use super::tpm;
 use crate::error::Problem;
 use crate::recipe::types::Board;
 use crate::units::{Arch, ByteSize};
 
 /// The name of the socket for QEMU's machine protocol.
 pub const CONTROL: &str = "control";
+
+/// QEMU's name of the network that the machine's adapter is connected to.
+pub const NETWORK: &str = "net0";
+
+/// What the machine's clock shows if nobody says otherwise: the time.
+pub const NOW: &str = "utc";
 
 /// A kind of machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +59,14 @@ pub struct Boot {
     pub cpus: u32,
     /// Memory.
     pub memory: ByteSize,
+    /// The power will be cut: what the guest flushes must be in the disk's file then.
+    pub cut: bool,
+    /// What its own clock shows at power-on, as QEMU's `-rtc base=` takes it.
+    pub clock: String,
+    /// With a TPM, whose emulator listens at [`tpm::SOCKET`].
+    pub tpm: bool,
+    /// It waits for QEMU's machine protocol to let it go.
+    pub paused: bool,
     /// A private folder, QEMU's working folder; the socket [`CONTROL`] for its machine protocol is made there.
     pub folder: PathBuf,
 }
@@ -113,6 +128,11 @@ impl Machine {
     /// Is its disk a card, whose length is a power of two?
     pub fn has_card(self) -> bool {
         self == Self::Raspi3b
+    }
+
+    /// Has it a clock that runs while the power is off, and can a TPM be attached?
+    pub fn has_clock_and_tpm(self) -> bool {
+        self != Self::Raspi3b
     }
 
     /// Does the guest learn that it shall shut down?
@@ -199,7 +219,10 @@ impl Boot {
         // By its bare name: a socket's whole path may have 107 bytes at most.
         args.option("-chardev", format!("socket,id=control,server=on,wait=off,path={CONTROL}"));
         args.option("-mon", "chardev=control,mode=control");
-        args.option("-netdev", "user,id=net0,ipv6=off");
+        args.option("-netdev", format!("user,id={NETWORK},ipv6=off"));
+        if self.paused {
+            args.flag("-S");
+        }
         args.0
     }
 }
@@ -223,14 +246,26 @@ impl Arguments {
         let before = format!("if=pflash,unit=0,readonly=on,format={},file=", code.format);
         self.paths("-drive", &before, &code.file);
         self.paths("-drive", &format!("if=pflash,unit=1,format={},file=", vars.format), &vars.file);
-        // The copy is thrown away: nobody needs it to survive a crash of the host.
-        self.paths("-drive", "if=none,id=disk,cache=unsafe,discard=unmap,format=qcow2,file=", &boot.disk);
+        // The copy is thrown away: nobody needs it to survive a crash of the host. QEMU's own end is another matter.
+        let cache = if boot.cut { "writeback" } else { "unsafe" };
+        let before = format!("if=none,id=disk,cache={cache},discard=unmap,format=qcow2,file=");
+        self.paths("-drive", &before, &boot.disk);
         self.option("-device", "virtio-blk-pci,drive=disk,bootindex=0");
         self.option("-device", "virtio-rng-pci");
         // No boot ROM: the firmware must not wait for a network boot server.
         self.option("-device", "virtio-net-pci,netdev=net0,romfile=");
-        self.option("-rtc", "base=utc,clock=host");
+        self.option("-rtc", format!("base={},clock=host", boot.clock));
         self.option("-serial", "chardev:console");
+    }
+
+    /// A TPM 2.0, emulated by another program; `device` is how it hangs on the machine.
+    fn tpm(&mut self, boot: &Boot, device: &str) {
+        if boot.tpm {
+            // By its bare name: a socket's whole path may have 107 bytes at most.
+            self.option("-chardev", format!("socket,id=tpm,path={}", tpm::SOCKET));
+            self.option("-tpmdev", "emulator,id=tpm0,chardev=tpm");
+            self.option("-device", format!("{device},tpmdev=tpm0"));
+        }
     }
 
     /// An option whose value ends in a path: QEMU separates by commas, and a doubled comma means one.
@@ -268,8 +303,16 @@ mod tests {
             accel,
             cpus,
             memory,
+            cut: false,
+            clock: super::NOW.into(),
+            tpm: false,
+            paused: false,
             folder: "/t".into(),
         };
+        words(&boot)
+    }
+
+    fn words(boot: &Boot) -> String {
         boot.arguments().iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 

@@ -26,4 +26,5 @@ pub(super) fn arguments(boot: &Boot, firmware: &Firmware, args: &mut Arguments) 
         }
     }
     args.virtual_hardware(boot, firmware);
+    args.tpm(boot, "tpm-crb");
 }

@@ -120,8 +120,10 @@ pub(super) fn arguments(boot: &Boot, loaded: &Loaded, args: &mut Arguments) {
         args.option("-initrd", initramfs);
     }
     args.option("-append", format!("{} {NO_WATCHDOG} maxcpus={RUNNING}", loaded.cmdline));
-    // The copy is thrown away: nobody needs it to survive a crash of the host.
-    args.paths("-drive", "if=sd,cache=unsafe,format=qcow2,file=", &boot.disk);
+    // The copy is thrown away: nobody needs it to survive a crash of the host. When the power is cut, everything that a
+    // card said it had written must be there: QEMU's card has no cache that a guest could flush.
+    let cache = if boot.cut { "writethrough" } else { "unsafe" };
+    args.paths("-drive", &format!("if=sd,cache={cache},format=qcow2,file="), &boot.disk);
     if loaded.console == Port::Mini {
         args.option("-serial", "null");
     }

@@ -23,4 +23,5 @@ pub(super) fn arguments(boot: &Boot, firmware: &Firmware, args: &mut Arguments) 
         }
     }
     args.virtual_hardware(boot, firmware);
+    args.tpm(boot, "tpm-tis-device");
 }
