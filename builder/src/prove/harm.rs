@@ -133,7 +133,11 @@ impl FromStr for Planned {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (service, fault) = text.split_once('=').ok_or("expected SERVICE=FAULT")?;
-        Ok(Self { text: text.to_owned(), service: service.parse()?, fault: fault.parse()? })
+        let (service, fault): (Service, Fault) = (service.parse()?, fault.parse()?);
+        if !fault.trouble.suits(service) {
+            return Err(format!("{service} cannot have the fault `{}`", fault.trouble));
+        }
+        Ok(Self { text: text.to_owned(), service, fault })
     }
 }
 
@@ -275,7 +279,7 @@ mod tests {
         let json = serde_json::to_string(&planned).expect("json");
         assert_eq!(json, "\"dps=429:3\"");
         assert_eq!(serde_json::from_str::<Planned>(&json).expect("back"), planned);
-        for text in ["dps", "dps=418", "nobody=500", "=", ""] {
+        for text in ["dps", "dps=418", "ntp=404", "nobody=500", "=", ""] {
             assert!(text.parse::<Planned>().is_err(), "{text}");
         }
     }

@@ -28,6 +28,12 @@ const DPS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const HUB: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 const DNS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 3);
 const NTP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 4);
+const EST: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 5);
+const VAULT: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 6);
+const TOKEN: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 7);
+const FILES: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 8);
+/// Where every virtual machine of Azure finds it.
+const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 const HTTPS: u16 = 443;
 
@@ -65,8 +71,9 @@ impl World {
     pub fn start(setting: &Setting) -> Result<Self> {
         let (name, dps) = endpoint(&setting.global_endpoint)?;
         let resolvers = resolvers(&setting.engine_dns);
-        let all = [*dps.ip(), HUB, DNS, NTP].into_iter().chain(resolvers.iter().copied());
-        for address in all.collect::<BTreeSet<_>>() {
+        let addresses = addresses(dps);
+        let all = Service::ALL.map(|service| *addresses.get(service).ip());
+        for address in all.into_iter().chain(resolvers.iter().copied()).collect::<BTreeSet<_>>() {
             host::run(host::command("ip")?.args(["address", "add", &format!("{address}/32"), "dev", "lo"]))?;
         }
         name_server(&setting.resolv_conf)?;
@@ -77,11 +84,8 @@ impl World {
         config.more_dns = resolvers;
         config.faults = setting.faults.iter().map(|planned| (planned.service, planned.fault)).collect();
         config.clock_offset = time::Duration::seconds(setting.clock_offset);
-        let at = |address, service: Service| SocketAddrV4::new(address, service.port());
-        config.addresses = Addresses::all_at(HUB)
-            .with(Service::Dps, dps)
-            .with(Service::Dns, at(DNS, Service::Dns))
-            .with(Service::Ntp, at(NTP, Service::Ntp));
+        config.addresses = addresses;
+        config.without.remove(&Service::Metadata);
         Ok(Self(Simulation::start(config)?))
     }
 
@@ -102,6 +106,22 @@ impl World {
     pub fn end(self) -> Result<Vec<Entry>> {
         self.0.stop()
     }
+}
+
+/// Where each service listens. The hub's is also that of Arc, which stays off: a device asks it at its own loopback.
+fn addresses(dps: SocketAddrV4) -> Addresses {
+    let others = [
+        (Service::Dns, DNS),
+        (Service::Ntp, NTP),
+        (Service::Est, EST),
+        (Service::Vault, VAULT),
+        (Service::Token, TOKEN),
+        (Service::Files, FILES),
+        (Service::Metadata, METADATA),
+    ];
+    others.into_iter().fold(Addresses::all_at(HUB).with(Service::Dps, dps), |all, (service, address)| {
+        all.with(service, SocketAddrV4::new(address, service.port()))
+    })
 }
 
 /// Name and address of DPS. An endpoint that is an address is simulated at that address.
@@ -171,7 +191,11 @@ pub fn refusal(entry: &Entry, faults: &[Planned]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DPS, endpoint, refusal, resolvers};
+    use std::collections::BTreeSet;
+    use std::net::SocketAddrV4;
+
+    use super::{DPS, addresses, endpoint, refusal, resolvers};
+    use crate::sim::Service;
     use crate::sim::log::Entry;
 
     #[test]
@@ -192,6 +216,15 @@ mod tests {
             let found = found.as_ref().map(|(name, at)| (name.as_str(), *at.ip(), at.port()));
             assert_eq!(found, expected, "{url}");
         }
+    }
+
+    #[test]
+    fn no_two_services_meet_but_the_hub_s() {
+        let all = addresses(SocketAddrV4::new(DPS, 443));
+        let ips: BTreeSet<_> = Service::ALL.map(|service| *all.get(service).ip()).into();
+        assert_eq!(ips.len(), Service::ALL.len() - 3, "mqtt, amqp and arc are at the hub's");
+        assert_eq!(all.get(Service::Metadata).to_string(), "169.254.169.254:80");
+        assert!(Service::ALL.iter().all(|service| all.get(*service).port() == service.port()));
     }
 
     #[test]
