@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-io", "qemu-utils"),
     ("qemu-system-aarch64", "qemu-system-arm"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("swtpm", "swtpm"),
 ];
 
 /// How many lines of a failed program's standard error are shown.
