@@ -294,8 +294,12 @@ mod tests {
     use crate::units::{Arch, ByteSize};
 
     fn line(machine: Machine, start: Start, accel: Accel) -> String {
+        words(&boot(machine, start, accel))
+    }
+
+    fn boot(machine: Machine, start: Start, accel: Accel) -> Boot {
         let (cpus, memory) = machine.size(None, None).expect("its own");
-        let boot = Boot {
+        Boot {
             program: "qemu".into(),
             uuid: "00000000-0000-4000-8000-000000000000".into(),
             disk: "/t/disk.qcow2".into(),
@@ -308,8 +312,14 @@ mod tests {
             tpm: false,
             paused: false,
             folder: "/t".into(),
-        };
-        words(&boot)
+        }
+    }
+
+    /// Everything that a test may do to a machine.
+    fn harmed(machine: Machine, start: Start) -> String {
+        let clock = "1980-01-01T00:00:00".into();
+        let usual = boot(machine, start, Accel::Tcg);
+        words(&Boot { cut: true, clock, tpm: true, paused: true, ..usual })
     }
 
     fn words(boot: &Boot) -> String {
@@ -326,14 +336,17 @@ mod tests {
     }
 
     fn raspberry_pi(initramfs: bool, console: Port) -> String {
-        let loaded = Loaded {
+        line(Machine::Raspi3b, Start::Raspi3b(loaded(initramfs, console)), Accel::Tcg)
+    }
+
+    fn loaded(initramfs: bool, console: Port) -> Loaded {
+        Loaded {
             kernel: "/t/kernel".into(),
             initramfs: initramfs.then(|| "/t/initramfs".into()),
             device_tree: "/t/device-tree".into(),
             cmdline: "console=ttyS0,115200 root=/dev/mmcblk0p2".into(),
             console,
-        };
-        line(Machine::Raspi3b, Start::Raspi3b(loaded), Accel::Tcg)
+        }
     }
 
     fn assert_has(line: &str, parts: &[&str]) {
@@ -402,6 +415,27 @@ mod tests {
         let first = raspberry_pi(false, Port::First);
         assert!(first.contains("-serial chardev:console") && !first.contains("null"), "{first}");
         assert!(!first.contains("-initrd"), "{first}");
+        let usual = boot(Machine::Raspi3b, Start::Raspi3b(loaded(true, Port::First)), Accel::Tcg);
+        assert_has(&words(&Boot { cut: true, ..usual }), &["if=sd,cache=writethrough,format=qcow2"]);
+    }
+
+    #[test]
+    fn harm() {
+        let parts = [
+            "cache=writeback,discard=unmap,format=qcow2,file=/t/disk.qcow2",
+            "-rtc base=1980-01-01T00:00:00,clock=host",
+            "-chardev socket,id=tpm,path=tpm -tpmdev emulator,id=tpm0,chardev=tpm",
+            " -S",
+        ];
+        let pc = harmed(Machine::Pc, Start::Pc(firmware(false)));
+        assert_has(&pc, &parts);
+        assert_has(&pc, &["-device tpm-crb,tpmdev=tpm0"]);
+        let virt = harmed(Machine::Virt, Start::Virt(firmware(false)));
+        assert_has(&virt, &parts);
+        assert_has(&virt, &["-device tpm-tis-device,tpmdev=tpm0"]);
+        assert!(!pc.contains("cache=unsafe") && !virt.contains("cache=unsafe"));
+        let plain = self::pc(Accel::Tcg, false);
+        assert!(!plain.contains("tpm") && !plain.contains(" -S"), "{plain}");
     }
 
     #[test]
