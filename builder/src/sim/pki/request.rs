@@ -125,3 +125,58 @@ impl Pki {
         Ok(leaf.context("signing the certificate asked for")?.der().clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Pki, Requested};
+    use crate::error::problem;
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    fn asked() -> rcgen::CertificateSigningRequest {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "edge-1");
+        params.serialize_request(&KeyPair::generate().expect("key")).expect("request")
+    }
+
+    #[test]
+    fn no_bytes_break_the_parser_or_change_what_is_asked_for() {
+        let request = asked();
+        let good = request.der().to_vec();
+        let right = Requested::read(&good).expect("a request");
+        assert_eq!(right.common_name, "edge-1");
+        for length in 0..good.len() {
+            assert!(Requested::read(&good[..length]).is_err(), "{length} bytes");
+        }
+        assert!(Requested::read(&[&good[..], &[0]].concat()).is_err(), "a byte more");
+        for at in 0..good.len() {
+            for flip in [1, 0x20, 0x80, 0xff] {
+                let mut bad = good.clone();
+                bad[at] ^= flip;
+                // The outermost tags are not signed, and the parser is lenient there.
+                if let Ok(read) = Requested::read(&bad) {
+                    assert_eq!(
+                        (&read.common_name, &read.key),
+                        (&right.common_name, &right.key),
+                        "{at} {flip}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_bootstrap_certificate_for_a_request() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let pki = Pki::open_or_create(folder.path()).expect("authorities");
+        let pem = asked().pem().expect("PEM");
+        let device = pki.issue_bootstrap_for("line-3", &pem).expect("issue");
+        assert_eq!((device.registration_id.as_str(), device.key_pem.as_str()), ("line-3", ""));
+        let files = pki.bootstrap_identity(&device);
+        assert!(files.iter().all(|(path, _)| path.as_os_str() != "bootstrap-key.pem"));
+        for (name, request) in [("line-3", ""), ("line-3", pki.server_ca_pem()), ("", pem.as_str())] {
+            let error = pki.issue_bootstrap_for(name, request).expect_err("refused");
+            assert!(problem(&error).is_some(), "{error:#}");
+        }
+    }
+}
