@@ -1,6 +1,7 @@
 //! First boot on the host: the very script that the image carries, under a root prefix, with fake programs around it.
 
 #[path = "support/first_boot.rs"]
+#[allow(dead_code, reason = "another test target uses the rest")]
 mod device;
 #[path = "support/pki.rs"]
 mod pki;

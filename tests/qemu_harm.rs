@@ -3,6 +3,7 @@
 //!
 //! Takes minutes, and needs qemu-system-x86, ovmf and qemu-utils besides what `edgepress build` needs.
 
+#[allow(dead_code, reason = "another test target uses the rest")]
 #[path = "support/report.rs"]
 mod report;
 
