@@ -49,16 +49,23 @@ const FAKES: &[(&str, &str)] = &[
     ("chown", ""),
     (
         "install",
-        r#"[ "$1" != -d ] || { shift; set -- "$@" -d; }
+        r#"[ ! -e "$W/full" ] || { echo "install: No space left on device" >&2; exit 1; }
+        [ "$1" != -d ] || { shift; set -- "$@" -d; }
         shift 4 # the users and groups of the device are not here
         exec /usr/bin/install "$@""#,
     ),
     ("sync", ""),
+    ("id", "echo 0"),
+    ("docker", r#"[ "$1" != ps ] || echo c0ffee"#),
     ("stat", r#"[ "$1 $2" != "-c %U %a" ] || { cat "$W/owner"; exit; }; exec /usr/bin/stat "$@""#),
     ("mount", "exit 1"),
     ("getent", "exit 2"),
     ("update-ca-certificates", ""),
-    ("mv", r#"exec /bin/mv "$@""#),
+    (
+        "mv",
+        r#"[ ! -e "$W/read-only" ] || case "$*" in *"$(cat "$W/read-only")"*) exit 1 ;; esac
+        exec /bin/mv "$@""#,
+    ),
     ("ln", r#"exec /bin/ln "$@""#),
     ("rm", r#"exec /bin/rm "$@""#),
     ("cp", r#"exec /bin/cp "$@""#),
@@ -256,6 +263,11 @@ impl Device {
     pub fn state(&self) -> serde_json::Value {
         let text = self.read("var/lib/edgepress/state");
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("state is no JSON ({error}): {text:?}"))
+    }
+
+    /// The status file that needs no disk.
+    pub fn live_state(&self) -> serde_json::Value {
+        serde_json::from_str(&self.read("run/edgepress-state")).expect("the status is JSON")
     }
 
     /// Everything that was said, for a failed assertion.

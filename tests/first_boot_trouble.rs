@@ -1,0 +1,246 @@
+//! First boot in trouble, on the host: disks, partitions, clocks and services that are not as they should be; and what
+//! the device tells those who ask.
+
+#[path = "support/first_boot.rs"]
+#[allow(dead_code, reason = "another test target uses the rest")]
+mod device;
+#[path = "support/pki.rs"]
+#[allow(dead_code, reason = "another test target uses the rest")]
+mod pki;
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Output, Stdio};
+
+use device::{Device, shells};
+use pki::Identity;
+use time::{Duration, OffsetDateTime};
+
+const FAT: &str = "boot/efi/edgepress";
+const CERTIFICATE: &str = "var/secrets/aziot/certs/device-id.pem";
+const KEY: &str = "var/secrets/aziot/keys/device-id.key.pem";
+
+fn given(id: &str) -> (Device, Identity) {
+    let (mut device, identity) = (Device::new(), Identity::new(id));
+    device.give(&identity.chain(), &identity.key);
+    (device, identity)
+}
+
+fn assert_provisioned(device: &Device, identity: &Identity) {
+    let story = device.story();
+    assert_eq!(device.read(CERTIFICATE), identity.chain(), "{story}");
+    assert_eq!(device.read(KEY), identity.key, "{story}");
+    assert!(!device.exists(&format!("{FAT}/private-key.pem")), "{story}");
+    assert!(device.exists("var/lib/edgepress/provisioned"), "{story}");
+    assert_eq!(device.state()["state"], "done", "{story}");
+    device.assert_secrets_kept();
+}
+
+/// Runs one of the commands that people type on the device.
+fn command(device: &Device, name: &str, arguments: &[&str], input: &str) -> Output {
+    let program =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../overlays/base/usr/bin").join(name);
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", device.path("world/bin").display());
+    let typed = device.path("world/typed");
+    std::fs::write(&typed, input).expect("input");
+    Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs([("PATH", path)])
+        .env("EP_ROOT", device.path(""))
+        .stdin(Stdio::from(std::fs::File::open(typed).expect("input")))
+        // A cut of the power takes the whole group.
+        .process_group(0)
+        .output()
+        .expect(name)
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
+}
+
+#[test]
+fn a_full_disk_is_said_and_waited_for() {
+    let (device, identity) = given("dev-01");
+    device.write("world/full", "");
+    {
+        let mut running = device.start();
+        running.until("error: the identity could not be written: install: No space left on device");
+        assert!(device.exists(&format!("{FAT}/private-key.pem")), "wiped too early");
+        assert_eq!(device.live_state()["state"], "error");
+        device.remove("world/full");
+        assert!(running.end().success());
+    }
+    assert_provisioned(&device, &identity);
+}
+
+/// The runtime gets its identity; only the wiping has to wait.
+#[test]
+fn a_write_protected_partition_is_wiped_once_it_can_be() {
+    let (device, identity) = given("dev-01");
+    device.write("world/read-only", "boot/efi");
+    {
+        let mut running = device.start();
+        running.until("error: the key could not be wiped from the FAT partition (is it write-protected?)");
+        assert!(device.read("world/calls").contains("iotedge config apply"));
+        assert!(!device.exists("var/lib/edgepress/provisioned"));
+        device.remove("world/read-only");
+        assert!(running.end().success());
+    }
+    assert_provisioned(&device, &identity);
+}
+
+#[test]
+fn dps_may_be_down_for_long() {
+    let (device, identity) = given("dev-01");
+    device.write(
+        "world/unassigned",
+        r#"{"message":"global.azure-devices-provisioning.net: attempt 2: timed out"}"#,
+    );
+    {
+        let mut running = device.start();
+        running.until("waiting: DPS has not assigned a hub yet: global.azure-devices-provisioning.net: attempt 2: timed out");
+        assert!(
+            device.exists("var/lib/edgepress/configured") && !device.exists("var/lib/edgepress/provisioned")
+        );
+        assert_eq!(device.state()["state"], "waiting");
+        let applied = device.read("world/calls").matches("iotedge config apply").count();
+        assert_eq!(applied, 1, "the runtime is left alone while it tries");
+    }
+    // The machine was switched off meanwhile: it goes on watching, and configures nothing again.
+    {
+        let mut running = device.start();
+        running.until("waiting: DPS has not assigned a hub yet");
+        device.remove("world/unassigned");
+        assert!(running.end().success());
+    }
+    assert_eq!(device.read("world/calls").matches("iotedge config apply").count(), 1);
+    assert_provisioned(&device, &identity);
+    assert!(device.console().ends_with("done: registration id dev-01, hub hub.example\n"));
+}
+
+/// A clock that is ahead makes every certificate look expired: nothing is judged before a time server was heard.
+#[test]
+fn a_clock_in_the_future_waits_for_a_time_server() {
+    let (device, identity) = given("dev-01");
+    let later = OffsetDateTime::now_utc() + Duration::days(40 * 365);
+    device.write("world/now", format!("{}\n", later.unix_timestamp()));
+    device.remove("run/systemd/timesync/synchronized");
+    {
+        let mut running = device.start();
+        running.until("waiting: the clock is not set");
+        device.remove("world/now");
+        device.write("run/systemd/timesync/synchronized", "");
+        assert!(running.end().success());
+    }
+    assert!(!device.console().contains("refused"), "{}", device.console());
+    assert_provisioned(&device, &identity);
+}
+
+#[test]
+fn the_status_tells_people_and_scripts() {
+    let (device, _identity) = given("dev-01");
+    let status = |device: &Device, arguments: &[&str]| command(device, "edgepress-status", arguments, "");
+    let begun = status(&device, &[]);
+    assert_eq!((begun.status.code(), said(&begun)), (Some(4), "state             unknown\n".to_owned()));
+    device.write("world/unassigned", r#"{"message":"busy"}"#);
+    {
+        let mut running = device.start();
+        running.until("has not assigned a hub yet");
+        let waiting = status(&device, &[]);
+        assert_eq!(waiting.status.code(), Some(3));
+        let text = said(&waiting);
+        for line in [
+            "state             waiting",
+            "waits for         DPS has not assigned a hub yet: busy",
+            "registration id   dev-01",
+            "certificate       CN=dev-01",
+            "last error        DPS has not",
+        ] {
+            assert!(text.lines().any(|found| found.starts_with(line)), "no {line:?} in\n{text}");
+        }
+        device.remove("world/unassigned");
+        assert!(running.end().success());
+    }
+    let done = status(&device, &["--json"]);
+    assert_eq!(done.status.code(), Some(0));
+    let found: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert_eq!((&found["state"], &found["hub"]), (&"provisioned".into(), &"hub.example".into()));
+    assert_eq!(found["certificate"]["subject"], "CN=dev-01");
+    assert!(found["certificate"]["expires"].as_str().is_some_and(|text| text.starts_with("20")), "{found}");
+    // After a restart only the state on the disk is left.
+    device.remove("run/edgepress-state");
+    assert_eq!(status(&device, &[]).status.code(), Some(0));
+    assert_eq!(status(&device, &["--jason"]).status.code(), Some(2));
+    let refused = Device::new();
+    refused.write("var/lib/edgepress/state", "{\"state\":\"refused\",\"reason\":\"no\"}\n");
+    assert_eq!(status(&refused, &[]).status.code(), Some(1));
+}
+
+#[test]
+fn a_device_can_be_provisioned_anew() {
+    for shell in shells() {
+        let mut device = Device::with_shell(shell);
+        let (first, second) = (Identity::new("dev-01"), Identity::new("dev-01"));
+        device.give(&first.chain(), &first.key);
+        device.run();
+        assert_provisioned(&device, &first);
+        device.write("var/lib/aziot/identityd/device_info", "{}");
+        device.write("var/lib/aziot/keyd/keys/x.key", "k");
+
+        let asked = command(&device, "edgepress-reprovision", &[], "no\n");
+        assert_eq!(asked.status.code(), Some(1));
+        assert!(said(&asked).contains("nothing was changed"), "{}", said(&asked));
+        assert!(device.exists(KEY) && device.exists("var/lib/edgepress/provisioned"));
+
+        let done = command(&device, "edgepress-reprovision", &[], "yes\n");
+        assert!(done.status.success(), "{}", said(&done));
+        for path in [
+            KEY,
+            CERTIFICATE,
+            "var/lib/edgepress/provisioned",
+            "var/lib/edgepress/configured",
+            "var/lib/edgepress/reset",
+            "var/lib/aziot/identityd/device_info",
+            "var/lib/aziot/keyd/keys/x.key",
+            "etc/aziot/edged/config.d/00-super.toml",
+        ] {
+            assert!(!device.exists(path), "{path} is left");
+        }
+        let calls = device.read("world/calls");
+        assert!(calls.contains("docker rm --force c0ffee"), "{calls}");
+        assert!(calls.contains("systemctl start --no-block edgepress-first-boot.service"), "{calls}");
+
+        device.give(&second.chain(), &second.key);
+        device.run();
+        assert_provisioned(&device, &second);
+    }
+}
+
+/// The power goes at any moment of the reset: what is left of the old identity is gone after the next start.
+#[test]
+fn a_power_cut_amid_a_reset_is_survived() {
+    let (first, second) = (Identity::new("dev-01"), Identity::new("dev-01"));
+    let mut cuts = 0;
+    loop {
+        let mut device = Device::new();
+        device.give(&first.chain(), &first.key);
+        device.run();
+        device.write("world/calls", "");
+        device.write("world/cut", format!("{}\n", cuts + 1));
+        let whole = command(&device, "edgepress-reprovision", &["--yes"], "").status.success();
+        device.remove("world/cut");
+        if whole {
+            break;
+        }
+        cuts += 1;
+        // Before the mark nothing has changed; after it nothing of the old identity is gone on with.
+        if device.exists("var/lib/edgepress/reset") || !device.exists("var/lib/edgepress/provisioned") {
+            device.give(&second.chain(), &second.key);
+            device.run();
+            assert_provisioned(&device, &second);
+        } else {
+            assert_eq!(device.read(KEY), first.key, "cut {cuts}");
+        }
+    }
+    assert!(cuts > 10, "only {cuts} calls were cut: the fakes are not used");
+}
