@@ -3,7 +3,7 @@
 //!
 //! Takes minutes, and needs qemu-system-x86, ovmf and qemu-utils besides what `edgepress build` needs.
 
-#[allow(dead_code, reason = "another test target uses the rest")]
+#[allow(dead_code, reason = "other test targets use the rest")]
 #[path = "support/report.rs"]
 mod report;
 

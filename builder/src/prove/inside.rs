@@ -28,9 +28,9 @@ const CUT_STEP: &str = "boot until the power cut";
 /// seconds of it.
 const SHUTDOWN: Duration = Duration::from_secs(20);
 
-/// Seconds that first boot's last word may come after everything else. Where the power was cut between first boot's last
-/// mark on the disk and that word it never comes, and the disk tells.
-const LAST_WORD: f64 = 60.0;
+/// Seconds that first boot's last words may come after everything else. Where the power was cut between first boot's last
+/// mark on the disk and those words they never come, and the disk tells.
+const LAST_WORDS: f64 = 60.0;
 
 /// How long what a dead QEMU wrote may take to come out of its pipe.
 const LEFTOVERS: Duration = Duration::from_secs(5);
@@ -124,15 +124,15 @@ pub fn run(inside: &Inside, sink: &dyn Sink) -> Result<Run> {
     for path in [&inside.console, &inside.console_before] {
         File::create(path).with_context(|| format!("creating {}", path.display()))?;
     }
-    let mut told = None;
-    let mut cut = None;
+    let (mut told, mut cut, mut next) = (None, None, Tracker::default());
     if let Some(moment) = inside.cut {
         let (tracker, seconds) = boot_until_cut(inside, moment, &world, sink)?;
         let Some(seconds) = seconds else { return Ok(finish(&tracker, None, None, world.end()?)) };
         told = tracker.registration_id().map(str::to_owned);
         cut = Some(Cut { seconds, milestones: tracker.reached().clone() });
+        next = tracker.next();
     }
-    let (tracker, shut_down) = boot(inside, cut.as_ref(), &world, sink)?;
+    let (tracker, shut_down) = boot(inside, next, cut.is_some(), &world, sink)?;
     let mut run = finish(&tracker, shut_down, cut, world.end()?);
     run.registration_id = run.registration_id.or(told);
     Ok(run)
@@ -170,22 +170,22 @@ fn boot_until_cut(
     Ok((watch.tracker, cut))
 }
 
-/// Boots until it is decided whether the device is provisioned.
+/// Boots until it is decided whether the device is provisioned; `again`: after a power cut.
 fn boot(
     inside: &Inside,
-    cut: Option<&Cut>,
+    tracker: Tracker,
+    again: bool,
     world: &World,
     sink: &dyn Sink,
 ) -> Result<(Tracker, Option<bool>)> {
-    let tracker = cut.map_or_else(Tracker::default, |cut| Tracker::after(&cut.milestones));
     let (mut watch, mut qemu, seen) = Watch::start(inside, &inside.console, STEP, tracker, world, sink)?;
-    watch.again = cut.is_some();
+    watch.again = again;
     watch.until_decided(&seen, inside, &mut qemu)?;
-    let shut_down = match (watch.tracker.failure(), cut) {
+    let shut_down = match (watch.tracker.failure(), again) {
         (Some(_), _) => None,
-        (None, None) => Some(watch.while_shutting_down(seen, &mut qemu)?),
+        (None, false) => Some(watch.while_shutting_down(seen, &mut qemu)?),
         // The power goes once more: what was reached must be on the disk by now.
-        (None, Some(_)) => {
+        (None, true) => {
             qemu.cut();
             watch.leftovers(&seen)?;
             None
@@ -292,9 +292,12 @@ impl<'a> Watch<'a> {
 
     fn until_decided(&mut self, seen: &Receiver<Seen>, inside: &Inside, qemu: &mut Qemu) -> Result<()> {
         let timeout = inside.timeout;
-        while !self.tracker.decided() {
-            let latest = self.tracker.reached().values().copied().fold(0.0, f64::max) + LAST_WORD;
-            let silent = self.again && self.tracker.only_word_missing();
+        // After a power cut the disk is looked at, and what first boot says last is what stands there last.
+        while !self.tracker.decided()
+            || (self.again && self.tracker.failure().is_none() && !self.tracker.through())
+        {
+            let latest = self.tracker.reached().values().copied().fold(0.0, f64::max) + LAST_WORDS;
+            let silent = self.again && self.tracker.only_words_missing();
             if silent && self.now() >= latest {
                 break;
             }

@@ -96,6 +96,8 @@ pub enum Sign {
 
 /// First boot's words, as the device writes them.
 pub const FIRST_BOOT_DONE: &str = "edgepress: first boot: configured: registration id ";
+/// Its very last words, when DPS has assigned a hub and that is recorded.
+pub const FIRST_BOOT_THROUGH: &str = "edgepress: first boot: done: ";
 const FIRST_BOOT_REFUSED: &str = "edgepress: first boot: refused: ";
 
 /// A line that holds any of these words tells the milestone.
@@ -118,7 +120,8 @@ const REACHED: &[(Milestone, &[&str])] = &[
             "Started Docker Application Container Engine",
         ],
     ),
-    (Milestone::FirstBoot, &[FIRST_BOOT_DONE]),
+    // The second words alone are heard where the power was cut before the first ones came out.
+    (Milestone::FirstBoot, &[FIRST_BOOT_DONE, FIRST_BOOT_THROUGH]),
 ];
 
 /// A line that holds any of these words ends the boot.

@@ -18,6 +18,7 @@ pub mod accel;
 pub mod checks;
 pub mod console;
 pub mod copy;
+mod device;
 pub mod firmware;
 pub mod harm;
 pub mod image;
@@ -38,13 +39,14 @@ mod verdict;
 pub mod world;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use time::OffsetDateTime;
 
 use self::accel::{Accel, Wanted};
 use self::copy::Copy;
+use self::device::Device;
 use self::firmware::Firmware;
 use self::harm::Harm;
 use self::image::Image;
@@ -58,7 +60,7 @@ use crate::error::Problem;
 use crate::event::Sink;
 use crate::host;
 use crate::sandbox::{self, Job};
-use crate::sim::pki::{DeviceCertificate, DeviceOptions, Pki};
+use crate::sim::pki::DeviceCertificate;
 use crate::units::ByteSize;
 
 /// What to prove, and how.
@@ -86,13 +88,6 @@ pub struct Options {
     pub keep: bool,
 }
 
-/// The identity that a test makes up.
-struct Device {
-    pki: PathBuf,
-    server_ca: String,
-    certificate: DeviceCertificate,
-}
-
 /// Boots a copy of the image and writes the report; the image is only read.
 ///
 /// # Errors
@@ -104,7 +99,7 @@ pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
     let machine = machine(&image, options)?;
     let before = image.stamp()?;
     let scratch = Scratch::create(options.keep)?;
-    let device = Device::create(scratch.path())?;
+    let device = Device::create(scratch.path(), &image.manifest)?;
     let (copy, trust) = copy(&image, &machine, &device, &scratch, options, sink)?;
     let setting = setting(&image, &device, &scratch, &options.harm);
     let logs = Logs::of(&scratch, &setting);
@@ -153,14 +148,13 @@ fn copy(
     sink: &dyn Sink,
 ) -> Result<(Copy, Option<String>)> {
     let mut copy = Copy::create(scratch.path(), &image.path, image.size, machine.machine.has_card())?;
-    let overrides = image.manifest.provisioning.overrides;
-    let identity = device.files(overrides);
+    let identity = device.files(&image.manifest.provisioning);
     let runs = patch::make(&image.path, image.manifest.epoch, |volume| {
         identity.iter().try_for_each(|(path, content)| volume.write(path, content))
     });
     let mut runs = runs.context("putting an identity into the image's copy")?.runs;
     let mut trust = None;
-    if !overrides {
+    if !image.manifest.provisioning.overrides {
         let root = image.partition("root")?;
         let place = trust::Place { image: &image.path, offset: root.offset, epoch: image.manifest.epoch };
         runs.extend(
@@ -324,40 +318,12 @@ impl Host {
     }
 }
 
-impl Device {
-    fn create(scratch: &Path) -> Result<Self> {
-        let pki_folder = scratch.join("pki");
-        let pki = Pki::open_or_create(&pki_folder)?;
-        let id = format!("edgepress-test-{}", &scratch::uuid()?[..8]);
-        let certificate = pki.issue_device(&id, &DeviceOptions::default())?;
-        Ok(Self { pki: pki_folder, server_ca: pki.server_ca_pem().to_owned(), certificate })
-    }
-
-    /// Files for the FAT partition; whom to trust only where the image takes that from it.
-    fn files(&self, overrides: bool) -> Vec<(String, Vec<u8>)> {
-        let file = |name: &str, text: &str| (format!("{IDENTITY}/{name}"), text.as_bytes().to_vec());
-        let mut files = vec![
-            file("registration-id", &format!("{}\n", self.certificate.registration_id)),
-            file(CERTIFICATE, &self.certificate.chain_pem),
-            file(PRIVATE_KEY, &self.certificate.key_pem),
-        ];
-        if overrides {
-            files.push(file("ca/simulator.pem", &self.server_ca));
-        }
-        files
-    }
-}
-
-/// The folder of a device's identity on the FAT partition.
-const IDENTITY: &str = "edgepress";
-const PRIVATE_KEY: &str = "private-key.pem";
-const CERTIFICATE: &str = "certificate.pem";
-
 fn setting(image: &Image, device: &Device, scratch: &Scratch, harm: &Harm) -> Setting {
     let provisioning = &image.manifest.provisioning;
     Setting {
         pki: device.pki.clone(),
         global_endpoint: provisioning.global_endpoint.clone(),
+        servers: device::servers(provisioning),
         id_scope: provisioning.id_scope.clone(),
         engine_dns: image.manifest.engine_dns.clone(),
         registration_id: device.certificate.registration_id.clone(),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::milestone::{FIRST_BOOT_DONE, Milestone, Sign, prompt, read};
+use super::milestone::{FIRST_BOOT_DONE, FIRST_BOOT_THROUGH, Milestone, Sign, prompt, read};
 
 /// How many of the console's last lines are shown.
 const TAIL_LINES: usize = 30;
@@ -15,16 +15,17 @@ pub struct Tracker {
     tail: VecDeque<String>,
     registration_id: Option<String>,
     earlier: BTreeSet<Milestone>,
+    through: bool,
 }
 
 /// What a device does once in its life: a boot after it was done need not do it again.
 const ONCE: [Milestone; 3] = [Milestone::FirstBoot, Milestone::DpsRegistered, Milestone::DpsAssigned];
 
 impl Tracker {
-    /// The boot after one that reached `earlier` before its power was cut.
-    pub fn after(earlier: &BTreeMap<Milestone, f64>) -> Self {
-        let earlier = earlier.keys().copied().filter(|milestone| ONCE.contains(milestone)).collect();
-        Self { earlier, ..Self::default() }
+    /// The boot after this one, whose power was cut.
+    pub fn next(&self) -> Self {
+        let earlier = self.reached.keys().copied().filter(|milestone| ONCE.contains(milestone)).collect();
+        Self { earlier, through: self.through, ..Self::default() }
     }
 
     /// Takes a whole line of the console; returns the milestone that it tells for the first time.
@@ -36,6 +37,7 @@ impl Tracker {
         if let Some((_, id)) = line.split_once(FIRST_BOOT_DONE) {
             self.registration_id = Some(id.trim().to_owned());
         }
+        self.through |= line.contains(FIRST_BOOT_THROUGH);
         self.sign(read(line)?, at)
     }
 
@@ -70,10 +72,16 @@ impl Tracker {
         self.all_missing().next()
     }
 
-    /// Has everything come but first boot's own word? The power may have gone after first boot's last mark on the disk
-    /// and before that word: then no later boot says it.
-    pub fn only_word_missing(&self) -> bool {
-        self.failure.is_none() && self.all_missing().eq([Milestone::FirstBoot])
+    /// Has first boot said its last words, in this boot or in the one before?
+    pub fn through(&self) -> bool {
+        self.through
+    }
+
+    /// Has everything come but first boot's own words? The power may have gone after first boot's last mark on the disk
+    /// and before the last words: then no later boot says them.
+    pub fn only_words_missing(&self) -> bool {
+        let word = |milestone| milestone == Milestone::FirstBoot;
+        self.failure.is_none() && !self.through && self.all_missing().all(word)
     }
 
     fn all_missing(&self) -> impl Iterator<Item = Milestone> {
@@ -156,25 +164,43 @@ mod tests {
         assert_eq!(tracker.failure(), None);
     }
 
+    /// A boot with these milestones.
+    fn with(mut tracker: Tracker, milestones: impl IntoIterator<Item = Milestone>) -> Tracker {
+        for milestone in milestones {
+            tracker.reach(milestone, 1.0);
+        }
+        tracker
+    }
+
     #[test]
     fn what_is_done_once_need_not_come_again() {
-        let earlier = |all: &[Milestone]| all.iter().map(|milestone| (*milestone, 1.0)).collect();
-        let finish = |mut tracker: Tracker, without: &[Milestone]| {
-            for milestone in Milestone::ALL.into_iter().filter(|milestone| !without.contains(milestone)) {
-                tracker.reach(milestone, 2.0);
-            }
-            (tracker.decided(), tracker.only_word_missing(), tracker.missing())
-        };
         let once = [Milestone::FirstBoot, Milestone::DpsRegistered, Milestone::DpsAssigned];
-        assert_eq!(finish(Tracker::after(&earlier(&Milestone::ALL)), &once), (true, false, None));
-        let (first, missing) = (Milestone::FirstBoot, Some(Milestone::FirstBoot));
-        assert_eq!(finish(Tracker::after(&earlier(&[])), &[first]), (false, true, missing));
-        let running = [Milestone::AgentRunning];
-        let (decided, word, _) = finish(Tracker::after(&earlier(&Milestone::ALL)), &running);
-        assert!(!decided && !word, "edgeAgent must run after every boot");
-        let mut tracker = Tracker::after(&earlier(&[]));
-        tracker.fail("QEMU died");
-        assert!(!finish(tracker, &[first]).1);
+        let all_but = |without: &[Milestone]| {
+            let without = without.to_vec();
+            Milestone::ALL.into_iter().filter(move |milestone| !without.contains(milestone))
+        };
+        let whole = with(Tracker::default(), Milestone::ALL);
+        let second = with(whole.next(), all_but(&once));
+        assert!(second.decided() && second.missing().is_none());
+        let second = with(whole.next(), all_but(&[Milestone::AgentRunning]));
+        assert!(!second.decided() && !second.only_words_missing(), "edgeAgent must run after every boot");
+    }
+
+    #[test]
+    fn first_boot_s_last_words() {
+        let last = "edgepress: first boot: done: registration id abc, hub h";
+        let mut whole = with(Tracker::default(), Milestone::ALL);
+        assert!(!whole.through() && whole.only_words_missing());
+        whole.line(last, 2.0);
+        assert!(whole.through() && whole.next().through() && !whole.only_words_missing());
+        let words = [Milestone::FirstBoot];
+        let all = Milestone::ALL.into_iter().filter(|milestone| !words.contains(milestone));
+        let mut second = with(Tracker::default().next(), all);
+        assert!(second.only_words_missing() && second.missing() == Some(Milestone::FirstBoot));
+        assert_eq!(second.line(last, 2.0), Some(Milestone::FirstBoot));
+        assert!(second.decided() && second.through());
+        second.fail("QEMU died");
+        assert!(!second.only_words_missing());
     }
 
     #[test]

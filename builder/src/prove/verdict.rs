@@ -7,13 +7,13 @@ use anyhow::{Context as _, Result};
 
 use super::checks::{Check, SUPERBLOCK, digest, ext4_size, fat_left, find_any, partition_size, secret_lines};
 use super::copy::Copy;
+use super::device::{self, CONSUMED, IDENTITY};
 use super::harm::Harm;
 use super::image::{Image, Stamp};
 use super::inside::Run;
 use super::machine::Machine;
 use super::report::{Conditions, ImageFacts, MachineFacts, PowerCut, Report, SimulatorFacts, rounded_all};
 use super::root::{self, Root};
-use super::{CERTIFICATE, IDENTITY, PRIVATE_KEY};
 use crate::sim::Service;
 use crate::sim::log::{Entry, Mark};
 use crate::sim::pki::DeviceCertificate;
@@ -168,7 +168,8 @@ fn root_checks(evidence: &Evidence<'_>) -> Result<Vec<Check>> {
         Ok(root) => root,
         Err(error) => return Ok(vec![Check::new(root::NAMES[0], false, format!("{error:#}"))]),
     };
-    let checks = root.checks(&evidence.device.registration_id)?;
+    let installed = device::installed_by_first_boot(&evidence.image.manifest.provisioning);
+    let checks = root.checks(&evidence.device.registration_id, installed)?;
     std::fs::remove_file(root.path()).with_context(|| format!("removing {}", root.path().display()))?;
     Ok(checks)
 }
@@ -199,7 +200,7 @@ fn secrets_wiped(evidence: &Evidence<'_>) -> Result<Check> {
     let path = evidence.copy.read("fat.raw", fat.offset, fat.size)?;
     let secrets = secret_lines(&evidence.device.key_pem);
     let found = find_any(&path, &secrets)?;
-    let left = fat_left(&path, fat.size, IDENTITY, &[PRIVATE_KEY, CERTIFICATE]);
+    let left = fat_left(&path, fat.size, IDENTITY, &CONSUMED);
     std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
     Ok(match left {
         Err(error) => Check::new(NAME, false, format!("{error:#}")),
@@ -207,11 +208,9 @@ fn secrets_wiped(evidence: &Evidence<'_>) -> Result<Check> {
             let verb = if left.len() > 1 { "are" } else { "is" };
             Check::new(NAME, false, format!("{} {verb} still on the FAT partition", left.join(", ")))
         }
-        Ok(_) if found > 0 => Check::new(
-            NAME,
-            false,
-            format!("{IDENTITY}/{PRIVATE_KEY} is gone, but the key's bytes are still on the FAT partition"),
-        ),
+        Ok(_) if found > 0 => {
+            Check::new(NAME, false, "the key's file is gone, but its bytes are still on the FAT partition")
+        }
         Ok(_) => Check::new(NAME, true, "the key is nowhere on the FAT partition"),
     })
 }

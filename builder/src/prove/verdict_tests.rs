@@ -165,7 +165,7 @@ fn a_key_that_is_left_fails() {
     let key = scene.device.key_pem.as_bytes();
     scene.copy.write([(ROOT - ALIGN, key)]).expect("write");
     let report = scene.judge();
-    assert!(report.reason.expect("a reason").contains("the key's bytes are still on the FAT partition"));
+    assert!(report.reason.expect("a reason").contains("its bytes are still on the FAT partition"));
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub struct Setting {
     pub pki: PathBuf,
     /// DPS endpoint of the image.
     pub global_endpoint: String,
+    /// Addresses that the image's source of certificates asks, each with the service that is simulated there.
+    pub servers: Vec<(Service, String)>,
     /// ID scope of the image.
     pub id_scope: String,
     /// DNS servers that the image's containers ask.
@@ -69,15 +71,25 @@ impl World {
     /// # Errors
     /// When an address, a port or a mount is refused.
     pub fn start(setting: &Setting) -> Result<Self> {
-        let (name, dps) = endpoint(&setting.global_endpoint)?;
+        let (name, dps) = endpoint("DPS endpoint", &setting.global_endpoint, DPS)?;
         let resolvers = resolvers(&setting.engine_dns);
-        let addresses = addresses(dps);
+        let mut addresses = addresses(dps);
+        let mut config = Config::new(Pki::open_or_create(&setting.pki)?);
+        for (service, url) in &setting.servers {
+            let (name, at) = endpoint("source of certificates", url, *addresses.get(*service).ip())?;
+            addresses = addresses.with(*service, at);
+            match service {
+                Service::Est => config.est_name = name,
+                Service::Vault => config.vault_name = name,
+                Service::Token => config.token_name = name,
+                _ => config.files_name = name,
+            }
+        }
         let all = Service::ALL.map(|service| *addresses.get(service).ip());
         for address in all.into_iter().chain(resolvers.iter().copied()).collect::<BTreeSet<_>>() {
             host::run(host::command("ip")?.args(["address", "add", &format!("{address}/32"), "dev", "lo"]))?;
         }
         name_server(&setting.resolv_conf)?;
-        let mut config = Config::new(Pki::open_or_create(&setting.pki)?);
         config.dps_name = name;
         config.id_scope = (!setting.id_scope.is_empty()).then(|| setting.id_scope.clone());
         config.log_file = Some(setting.log.clone());
@@ -124,11 +136,12 @@ fn addresses(dps: SocketAddrV4) -> Addresses {
     })
 }
 
-/// Name and address of DPS. An endpoint that is an address is simulated at that address.
-fn endpoint(url: &str) -> Result<(String, SocketAddrV4)> {
+/// Name of a server and where it is simulated: at `usual`, unless it has an address instead of a name.
+fn endpoint(what: &str, url: &str, usual: Ipv4Addr) -> Result<(String, SocketAddrV4)> {
     let refused = |why: &str| {
-        Problem::input(format!("the image's DPS endpoint `{url}` cannot be simulated: {why}"))
-            .hint("provisioning.global_endpoint is an address such as https://global.azure-devices-provisioning.net")
+        Problem::input(format!("the image's {what} `{url}` cannot be simulated: {why}")).hint(
+            "an address such as https://global.azure-devices-provisioning.net is expected in [provisioning]",
+        )
     };
     let parsed = Url::parse(url).map_err(|error| refused(&error.to_string()))?;
     if parsed.scheme() != "https" {
@@ -136,7 +149,7 @@ fn endpoint(url: &str) -> Result<(String, SocketAddrV4)> {
     }
     let port = parsed.port().unwrap_or(HTTPS);
     match parsed.host() {
-        Some(Host::Domain(name)) => Ok((name.to_owned(), SocketAddrV4::new(DPS, port))),
+        Some(Host::Domain(name)) => Ok((name.to_owned(), SocketAddrV4::new(usual, port))),
         Some(Host::Ipv4(address)) => Ok((address.to_string(), SocketAddrV4::new(address, port))),
         _ => Err(refused("it names no host").into()),
     }
@@ -212,7 +225,7 @@ mod tests {
             ("dps.example", None),
             ("", None),
         ] {
-            let found = endpoint(url).ok();
+            let found = endpoint("DPS endpoint", url, DPS).ok();
             let found = found.as_ref().map(|(name, at)| (name.as_str(), *at.ip(), at.port()));
             assert_eq!(found, expected, "{url}");
         }

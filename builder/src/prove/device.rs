@@ -1,0 +1,202 @@
+//! The identity that a test makes up, as the source of certificates in the image's recipe wants it on the FAT partition.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::scratch;
+use crate::build::manifest::Manifest;
+use crate::error::Problem;
+use crate::recipe::types::{CertificateSource, Enrol, Provisioning, VaultToken};
+use crate::sim::Service;
+use crate::sim::pki::{DeviceCertificate, DeviceOptions, Pki};
+
+/// The folder of a device's identity on the FAT partition.
+pub const IDENTITY: &str = "edgepress";
+
+/// What of an identity must be gone when it was used, the secrets first.
+pub const CONSUMED: [&str; 8] = [
+    "private-key.pem",
+    "bootstrap-key.pem",
+    "bootstrap-username",
+    "bootstrap-password",
+    "bootstrap-token",
+    "symmetric-key",
+    "certificate.pem",
+    "bootstrap-certificate.pem",
+];
+
+/// One device, and the authorities of its world.
+pub struct Device {
+    /// Folder of the authorities.
+    pub pki: PathBuf,
+    /// The certificate (PEM) that vouches for the simulated services.
+    pub server_ca: String,
+    /// The device's own certificate, or the one with which it asks for that.
+    pub certificate: DeviceCertificate,
+    /// Names of certificate and key on the FAT partition; none where the device needs neither.
+    names: Option<[&'static str; 2]>,
+}
+
+impl Device {
+    /// Makes one up for an image.
+    ///
+    /// # Errors
+    /// When the image's attestation cannot be simulated.
+    pub fn create(scratch: &Path, manifest: &Manifest) -> Result<Self> {
+        let pki_folder = scratch.join("pki");
+        let pki = Pki::open_or_create(&pki_folder)?;
+        let id = format!("edgepress-test-{}", &scratch::uuid()?[..8]);
+        let options = DeviceOptions::default();
+        let bootstrap = || pki.issue_bootstrap(&id, &options);
+        let shown = Some(["bootstrap-certificate.pem", "bootstrap-key.pem"]);
+        let (certificate, names) = match &manifest.provisioning.certificate {
+            CertificateSource::Partition {} => {
+                (pki.issue_device(&id, &options)?, Some(["certificate.pem", "private-key.pem"]))
+            }
+            CertificateSource::Est { .. } | CertificateSource::Https { .. } => (bootstrap()?, shown),
+            CertificateSource::KeyVault { token: VaultToken::ClientCertificate, .. } => (bootstrap()?, shown),
+            CertificateSource::KeyVault { token: VaultToken::ManagedIdentity, .. } => (bootstrap()?, None),
+            other => return Err(unsupported(other)),
+        };
+        Ok(Self { pki: pki_folder, server_ca: pki.server_ca_pem().to_owned(), certificate, names })
+    }
+
+    /// Files for the FAT partition; whom to trust only where the image takes that from it.
+    pub fn files(&self, provisioning: &Provisioning) -> Vec<(String, Vec<u8>)> {
+        let file = |name: &str, text: &str| (format!("{IDENTITY}/{name}"), text.as_bytes().to_vec());
+        let mut files = vec![file("registration-id", &format!("{}\n", self.certificate.registration_id))];
+        if let Some([certificate, key]) = self.names {
+            files.push(file(certificate, &self.certificate.chain_pem));
+            files.push(file(key, &self.certificate.key_pem));
+        }
+        if provisioning.overrides {
+            files.push(file("ca/simulator.pem", &self.server_ca));
+            // A source that trusts its own authorities trusts no others.
+            if provisioning.certificate.ca().is_some() {
+                files.push(file("source-ca.pem", &self.server_ca));
+            }
+        }
+        files
+    }
+}
+
+fn unsupported(source: &CertificateSource) -> anyhow::Error {
+    let (what, hint) = match source {
+        CertificateSource::KeyVault { .. } => (
+            "an Arc agent's tokens are at the device's own loopback, where no simulator can be".to_owned(),
+            "test an image of the same recipe built with --set provisioning.certificate.token=managed-identity",
+        ),
+        other => (
+            format!("the simulated DPS takes no attestation by {}", other.name()),
+            "test an image of the same recipe that takes its certificate from the partition",
+        ),
+    };
+    Problem::input(format!("this image cannot be proved: {what}")).hint(hint).into()
+}
+
+/// The addresses that the recipe's source asks, each with the service that is simulated there.
+pub fn servers(provisioning: &Provisioning) -> Vec<(Service, String)> {
+    match &provisioning.certificate {
+        CertificateSource::Est { url, .. } => vec![(Service::Est, url.clone())],
+        CertificateSource::Https { url, .. } => vec![(Service::Files, url.clone())],
+        CertificateSource::KeyVault { vault, authority, .. } => {
+            vec![(Service::Vault, vault.clone()), (Service::Token, authority.clone())]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Does first boot put certificate and key into their places itself, rather than the runtime?
+pub fn installed_by_first_boot(provisioning: &Provisioning) -> bool {
+    match &provisioning.certificate {
+        CertificateSource::Partition {}
+        | CertificateSource::Https { .. }
+        | CertificateSource::KeyVault { .. } => true,
+        CertificateSource::Est { enrol, .. } => *enrol == Enrol::FirstBoot,
+        CertificateSource::Tpm {} | CertificateSource::SymmetricKey {} => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{CONSUMED, Device, installed_by_first_boot, servers};
+    use crate::build::manifest::Manifest;
+    use crate::prove::image::tests::manifest_text;
+
+    fn manifest(certificate: &serde_json::Value, overrides: bool) -> Manifest {
+        let mut manifest: serde_json::Value = serde_json::from_str(&manifest_text()).expect("JSON");
+        manifest["provisioning"]["certificate"] = certificate.clone();
+        manifest["provisioning"]["overrides"] = overrides.into();
+        serde_json::from_value(manifest).expect("a manifest")
+    }
+
+    fn names(certificate: &serde_json::Value, overrides: bool) -> Vec<String> {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let manifest = manifest(certificate, overrides);
+        let device = Device::create(folder.path(), &manifest).expect("device");
+        let files = device.files(&manifest.provisioning);
+        files.into_iter().map(|(name, _)| name.trim_start_matches("edgepress/").to_owned()).collect()
+    }
+
+    #[test]
+    fn each_source_gets_what_it_wants() {
+        let est = json!({ "from": "est", "url": "https://est.example/.well-known/est" });
+        let ca = json!({ "from": "https", "url": "https://pki.example/x", "ca": "ca.pem" });
+        let vault = json!({ "from": "key-vault", "vault": "https://v.vault.azure.net" });
+        let partition = json!({ "from": "partition" });
+        for (source, overrides, expected) in [
+            (&partition, true, &["certificate.pem", "private-key.pem", "ca/simulator.pem"][..]),
+            (&partition, false, &["certificate.pem", "private-key.pem"]),
+            (&est, true, &["bootstrap-certificate.pem", "bootstrap-key.pem", "ca/simulator.pem"]),
+            (
+                &ca,
+                true,
+                &["bootstrap-certificate.pem", "bootstrap-key.pem", "ca/simulator.pem", "source-ca.pem"],
+            ),
+            (&vault, true, &["ca/simulator.pem"]),
+            (&vault, false, &[]),
+        ] {
+            let found = names(source, overrides);
+            assert_eq!(found[0], "registration-id");
+            assert_eq!(found[1..], *expected, "{source}");
+            let kept = ["registration-id", "ca/simulator.pem", "source-ca.pem"];
+            assert!(
+                found.iter().all(|name| kept.contains(&name.as_str()) || CONSUMED.contains(&name.as_str()))
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_simulated() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        for (source, words) in [
+            (json!({ "from": "tpm" }), "takes no attestation by tpm"),
+            (json!({ "from": "symmetric-key" }), "takes no attestation by symmetric-key"),
+            (
+                json!({ "from": "key-vault", "vault": "https://v.example", "token": "arc" }),
+                "an Arc agent's tokens",
+            ),
+        ] {
+            let error =
+                Device::create(folder.path(), &manifest(&source, true)).map(drop).expect_err("refused");
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn who_is_asked() {
+        let of = |source: serde_json::Value| manifest(&source, true).provisioning;
+        let vault = of(json!({ "from": "key-vault", "vault": "https://v.vault.azure.net" }));
+        let found: Vec<_> =
+            servers(&vault).into_iter().map(|(service, url)| format!("{service} {url}")).collect();
+        assert_eq!(found, ["vault https://v.vault.azure.net", "token https://login.microsoftonline.com"]);
+        assert!(installed_by_first_boot(&vault));
+        let est = of(json!({ "from": "est", "url": "https://est.example/.well-known/est" }));
+        assert_eq!(servers(&est).len(), 1);
+        assert!(!installed_by_first_boot(&est));
+        assert!(servers(&of(json!({ "from": "partition" }))).is_empty());
+    }
+}
