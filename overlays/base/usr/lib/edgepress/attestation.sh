@@ -9,7 +9,7 @@ attest() {
         /^[ \t]*\[/ { inside = ($0 ~ /^[ \t]*\[provisioning\.attestation\]/) }
         inside && /^[ \t]*identity_cert[ \t]*=[ \t]*"/ { found = 1 }
         END { exit !found }' "$CONFIG"; then return 0; fi
-    replace "$CONFIG" 077 attested "$1" "$2" && durable "${CONFIG%/*}"
+    record "$CONFIG" 077 attested "$1" "$2"
 }
 
 attested() {

@@ -131,7 +131,7 @@ install_static() {
 
 # From here on the device's own copies will do.
 installed() {
-    replace "$VAR/installed" 022 printf '%s %s\n' "$S_from" "$registration" && durable "$VAR"
+    record "$VAR/installed" 022 printf '%s %s\n' "$S_from" "$registration"
 }
 
 # Sets $registration from what was installed for this source.
@@ -153,11 +153,18 @@ durable() {
     sync "$@"
 }
 
-# replace FILE UMASK COMMAND...: the file becomes the command's output, whole or not at all.
+# replace FILE UMASK COMMAND...: the file becomes the command's output, whole or not at all. It is durable once somebody
+# says so: `finish` does before anything is wiped, and until then the partition has it all.
 replace() {
     file=$1 mask=$2
     shift 2
-    (umask "$mask" && "$@" >"$file.new") && durable "$file.new" && mv -f "$file.new" "$file"
+    (umask "$mask" && "$@" >"$file.new") && mv -f "$file.new" "$file"
+}
+
+# As `replace`, and it survives a power cut from here on.
+record() {
+    record=$1
+    replace "$@" && durable "$record" "${record%/*}"
 }
 
 # put SOURCE DESTINATION USER MODE: at any instant the destination is the old file or the whole new one.

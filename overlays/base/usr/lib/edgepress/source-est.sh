@@ -57,7 +57,7 @@ source_obtain() {
 make_request() {
     mkdir -p "$ENROLMENT" && chmod 0700 "$ENROLMENT" || return 1
     [ -s "$ENROLMENT/key.pem" ] ||
-        replace "$ENROLMENT/key.pem" 077 openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 || return 1
+        record "$ENROLMENT/key.pem" 077 openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 || return 1
     openssl req -new -key "$ENROLMENT/key.pem" -subj "/CN=$registration" -outform DER -out "$RUN/request.der" \
         2>/dev/null && openssl base64 -in "$RUN/request.der" -out "$RUN/request"
 }
