@@ -4,6 +4,7 @@
 //! give the same bytes), errors that are not lost when a file is dropped, and a check before it reads a file system
 //! that others made ([`super::fat_check`]).
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
 use std::sync::{Mutex, PoisonError};
@@ -46,6 +47,8 @@ pub struct Entry {
 /// An open FAT file system on a device.
 pub struct Volume<'a, D: Read + Write + Seek> {
     fs: FileSystem<&'a mut D>,
+    /// Was a folder made, whose beginning must be mended?
+    new_folder: Cell<bool>,
 }
 
 /// Makes a FAT32 file system on a device of zeros of `size` bytes and lets `fill` write to it; files get the time
@@ -99,10 +102,30 @@ pub fn change<D: Read + Write + Seek>(
     change: impl FnOnce(&Volume<'_, D>) -> Result<()>,
 ) -> Result<()> {
     fat_check::check(device, size)?;
+    change_checked(device, size, epoch, change)
+}
+
+/// As [`change`], of a file system that [`check`] has found sound: for many changes of the same one.
+///
+/// # Errors
+/// As [`change`].
+pub fn change_checked<D: Read + Write + Seek>(
+    device: &mut D,
+    size: u64,
+    epoch: u64,
+    change: impl FnOnce(&Volume<'_, D>) -> Result<()>,
+) -> Result<()> {
     let volume = Volume::mount(device, epoch)?;
     change(&volume)?;
-    volume.close()?;
-    fat_check::mend_dots(device, size)
+    if volume.close()? { fat_check::mend_dots(device, size) } else { Ok(()) }
+}
+
+/// Checks that a file system of whatever origin is sound.
+///
+/// # Errors
+/// A [`Problem`] when it is no FAT file system, or a damaged one.
+pub fn check<D: Read + Seek>(device: &mut D, size: u64) -> Result<()> {
+    fat_check::check(device, size)
 }
 
 /// Lets `look` read a file system of whatever origin on a device of `size` bytes.
@@ -115,6 +138,17 @@ pub fn look<D: Read + Write + Seek, T>(
     look: impl FnOnce(&Volume<'_, D>) -> Result<T>,
 ) -> Result<T> {
     fat_check::check(device, size)?;
+    look_checked(device, look)
+}
+
+/// As [`look`], at a file system that [`check`] has found sound.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_checked<D: Read + Write + Seek, T>(
+    device: &mut D,
+    look: impl FnOnce(&Volume<'_, D>) -> Result<T>,
+) -> Result<T> {
     look(&Volume::mount(device, 0)?)
 }
 
@@ -122,7 +156,8 @@ impl<'a, D: Read + Write + Seek> Volume<'a, D> {
     fn mount(device: &'a mut D, epoch: u64) -> Result<Self> {
         device.rewind()?;
         let options = FsOptions::new().time_provider(clock(epoch));
-        Ok(Self { fs: FileSystem::new(device, options).context("opening the FAT file system")? })
+        let fs = FileSystem::new(device, options).context("opening the FAT file system")?;
+        Ok(Self { fs, new_folder: Cell::new(false) })
     }
 
     /// The volume id.
@@ -156,6 +191,20 @@ impl<'a, D: Read + Write + Seek> Volume<'a, D> {
         Ok(entries)
     }
 
+    /// When something in the top folder was last written, seconds since 1970; nothing when it is not there.
+    ///
+    /// # Errors
+    /// When the device cannot be read.
+    pub fn modified(&self, name: &str) -> Result<Option<u64>> {
+        for entry in self.fs.root_dir().iter() {
+            let entry = entry.context("reading the top folder of the FAT partition")?;
+            if entry.file_name().eq_ignore_ascii_case(name) {
+                return Ok(Some(unix_time(entry.modified())));
+            }
+        }
+        Ok(None)
+    }
+
     /// What a file holds, or nothing when it is not there.
     ///
     /// # Errors
@@ -183,7 +232,14 @@ impl<'a, D: Read + Write + Seek> Volume<'a, D> {
         let context = || format!("writing {path} ({} bytes) to the FAT partition", content.len());
         let path = path.trim_matches('/');
         for (at, _) in path.match_indices('/') {
-            self.fs.root_dir().create_dir(&path[..at]).with_context(context)?;
+            let root = self.fs.root_dir();
+            match root.open_dir(&path[..at]) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    root.create_dir(&path[..at]).with_context(context)?;
+                    self.new_folder.set(true);
+                }
+                folder => drop(folder.with_context(context)?),
+            }
         }
         let mut file = self.fs.root_dir().create_file(path).with_context(context)?;
         file.truncate().with_context(context)?;
@@ -203,11 +259,13 @@ impl<'a, D: Read + Write + Seek> Volume<'a, D> {
         }
     }
 
-    /// Writes what is still in memory. Dropping the volume does so too, and loses the error.
-    fn close(self) -> Result<()> {
+    /// Writes what is still in memory, and says whether a folder was made. Dropping the volume does so too, and loses
+    /// the error.
+    fn close(self) -> Result<bool> {
         // Counts the free clusters, so that no reader has to scan the table for them.
         self.fs.stats().context("counting free clusters of the FAT partition")?;
-        self.fs.unmount().context("closing the FAT file system")
+        self.fs.unmount().context("closing the FAT file system")?;
+        Ok(self.new_folder.get())
     }
 }
 
@@ -245,6 +303,18 @@ fn dos_time(epoch: u64) -> DateTime {
     let (hour, min, sec) = moment.to_hms();
     let time = Time { hour: u16::from(hour), min: u16::from(min), sec: u16::from(sec), millis: 0 };
     DateTime { date, time }
+}
+
+/// The other way round; dates that no calendar has become 0.
+fn unix_time(DateTime { date, time }: DateTime) -> u64 {
+    let part = |number: u16| u8::try_from(number).unwrap_or(u8::MAX);
+    let moment = || {
+        let month = time::Month::try_from(part(date.month)).ok()?;
+        let date = time::Date::from_calendar_date(i32::from(date.year), month, part(date.day)).ok()?;
+        let moment = date.with_hms(part(time.hour), part(time.min), part(time.sec)).ok()?;
+        u64::try_from(moment.assume_utc().unix_timestamp()).ok()
+    };
+    moment().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -370,6 +440,9 @@ pub(super) mod tests {
 
     #[test]
     fn times_outside_of_what_fat_knows_are_moved() {
+        for epoch in [315_532_800, EPOCH, 4_354_819_198] {
+            assert_eq!(super::unix_time(dos_time(epoch)), epoch);
+        }
         for (epoch, year) in [(0, 1980), (EPOCH, 2023), (u64::MAX, 2107)] {
             assert_eq!(dos_time(epoch).date.year, year);
         }

@@ -14,9 +14,9 @@ use crate::error::Problem;
 const MOST_CLUSTERS: u64 = 1 << 24;
 const LEAST_FAT16: u64 = 4085;
 const LEAST_FAT32: u64 = 65525;
-const ENTRY_BYTES: usize = 32;
+pub(super) const ENTRY_BYTES: usize = 32;
 const DEEPEST: usize = 32;
-const DELETED: u8 = 0xe5;
+pub(super) const DELETED: u8 = 0xe5;
 const ATTRIBUTES_LONG_NAME: u8 = 0x0f;
 const ATTRIBUTE_LABEL: u8 = 0x08;
 const ATTRIBUTE_FOLDER: u8 = 0x10;
@@ -68,12 +68,14 @@ fn mended_dots(slots: &[u8], at_top: bool) -> Option<Vec<u8>> {
 }
 
 /// A folder below the top one.
-struct Folder {
-    first: u32,
+pub(super) struct Folder {
+    /// Its first cluster.
+    pub first: u32,
     at_top: bool,
 }
 
-fn folders<D: Read + Seek>(device: &mut D, size: u64) -> Result<(Geometry, Vec<Folder>)> {
+/// Checks a file system and lists its folders.
+pub(super) fn folders<D: Read + Seek>(device: &mut D, size: u64) -> Result<(Geometry, Vec<Folder>)> {
     let mut boot = [0; 512];
     anyhow::ensure!(size >= 512, damaged("it has less than a sector"));
     device.rewind()?;
@@ -97,12 +99,19 @@ fn damaged(reason: &'static str) -> Problem {
     Problem::input(format!("the FAT file system is not sound: {reason}"))
 }
 
-struct Geometry {
-    wide: bool,
-    clusters: u64,
-    cluster_bytes: u64,
-    table_offset: u64,
-    data_offset: u64,
+/// Where the parts of a file system lie; bytes from its start.
+pub(super) struct Geometry {
+    /// FAT32, with entries of four bytes, not two.
+    pub wide: bool,
+    pub clusters: u64,
+    pub cluster_bytes: u64,
+    pub table_offset: u64,
+    /// Copies of the table, one after the other.
+    pub tables: u64,
+    pub table_bytes: u64,
+    /// The information sector with the number of free clusters; FAT16 has none.
+    pub info_offset: Option<u64>,
+    pub data_offset: u64,
     root: Root,
 }
 
@@ -154,18 +163,21 @@ impl Geometry {
             clusters,
             cluster_bytes: per_cluster * sector,
             table_offset: reserved * sector,
+            tables,
+            table_bytes: table_sectors * sector,
+            info_offset: wide.then(|| u16_at(48) * sector),
             data_offset: data * sector,
             root,
         })
     }
 
     /// Where a cluster begins; the number must be in range.
-    fn offset(&self, cluster: u32) -> u64 {
+    pub fn offset(&self, cluster: u32) -> u64 {
         self.data_offset + u64::from(cluster - 2) * self.cluster_bytes
     }
 
     /// The table as cluster numbers: 0 is free, `u32::MAX` ends a chain.
-    fn table<D: Read + Seek>(&self, device: &mut D) -> Result<Vec<u32>> {
+    pub fn table<D: Read + Seek>(&self, device: &mut D) -> Result<Vec<u32>> {
         let width = if self.wide { 4 } else { 2 };
         let raw = read(device, self.table_offset, (self.clusters + 2) * width)?;
         let entries = raw.chunks_exact(width as usize).map(|raw| match *raw {
@@ -183,7 +195,7 @@ impl Geometry {
     }
 }
 
-fn read<D: Read + Seek>(device: &mut D, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+pub(super) fn read<D: Read + Seek>(device: &mut D, offset: u64, bytes: u64) -> Result<Vec<u8>> {
     let mut raw = vec![0; usize::try_from(bytes)?];
     device.seek(SeekFrom::Start(offset))?;
     device.read_exact(&mut raw).context("reading the FAT partition")?;

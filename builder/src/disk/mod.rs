@@ -12,6 +12,7 @@
 pub mod ext4;
 pub mod fat;
 mod fat_check;
+mod fat_undo;
 pub mod gpt;
 pub mod ids;
 pub mod mbr;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 use super::gpt::SECTOR;
 
@@ -54,6 +55,32 @@ impl Base for Part {
     }
 }
 
+impl<B: Base> Base for Arc<B> {
+    fn fill(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        B::fill(self, buffer, offset)
+    }
+}
+
+/// A base of which the pages that were read once stay in memory; many overlays share it.
+pub struct Snapshot<B> {
+    base: B,
+    pages: BTreeMap<u64, Page>,
+}
+
+impl<B: Base> Base for Snapshot<B> {
+    fn fill(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let (page, from) = (offset / PAGE as u64, (offset % PAGE as u64) as usize);
+        match self.pages.get(&page) {
+            // What crosses a page is rare: overlays ask for whole ones.
+            Some(page) if from + buffer.len() <= PAGE => {
+                buffer.copy_from_slice(&page.bytes[from..from + buffer.len()]);
+                Ok(())
+            }
+            _ => self.base.fill(buffer, offset),
+        }
+    }
+}
+
 struct Page {
     bytes: Box<[u8; PAGE]>,
     written: bool,
@@ -71,6 +98,12 @@ impl<B: Base> Overlay<B> {
     /// A device of `size` bytes over `base`.
     pub fn new(base: B, size: u64) -> Self {
         Self { base, size, position: 0, pages: BTreeMap::new() }
+    }
+
+    /// The base, with the pages that were read; what was written is forgotten.
+    pub fn into_snapshot(mut self) -> Snapshot<B> {
+        self.pages.retain(|_, page| !page.written);
+        Snapshot { base: self.base, pages: self.pages }
     }
 
     /// The sectors that differ from the base, as (offset, bytes) in ascending order; neighbours are joined.
@@ -164,6 +197,7 @@ impl<B> Seek for Overlay<B> {
 mod tests {
     use super::{Base as _, Overlay, Part, Zeros};
     use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+    use std::sync::Arc;
 
     #[test]
     fn only_what_differs_is_a_change() {
@@ -177,6 +211,26 @@ mod tests {
         assert_eq!((changes[0].0, changes[0].1.len()), (4608, 1024));
         assert_eq!(changes[0].1[392..395], *b"abc");
         assert_eq!(changes[0].1[511..513], *b"de");
+    }
+
+    #[test]
+    fn a_snapshot_reads_as_its_base() {
+        let mut file = tempfile::tempfile().expect("temp file");
+        let bytes: Vec<u8> = (0..20_000u32).map(|at| (at / 7) as u8).collect();
+        file.write_all(&bytes).expect("write");
+        let mut device = Overlay::new(Part { file, start: 0 }, 20_000);
+        let mut some = [0; 9000];
+        device.seek(SeekFrom::Start(3000)).expect("seek");
+        device.read_exact(&mut some).expect("read");
+        device.seek(SeekFrom::Start(100)).expect("seek");
+        device.write_all(b"forgotten").expect("write");
+        let snapshot = Arc::new(device.into_snapshot());
+        for (at, length) in [(0, 4096), (90, 30), (4096, 4096), (4000, 200), (16_000, 4000)] {
+            let mut buffer = vec![0; length];
+            snapshot.fill(&mut buffer, at as u64).expect("fill");
+            assert_eq!(buffer, bytes[at..at + length], "{at}");
+        }
+        assert_eq!(Overlay::new(snapshot, 20_000).changes().expect("changes"), []);
     }
 
     #[test]

@@ -6,16 +6,21 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
 use super::fat::{self, Volume};
-use super::overlay::{Overlay, Part};
+use super::fat_undo;
+use super::overlay::{Base as _, Overlay, Part, Snapshot};
 use super::table::{self, Partition, Role};
 use crate::error::Problem;
 
+/// The FAT partition of an image, as it is.
+type Shared = Arc<Snapshot<Part>>;
+
 /// A volume of which the image keeps its old state.
-pub type Draft<'a> = Volume<'a, Overlay<Part>>;
+pub type Draft<'a> = Volume<'a, Overlay<Shared>>;
 
 /// Sectors that differ from the image they were made for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,16 +56,85 @@ impl Patch {
     }
 }
 
+/// The FAT partition of an image, checked once and then only read: any number of patches are made from it, also by
+/// several threads at a time.
+pub struct Master {
+    shared: Shared,
+    partition: Partition,
+}
+
+impl Master {
+    /// Finds the FAT partition of an image and checks its file system.
+    ///
+    /// # Errors
+    /// A [`Problem`] when the image has no sound FAT partition; an error from reading.
+    pub fn open(image: &Path) -> Result<Self> {
+        let (mut device, partition) = open(image)?;
+        fat::check(&mut device, partition.size)?;
+        Ok(Self { shared: Arc::new(device.into_snapshot()), partition })
+    }
+
+    /// Where the partition lies in the image.
+    pub fn partition(&self) -> &Partition {
+        &self.partition
+    }
+
+    /// Lets `change` work on the partition and returns what it changed. Files get the time `epoch`.
+    ///
+    /// # Errors
+    /// When the image cannot be read; whatever `change` returns.
+    pub fn make(&self, epoch: u64, change: impl FnOnce(&Draft<'_>) -> Result<()>) -> Result<Patch> {
+        self.edit(|device, size| fat::change_checked(device, size, epoch, change))
+    }
+
+    /// As [`Master::make`], on the partition's bytes; `edit` is also given their number.
+    pub(super) fn edit(&self, edit: impl FnOnce(&mut Overlay<Shared>, u64) -> Result<()>) -> Result<Patch> {
+        let mut device = Overlay::new(Arc::clone(&self.shared), self.partition.size);
+        edit(&mut device, self.partition.size)?;
+        let changes = device.changes().context("reading the image's FAT partition")?;
+        let runs = changes.into_iter().map(|(at, bytes)| (self.partition.offset + at, bytes)).collect();
+        Ok(Patch { runs })
+    }
+
+    /// Removes files from the partition so that nothing of them stays: see [`fat_undo`]. Those that are not there are
+    /// none of its business; folders that become empty are removed too, where they are among the paths.
+    ///
+    /// # Errors
+    /// When the image cannot be read, or a folder to remove is not empty.
+    pub fn forget(&self, paths: &[String]) -> Result<Patch> {
+        self.edit(|device, size| fat_undo::forget(device, size, paths))
+    }
+
+    /// Lets `look` read the partition.
+    ///
+    /// # Errors
+    /// When the image cannot be read; whatever `look` returns.
+    pub fn look<T>(&self, look: impl FnOnce(&Draft<'_>) -> Result<T>) -> Result<T> {
+        let mut device = Overlay::new(Arc::clone(&self.shared), self.partition.size);
+        fat::look_checked(&mut device, look)
+    }
+
+    /// What the image has where a patch changes it: the same runs, with the old bytes.
+    ///
+    /// # Errors
+    /// When the image cannot be read, or the patch changes more than the FAT partition.
+    pub fn before(&self, patch: &Patch) -> Result<Patch> {
+        let before = |(offset, bytes): &(u64, Vec<u8>)| {
+            let at = offset.checked_sub(self.partition.offset).context("locating a changed sector")?;
+            let mut old = vec![0; bytes.len()];
+            self.shared.fill(&mut old, at).context("reading the image's FAT partition")?;
+            Ok((*offset, old))
+        };
+        Ok(Patch { runs: patch.runs.iter().map(before).collect::<Result<_>>()? })
+    }
+}
+
 /// Lets `change` work on the FAT partition of an image and returns what it changed. Files get the time `epoch`.
 ///
 /// # Errors
 /// A [`Problem`] when the image has no sound FAT partition; whatever `change` returns.
 pub fn make(image: &Path, epoch: u64, change: impl FnOnce(&Draft<'_>) -> Result<()>) -> Result<Patch> {
-    let (mut device, partition) = open(image)?;
-    fat::change(&mut device, partition.size, epoch, change)?;
-    let changes = device.changes().with_context(|| format!("reading {}", image.display()))?;
-    let runs = changes.into_iter().map(|(at, bytes)| (partition.offset + at, bytes)).collect();
-    Ok(Patch { runs })
+    Master::open(image)?.make(epoch, change)
 }
 
 /// Lets `look` read the FAT partition of an image.
@@ -68,8 +142,7 @@ pub fn make(image: &Path, epoch: u64, change: impl FnOnce(&Draft<'_>) -> Result<
 /// # Errors
 /// As [`make`].
 pub fn look<T>(image: &Path, look: impl FnOnce(&Draft<'_>) -> Result<T>) -> Result<T> {
-    let (mut device, partition) = open(image)?;
-    fat::look(&mut device, partition.size, look)
+    Master::open(image)?.look(look)
 }
 
 fn open(image: &Path) -> Result<(Overlay<Part>, Partition)> {
