@@ -105,8 +105,7 @@ pub fn read_key(path: &Path) -> Result<String> {
     let text = String::from_utf8(bytes).unwrap_or_default();
     let key = text.strip_suffix('\n').unwrap_or(&text);
     let key = key.strip_suffix('\r').unwrap_or(key);
-    let printable = (8..=63).contains(&key.len()) && key.chars().all(|c| c == ' ' || c.is_ascii_graphic());
-    if printable || is_derived(key) {
+    if is_key(key) {
         return Ok(key.to_owned());
     }
     let message = format!("{} is no key of a Wi-Fi network", path.display());
@@ -115,6 +114,12 @@ pub fn read_key(path: &Path) -> Result<String> {
             "one line: 8 to 63 printable characters, or the 64 hexadecimal digits that wpa_passphrase prints",
         )
         .into())
+}
+
+/// Is it the key of a network: 8 to 63 printable characters, or 64 hexadecimal digits?
+pub fn is_key(key: &str) -> bool {
+    let printable = (8..=63).contains(&key.len()) && key.chars().all(|c| c == ' ' || c.is_ascii_graphic());
+    printable || is_derived(key)
 }
 
 fn is_derived(key: &str) -> bool {

@@ -2,10 +2,12 @@
 
 mod build;
 mod check;
+mod identity;
 mod inspect;
 mod lock;
 mod progress;
 mod sim;
+mod stamp;
 mod store;
 mod test;
 
@@ -29,6 +31,7 @@ From a recipe to a device that is proved to provision itself:
   edgepress build gateway.toml          out/gateway-x86_64/gateway.img
   edgepress inspect out/gateway-x86_64  what is in it, and would it boot? (nothing is started)
   edgepress test  out/gateway-x86_64    boots a copy in QEMU against simulated Azure services
+  edgepress stamp out/gateway-x86_64 --fleet fleet.csv --out patches    an identity for each device
 
 Exit status: 0 done, 1 the work failed, 2 the command line or an input is wrong, 130 interrupted.
 Recipes to start from are in recipes/; every key is explained in docs/recipe.md.";
@@ -51,6 +54,8 @@ enum Verb {
     Build(Box<build::Build>),
     Test(Box<test::Arguments>),
     Inspect(inspect::Args),
+    Stamp(Box<stamp::Args>),
+    Identity(Box<identity::Args>),
     Sim(Box<sim::Arguments>),
     Store(store::Arguments),
     /// Runs one job in namespaces of its own (edgepress calls itself)
@@ -103,6 +108,8 @@ pub fn main() -> ExitCode {
         Verb::Build(verb) => verb.run(&session),
         Verb::Check(args) => check::run(&args, &session),
         Verb::Inspect(args) => inspect::run(&args, &session),
+        Verb::Stamp(args) => stamp::run(*args, &session),
+        Verb::Identity(args) => identity::run(*args, &session),
         Verb::Test(arguments) => test::run(*arguments, &session),
         Verb::Sandbox { .. } => Ok(()),
     };

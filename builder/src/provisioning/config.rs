@@ -274,7 +274,7 @@ impl ConfigToml {
 }
 
 /// How a device with this source proves who it is, and who issues its certificate.
-fn attestation(source: &CertificateSource) -> (Attestation, Option<CertIssuance>) {
+pub(super) fn attestation(source: &CertificateSource) -> (Attestation, Option<CertIssuance>) {
     let attestation = match source {
         CertificateSource::Est { url, enrol: Enrol::Runtime, auto_renew, ca } => {
             return issued_by_est(url, *auto_renew, ca.is_some());

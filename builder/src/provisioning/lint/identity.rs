@@ -136,8 +136,8 @@ fn registration_id(lint: &mut Linter<'_>) {
     }
 }
 
-/// The rule of DPS for registration ids.
-fn registration_id_is_legal(id: &str) -> bool {
+/// The rule of DPS for registration ids: letters, digits and `-._:`, ending in a letter, digit or `-`, at most 128.
+pub fn registration_id_is_legal(id: &str) -> bool {
     (1..=128).contains(&id.len())
         && id.chars().all(|c| c.is_ascii_alphanumeric() || "-._:".contains(c))
         && id.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '-')

@@ -5,6 +5,7 @@
 
 mod agent;
 mod identity;
+pub use identity::registration_id_is_legal;
 
 use std::fmt;
 
@@ -248,7 +249,7 @@ fn hostname(lint: &mut Linter<'_>) {
 }
 
 /// One label of a host name by RFC 1035.
-fn label(text: &str) -> bool {
+pub fn label(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
         && !text.ends_with('-')
         && text.len() <= 63

@@ -166,7 +166,7 @@ fn public_keys(loaded: &Loaded, key: &str, file: &Path, findings: &mut Vec<Diagn
 }
 
 /// Is the text a list of public keys, as in `authorized_keys`? The reason never repeats what the file holds.
-fn judge_keys(text: &str) -> Result<(), String> {
+pub(crate) fn judge_keys(text: &str) -> Result<(), String> {
     if text.contains("PRIVATE KEY") || text.starts_with("PuTTY-User-Key-File") {
         return Err("is a private key: it would be in every image".into());
     }

@@ -4,6 +4,7 @@ mod board;
 mod boot_chain;
 mod combination;
 mod files;
+pub(crate) use files::judge_keys;
 
 use std::fmt;
 use std::path::Path;

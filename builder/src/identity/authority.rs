@@ -1,0 +1,220 @@
+//! Who signs the certificates of devices: an authority whose key lies in a file, or a command.
+
+use std::fmt;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData, SignatureAlgorithm, SigningKey,
+};
+use rustls::SignatureScheme;
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use time::{Duration, OffsetDateTime};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::error::Problem;
+use crate::stamp::certificate::{self, Rules, day, pem};
+use crate::stamp::files;
+
+/// How far back validity begins: a device's clock may be behind until a time server sets it.
+const BACKDATED: Duration = Duration::HOUR;
+/// The registration id, for the command.
+const VARIABLE: &str = "EDGEPRESS_REGISTRATION_ID";
+/// Lines of a failed command's standard error that are shown.
+const SHOWN: usize = 10;
+
+/// Who signs.
+#[derive(Debug)]
+pub enum Authority {
+    /// An authority whose key is here.
+    File(Box<FileAuthority>),
+    /// A command for `sh -c`, that reads a request (PEM) and prints the chain (PEM).
+    Command(String),
+}
+
+/// An authority whose key is here.
+pub struct FileAuthority {
+    issuer: Issuer<'static, CaKey>,
+    certificate: CertificateDer<'static>,
+    /// Its own chain, as devices send it: without the root.
+    above: String,
+    not_after: OffsetDateTime,
+}
+
+impl fmt::Debug for FileAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FileAuthority")
+    }
+}
+
+impl Authority {
+    /// Reads an authority's certificate (with those above it after it, if there are any) and its key.
+    ///
+    /// # Errors
+    /// A [`Problem`] when they cannot be read, do not belong together, or are no authority's.
+    pub fn open(certificate: &Path, key: &Path, now: OffsetDateTime) -> Result<Self> {
+        let name = certificate.display();
+        let chain = files::read(certificate).map_err(Problem::input)?;
+        let key_text = files::read(key).map_err(Problem::input)?;
+        if key_text.windows(9).any(|part| part == b"ENCRYPTED") {
+            return Err(Problem::input(format!("{} is protected by a password", key.display()))
+                .hint("let --ca-command sign: openssl asks for the password then, or takes it from -passin")
+                .into());
+        }
+        let rules = Rules { authorities: Vec::new(), now, named: false };
+        let (checked, faults) = certificate::check(&chain, &key_text, &rules);
+        let Some(checked) = checked else {
+            let wrong = faults.iter().filter(|fault| !fault.warning);
+            let wrong: Vec<String> = wrong
+                .map(|fault| {
+                    format!("{}: {}", if fault.in_key { key } else { certificate }.display(), fault.message)
+                })
+                .collect();
+            return Err(Problem::input(wrong.join("\n")).into());
+        };
+        let ders: Vec<CertificateDer<'static>> =
+            CertificateDer::pem_slice_iter(checked.chain_pem.as_bytes()).collect::<Result<_, _>>()?;
+        let own = ders.first().context("reading the authority")?.clone();
+        if !is_authority(&own) {
+            return Err(Problem::input(format!(
+                "the first certificate in {name} is no certificate authority"
+            ))
+            .hint("the certificate that signs stands first, its basic constraints say CA:TRUE")
+            .into());
+        }
+        let above = ders.iter().filter(|der| !is_root(der)).map(|der| pem(der, "CERTIFICATE")).collect();
+        let key = CaKey::new(&PrivateKeyDer::from_pem_slice(checked.key_pem.as_bytes())?)?;
+        let issuer = Issuer::from_ca_cert_der(&own, key).with_context(|| format!("reading {name}"))?;
+        let not_after = checked.not_after;
+        Ok(Self::File(Box::new(FileAuthority { issuer, certificate: own, above, not_after })))
+    }
+
+    /// The certificate that signs, where it is known.
+    pub fn certificate(&self) -> Option<CertificateDer<'static>> {
+        match self {
+            Self::File(authority) => Some(authority.certificate.clone()),
+            Self::Command(_) => None,
+        }
+    }
+
+    /// A warning where the authority ends before its certificates would.
+    pub fn ends_before(&self, now: OffsetDateTime, days: u32) -> Option<String> {
+        match self {
+            Self::File(authority) if authority.not_after < now + Duration::days(days.into()) => {
+                let end = day(authority.not_after);
+                Some(format!(
+                    "the authority's own certificate ends on {end}, and so do those that it signs now"
+                ))
+            }
+            _ => None,
+        }
+    }
+
+    /// The chain (PEM) of a certificate for this registration id and key.
+    ///
+    /// # Errors
+    /// When it cannot be signed, or the command fails.
+    pub fn issue(&self, id: &str, key: &KeyPair, now: OffsetDateTime, days: u32) -> Result<String> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, id);
+        match self {
+            Self::Command(command) => {
+                let request = params.serialize_request(key).context("making a certificate request")?;
+                run(command, id, &request.pem().context("making a certificate request")?)
+            }
+            Self::File(authority) => {
+                params.not_before = now - BACKDATED;
+                params.not_after = (now + Duration::days(days.into())).min(authority.not_after);
+                params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+                params.use_authority_key_identifier_extension = true;
+                let leaf =
+                    params.signed_by(key, &authority.issuer).with_context(|| format!("signing {id}"))?;
+                Ok(format!("{}{}", leaf.pem(), authority.above))
+            }
+        }
+    }
+}
+
+fn is_authority(der: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(der).is_ok_and(|(_, certificate)| certificate.is_ca())
+}
+
+fn is_root(der: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(der).is_ok_and(|(_, certificate)| certificate.subject() == certificate.issuer())
+}
+
+fn run(command: &str, id: &str, request: &str) -> Result<String> {
+    let failed = |what: String| Problem::work(format!("--ca-command for {id}: {what}"));
+    let mut child = Command::new("sh")
+        .args(["-c", command])
+        .env(VARIABLE, id)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("starting sh")?;
+    if let Some(mut input) = child.stdin.take() {
+        // A request fits into a pipe; a command that does not read it has its own idea of what to sign.
+        input.write_all(request.as_bytes()).ok();
+    }
+    let output = child.wait_with_output().context("waiting for --ca-command")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<&str> = said.trim_end().lines().collect();
+        let tail = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
+        return Err(failed(format!("{}\n{tail}", output.status)).into());
+    }
+    String::from_utf8(output.stdout).map_err(|_| failed("it printed no PEM".into()).into())
+}
+
+/// An authority's key of any kind that ring knows, in any form of PEM; rcgen itself reads PKCS#8 only.
+struct CaKey {
+    key: Arc<dyn rustls::sign::SigningKey>,
+    scheme: SignatureScheme,
+    algorithm: &'static SignatureAlgorithm,
+    public: Vec<u8>,
+}
+
+impl CaKey {
+    fn new(der: &PrivateKeyDer<'_>) -> Result<Self> {
+        let key = any_supported_type(der).context("reading the authority's key")?;
+        let kinds = [
+            (SignatureScheme::RSA_PKCS1_SHA256, &rcgen::PKCS_RSA_SHA256),
+            (SignatureScheme::ECDSA_NISTP256_SHA256, &rcgen::PKCS_ECDSA_P256_SHA256),
+            (SignatureScheme::ECDSA_NISTP384_SHA384, &rcgen::PKCS_ECDSA_P384_SHA384),
+        ];
+        let kind = kinds.into_iter().find(|(scheme, _)| key.choose_scheme(&[*scheme]).is_some());
+        let (scheme, algorithm) =
+            kind.ok_or_else(|| Problem::input("the authority's key is neither RSA nor P-256 or P-384"))?;
+        let spki = key.public_key().context("reading the authority's key")?;
+        let (_, spki) = x509_parser::x509::SubjectPublicKeyInfo::from_der(&spki)
+            .map_err(|error| anyhow::anyhow!("reading the authority's key: {error}"))?;
+        let public = spki.subject_public_key.data.to_vec();
+        Ok(Self { key, scheme, algorithm, public })
+    }
+}
+
+impl PublicKeyData for CaKey {
+    fn der_bytes(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.algorithm
+    }
+}
+
+impl SigningKey for CaKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        let signer = self.key.choose_scheme(&[self.scheme]).ok_or(rcgen::Error::RemoteKeyError)?;
+        signer.sign(message).map_err(|_| rcgen::Error::RemoteKeyError)
+    }
+}

@@ -1,0 +1,299 @@
+//! `edgepress identity issue`: certificates for a fleet without a public key infrastructure of its own.
+//!
+//! ```text
+//! fleet.csv ─► key made here, request ─► authority (a file, or a command) ─► DIR/<registration id>/certificate.pem
+//!                                                                            DIR/<registration id>/private-key.pem
+//! ```
+//!
+//! A device's folder appears when it is whole. A run that was interrupted goes on where it stopped: what is there and
+//! good stays.
+
+pub mod authority;
+mod folder;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use rcgen::KeyPair;
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use self::authority::Authority;
+use self::folder::Folder;
+use crate::error::Problem;
+use crate::event::Sink;
+use crate::stamp::certificate::{self, Rules};
+use crate::stamp::crew::Crew;
+use crate::stamp::files;
+use crate::stamp::finding::{Findings, Severity};
+use crate::stamp::fleet::{self, Fleet, Row};
+use crate::stamp::record::Record;
+use crate::stamp::unique::{Kind, Seen};
+use crate::stamp::{counted, names, output};
+
+/// What to issue.
+#[derive(Debug)]
+pub struct Options {
+    /// The fleet: a CSV file.
+    pub fleet: PathBuf,
+    /// An identity file with what the devices share.
+    pub defaults: Option<PathBuf>,
+    /// Folder of the results.
+    pub out: PathBuf,
+    /// Who signs.
+    pub authority: Authority,
+    /// Days that certificates are valid.
+    pub days: u32,
+    /// Signatures at a time.
+    pub jobs: usize,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// Folder of the results.
+    pub out: PathBuf,
+    /// Rows read.
+    pub devices: u64,
+    /// Certificates made.
+    pub issued: u64,
+    /// Certificates that were there and are good.
+    pub kept: u64,
+    /// Rows that bring a certificate, or get theirs from elsewhere.
+    pub skipped: u64,
+    /// Everything that was found.
+    #[serde(flatten)]
+    pub findings: Findings,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.findings.fmt(f)?;
+        let devices = counted(self.devices, "device");
+        if self.findings.errors > 0 {
+            return write!(f, "{devices}, nothing issued");
+        }
+        let Self { issued, kept, skipped, .. } = self;
+        let certificates = counted(*issued, "certificate");
+        write!(
+            f,
+            "{certificates} issued to {}: {devices}, {kept} had theirs, {skipped} need none",
+            self.out.display()
+        )
+    }
+}
+
+/// A row that a certificate is for.
+struct Wanted {
+    number: u32,
+    id: String,
+    record: Record,
+    /// Is a good one there?
+    there: bool,
+}
+
+enum Judged {
+    Wrong(Findings),
+    Skipped,
+    Wanted(Box<Wanted>),
+}
+
+/// Issues what is missing, once every row is in order.
+///
+/// # Errors
+/// When an input cannot be used at all, or a certificate cannot be made. What is wrong with rows is in the outcome.
+pub fn issue(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
+    let mut outcome = Outcome {
+        out: options.out.clone(),
+        devices: 0,
+        issued: 0,
+        kept: 0,
+        skipped: 0,
+        findings: Findings::default(),
+    };
+    let defaults = options.defaults.as_deref().map(|path| fleet::read_toml(path, true)).transpose();
+    let (fleet, defaults) = match (Fleet::open(&options.fleet), defaults) {
+        (Ok(fleet), Ok(defaults)) => (fleet, defaults),
+        (fleet, defaults) => {
+            fleet.err().into_iter().for_each(|found| outcome.findings.append(found));
+            defaults.err().into_iter().flatten().for_each(|found| outcome.findings.push(found));
+            return Ok(outcome);
+        }
+    };
+    let work = Work { options, fleet: &fleet, defaults: defaults.as_ref(), now: OffsetDateTime::now_utc() };
+    std::fs::create_dir_all(&options.out).with_context(|| format!("creating {}", options.out.display()))?;
+    let _lock = output::lock(&options.out)?;
+    if let Some(warning) = options.authority.ends_before(work.now, options.days) {
+        sink.warn(warning);
+    }
+    work.check(&mut outcome, sink)?;
+    if outcome.findings.errors == 0 {
+        work.issue(&mut outcome, sink)?;
+    }
+    Ok(outcome)
+}
+
+struct Work<'a> {
+    options: &'a Options,
+    fleet: &'a Fleet,
+    defaults: Option<&'a Record>,
+    now: OffsetDateTime,
+}
+
+impl Work<'_> {
+    fn check(&self, outcome: &mut Outcome, sink: &dyn Sink) -> Result<()> {
+        let mut seen = Seen::default();
+        Crew::of_all_processors("check").work(
+            self.fleet,
+            sink,
+            |row| self.judge(row),
+            |group| {
+                for judged in group {
+                    outcome.devices += 1;
+                    match judged {
+                        Judged::Wrong(findings) => outcome.findings.append(findings),
+                        Judged::Skipped => outcome.skipped += 1,
+                        Judged::Wanted(wanted) => {
+                            let id = wanted.id.to_ascii_lowercase();
+                            if let Some(found) = seen.note(Kind::RegistrationId, id.as_bytes(), wanted.number)
+                            {
+                                let first = self.fleet.name(found.first);
+                                let message =
+                                    format!("{first} has the same registration id (DPS ignores case)");
+                                outcome.findings.push(wanted.record.error("registration_id", message));
+                            }
+                        }
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        if outcome.devices == 0 && outcome.findings.errors == 0 {
+            return Err(Problem::input("the fleet has no devices").into());
+        }
+        Ok(())
+    }
+
+    fn judge(&self, row: Row) -> Judged {
+        let mut findings = Findings::default();
+        let mut record = match row.record {
+            Ok(record) => record,
+            Err(found) => {
+                found.into_iter().for_each(|finding| findings.push(finding));
+                return Judged::Wrong(findings);
+            }
+        };
+        if let Some(defaults) = self.defaults {
+            record.complete(defaults);
+        }
+        let elsewhere = record.text("source.from").is_some_and(|from| from != "partition");
+        if elsewhere || record.get("certificate").is_some() {
+            return Judged::Skipped;
+        }
+        let id = record.text("registration_id").map(str::to_owned);
+        let fault = match &id {
+            None => Some("the device has no registration id".to_owned()),
+            Some(id) => names::registration_id_fault(id, true).map(|fault| format!("`{id}` {fault}")),
+        };
+        if let Some(message) = fault {
+            findings.push(record.error("registration_id", message));
+        }
+        let id = id.unwrap_or_default();
+        let there = match self.there(&id) {
+            Ok(there) => there,
+            Err(message) => {
+                let mut finding = record.finding(Severity::Error, "registration_id", message);
+                finding.hint =
+                    Some("remove its folder to have it issued anew, or choose another one with --out".into());
+                findings.push(finding);
+                false
+            }
+        };
+        match findings.errors {
+            0 => Judged::Wanted(Box::new(Wanted { number: row.number, id, record, there })),
+            _ => Judged::Wrong(findings),
+        }
+    }
+
+    fn folder(&self, id: &str) -> PathBuf {
+        self.options.out.join(names::file_name(id))
+    }
+
+    /// Has the device a good certificate already? The error says why the one that it has is none.
+    fn there(&self, id: &str) -> Result<bool, String> {
+        let folder = self.folder(id);
+        if id.is_empty() || !folder.exists() {
+            return Ok(false);
+        }
+        let chain = files::read(&folder.join(folder::CERTIFICATE))?;
+        let key = files::read(&folder.join(folder::PRIVATE_KEY))?;
+        let authorities = self.options.authority.certificate().into_iter().collect();
+        good(&chain, &key, id, &Rules { authorities, now: self.now, named: true })
+            .map_err(|reason| format!("{} holds another identity: {reason}", folder.display()))?;
+        Ok(true)
+    }
+
+    fn issue(&self, outcome: &mut Outcome, sink: &dyn Sink) -> Result<()> {
+        let crew = match self.options.authority {
+            Authority::File(_) => Crew::of_all_processors("issue"),
+            // A command may take a second each; it shall be seen to move on.
+            Authority::Command(_) => {
+                Crew { step: "issue", workers: self.options.jobs, group: self.options.jobs }
+            }
+        };
+        crew.work(
+            self.fleet,
+            sink,
+            |row| self.make(row),
+            |group| {
+                let made: Vec<Folder> =
+                    group.into_iter().filter_map(Result::transpose).collect::<Result<_>>()?;
+                outcome.issued += made.len() as u64;
+                folder::persist(&self.options.out, made)
+            },
+        )?;
+        outcome.kept = outcome.devices - outcome.skipped - outcome.issued;
+        Ok(())
+    }
+
+    fn make(&self, row: Row) -> Result<Option<Folder>> {
+        let wanted = match self.judge(row) {
+            Judged::Skipped => return Ok(None),
+            Judged::Wanted(wanted) if wanted.there => return Ok(None),
+            Judged::Wanted(wanted) => wanted,
+            Judged::Wrong(_) => {
+                return Err(Problem::work("the fleet changed meanwhile").hint("run it again").into());
+            }
+        };
+        let id = &wanted.id;
+        let key = KeyPair::generate().context("making a key")?;
+        let chain = self.options.authority.issue(id, &key, self.now, self.options.days)?;
+        let key_pem = key.serialize_pem();
+        let rules = Rules { authorities: Vec::new(), now: OffsetDateTime::now_utc(), named: true };
+        let chain = good(chain.as_bytes(), key_pem.as_bytes(), id, &rules).map_err(|reason| {
+            Problem::work(format!("the certificate that was issued for {id} cannot be used: {reason}"))
+        })?;
+        Folder::make(&self.folder(id), id, &chain, &key_pem).map(Some)
+    }
+}
+
+/// Checks a certificate, its key and whose it is; returns the chain and nothing else of its file.
+fn good(chain: &[u8], key: &[u8], id: &str, rules: &Rules) -> Result<String, String> {
+    let (made, faults) = certificate::check(chain, key, rules);
+    let errors: Vec<String> =
+        faults.into_iter().filter(|fault| !fault.warning).map(|fault| fault.message).collect();
+    match made {
+        Some(made) if made.name == id => Ok(made.chain_pem),
+        Some(made) => Err(format!("its common name is `{}`", made.name)),
+        None => Err(errors.join("; ")),
+    }
+}
+
+/// Opens the authority that a command line names.
+///
+/// # Errors
+/// When its files cannot be used.
+pub fn authority(certificate: &Path, key: &Path) -> Result<Authority> {
+    Authority::open(certificate, key, OffsetDateTime::now_utc())
+}

@@ -1,0 +1,447 @@
+//! Where devices are written down: a table with a row each, a folder with their certificates, or one identity file.
+//! Tables are streamed: a fleet of any size takes the same memory.
+
+use std::fs::{self, File};
+use std::io::{BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::files;
+use super::finding::{Finding, Findings, Severity};
+use super::names;
+use super::record::{Column, Origin, Record, SECRETS, column, unknown};
+use crate::event::Unit;
+
+/// A longer cell is a missing quote.
+const LONGEST_CELL: usize = 64 * 1024;
+const BUFFER: usize = 1 << 20;
+
+/// All devices to stamp.
+pub enum Fleet {
+    /// A CSV file (RFC 4180) with a header.
+    Table(Table),
+    /// A folder of certificates and keys.
+    Folder(Folder),
+    /// One identity file.
+    One(Box<Record>),
+}
+
+/// One device as written down.
+pub struct Row {
+    /// Its line, or its place among the folder's entries, from 1.
+    pub number: u32,
+    /// What is written, or what is wrong with the form.
+    pub record: Result<Record, Vec<Finding>>,
+    /// How far in the fleet this is, in [`Fleet::total`]'s unit.
+    pub done: u64,
+}
+
+/// A CSV file.
+pub struct Table {
+    path: PathBuf,
+    size: u64,
+    origin: Arc<Origin>,
+    columns: Vec<Column>,
+}
+
+/// A folder's entries, sorted.
+pub struct Folder {
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    name: String,
+    certificate: PathBuf,
+    private_key: PathBuf,
+    registration_id: Option<PathBuf>,
+}
+
+impl Fleet {
+    /// Opens a table or folder.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the table's header, or with the folder's layout.
+    pub fn open(path: &Path) -> Result<Self, Findings> {
+        let opened = if path.is_dir() {
+            Folder::open(path).map(Self::Folder)
+        } else {
+            Table::open(path).map(Self::Table)
+        };
+        opened.map_err(collect)
+    }
+
+    /// Reads an identity file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with its form.
+    pub fn one(path: &Path) -> Result<Self, Findings> {
+        read_toml(path, false).map(|record| Self::One(Box::new(record))).map_err(collect)
+    }
+
+    /// How much there is, for progress.
+    pub fn total(&self) -> (u64, Unit) {
+        match self {
+            Self::Table(table) => (table.size, Unit::Bytes),
+            Self::Folder(folder) => (folder.entries.len() as u64, Unit::Items),
+            Self::One(_) => (1, Unit::Items),
+        }
+    }
+
+    /// How a person finds the device of this number.
+    pub fn name(&self, number: u32) -> String {
+        match self {
+            Self::Folder(folder) => {
+                let entry = folder.entries.get((number as usize).wrapping_sub(1));
+                entry.map_or_else(String::new, |entry| format!("`{}`", entry.name))
+            }
+            Self::Table(_) | Self::One(_) => format!("line {number}"),
+        }
+    }
+
+    /// All devices, in order.
+    ///
+    /// # Errors
+    /// When the table cannot be opened any more.
+    pub fn rows(&self) -> std::io::Result<Box<dyn Iterator<Item = Row> + Send + '_>> {
+        Ok(match self {
+            Self::Table(table) => Box::new(table.rows()?),
+            Self::Folder(folder) => {
+                let row = |(number, entry): (u32, &Entry)| Row {
+                    number,
+                    record: entry.record(),
+                    done: number.into(),
+                };
+                Box::new((1..).zip(&folder.entries).map(row))
+            }
+            Self::One(record) => {
+                let record = Ok(record.as_ref().clone());
+                Box::new(std::iter::once(Row { number: 1, record, done: 1 }))
+            }
+        })
+    }
+
+    /// Warns where secrets stand in a file that everybody on this machine can read.
+    pub fn exposed(&self) -> Option<Finding> {
+        match self {
+            Self::Table(table) => exposed(&table.path, table.columns.iter().copied()),
+            Self::Folder(_) => None,
+            Self::One(record) => exposed(Path::new(&record.origin.name), record.columns()),
+        }
+    }
+}
+
+/// As [`Fleet::exposed`], of any file.
+pub fn exposed(path: &Path, mut columns: impl Iterator<Item = Column>) -> Option<Finding> {
+    let column = columns.find(|column| SECRETS.contains(column)).filter(|_| files::is_public(path))?;
+    Some(Finding {
+        severity: Severity::Warning,
+        column: column.to_owned(),
+        hint: Some(format!("chmod 600 {}", path.display())),
+        ..wrong(path, 0, "secrets stand in a file that everybody on this machine can read")
+    })
+}
+
+/// Reads an identity file, or with `shared` one of defaults.
+///
+/// # Errors
+/// Everything that is wrong with its form.
+pub fn read_toml(path: &Path, shared: bool) -> Result<Record, Vec<Finding>> {
+    let text = files::read(path)
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", path.display())));
+    match text {
+        Ok(text) => Record::from_toml(path, text.trim_start_matches('\u{feff}'), shared),
+        Err(message) => Err(vec![wrong(path, 0, message)]),
+    }
+}
+
+fn wrong(path: &Path, line: usize, message: impl Into<String>) -> Finding {
+    Finding {
+        severity: Severity::Error,
+        file: path.display().to_string(),
+        line,
+        column: String::new(),
+        message: message.into(),
+        hint: None,
+    }
+}
+
+fn collect(findings: Vec<Finding>) -> Findings {
+    let mut all = Findings::default();
+    findings.into_iter().for_each(|finding| all.push(finding));
+    all
+}
+
+type Reader = csv::Reader<BufReader<File>>;
+
+impl Table {
+    fn open(path: &Path) -> Result<Self, Vec<Finding>> {
+        let unreadable = |error: std::io::Error| vec![wrong(path, 0, format!("cannot be read: {error}"))];
+        let mut file = File::open(path).map_err(unreadable)?;
+        let size = file.metadata().map_err(unreadable)?.len();
+        let mut start = [0; 2];
+        if file.read(&mut start).map_err(unreadable)? == 2 && matches!(start, [0xff, 0xfe] | [0xfe, 0xff]) {
+            let hint = "save it as \"CSV UTF-8\"".to_owned();
+            return Err(vec![Finding { hint: Some(hint), ..wrong(path, 0, "it is UTF-16, not UTF-8") }]);
+        }
+        let mut reader = reader(path).map_err(unreadable)?;
+        let mut header = csv::ByteRecord::new();
+        match reader.read_byte_record(&mut header) {
+            Ok(true) => {}
+            Ok(false) => return Err(vec![wrong(path, 0, "it is empty: the first row names the columns")]),
+            Err(error) => return Err(vec![wrong(path, 1, error.to_string())]),
+        }
+        let origin = Origin::of(path);
+        let columns = columns(&header, path, &origin)?;
+        Ok(Self { path: path.to_owned(), size, origin, columns })
+    }
+
+    fn rows(&self) -> std::io::Result<impl Iterator<Item = Row> + Send + '_> {
+        let mut reader = reader(&self.path)?;
+        let mut cells = csv::ByteRecord::new();
+        // The header; `open` has read it before.
+        reader.read_byte_record(&mut cells).map_err(std::io::Error::other)?;
+        Ok(std::iter::from_fn(move || {
+            loop {
+                let line = reader.position().line();
+                match reader.read_byte_record(&mut cells) {
+                    Ok(false) => return None,
+                    // An empty row at the end is what spreadsheets leave.
+                    Ok(true) if cells.iter().all(<[u8]>::is_empty) => {}
+                    Ok(true) => {
+                        let line = cells.position().map_or(line, csv::Position::line);
+                        return Some(self.row(&cells, line, reader.position().byte()));
+                    }
+                    Err(error) => {
+                        let record = Err(vec![wrong(
+                            &self.path,
+                            usize::try_from(line).unwrap_or(0),
+                            error.to_string(),
+                        )]);
+                        return Some(Row {
+                            number: u32::try_from(line).unwrap_or(u32::MAX),
+                            record,
+                            done: self.size,
+                        });
+                    }
+                }
+            }
+        }))
+    }
+
+    fn row(&self, cells: &csv::ByteRecord, line: u64, done: u64) -> Row {
+        let number = u32::try_from(line).unwrap_or(u32::MAX);
+        let line = usize::try_from(line).unwrap_or(usize::MAX);
+        let mut record = Record::new(Arc::clone(&self.origin), line);
+        let mut findings = Vec::new();
+        if cells.len() != self.columns.len() {
+            let message =
+                format!("it has {} values, and the header names {} columns", cells.len(), self.columns.len());
+            findings.push(wrong(&self.path, line, message));
+        }
+        for (column, cell) in self.columns.iter().zip(cells) {
+            match text(cell) {
+                Ok(text) => record.set(column, text),
+                Err(message) => findings.push(record.error(column, message)),
+            }
+        }
+        Row { number, record: if findings.is_empty() { Ok(record) } else { Err(findings) }, done }
+    }
+}
+
+fn reader(path: &Path) -> std::io::Result<Reader> {
+    let file = BufReader::with_capacity(BUFFER, File::open(path)?);
+    Ok(csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file))
+}
+
+fn text(cell: &[u8]) -> Result<&str, &'static str> {
+    if cell.len() > LONGEST_CELL || cell.contains(&b'\n') {
+        return Err("it has a line break: is a closing quote missing?");
+    }
+    let text = std::str::from_utf8(cell).map_err(|_| "it is not UTF-8")?;
+    match text.chars().any(char::is_control) {
+        true => Err("it has a control character"),
+        false => Ok(text),
+    }
+}
+
+fn columns(header: &csv::ByteRecord, path: &Path, origin: &Origin) -> Result<Vec<Column>, Vec<Finding>> {
+    let names: Vec<String> =
+        header.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
+    if let [only] = names.as_slice()
+        && only.contains([';', '\t'])
+    {
+        let hint = Some("save it with commas between the columns".to_owned());
+        return Err(vec![Finding { hint, ..wrong(path, 1, "the columns are not separated by commas") }]);
+    }
+    let mut columns: Vec<Column> = Vec::new();
+    let mut findings = Vec::new();
+    for name in &names {
+        match column(name) {
+            None => findings.push(unknown(origin, 1, name, "column")),
+            Some(known) if columns.contains(&known) => {
+                findings
+                    .push(Finding { column: name.clone(), ..wrong(path, 1, "the column is there twice") });
+            }
+            Some(known) => columns.push(known),
+        }
+    }
+    if findings.is_empty() { Ok(columns) } else { Err(findings) }
+}
+
+impl Folder {
+    fn open(path: &Path) -> Result<Self, Vec<Finding>> {
+        let unreadable = |error: std::io::Error| vec![wrong(path, 0, format!("cannot be read: {error}"))];
+        let mut entries = Vec::new();
+        let mut findings = Vec::new();
+        for child in fs::read_dir(path).map_err(unreadable)? {
+            let child = child.map_err(unreadable)?;
+            let name = child.file_name().to_string_lossy().into_owned();
+            let whole = child.path();
+            let (stem, ending) = name.rsplit_once('.').unwrap_or((&name, ""));
+            let twin = |ending: &str| path.join(format!("{stem}.{ending}"));
+            if name.starts_with('.') {
+                continue;
+            }
+            if whole.is_dir() {
+                entries.push(Entry::folder(name, &whole));
+            } else if ending == "pem" {
+                let (name, private_key) = (stem.to_owned(), twin("key"));
+                entries.push(Entry { name, certificate: whole, private_key, registration_id: None });
+            } else if ending == "key" && !twin("pem").exists() {
+                findings.push(wrong(&whole, 0, format!("there is no {stem}.pem beside it")));
+            }
+        }
+        if entries.is_empty() && findings.is_empty() {
+            let message = "it holds no identity: a folder each with certificate.pem and private-key.pem, or pairs ID.pem and ID.key";
+            findings.push(wrong(path, 0, message));
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        if findings.is_empty() { Ok(Self { entries }) } else { Err(findings) }
+    }
+}
+
+impl Entry {
+    fn folder(name: String, path: &Path) -> Self {
+        let registration_id = Some(path.join("registration-id")).filter(|path| path.exists());
+        let (certificate, private_key) = (path.join("certificate.pem"), path.join("private-key.pem"));
+        Self { name, certificate, private_key, registration_id }
+    }
+
+    fn record(&self) -> Result<Record, Vec<Finding>> {
+        let file_name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut record = Record::new(Origin::of(&self.certificate), 0);
+        record.set("certificate", &file_name(&self.certificate));
+        record.set("private_key", &file_name(&self.private_key));
+        match &self.registration_id {
+            Some(path) => match files::read_line(path) {
+                Ok(id) => record.set("registration_id", &id),
+                Err(message) => return Err(vec![wrong(path, 0, message)]),
+            },
+            // The pair's name says whose it is, where it can be an id; else the common name does.
+            None => record.set("registration_id", &names::from_file_name(&self.name).unwrap_or_default()),
+        }
+        Ok(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Fleet, Row};
+    use std::path::Path;
+
+    fn table(bytes: &[u8]) -> (tempfile::TempDir, Result<Fleet, String>) {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("fleet.csv");
+        std::fs::write(&path, bytes).expect("write");
+        let fleet = Fleet::open(&path).map_err(|findings| findings.to_string());
+        (folder, fleet)
+    }
+
+    fn rows(fleet: &Fleet) -> Vec<Row> {
+        fleet.rows().expect("rows").collect()
+    }
+
+    #[test]
+    fn rfc_4180_and_what_spreadsheets_make_of_it() {
+        let text = "\u{feff}registration_id,ca,\"wifi_key\"\r\npump-1, a.pem;b.pem ,\"a \"\"b\"\", c\"\r\n,,\r\n\r\npump-2,,\r\n";
+        let (_folder, fleet) = table(text.as_bytes());
+        let fleet = fleet.unwrap_or_else(|error| panic!("{error}"));
+        let rows = rows(&fleet);
+        assert_eq!(rows.iter().map(|row| row.number).collect::<Vec<_>>(), [2, 5]);
+        let first = rows[0].record.as_ref().expect("good");
+        assert_eq!(first.text("registration_id"), Some("pump-1"));
+        assert_eq!(first.text("ca"), Some("a.pem\nb.pem"));
+        assert_eq!(first.text("wifi_key"), Some("a \"b\", c"));
+        assert_eq!(rows[1].record.as_ref().expect("good").text("wifi_key"), None);
+        assert_eq!(fleet.total().0, text.len() as u64);
+        assert!(fleet.exposed().expect("world-readable").to_string().contains("`wifi_key`: secrets stand"));
+    }
+
+    #[test]
+    fn wrong_rows_are_named_and_the_others_read() {
+        let (_folder, fleet) =
+            table(b"registration_id,serial\na,1,2\nb\nc,\xff\nd,\x01\nok,7\ne,\"open\nf,2\n");
+        let rows = rows(&fleet.unwrap_or_else(|error| panic!("{error}")));
+        let said: Vec<String> = rows
+            .iter()
+            .map(|row| match &row.record {
+                Ok(record) => record.text("registration_id").unwrap_or_default().to_owned(),
+                Err(findings) => findings[0].to_string(),
+            })
+            .collect();
+        for (said, expected) in said.iter().zip([
+            "fleet.csv:2: it has 3 values, and the header names 2 columns",
+            "fleet.csv:3: it has 1 values",
+            "fleet.csv:4: `serial`: it is not UTF-8",
+            "fleet.csv:5: `serial`: it has a control character",
+            "ok",
+            "fleet.csv:7: `serial`: it has a line break: is a closing quote missing?",
+        ]) {
+            assert!(said.contains(expected), "{said}");
+        }
+    }
+
+    #[test]
+    fn headers() {
+        for (text, expected) in [
+            (&b""[..], "it is empty"),
+            (b"registration_id;serial\n", "not separated by commas"),
+            (b"\xff\xfer\0", "UTF-16"),
+            (b"registration-id,serial,serial\n", "did you mean `registration_id`?"),
+            (b"serial,serial\n", "`serial`: the column is there twice"),
+        ] {
+            let (_folder, fleet) = table(text);
+            let error = fleet.err().expect("refused");
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(Fleet::open(Path::new("/nowhere/fleet.csv")).is_err());
+    }
+
+    #[test]
+    fn folders_of_either_kind() {
+        let folder = tempfile::tempdir().expect("folder");
+        let put = |path: &str, text: &str| {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("parent")).expect("folder");
+            std::fs::write(path, text).expect("write");
+        };
+        put("a%3A1/certificate.pem", "x");
+        put("a%3A1/registration-id", "a:1\n");
+        put("b.pem", "x");
+        put("b.key", "x");
+        put("notes.txt", "x");
+        let fleet = Fleet::open(folder.path()).unwrap_or_else(|error| panic!("{error}"));
+        let ids: Vec<_> = rows(&fleet)
+            .iter()
+            .map(|row| row.record.as_ref().expect("good").text("registration_id").map(str::to_owned))
+            .collect();
+        assert_eq!(ids, [Some("a:1".to_owned()), Some("b".to_owned())]);
+        assert_eq!(fleet.name(2), "`b`");
+        put("c.key", "x");
+        assert!(
+            Fleet::open(folder.path()).err().expect("lone key").to_string().contains("there is no c.pem")
+        );
+        let empty = tempfile::tempdir().expect("folder");
+        assert!(Fleet::open(empty.path()).err().expect("empty").to_string().contains("holds no identity"));
+    }
+}

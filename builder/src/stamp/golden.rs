@@ -1,0 +1,125 @@
+//! The golden image: its FAT partition, read once, and what its manifest says of identities.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::files::Memo;
+use crate::build::manifest::FILE_NAME;
+use crate::disk::patch::Master;
+use crate::error::Problem;
+use crate::prove::image::Image;
+use crate::provisioning::device::{EstAuth, for_device};
+use crate::provisioning::lint::lint;
+use crate::provisioning::source::Source;
+use crate::recipe::diagnostic::Severity;
+use crate::units::Digest;
+
+/// The folder of an identity on the FAT partition.
+pub const FOLDER: &str = "edgepress";
+/// What an identity may put there, beside the folder `ca`.
+pub const FILES: [&str; 18] = [
+    "registration-id",
+    "certificate.pem",
+    "private-key.pem",
+    "hostname",
+    "hosts",
+    "endpoint",
+    "authorized_keys",
+    "wifi-ssid",
+    "wifi-key",
+    "source.toml",
+    "source-ca.pem",
+    "bootstrap-certificate.pem",
+    "bootstrap-key.pem",
+    "bootstrap-username",
+    "bootstrap-password",
+    "bootstrap-token",
+    "symmetric-key",
+    // What first boot leaves for a moment while it wipes a key.
+    "wiping.tmp",
+];
+/// Where certificate authorities lie.
+pub const AUTHORITIES: &str = "ca";
+
+/// A golden image, only ever read.
+pub struct Golden {
+    /// The file.
+    pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of the whole, where the manifest knows it.
+    pub sha256: Option<Digest>,
+    /// Time stamp of everything in it, seconds since 1970.
+    pub epoch: u64,
+    /// Where its devices get their certificates, unless the identity says otherwise.
+    pub source: Source,
+    /// May an identity bring more than the credentials of that source?
+    pub overrides: bool,
+    /// The FAT partition.
+    pub master: Master,
+    config_toml: String,
+    linted: Memo<(String, Option<EstAuth>), Vec<String>>,
+}
+
+impl Golden {
+    /// Opens an image, or the folder that `edgepress build` made.
+    ///
+    /// # Errors
+    /// When image or manifest cannot be used, or an identity lies in the image already.
+    pub fn open(path: &Path) -> Result<Self> {
+        let image = Image::open(path)?;
+        let master = Master::open(&image.path)?;
+        refuse_identity(&image.path, &master)?;
+        let sha256 = image.digest();
+        let manifest = image.manifest;
+        Ok(Self {
+            path: image.path,
+            size: image.size,
+            sha256,
+            epoch: manifest.epoch,
+            source: Source::of(&manifest.provisioning),
+            overrides: manifest.provisioning.overrides,
+            master,
+            config_toml: manifest.config_toml,
+            linted: Memo::default(),
+        })
+    }
+
+    /// The image's name without its ending.
+    pub fn name(&self) -> String {
+        self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// What the runtime would refuse in the config.toml of a device with this source and registration id. Devices that
+    /// differ only in a (legal) registration id are judged together.
+    pub fn config_faults(&self, source: &Source, id: &str, auth: Option<EstAuth>) -> Vec<String> {
+        // An image of an older edgepress, whose manifest does not have the file.
+        if self.config_toml.is_empty() {
+            return Vec::new();
+        }
+        let ca = source.certificate.ca().is_some();
+        self.linted.get((format!("{ca} {}", source.render()), auth), || {
+            let config = for_device(&self.config_toml, source, id, auth);
+            let errors = lint(&config, None).into_iter().filter(|found| found.severity == Severity::Error);
+            errors
+                .map(|found| format!("config.toml: `{}`: {} ({})", found.key, found.message, found.fix))
+                .collect()
+        })
+    }
+}
+
+fn refuse_identity(path: &Path, master: &Master) -> Result<()> {
+    let found = master.look(|volume| volume.list(FOLDER))?;
+    let known = |name: &str| FILES.iter().any(|file| file.eq_ignore_ascii_case(name));
+    match found.into_iter().find(|entry| !entry.folder && known(&entry.name)) {
+        None => Ok(()),
+        Some(entry) => Err(Problem::input(format!(
+            "{} is no golden image: {FOLDER}/{} lies on its FAT partition",
+            path.display(),
+            entry.name
+        ))
+        .hint(format!("edgepress stamp --remove IMAGE takes an identity off; {FILE_NAME} beside an image names the golden one"))
+        .into()),
+    }
+}

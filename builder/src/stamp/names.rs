@@ -1,0 +1,93 @@
+//! Names that a device goes by.
+
+use crate::provisioning::lint::registration_id_is_legal;
+
+/// A common name holds no more (RFC 5280, ub-common-name).
+const LONGEST_COMMON_NAME: usize = 64;
+/// A label of a host name (RFC 1035).
+const LONGEST_LABEL: usize = 63;
+
+/// What is wrong with a registration id, if anything is; `certified`: it is also a certificate's common name.
+pub fn registration_id_fault(id: &str, certified: bool) -> Option<&'static str> {
+    if !registration_id_is_legal(id) {
+        return Some(
+            "is no registration id: letters, digits and `-._:`, at the end a letter, digit or `-`, at most 128",
+        );
+    }
+    (certified && id.len() > LONGEST_COMMON_NAME)
+        .then_some("is longer than the 64 characters that a certificate's common name holds")
+}
+
+/// The host name that first boot makes of a name (`label` in overlays/base/usr/lib/edgepress/overrides.sh): lower case, `-`
+/// for what it cannot hold, a letter first, at most 63.
+pub fn label(name: &str) -> String {
+    let clean = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = name.bytes().map(|byte| clean(char::from(byte))).collect();
+    let name = name.trim_start_matches('-');
+    let mut name = match name.chars().next() {
+        Some(first) if first.is_ascii_alphabetic() => name.to_owned(),
+        Some(_) => format!("edge-{name}"),
+        None => "edge".to_owned(),
+    };
+    name.truncate(LONGEST_LABEL);
+    name.trim_end_matches('-').to_owned()
+}
+
+/// A registration id as a file's name: `:` and a dot at the beginning become `%3A` and `%2E`, which no id holds.
+pub fn file_name(id: &str) -> String {
+    let name = id.replace(':', "%3A");
+    match name.strip_prefix('.') {
+        Some(rest) => format!("%2E{rest}"),
+        None => name,
+    }
+}
+
+/// The registration id that [`file_name`] made a name of, if it is one.
+pub fn from_file_name(name: &str) -> Option<String> {
+    let id = name.replace("%3A", ":").replace("%2E", ".");
+    (registration_id_fault(&id, false).is_none() && file_name(&id) == name).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{file_name, from_file_name, label, registration_id_fault};
+
+    #[test]
+    fn labels_are_those_of_first_boot() {
+        for (name, host) in [
+            ("pump-7", "pump-7"),
+            ("Pump_7.Plant:A", "pump-7-plant-a"),
+            ("7", "edge-7"),
+            ("--7", "edge-7"),
+            ("-", "edge"),
+            ("é", "edge"),
+            ("x--", "x"),
+            (&"a".repeat(70), &"a".repeat(63)),
+        ] {
+            assert_eq!(label(name), host, "{name}");
+        }
+    }
+
+    #[test]
+    fn file_names_are_safe_and_lead_back() {
+        for (id, name) in
+            [("pump-7", "pump-7"), ("a:b", "a%3Ab"), (".hidden-", "%2Ehidden-"), ("..-", "%2E.-")]
+        {
+            assert_eq!(file_name(id), name);
+            assert_eq!(from_file_name(name).as_deref(), Some(id));
+        }
+        for name in ["a:b", ".x", "a b", "", "x%2Ey"] {
+            assert_eq!(from_file_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn ids_that_dps_refuses() {
+        assert_eq!(registration_id_fault("a.b:c_d-", false), None);
+        for id in ["", "a b", "a.", "a/b", "ä", &"a".repeat(129)] {
+            assert!(registration_id_fault(id, false).is_some(), "{id}");
+        }
+        assert!(registration_id_fault(&"a".repeat(65), true).is_some());
+        assert!(registration_id_fault(&"a".repeat(65), false).is_none());
+    }
+}

@@ -1,0 +1,322 @@
+//! What an identity may bring beside certificate and key: the credentials of its source, and settings of the device.
+
+use std::path::Path;
+
+use super::certificate::Rules;
+use super::device::{Assembly, check_files};
+use super::files;
+use super::finding::Severity;
+use super::golden::AUTHORITIES;
+use super::secret;
+use crate::board::wifi;
+use crate::provisioning::device::EstAuth;
+use crate::provisioning::source::Source;
+use crate::recipe::check::judge_keys;
+use crate::recipe::types::{CertificateSource, Enrol, VaultToken};
+
+/// Most bytes of a network's name (IEEE 802.11).
+const LONGEST_SSID: usize = 32;
+/// Most characters of a serial number.
+const LONGEST_SERIAL: usize = 128;
+
+/// The credentials that a source can use.
+#[derive(Clone, Copy, Default)]
+struct Wanted {
+    certificate: bool,
+    password: bool,
+    token: bool,
+    symmetric_key: bool,
+}
+
+impl Wanted {
+    fn of(source: &CertificateSource) -> Self {
+        let none = Self::default();
+        match source {
+            CertificateSource::Est { .. } => Self { certificate: true, password: true, ..none },
+            CertificateSource::Https { .. } => Self { certificate: true, token: true, ..none },
+            CertificateSource::KeyVault { token: VaultToken::ClientCertificate, .. } => {
+                Self { certificate: true, ..none }
+            }
+            CertificateSource::SymmetricKey {} => Self { symmetric_key: true, ..none },
+            CertificateSource::Partition {}
+            | CertificateSource::KeyVault { .. }
+            | CertificateSource::Tpm {} => none,
+        }
+    }
+
+    /// Is there a way in only with one of them?
+    fn needs_one(self) -> bool {
+        self.certificate || self.password || self.token
+    }
+}
+
+/// Columns, and whether the source can use them.
+const CREDENTIALS: [(&str, fn(Wanted) -> bool); 9] = [
+    ("bootstrap.certificate", |it| it.certificate),
+    ("bootstrap.key", |it| it.certificate),
+    ("bootstrap.username", |it| it.password),
+    ("bootstrap.password", |it| it.password),
+    ("bootstrap.password_file", |it| it.password),
+    ("bootstrap.token", |it| it.token),
+    ("bootstrap.token_file", |it| it.token),
+    ("symmetric_key", |it| it.symmetric_key),
+    ("symmetric_key_file", |it| it.symmetric_key),
+];
+
+impl Assembly<'_> {
+    /// The credentials of the device's source; says how aziot-certd gets in, where that is what enrols.
+    pub(super) fn credentials(&mut self, source: &Source, id: &str) -> Option<EstAuth> {
+        let wanted = Wanted::of(&source.certificate);
+        let name = source.certificate.name();
+        for (column, _) in CREDENTIALS.into_iter().filter(|(_, belongs)| !belongs(wanted)) {
+            if self.record.get(column).is_some() {
+                self.error(column, format!("it does not belong to the source `{name}`"));
+            }
+        }
+        let certificate = wanted.certificate && self.bootstrap_certificate();
+        let password = wanted.password && self.bootstrap_password();
+        let token = wanted.token && self.bootstrap_token();
+        if wanted.symmetric_key {
+            self.symmetric_key(id);
+        }
+        if wanted.needs_one() && !certificate && !password && !token {
+            let mut ways = Vec::new();
+            ways.extend(wanted.certificate.then_some("bootstrap.certificate with bootstrap.key"));
+            ways.extend(wanted.password.then_some("bootstrap.username with bootstrap.password_file"));
+            ways.extend(wanted.token.then_some("bootstrap.token_file"));
+            let message = format!("the source `{name}` needs {}", ways.join(", or "));
+            self.error("bootstrap.certificate", message);
+        }
+        let enrols = matches!(source.certificate, CertificateSource::Est { enrol: Enrol::Runtime, .. });
+        match (certificate, password) {
+            (true, true) if enrols => Some(EstAuth::Both),
+            (true, false) if enrols => Some(EstAuth::Certificate),
+            (false, true) if enrols => Some(EstAuth::Password),
+            _ => None,
+        }
+    }
+
+    /// Is one stated? (Whether it is good is told by findings.)
+    fn bootstrap_certificate(&mut self) -> bool {
+        let columns = ["bootstrap.certificate", "bootstrap.key"];
+        let paths = columns.map(|column| self.record.get(column).map(Self::path));
+        match paths {
+            [None, None] => return false,
+            [Some(certificate), Some(key)] => {
+                // Whoever vouches for a device need not vouch for what lets it in.
+                let rules = Rules { authorities: Vec::new(), now: self.context.now, named: false };
+                let pair = (certificate.clone(), key.clone());
+                let result = self.context.shared.pairs.get(pair, || check_files(&certificate, &key, &rules));
+                if let Some(made) = self.judge(columns, result) {
+                    self.put("bootstrap-certificate.pem", made.chain_pem);
+                    self.put("bootstrap-key.pem", made.key_pem);
+                }
+            }
+            [Some(_), None] => self.error(columns[1], "the key of bootstrap.certificate is not named"),
+            [None, Some(_)] => self.error(columns[0], "the certificate of bootstrap.key is not named"),
+        }
+        true
+    }
+
+    fn bootstrap_password(&mut self) -> bool {
+        let name = self.record.text("bootstrap.username").map(str::to_owned);
+        let password = self.secret("bootstrap.password", "bootstrap.password_file");
+        match (name, password) {
+            (None, None) => return false,
+            (Some(name), _) if name.contains(':') => {
+                self.error("bootstrap.username", "it has a colon, which basic authentication cannot send");
+            }
+            (Some(name), Some(password)) => {
+                self.put("bootstrap-username", format!("{name}\n"));
+                self.put("bootstrap-password", format!("{password}\n"));
+            }
+            (Some(_), None) => self.error("bootstrap.password_file", "bootstrap.username has no password"),
+            (None, Some(_)) => self.error("bootstrap.username", "the password has no user name"),
+        }
+        true
+    }
+
+    fn bootstrap_token(&mut self) -> bool {
+        let Some(token) = self.secret("bootstrap.token", "bootstrap.token_file") else { return false };
+        if token.chars().all(|c| c.is_ascii_graphic()) {
+            self.put("bootstrap-token", format!("{token}\n"));
+        } else {
+            self.error("bootstrap.token", "it is no bearer token: printable ASCII without spaces");
+        }
+        true
+    }
+
+    fn symmetric_key(&mut self, id: &str) {
+        let own = self.secret("symmetric_key", "symmetric_key_file");
+        match (own, &self.context.group_key) {
+            (Some(key), _) => match secret::device_key_fault(&key) {
+                None => self.put("symmetric-key", format!("{key}\n")),
+                Some(fault) => self.error("symmetric_key", fault),
+            },
+            (None, Some(group)) => {
+                let key = group.derive(id);
+                self.put("symmetric-key", format!("{key}\n"));
+            }
+            // A file that cannot be used was told already.
+            (None, None) if self.record.get("symmetric_key_file").is_some() => {}
+            (None, None) => {
+                let mut finding = self.record.error("symmetric_key_file", "the device has no symmetric key");
+                finding.hint = Some("--enrolment-group-key FILE derives one for each device".into());
+                self.findings.push(finding);
+            }
+        }
+    }
+
+    /// A secret that is stated itself, or by the file that holds it.
+    fn secret(&mut self, inline: &str, by_file: &str) -> Option<String> {
+        let column = |name| super::record::column(name).and_then(|column| self.record.get(column));
+        match (column(inline), column(by_file)) {
+            (None, None) => None,
+            (Some(cell), None) => Some(cell.text.clone()),
+            (None, Some(cell)) => {
+                let path = Self::path(cell);
+                match files::read_line(&path) {
+                    Ok(line) => {
+                        self.warn_if_public(by_file, &path);
+                        Some(line)
+                    }
+                    Err(message) => {
+                        self.error(by_file, message);
+                        None
+                    }
+                }
+            }
+            (Some(_), Some(_)) => {
+                self.error(inline, format!("`{by_file}` is stated, too: which of them?"));
+                None
+            }
+        }
+    }
+
+    fn warn_if_public(&mut self, column: &str, path: &Path) {
+        if files::is_public(path) {
+            let message = format!("everybody on this machine can read {}", path.display());
+            self.findings.push(self.record.finding(Severity::Warning, column, message));
+        }
+    }
+
+    /// Serial, hosts, endpoint, SSH keys, Wi-Fi, authorities.
+    pub(super) fn settings(&mut self) {
+        let serial = self.record.text("serial").unwrap_or_default();
+        if serial.len() > LONGEST_SERIAL || serial.chars().any(char::is_control) {
+            self.error("serial", format!("it is no serial number of at most {LONGEST_SERIAL} characters"));
+        }
+        self.file("hosts", "hosts", judge_hosts);
+        self.file("authorized_keys", "authorized_keys", |text| judge_keys(text));
+        if let Some(endpoint) = self.record.text("endpoint").map(str::to_owned)
+            && self.overridable("endpoint")
+        {
+            match endpoint_is_address(&endpoint) {
+                true => self.put("endpoint", format!("{endpoint}\n")),
+                false => self.error("endpoint", format!("`{endpoint}` is no https:// address")),
+            }
+        }
+        self.wifi();
+        self.trusted();
+    }
+
+    fn file(&mut self, column: &'static str, name: &str, judge: impl FnOnce(&str) -> Result<(), String>) {
+        let Some(path) = self.record.get(column).map(Self::path) else { return };
+        if !self.overridable(column) {
+            return;
+        }
+        let content = self.context.shared.texts.get((path.clone(), column), || {
+            let bytes = files::read(&path)?;
+            let text = std::str::from_utf8(&bytes).map_err(|_| format!("{} is not UTF-8", path.display()))?;
+            judge(text).map_err(|reason| format!("{} {reason}", path.display()))?;
+            Ok(bytes)
+        });
+        self.attach(column, name, content);
+    }
+
+    fn wifi(&mut self) {
+        if let Some(name) = self.record.text("wifi_ssid").map(str::to_owned)
+            && self.overridable("wifi_ssid")
+        {
+            match name.len() {
+                1..=LONGEST_SSID => self.put("wifi-ssid", format!("{name}\n")),
+                _ => {
+                    self.error("wifi_ssid", format!("the name of a network has at most {LONGEST_SSID} bytes"))
+                }
+            }
+        }
+        let stated =
+            ["wifi_key", "wifi_key_file"].into_iter().find(|column| self.record.get(column).is_some());
+        if let Some(column) = stated
+            && self.overridable(column)
+            && let Some(key) = self.secret("wifi_key", "wifi_key_file")
+        {
+            match wifi::is_key(&key) {
+                true => self.put("wifi-key", format!("{key}\n")),
+                false => self.error(
+                    column,
+                    "it is no key of a Wi-Fi network: 8 to 63 printable characters, or 64 hexadecimal digits",
+                ),
+            }
+        }
+    }
+
+    fn trusted(&mut self) {
+        let Some(cell) = self.record.get("ca") else { return };
+        if !self.overridable("ca") {
+            return;
+        }
+        let paths: Vec<_> = cell.text.lines().map(str::trim).filter(|path| !path.is_empty()).collect();
+        for (at, path) in (1..).zip(paths) {
+            let authorities = self.authorities(&cell.origin.folder.join(path));
+            self.attach("ca", &format!("{AUTHORITIES}/{at}.pem"), authorities.map(String::into_bytes));
+        }
+    }
+}
+
+/// Lines for /etc/hosts, as first boot takes them.
+fn judge_hosts(text: &str) -> Result<(), String> {
+    let mut lines = (1..).zip(text.lines()).filter(|(_, line)| {
+        let line = line.trim();
+        !line.is_empty() && !line.starts_with('#')
+    });
+    let good = |line: &str| {
+        let mut words = line.split_whitespace();
+        let address = words.next().is_some_and(|word| word.parse::<std::net::IpAddr>().is_ok());
+        let plain = |c: char| c.is_ascii_alphanumeric() || ":._ \t-".contains(c);
+        address && words.next().is_some() && line.trim_end().chars().all(plain)
+    };
+    match lines.find(|(_, line)| !good(line)) {
+        Some((number, _)) => Err(format!("is no hosts file (line {number}: an address, then names)")),
+        None => Ok(()),
+    }
+}
+
+/// The rule of `check_overrides` in overlays/base/usr/lib/edgepress/overrides.sh.
+fn endpoint_is_address(text: &str) -> bool {
+    text.strip_prefix("https://").is_some_and(|rest| {
+        rest.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && rest.chars().all(|c| c.is_ascii_alphanumeric() || ".:/_-".contains(c))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{endpoint_is_address, judge_hosts};
+
+    #[test]
+    fn hosts() {
+        assert_eq!(judge_hosts("# plant\n\n10.0.0.1 hub hub.plant\r\nfe80::1\tgw\n"), Ok(()));
+        for text in ["hub 10.0.0.1", "10.0.0.1", "10.0.0.1 a$b", "10.0.0.1 ok\n10.0.0.256 no"] {
+            assert!(judge_hosts(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn endpoints() {
+        assert!(endpoint_is_address("https://dps.plant.example:8443/x"));
+        for text in ["http://dps", "https://", "https://-x", "https://a b", "https://a\"b"] {
+            assert!(!endpoint_is_address(text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What no two devices of a fleet may share. Only digests are kept: 24 bytes a value, whatever its length.
+
+use std::collections::HashMap;
+
+use crate::units::Digest;
+
+/// What must be unique.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Registration ids; DPS does not distinguish upper and lower case.
+    RegistrationId,
+    /// Host names, as first boot cleans them.
+    Hostname,
+    /// Serial numbers of cards or devices.
+    Serial,
+    /// Public keys.
+    Key,
+}
+
+/// A value that was there before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Duplicate {
+    /// Of what.
+    pub kind: Kind,
+    /// Number of the first device with it.
+    pub first: u32,
+}
+
+/// Every value of a fleet so far.
+#[derive(Debug, Default)]
+pub struct Seen(HashMap<(Kind, u128), u32>);
+
+impl Seen {
+    /// Notes a value of the device `number`, and says whether an earlier one has it.
+    pub fn note(&mut self, kind: Kind, value: &[u8], number: u32) -> Option<Duplicate> {
+        let digest = Digest::of(value);
+        let half = u128::from_le_bytes(digest.0[..16].try_into().unwrap_or_default());
+        let first = *self.0.entry((kind, half)).or_insert(number);
+        (first != number).then_some(Duplicate { kind, first })
+    }
+
+    /// Is there a device with this value?
+    pub fn has(&self, kind: Kind, value: &[u8]) -> bool {
+        let half = u128::from_le_bytes(Digest::of(value).0[..16].try_into().unwrap_or_default());
+        self.0.contains_key(&(kind, half))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duplicate, Kind, Seen};
+
+    #[test]
+    fn the_first_is_named() {
+        let mut seen = Seen::default();
+        assert_eq!(seen.note(Kind::Serial, b"x", 1), None);
+        assert_eq!(seen.note(Kind::Hostname, b"x", 2), None);
+        assert_eq!(seen.note(Kind::Serial, b"y", 2), None);
+        assert_eq!(seen.note(Kind::Serial, b"x", 3), Some(Duplicate { kind: Kind::Serial, first: 1 }));
+        assert_eq!(seen.note(Kind::Serial, b"x", 4), Some(Duplicate { kind: Kind::Serial, first: 1 }));
+        assert!(seen.has(Kind::Serial, b"y") && !seen.has(Kind::Key, b"y"));
+    }
+}
