@@ -62,13 +62,13 @@ impl Drop for Folder {
 ///
 /// # Errors
 /// On a write error.
-pub fn persist(out: &Path, folders: Vec<Folder>) -> Result<()> {
+pub fn persist(out: &Path, folders: &[Folder]) -> Result<()> {
     if folders.is_empty() {
         return Ok(());
     }
     let disk = File::open(out).with_context(|| format!("opening {}", out.display()))?;
     nix::unistd::syncfs(&disk).context("writing identities to the disk")?;
-    for folder in &folders {
+    for folder in folders {
         fs::rename(&folder.path, &folder.target)
             .with_context(|| format!("creating {}", folder.target.display()))?;
     }
@@ -94,7 +94,7 @@ mod tests {
         std::fs::create_dir(out.path().join(".a.partial")).expect("left by a killed run");
         let made = Folder::make(&out.path().join("a"), "a", "chain", "key").expect("made");
         assert_eq!(names(), [".a.partial"]);
-        persist(out.path(), vec![made]).expect("persisted");
+        persist(out.path(), &[made]).expect("persisted");
         assert_eq!(names(), ["a"]);
         let mode = |name: &str| out.path().join(name).metadata().expect("there").permissions().mode() & 0o777;
         assert_eq!([mode("a"), mode("a/private-key.pem")], [0o700, 0o600]);

@@ -250,7 +250,7 @@ impl Work<'_> {
                 let made: Vec<Folder> =
                     group.into_iter().filter_map(Result::transpose).collect::<Result<_>>()?;
                 outcome.issued += made.len() as u64;
-                folder::persist(&self.options.out, made)
+                folder::persist(&self.options.out, &made)
             },
         )?;
         outcome.kept = outcome.devices - outcome.skipped - outcome.issued;

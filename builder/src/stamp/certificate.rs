@@ -147,7 +147,7 @@ impl Faults {
                 self.add("it holds no certificate (a PEM file begins with -----BEGIN CERTIFICATE-----)");
             }
             Ok(found) if found.len() > LONGEST => {
-                self.add(format!("it holds more than {LONGEST} certificates"))
+                self.add(format!("it holds more than {LONGEST} certificates"));
             }
             Ok(found) => return found,
         }
@@ -173,7 +173,7 @@ impl Faults {
         let mut parsed = Vec::new();
         for (at, der) in ders.iter().enumerate() {
             match X509Certificate::from_der(der) {
-                Ok((rest, certificate)) if rest.is_empty() => parsed.push(certificate),
+                Ok(([], certificate)) => parsed.push(certificate),
                 _ => self.add(format!("certificate {} cannot be read", at + 1)),
             }
         }
@@ -284,3 +284,6 @@ fn issued(child: &X509Certificate<'_>, parent: &X509Certificate<'_>, depth: usiz
         Err(_) => Err("its signature is not that of the next certificate".into()),
     }
 }
+
+#[cfg(test)]
+mod tests;

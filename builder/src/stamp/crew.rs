@@ -89,7 +89,7 @@ mod tests {
     fn results_come_in_the_order_of_the_fleet() {
         let file = tempfile::NamedTempFile::new().expect("file");
         let mut text = String::from("serial\n");
-        (0..1000).for_each(|number| drop(writeln!(text, "{number}")));
+        (0..1000).for_each(|number| writeln!(text, "{number}").expect("text"));
         std::fs::write(file.path(), text).expect("write");
         let fleet = Fleet::open(file.path()).unwrap_or_else(|error| panic!("{error}"));
         for (workers, group) in [(1, 1), (3, 7), (4, 5000), (0, 0)] {

@@ -10,10 +10,9 @@ use super::files;
 use super::finding::{Finding, Findings, Severity};
 use super::names;
 use super::record::{Column, Origin, Record, SECRETS, column, unknown};
+use super::table;
 use crate::event::Unit;
 
-/// A longer cell is a missing quote.
-const LONGEST_CELL: usize = 64 * 1024;
 const BUFFER: usize = 1 << 20;
 
 /// All devices to stamp.
@@ -171,8 +170,6 @@ fn collect(findings: Vec<Finding>) -> Findings {
     all
 }
 
-type Reader = csv::Reader<BufReader<File>>;
-
 impl Table {
     fn open(path: &Path) -> Result<Self, Vec<Finding>> {
         let unreadable = |error: std::io::Error| vec![wrong(path, 0, format!("cannot be read: {error}"))];
@@ -180,107 +177,69 @@ impl Table {
         let size = file.metadata().map_err(unreadable)?.len();
         let mut start = [0; 2];
         if file.read(&mut start).map_err(unreadable)? == 2 && matches!(start, [0xff, 0xfe] | [0xfe, 0xff]) {
-            let hint = "save it as \"CSV UTF-8\"".to_owned();
-            return Err(vec![Finding { hint: Some(hint), ..wrong(path, 0, "it is UTF-16, not UTF-8") }]);
-        }
-        let mut reader = reader(path).map_err(unreadable)?;
-        let mut header = csv::ByteRecord::new();
-        match reader.read_byte_record(&mut header) {
-            Ok(true) => {}
-            Ok(false) => return Err(vec![wrong(path, 0, "it is empty: the first row names the columns")]),
-            Err(error) => return Err(vec![wrong(path, 1, error.to_string())]),
+            let hint = Some("save it as \"CSV UTF-8\"".to_owned());
+            return Err(vec![Finding { hint, ..wrong(path, 0, "it is UTF-16, not UTF-8") }]);
         }
         let origin = Origin::of(path);
-        let columns = columns(&header, path, &origin)?;
+        let columns = match reader(path).and_then(|mut rows| rows.next_row()).map_err(unreadable)? {
+            Some((line, Ok(names))) => columns(&names, path, line, &origin)?,
+            Some((line, Err(message))) => return Err(vec![wrong(path, line, message)]),
+            None => return Err(vec![wrong(path, 0, "it is empty: the first row names the columns")]),
+        };
         Ok(Self { path: path.to_owned(), size, origin, columns })
     }
 
     fn rows(&self) -> std::io::Result<impl Iterator<Item = Row> + Send + '_> {
-        let mut reader = reader(&self.path)?;
-        let mut cells = csv::ByteRecord::new();
+        let mut rows = reader(&self.path)?;
         // The header; `open` has read it before.
-        reader.read_byte_record(&mut cells).map_err(std::io::Error::other)?;
-        Ok(std::iter::from_fn(move || {
-            loop {
-                let line = reader.position().line();
-                match reader.read_byte_record(&mut cells) {
-                    Ok(false) => return None,
-                    // An empty row at the end is what spreadsheets leave.
-                    Ok(true) if cells.iter().all(<[u8]>::is_empty) => {}
-                    Ok(true) => {
-                        let line = cells.position().map_or(line, csv::Position::line);
-                        return Some(self.row(&cells, line, reader.position().byte()));
-                    }
-                    Err(error) => {
-                        let record = Err(vec![wrong(
-                            &self.path,
-                            usize::try_from(line).unwrap_or(0),
-                            error.to_string(),
-                        )]);
-                        return Some(Row {
-                            number: u32::try_from(line).unwrap_or(u32::MAX),
-                            record,
-                            done: self.size,
-                        });
-                    }
-                }
+        rows.next_row()?;
+        let mut failed = false;
+        Ok(std::iter::from_fn(move || match rows.next_row() {
+            _ if failed => None,
+            Ok(None) => None,
+            Ok(Some((line, cells))) => Some(self.row(line, cells, rows.done())),
+            Err(error) => {
+                failed = true;
+                let record = Err(vec![wrong(&self.path, 0, format!("cannot be read: {error}"))]);
+                Some(Row { number: u32::MAX, record, done: self.size })
             }
         }))
     }
 
-    fn row(&self, cells: &csv::ByteRecord, line: u64, done: u64) -> Row {
+    fn row(&self, line: usize, cells: table::Cells, done: u64) -> Row {
         let number = u32::try_from(line).unwrap_or(u32::MAX);
-        let line = usize::try_from(line).unwrap_or(usize::MAX);
-        let mut record = Record::new(Arc::clone(&self.origin), line);
-        let mut findings = Vec::new();
-        if cells.len() != self.columns.len() {
-            let message =
-                format!("it has {} values, and the header names {} columns", cells.len(), self.columns.len());
-            findings.push(wrong(&self.path, line, message));
-        }
-        for (column, cell) in self.columns.iter().zip(cells) {
-            match text(cell) {
-                Ok(text) => record.set(column, text),
-                Err(message) => findings.push(record.error(column, message)),
+        let record = cells.and_then(|cells| {
+            if cells.len() != self.columns.len() {
+                let header = self.columns.len();
+                return Err(format!("it has {} values, and the header names {header} columns", cells.len()));
             }
-        }
-        Row { number, record: if findings.is_empty() { Ok(record) } else { Err(findings) }, done }
+            let mut record = Record::new(Arc::clone(&self.origin), line);
+            self.columns.iter().zip(&cells).for_each(|(column, cell)| record.set(column, cell));
+            Ok(record)
+        });
+        Row { number, record: record.map_err(|message| vec![wrong(&self.path, line, message)]), done }
     }
 }
 
-fn reader(path: &Path) -> std::io::Result<Reader> {
-    let file = BufReader::with_capacity(BUFFER, File::open(path)?);
-    Ok(csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file))
+fn reader(path: &Path) -> std::io::Result<table::Rows<BufReader<File>>> {
+    Ok(table::Rows::new(BufReader::with_capacity(BUFFER, File::open(path)?)))
 }
 
-fn text(cell: &[u8]) -> Result<&str, &'static str> {
-    if cell.len() > LONGEST_CELL || cell.contains(&b'\n') {
-        return Err("it has a line break: is a closing quote missing?");
-    }
-    let text = std::str::from_utf8(cell).map_err(|_| "it is not UTF-8")?;
-    match text.chars().any(char::is_control) {
-        true => Err("it has a control character"),
-        false => Ok(text),
-    }
-}
-
-fn columns(header: &csv::ByteRecord, path: &Path, origin: &Origin) -> Result<Vec<Column>, Vec<Finding>> {
-    let names: Vec<String> =
-        header.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
-    if let [only] = names.as_slice()
-        && only.contains([';', '\t'])
+fn columns(names: &[String], path: &Path, line: usize, origin: &Origin) -> Result<Vec<Column>, Vec<Finding>> {
+    if let [only] = names
+        && only.contains(';')
     {
         let hint = Some("save it with commas between the columns".to_owned());
-        return Err(vec![Finding { hint, ..wrong(path, 1, "the columns are not separated by commas") }]);
+        return Err(vec![Finding { hint, ..wrong(path, line, "the columns are not separated by commas") }]);
     }
     let mut columns: Vec<Column> = Vec::new();
     let mut findings = Vec::new();
-    for name in &names {
+    for name in names {
         match column(name) {
-            None => findings.push(unknown(origin, 1, name, "column")),
+            None => findings.push(unknown(origin, line, name, "column")),
             Some(known) if columns.contains(&known) => {
                 findings
-                    .push(Finding { column: name.clone(), ..wrong(path, 1, "the column is there twice") });
+                    .push(Finding { column: name.clone(), ..wrong(path, line, "the column is there twice") });
             }
             Some(known) => columns.push(known),
         }
@@ -392,10 +351,11 @@ mod tests {
         for (said, expected) in said.iter().zip([
             "fleet.csv:2: it has 3 values, and the header names 2 columns",
             "fleet.csv:3: it has 1 values",
-            "fleet.csv:4: `serial`: it is not UTF-8",
-            "fleet.csv:5: `serial`: it has a control character",
+            "fleet.csv:4: it is not UTF-8",
+            "fleet.csv:5: its value 2 has a control character",
             "ok",
-            "fleet.csv:7: `serial`: it has a line break: is a closing quote missing?",
+            "fleet.csv:7: the quote of its value 2 is not closed in this line",
+            "f",
         ]) {
             assert!(said.contains(expected), "{said}");
         }

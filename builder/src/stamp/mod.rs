@@ -23,6 +23,7 @@ pub mod record;
 pub mod remove;
 pub mod secret;
 mod settings;
+mod table;
 pub mod unique;
 
 use std::fmt;
@@ -297,7 +298,7 @@ impl Work<'_> {
                 let (written, entry) = made?;
                 match written {
                     Written::New(bytes) => {
-                        (outcome.written, outcome.bytes) = (outcome.written + 1, outcome.bytes + bytes)
+                        (outcome.written, outcome.bytes) = (outcome.written + 1, outcome.bytes + bytes);
                     }
                     Written::Kept => outcome.kept += 1,
                     Written::Refused if refused.len() < NAMED => refused.push(entry.file.clone()),

@@ -50,8 +50,11 @@ impl Wanted {
     }
 }
 
-/// Columns, and whether the source can use them.
-const CREDENTIALS: [(&str, fn(Wanted) -> bool); 9] = [
+/// Can a source use a credential?
+type Belongs = fn(Wanted) -> bool;
+
+/// Columns of credentials.
+const CREDENTIALS: [(&str, Belongs); 9] = [
     ("bootstrap.certificate", |it| it.certificate),
     ("bootstrap.key", |it| it.certificate),
     ("bootstrap.username", |it| it.password),
@@ -207,7 +210,7 @@ impl Assembly<'_> {
             self.error("serial", format!("it is no serial number of at most {LONGEST_SERIAL} characters"));
         }
         self.file("hosts", "hosts", judge_hosts);
-        self.file("authorized_keys", "authorized_keys", |text| judge_keys(text));
+        self.file("authorized_keys", "authorized_keys", judge_keys);
         if let Some(endpoint) = self.record.text("endpoint").map(str::to_owned)
             && self.overridable("endpoint")
         {
@@ -241,7 +244,10 @@ impl Assembly<'_> {
             match name.len() {
                 1..=LONGEST_SSID => self.put("wifi-ssid", format!("{name}\n")),
                 _ => {
-                    self.error("wifi_ssid", format!("the name of a network has at most {LONGEST_SSID} bytes"))
+                    self.error(
+                        "wifi_ssid",
+                        format!("the name of a network has at most {LONGEST_SSID} bytes"),
+                    );
                 }
             }
         }
