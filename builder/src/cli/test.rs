@@ -10,7 +10,7 @@ use super::Session;
 use crate::error::Problem;
 use crate::prove::accel::Wanted;
 use crate::prove::harm::{self, Harm, Moment, Planned, Rtc};
-use crate::prove::{self, Options};
+use crate::prove::{self, Options, Stamped};
 use crate::units::ByteSize;
 
 /// Boots a copy of an image in QEMU and waits until it is provisioned
@@ -74,6 +74,12 @@ pub(super) struct Arguments {
     /// Plug the network's cable in so long after power-on
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400), help_heading = HARM)]
     network_after: Option<u32>,
+    /// Boot the device that this patch of `edgepress stamp` makes of the image, instead of a made-up one
+    #[arg(long, value_name = "FILE", requires = "pki")]
+    patch: Option<PathBuf>,
+    /// The authorities that issued what is in the patch: the folder of `edgepress sim --dir DIR --issue …`
+    #[arg(long, value_name = "DIR", requires = "patch")]
+    pki: Option<PathBuf>,
     /// Keep the copy of the disk and everything else that is private to the run, for a look
     #[arg(long)]
     keep: bool,
@@ -124,6 +130,7 @@ pub(super) fn run(arguments: Arguments, session: &Session) -> Result<()> {
         secure_boot: arguments.secure_boot,
         tpm: arguments.tpm,
         harm,
+        stamped: arguments.patch.zip(arguments.pki).map(|(patch, pki)| Stamped { patch, pki }),
         keep: arguments.keep,
     };
     let report = prove::prove(&options, session.sink.as_ref())?;

@@ -4,6 +4,7 @@
 //! read-only image in QEMU, or streamed into a card behind the golden bytes.
 
 use std::fs::{File, OpenOptions};
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -85,6 +86,25 @@ impl Master {
     /// When the image cannot be read; whatever `change` returns.
     pub fn make(&self, epoch: u64, change: impl FnOnce(&Draft<'_>) -> Result<()>) -> Result<Patch> {
         self.edit(|device, size| fat::change_checked(device, size, epoch, change))
+    }
+
+    /// As [`Master::make`], on the partition as an earlier patch leaves it; the result is both together.
+    ///
+    /// # Errors
+    /// As [`Master::make`]; when the earlier patch changes more than the FAT partition, or leaves it damaged.
+    pub fn make_over(
+        &self,
+        earlier: &[(u64, Vec<u8>)],
+        epoch: u64,
+        change: impl FnOnce(&Draft<'_>) -> Result<()>,
+    ) -> Result<Patch> {
+        self.edit(|device, size| {
+            for (offset, bytes) in earlier {
+                let at = offset.checked_sub(self.partition.offset).context("locating a changed sector")?;
+                device.seek(SeekFrom::Start(at)).and_then(|_| device.write_all(bytes))?;
+            }
+            fat::change(device, size, epoch, change)
+        })
     }
 
     /// As [`Master::make`], on the partition's bytes; `edit` is also given their number.

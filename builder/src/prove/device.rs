@@ -1,15 +1,25 @@
 //! The identity that a test makes up, as the source of certificates in the image's recipe wants it on the FAT partition.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::scratch;
 use crate::build::manifest::Manifest;
+use crate::disk::patch::{Draft, Master};
 use crate::error::Problem;
-use crate::recipe::types::{CertificateSource, Enrol, Provisioning, VaultToken};
+use crate::provisioning::source::{FILE_NAME, Source};
+use crate::provisioning::template;
+use crate::recipe::types::{Attestation, CertificateSource, Enrol, Provisioning, VaultToken};
 use crate::sim::Service;
 use crate::sim::pki::{DeviceCertificate, DeviceOptions, Pki};
+use crate::stamp::patch::Patch;
+use crate::units::Digest;
 
 /// The folder of a device's identity on the FAT partition.
 pub const IDENTITY: &str = "edgepress";
@@ -36,7 +46,12 @@ pub struct Device {
     pub certificate: DeviceCertificate,
     /// Names of certificate and key on the FAT partition; none where the device needs neither.
     names: Option<[&'static str; 2]>,
+    /// What a patch of the device's own changes in the image.
+    patch: Vec<(u64, Vec<u8>)>,
 }
+
+/// Most bytes of a file of an identity.
+const LARGEST: u64 = 64 * 1024;
 
 impl Device {
     /// Makes one up for an image.
@@ -59,13 +74,60 @@ impl Device {
             CertificateSource::KeyVault { token: VaultToken::ManagedIdentity, .. } => (bootstrap()?, None),
             other => return Err(unsupported(other)),
         };
-        Ok(Self { pki: pki_folder, server_ca: pki.server_ca_pem().to_owned(), certificate, names })
+        let server_ca = pki.server_ca_pem().to_owned();
+        Ok(Self { pki: pki_folder, server_ca, certificate, names, patch: Vec::new() })
+    }
+
+    /// The device that a patch makes of an image, in the world whose authorities are in the folder `pki`. Its source of
+    /// certificates takes the place of the recipe's.
+    ///
+    /// # Errors
+    /// A [`Problem`] when the patch is not this image's, the folder holds no authorities, or the identity does not say
+    /// what the device's registration id is.
+    pub fn patched(image: &Path, patch: &Path, pki: &Path, provisioning: &mut Provisioning) -> Result<Self> {
+        let authorities = Pki::open_or_create(pki)?;
+        let patch_name = patch.display();
+        let patch = Patch::read(patch)?;
+        let file = File::open(image).with_context(|| format!("opening {}", image.display()))?;
+        let size = file.metadata().with_context(|| format!("looking at {}", image.display()))?.len();
+        patch.check(&file, size)?;
+        let mut files = Files::default();
+        Master::open(image)?.make_over(patch.runs(), 0, |volume| files.read(volume))?;
+        if let Some(source) = files.source()?.filter(|_| provisioning.overrides) {
+            provisioning.certificate = source.certificate;
+        }
+        let certificate = files.certificate().ok_or_else(|| {
+            Problem::input(format!("{patch_name} does not say what the device is called"))
+                .hint("state registration_id in the identity: a test must know whom it waits for")
+        })?;
+        if !matches!(provisioning.certificate.attestation(), Attestation::X509) {
+            return Err(unsupported(&provisioning.certificate));
+        }
+        let server_ca = authorities.server_ca_pem().to_owned();
+        let patch = patch.runs().to_vec();
+        Ok(Self { pki: pki.to_owned(), server_ca, certificate, names: None, patch })
+    }
+
+    /// The sectors of the image that the identity changes.
+    ///
+    /// # Errors
+    /// When the image has no sound FAT partition, or no room on it.
+    pub fn sectors(&self, image: &Path, manifest: &Manifest) -> Result<Vec<(u64, Vec<u8>)>> {
+        let master = Master::open(image)?;
+        let made = master.make_over(&self.patch, manifest.epoch, |volume| {
+            let files = self.files(&manifest.provisioning);
+            files.iter().try_for_each(|(path, content)| volume.write(path, content))
+        });
+        Ok(made.context("putting an identity into the image's copy")?.runs)
     }
 
     /// Files for the FAT partition; whom to trust only where the image takes that from it.
-    pub fn files(&self, provisioning: &Provisioning) -> Vec<(String, Vec<u8>)> {
+    fn files(&self, provisioning: &Provisioning) -> Vec<(String, Vec<u8>)> {
         let file = |name: &str, text: &str| (format!("{IDENTITY}/{name}"), text.as_bytes().to_vec());
-        let mut files = vec![file("registration-id", &format!("{}\n", self.certificate.registration_id))];
+        let mut files = Vec::new();
+        if self.patch.is_empty() {
+            files.push(file("registration-id", &format!("{}\n", self.certificate.registration_id)));
+        }
         if let Some([certificate, key]) = self.names {
             files.push(file(certificate, &self.certificate.chain_pem));
             files.push(file(key, &self.certificate.key_pem));
@@ -79,6 +141,51 @@ impl Device {
         }
         files
     }
+}
+
+/// The files of an identity that a test must know.
+#[derive(Default)]
+struct Files(BTreeMap<&'static str, String>);
+
+impl Files {
+    fn read(&mut self, volume: &Draft<'_>) -> Result<()> {
+        let names = ["registration-id", "certificate.pem", "private-key.pem", "bootstrap-key.pem", FILE_NAME];
+        for name in names {
+            if let Some(bytes) = volume.read(&format!("{IDENTITY}/{name}"), LARGEST)? {
+                self.0.insert(name, String::from_utf8_lossy(&bytes).into_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn source(&self) -> Result<Option<Source>> {
+        let Some(text) = self.0.get(FILE_NAME) else { return Ok(None) };
+        let read = text.parse().map_err(|error: toml::de::Error| error.message().to_owned());
+        let source = read.and_then(Source::from_table);
+        Ok(Some(source.map_err(|error| Problem::input(format!("the identity's {FILE_NAME}: {error}")))?))
+    }
+
+    /// The certificate that the device has, or nothing but its name, and its secret.
+    fn certificate(&self) -> Option<DeviceCertificate> {
+        let text = |name: &str| self.0.get(name).cloned().unwrap_or_default();
+        let chain_pem = text("certificate.pem");
+        let leaf = CertificateDer::from_pem_slice(chain_pem.as_bytes()).ok();
+        let stated = text("registration-id").trim().to_owned();
+        let registration_id = match stated.is_empty() {
+            true => common_name(leaf.as_ref()?)?,
+            false => stated,
+        };
+        let key = text("private-key.pem");
+        let key_pem = if key.is_empty() { text("bootstrap-key.pem") } else { key };
+        let thumbprint = leaf.map_or_else(|| Digest::of(""), Digest::of);
+        Some(DeviceCertificate { registration_id, chain_pem, key_pem, thumbprint })
+    }
+}
+
+fn common_name(certificate: &[u8]) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let name = certificate.subject().iter_common_name().next()?;
+    name.as_str().ok().map(str::to_owned)
 }
 
 fn unsupported(source: &CertificateSource) -> anyhow::Error {
@@ -104,6 +211,14 @@ pub fn servers(provisioning: &Provisioning) -> Vec<(Service, String)> {
             vec![(Service::Vault, vault.clone()), (Service::Token, authority.clone())]
         }
         _ => Vec::new(),
+    }
+}
+
+/// The pattern of the vault's secrets, in which `*` stands for the registration id; none where another source is asked.
+pub fn secrets(provisioning: &Provisioning) -> Option<String> {
+    match &provisioning.certificate {
+        CertificateSource::KeyVault { name, .. } => Some(template::fill(name, |_| "*".to_owned())),
+        _ => None,
     }
 }
 

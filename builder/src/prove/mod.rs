@@ -55,7 +55,6 @@ use self::machine::{Boot, Machine, NOW, Start, raspi3b};
 use self::report::{Conditions, MachineFacts, Report, publish};
 use self::scratch::Scratch;
 use self::world::Setting;
-use crate::disk::patch;
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::host;
@@ -84,8 +83,19 @@ pub struct Options {
     pub tpm: bool,
     /// What is done to the device besides.
     pub harm: Harm,
+    /// The device that a patch makes of the image, instead of a made-up one.
+    pub stamped: Option<Stamped>,
     /// Keep the copy of the disk, and everything else that is private to the run.
     pub keep: bool,
+}
+
+/// A patch made by `edgepress stamp`, and the world that knows its device.
+#[derive(Debug, Clone)]
+pub struct Stamped {
+    /// The patch.
+    pub patch: PathBuf,
+    /// Folder of the simulators' authorities that issued what is in it.
+    pub pki: PathBuf,
 }
 
 /// Boots a copy of the image and writes the report; the image is only read.
@@ -94,12 +104,17 @@ pub struct Options {
 /// When the test cannot be made: image, manifest, QEMU or firmware missing, no namespaces. A device that is not
 /// provisioned is a [`Report`] that says so.
 pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
-    let image = Image::open(&options.image)?;
+    let mut image = Image::open(&options.image)?;
     image.partition("fat")?;
     let machine = machine(&image, options)?;
     let before = image.stamp()?;
     let scratch = Scratch::create(options.keep)?;
-    let device = Device::create(scratch.path(), &image.manifest)?;
+    let device = match &options.stamped {
+        None => Device::create(scratch.path(), &image.manifest)?,
+        Some(Stamped { patch, pki }) => {
+            Device::patched(&image.path, patch, pki, &mut image.manifest.provisioning)?
+        }
+    };
     let (copy, trust) = copy(&image, &machine, &device, &scratch, options, sink)?;
     let setting = setting(&image, &device, &scratch, &options.harm);
     let logs = Logs::of(&scratch, &setting);
@@ -148,11 +163,7 @@ fn copy(
     sink: &dyn Sink,
 ) -> Result<(Copy, Option<String>)> {
     let mut copy = Copy::create(scratch.path(), &image.path, image.size, machine.machine.has_card())?;
-    let identity = device.files(&image.manifest.provisioning);
-    let runs = patch::make(&image.path, image.manifest.epoch, |volume| {
-        identity.iter().try_for_each(|(path, content)| volume.write(path, content))
-    });
-    let mut runs = runs.context("putting an identity into the image's copy")?.runs;
+    let mut runs = device.sectors(&image.path, &image.manifest)?;
     let mut trust = None;
     if !image.manifest.provisioning.overrides {
         let root = image.partition("root")?;
@@ -324,6 +335,7 @@ fn setting(image: &Image, device: &Device, scratch: &Scratch, harm: &Harm) -> Se
         pki: device.pki.clone(),
         global_endpoint: provisioning.global_endpoint.clone(),
         servers: device::servers(provisioning),
+        secrets: device::secrets(provisioning),
         id_scope: provisioning.id_scope.clone(),
         engine_dns: image.manifest.engine_dns.clone(),
         registration_id: device.certificate.registration_id.clone(),

@@ -21,7 +21,7 @@ use crate::error::Problem;
 use crate::host;
 use crate::sim::log::Entry;
 use crate::sim::pki::Pki;
-use crate::sim::{Addresses, Config, Service, Simulation};
+use crate::sim::{Addresses, Config, Service, Simulation, VaultSecret};
 
 /// The services' addresses: private, and outside the 10.0.2.0/24 of QEMU's user-mode network and docker's defaults.
 const DPS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
@@ -52,6 +52,8 @@ pub struct Setting {
     pub engine_dns: Vec<IpAddr>,
     /// The device's registration id.
     pub registration_id: String,
+    /// Pattern of the vault's secrets, `*` for the registration id.
+    pub secrets: Option<String>,
     /// What the services do wrong.
     pub faults: Vec<Planned>,
     /// Seconds that this world is ahead of the host.
@@ -84,6 +86,9 @@ impl World {
                 Service::Token => config.token_name = name,
                 _ => config.files_name = name,
             }
+        }
+        if let Some(pattern) = &setting.secrets {
+            config.vault_secrets = vec![VaultSecret { pattern: pattern.clone(), pfx: false }];
         }
         let all = Service::ALL.map(|service| *addresses.get(service).ip());
         for address in all.into_iter().chain(resolvers.iter().copied()).collect::<BTreeSet<_>>() {
