@@ -45,10 +45,7 @@ set_hostname() {
     [ "$origin" = source ] || ! grep -q -F "$HOSTS_MARK" "$EP_ROOT/etc/hosts" || return 0
     first_word "$STAGE/hostname"
     if [ -z "$word" ] && [ -n "$S_hostname" ]; then
-        if ! fill "$S_hostname"; then
-            if [ -n "$hopeless" ]; then refused "no hostname: $missing"; else retry_later "$missing"; fi
-            return 1
-        fi
+        fill_in "$S_hostname" hostname || return 1
         word=$filled
     fi
     host=$(label "${word:-$registration}")

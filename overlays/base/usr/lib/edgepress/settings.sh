@@ -110,7 +110,8 @@ EOF
     [ "$status" = 200 ] && [ -s "$RUN/instance" ] && head -n 1 "$RUN/instance"
 }
 
-# fill TEMPLATE: sets $filled. Fails with $missing and $hopeless (yes: asking again does not help).
+# fill TEMPLATE: sets $filled. Fails with $unknown and $hopeless (yes: asking again does not help). What the machine tells
+# may hold any sign; filled in are only those that an address, too, can hold.
 fill() {
     filled='' rest=$1
     while :; do
@@ -122,17 +123,24 @@ fill() {
         hopeless=yes
         case $word in
             registration_id) value=$registration ;;
-            serial) value=$(serial) || { missing="the machine has no serial number of its own (device tree, DMI)"; return 1; } ;;
-            mac) value=$(mac) || { missing="the machine has no interface with an address of its own"; return 1; } ;;
+            serial) value=$(serial) || { unknown="the machine has no serial number of its own (device tree, DMI)"; return 1; } ;;
+            mac) value=$(mac) || { unknown="the machine has no interface with an address of its own"; return 1; } ;;
             vm_name | vm_id)
                 hopeless='' path=name
                 [ "$word" = vm_name ] || path=vmId
-                value=$(instance "$path") || { missing="the instance metadata did not tell the VM's $path"; return 1; } ;;
-            *) missing="source.toml: nothing is known as {{ $word }}"; return 1 ;;
+                value=$(instance "$path") || { unknown="the instance metadata did not tell the VM's $path"; return 1; } ;;
+            *) unknown="source.toml: nothing is known as {{ $word }}"; return 1 ;;
         esac
-        filled=$filled$value
+        filled=$filled$(printf '%s' "$value" | tr -c 'A-Za-z0-9._:-' '-')
     done
     filled=$filled$rest
+}
+
+# fill_in TEMPLATE WHAT: the same, and says why there is none.
+fill_in() {
+    fill "$1" && return 0
+    if [ -n "$hopeless" ]; then refused "no $2: $unknown"; else retry_later "$unknown"; fi
+    return 1
 }
 
 # The nearest registration id that DPS accepts and a certificate's common name holds.
@@ -156,10 +164,7 @@ name_device() {
     fi
     [ -n "$S_registration_id" ] || { waiting "no registration-id in edgepress/ on the FAT partition"; return 1; }
     case $S_registration_id in *vm_*) network_ready || return 1 ;; esac
-    if ! fill "$S_registration_id"; then
-        if [ -n "$hopeless" ]; then refused "no registration id: $missing"; else retry_later "$missing"; fi
-        return 1
-    fi
+    fill_in "$S_registration_id" "registration id" || return 1
     registration=$(clean_id "$filled")
     [ -n "$registration" ] || { refused "no registration id: nothing is left of \"$filled\""; return 1; }
 }

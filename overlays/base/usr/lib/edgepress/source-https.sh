@@ -15,7 +15,7 @@ source_check() {
 }
 
 source_obtain() {
-    fill "$S_url" || { refused "$missing"; return 1; }
+    fill_in "$S_url" address || return 1
     server=${filled#https://}
     server=${server%%[/?]*}
     say "asking $server for the certificate of $registration"

@@ -36,7 +36,7 @@ audience() {
 }
 
 source_obtain() {
-    fill "$S_name" || { refused "$missing"; return 1; }
+    fill_in "$S_name" "name of a secret" || return 1
     # What a secret's name cannot hold becomes a dash.
     secret=$(printf '%s' "$filled" | tr -c 'A-Za-z0-9-' '-')
     vault_name=${S_vault#https://}
