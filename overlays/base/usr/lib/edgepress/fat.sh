@@ -10,9 +10,8 @@ FOLDER=$MOUNT/edgepress
 MOUNT_PATIENCE=60
 
 # Files that hold a secret, and those that are of no use without one.
-FAT_SECRETS='private-key.pem symmetric-key symmetric-key.txt bootstrap-key.pem bootstrap-password bootstrap-password.txt
-    bootstrap-token bootstrap-token.txt wifi-key wifi-key.txt'
-FAT_COMPANIONS='certificate.pem bootstrap-certificate.pem bootstrap-username bootstrap-username.txt wifi-ssid wifi-ssid.txt'
+FAT_SECRETS='private-key.pem symmetric-key bootstrap-key.pem bootstrap-password bootstrap-token wifi-key'
+FAT_COMPANIONS='certificate.pem bootstrap-certificate.pem bootstrap-username wifi-ssid'
 
 fat_mounted() {
     while read -r _ point _; do
@@ -60,7 +59,11 @@ take_name() {
 
 # take_pem NAME FOLDER LABEL: only its blocks of that label.
 take_pem() {
-    [ ! -f "$FOLDER/$1" ] || plain_text "$FOLDER/$1" | pem_blocks "$3" >"$2/$1"
+    for file in "$FOLDER/$1" "$FOLDER/$1.txt"; do
+        [ -f "$file" ] || continue
+        plain_text "$file" | pem_blocks "$3" >"$2/$1"
+        return
+    done
 }
 
 # A clean copy of everything that the identity brings, as far as the image wants to know of it.
@@ -74,8 +77,8 @@ fat_take() {
     for name in hosts authorized_keys endpoint hostname wifi-key; do take_text "$name" "$1" || return 1; done
     take_name wifi-ssid "$1" && take_pem source-ca.pem "$1" ' CERTIFICATE' || return 1
     mkdir -p "$1/ca"
-    for file in "$FOLDER"/ca/*.pem "$FOLDER"/ca/*.crt; do
-        [ ! -f "$file" ] || take_pem "ca/${file##*/}" "$1" ' CERTIFICATE' || return 1
+    for authority in "$FOLDER"/ca/*.pem "$FOLDER"/ca/*.crt; do
+        [ ! -f "$authority" ] || take_pem "ca/${authority##*/}" "$1" ' CERTIFICATE' || return 1
     done
 }
 
@@ -95,10 +98,14 @@ fat_wipe() {
 forget() {
     wipe || return 1
     for secret in $FAT_SECRETS; do
-        [ ! -e "$FOLDER/$secret" ] || { mv -f "$FOLDER/$secret" "$FOLDER/wiping.tmp" && wipe; } || return 1
+        for file in "$FOLDER/$secret" "$FOLDER/$secret.txt"; do
+            [ ! -e "$file" ] || { mv -f "$file" "$FOLDER/wiping.tmp" && wipe; } || return 1
+        done
     done
     for name in $FAT_COMPANIONS; do
-        [ ! -e "$FOLDER/$name" ] || rm -f "$FOLDER/$name" || return 1
+        for file in "$FOLDER/$name" "$FOLDER/$name.txt"; do
+            [ ! -e "$file" ] || rm -f "$file" || return 1
+        done
     done
 }
 

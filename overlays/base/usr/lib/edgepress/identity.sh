@@ -115,7 +115,7 @@ in_date() {
 # A server may have a newer one; on the partition a person puts it.
 expired() {
     if [ "$S_from" = partition ]; then refused "$1"; else retry_later "$1"; fi
-    stale=$CERTIFICATE origin='' obtained=
+    stale=$CERTIFICATE origin='' obtained='' placed='' applied=
 }
 
 secret_folders() {
@@ -129,9 +129,17 @@ install_static() {
         put "$STAGE/private-key.pem" "$KEY" aziotks 0600 && attest static "$STAGE" && installed
 }
 
-# From here on the device's own copies will do.
+# From here on the device's own copies will do: source, id, and which files of the partition they are from.
 installed() {
-    record "$VAR/installed" 022 printf '%s %s\n' "$S_from" "$registration"
+    record "$VAR/installed" 022 printf '%s %s\n%s\n' "$S_from" "$registration" "$seen"
+}
+
+# The partition holds nothing but what was installed, or what a power cut amid the wiping left of that.
+already_taken() {
+    [ -s "$VAR/installed" ] || return 1
+    printf '%s\n' "$fingerprint" | awk 'NR == FNR { known[$0]; next }
+        $0 != "" && !($0 in known) && !/\/wiping\.tmp$/ { other = 1 }
+        END { exit other }' "$VAR/installed" -
 }
 
 # Sets $registration from what was installed for this source.
@@ -144,8 +152,13 @@ was_installed() {
 
 # Certificate and key in place: after a power cut between wiping and the last mark, or put there by a person.
 static_on_device() {
-    [ "$stale" != "$CERTIFICATE" ] && [ -s "$CERTIFICATE" ] && [ -s "$KEY" ] || return 1
-    { check_certificate "$CERTIFICATE" && check_key "$KEY" && identify; } 2>/dev/null
+    [ -s "$CERTIFICATE" ] && [ -s "$KEY" ] || return 1
+    { check_certificate "$CERTIFICATE" && check_key "$KEY" && not_stale && identify; } 2>/dev/null
+}
+
+# A certificate that had expired by a wrong clock is good again by the right one.
+not_stale() {
+    [ "$stale" != "$CERTIFICATE" ] || [ "$(date +%s)" -lt "$(date -u -d "${leaf_to%Z}" +%s)" ]
 }
 
 # Survives a power cut from here on.

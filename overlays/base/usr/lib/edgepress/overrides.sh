@@ -123,18 +123,18 @@ split_authorities() {
 # Makes the system trust the identity's certificate authorities, and those of an earlier identity no more.
 trust_authorities() {
     trusted=$EP_ROOT/usr/local/share/ca-certificates
-    stale=
+    removed=
     for file in "$trusted"/edgepress-*.crt; do
         [ -e "$file" ] || continue
-        cmp -s "$file" "$RUN/trust/${file##*/}" || { rm -f "$file" && stale=yes; }
+        cmp -s "$file" "$RUN/trust/${file##*/}" || { rm -f "$file" && removed=yes; }
     done
     for file in "$RUN/trust"/*.crt; do
         [ -e "$file" ] || continue
         name=${file##*/}
         (umask 022 && mkdir -p "$trusted") && replace "$trusted/$name" 022 cat "$file" || return 1
-        [ -n "$stale" ] || trust_one "${name%.crt}" || return 1
+        [ -n "$removed" ] || trust_one "${name%.crt}" || return 1
     done
-    [ -z "$stale" ] || (umask 022 && exec update-ca-certificates --fresh) >"$RUN/trust.log" 2>&1
+    [ -z "$removed" ] || (umask 022 && exec update-ca-certificates --fresh) >"$RUN/trust.log" 2>&1
 }
 
 # What update-ca-certificates comes to for one more certificate: a link by name, a link by the subject's hash, and a
