@@ -4,11 +4,26 @@
 # shellcheck disable=SC2034,SC2154 # variables are shared with the script that sources this
 
 reset_if_asked() {
-    [ ! -e "$VAR/reset" ] || reset_device
+    [ ! -e "$VAR/reset" ] || { stop_runtime; reset_device; }
 }
 
 ask_reset() {
     : >"$VAR/reset" && sync "$VAR/reset" "$VAR"
+}
+
+# Sockets too, so that nothing wakes a service of the old identity.
+stop_runtime() {
+    systemctl stop aziot-edged.service aziot-edged.mgmt.socket aziot-edged.workload.socket aziot-identityd.service \
+        aziot-identityd.socket aziot-certd.service aziot-certd.socket aziot-keyd.service aziot-keyd.socket \
+        aziot-tpmd.service aziot-tpmd.socket
+}
+
+# The tables that first boot wrote for the old identity: a password may stand there.
+forget_attestation() {
+    config=$EP_ROOT/etc/aziot/config.toml
+    [ -e "$config" ] || return 0
+    (umask 077 && awk '/^[ \t]*\[/ { skip = ($0 ~ /^[ \t]*\[(provisioning\.attestation|cert_issuance)[].]/) }
+        !skip { print }' "$config" >"$config.new") && sync "$config.new" && mv -f "$config.new" "$config"
 }
 
 reset_device() {
@@ -21,6 +36,7 @@ reset_device() {
     # What the services made of the old identity: keys and certificates of their own, the hub that DPS told them.
     rm -rf "$EP_ROOT"/var/lib/aziot/identityd/* "$EP_ROOT"/var/lib/aziot/certd/certs/* "$EP_ROOT"/var/lib/aziot/keyd/keys/*
     rm -f "$EP_ROOT"/etc/aziot/*/config.d/00-super.toml
+    forget_attestation || return 1
     sync
     rm -f "$VAR/reset"
     sync "$VAR"

@@ -74,7 +74,7 @@ ask_hub() {
 complaint() {
     text=$(jq -r '.message // empty' "$RUN/device" 2>/dev/null)
     [ -n "$text" ] || text=$(journalctl --unit aziot-identityd --boot --output cat --lines 20 2>/dev/null |
-        grep -i -e fail -e error -e refuse -e '\b4[0-9][0-9]\b' | tail -n 1)
+        grep -i -e fail -e error -e refuse -e '\b4[0-9][0-9]\b' | tail -n 1 | sed 's/^<[0-9]>//; s/^[0-9TZ:.-]* //')
     printf '%s' "$text"
 }
 

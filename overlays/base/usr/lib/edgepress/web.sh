@@ -9,7 +9,7 @@ LARGEST_ANSWER=262144
 # a shell of its own.
 fetch() {
     rm -f "$1" "$RUN/headers" "$RUN/status"
-    curl --disable --silent --show-error --connect-timeout 15 --max-time 60 --max-filesize "$LARGEST_ANSWER" \
+    curl --disable --globoff --silent --show-error --connect-timeout 15 --max-time 60 --max-filesize "$LARGEST_ANSWER" \
         --proto =http,https --url "$2" --output "$1" --dump-header "$RUN/headers" --write-out '%{http_code}\n' \
         --config - >"$RUN/status" 2>"$RUN/trouble" && return 0
     echo 000 >"$RUN/status"
@@ -21,7 +21,8 @@ read_status() {
     status=000 trouble=
     read -r status 2>/dev/null <"$RUN/status" || :
     [ "${status:-000}" != 000 ] || trouble=$(head -n 1 "$RUN/trouble" 2>/dev/null)
-    trouble=${trouble#curl: }
+    # The same trouble is said once, so without how long it took this time.
+    trouble=$(printf '%s' "${trouble#curl: }" | sed 's/ after [0-9]* m[a-z]*//')
 }
 
 # failure NAME: what the last request came to, in one line.
@@ -38,14 +39,15 @@ failure() {
 
 # Seconds that the last answer asks to wait; 0 if it does not say, or names a date.
 retry_after() {
-    seconds=$(tr -d '\r' 2>/dev/null <"$RUN/headers" | sed -n 's/^[Rr]etry-[Aa]fter: *\([0-9]\{1,4\}\)$/\1/p' | tail -n 1)
+    seconds=$(tr -d '\r' 2>/dev/null <"$RUN/headers" | sed -n 's/^[Rr]etry-[Aa]fter: 0*\([0-9]\{1,4\}\)$/\1/p' | tail -n 1)
     rm -f "$RUN/headers"
     printf '%s' "${seconds:-0}"
 }
 
 # curl's settings for a client certificate, a user, or a bearer token: whichever the identity in a folder brought.
 credentials() {
-    [ -z "$SOURCE_CA" ] || printf 'cacert = "%s"\n' "$SOURCE_CA"
+    # `cacert` alone adds to the system's folder of authorities.
+    [ -z "$SOURCE_CA" ] || printf 'cacert = "%s"\ncapath = "/dev/null"\n' "$SOURCE_CA"
     if [ -s "$1/bootstrap-certificate.pem" ] && [ -s "$1/bootstrap-key.pem" ]; then
         printf 'cert = "%s"\nkey = "%s"\n' "$1/bootstrap-certificate.pem" "$1/bootstrap-key.pem"
     fi
