@@ -176,7 +176,9 @@ fn time_servers_and_limits_reach_systemd() {
 fn first_boot_is_not_ordered_before_the_runtime() {
     let system = base().join("etc/systemd/system");
     let unit = fs::read_to_string(system.join("edgepress-first-boot.service")).expect("the unit");
-    assert!(!unit.lines().any(|line| line.starts_with("Before=") || line == "Type=oneshot"), "{unit}");
+    let before: Vec<_> = unit.lines().filter_map(|line| line.strip_prefix("Before=")).collect();
+    assert_eq!(before, ["shutdown.target"]);
+    assert!(!unit.lines().any(|line| line == "Type=oneshot"), "{unit}");
     assert!(unit.contains("ConditionPathExists=|!/var/lib/edgepress/provisioned"));
     let gate = fs::read_to_string(system.join("aziot-edged.service.d/edgepress.conf")).expect("the drop-in");
     assert!(gate.contains("ConditionPathExists=/etc/aziot/edged/config.d/00-super.toml"));

@@ -149,8 +149,8 @@ struct Files(BTreeMap<&'static str, String>);
 
 impl Files {
     fn read(&mut self, volume: &Draft<'_>) -> Result<()> {
-        let names = ["registration-id", "certificate.pem", "private-key.pem", "bootstrap-key.pem", FILE_NAME];
-        for name in names {
+        let identity = ["registration-id", "certificate.pem", "private-key.pem", FILE_NAME];
+        for name in identity.into_iter().chain(["bootstrap-certificate.pem", "bootstrap-key.pem"]) {
             if let Some(bytes) = volume.read(&format!("{IDENTITY}/{name}"), LARGEST)? {
                 self.0.insert(name, String::from_utf8_lossy(&bytes).into_owned());
             }
@@ -175,8 +175,9 @@ impl Files {
             true => common_name(leaf.as_ref()?)?,
             false => stated,
         };
-        let key = text("private-key.pem");
-        let key_pem = if key.is_empty() { text("bootstrap-key.pem") } else { key };
+        let either = |own: &str, other: &str| if self.0.contains_key(own) { text(own) } else { text(other) };
+        let key_pem = either("private-key.pem", "bootstrap-key.pem");
+        let chain_pem = either("certificate.pem", "bootstrap-certificate.pem");
         let thumbprint = leaf.map_or_else(|| Digest::of(""), Digest::of);
         Some(DeviceCertificate { registration_id, chain_pem, key_pem, thumbprint })
     }
