@@ -129,9 +129,10 @@ install_static() {
         put "$STAGE/private-key.pem" "$KEY" aziotks 0600 && attest static "$STAGE" && installed
 }
 
-# From here on the device's own copies will do: source, id, and which files of the partition they are from.
+# From here on the device's own copies will do: source, id, and which files of the partition they are from. Whatever else
+# was taken from there (Wi-Fi, authorities, hosts) is not looked at again after a power cut, so it must be durable, too.
 installed() {
-    record "$VAR/installed" 022 printf '%s %s\n%s\n' "$S_from" "$registration" "$seen"
+    durable -f "$VAR" && record "$VAR/installed" 022 printf '%s %s\n%s\n' "$S_from" "$registration" "$seen"
 }
 
 # The partition holds nothing but what was installed, or what a power cut amid the wiping left of that.
