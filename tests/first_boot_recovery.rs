@@ -100,7 +100,8 @@ fn metadata(failures: usize) -> String {
     thread::spawn(move || {
         for (at, stream) in listener.incoming().enumerate() {
             let mut stream = stream.expect("a connection");
-            stream.read(&mut [0; 4096]).expect("a request");
+            let read = stream.read(&mut [0; 4096]).expect("a request");
+            assert!(read > 0, "no request");
             let answer = if at < failures {
                 "HTTP/1.1 500 Not Now\r\nRetry-After: 08\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
             } else {
