@@ -94,8 +94,8 @@ fn steps_come_in_the_safe_order() {
         format!("mv -f {root}{KEY}.new"),
         "iotedge config apply".to_owned(),
         "dd if=/dev/zero".to_owned(),
-        format!("sync {root}var/lib/edgepress/configured "),
-        format!("sync {root}var/lib/edgepress/provisioned "),
+        format!("sync {root}var/lib/edgepress/configured.new"),
+        format!("sync {root}var/lib/edgepress/provisioned.new"),
     ];
     for pair in order.windows(2) {
         assert!(at(&pair[0]) < at(&pair[1]), "{} is not before {}\n{calls}", pair[0], pair[1]);

@@ -118,6 +118,26 @@ fn dps_may_be_down_for_long() {
     assert!(device.console().ends_with("done: registration id dev-01, hub hub.example\n"));
 }
 
+/// DPS refuses the first identity for good: a better one on the partition takes its place.
+#[test]
+fn another_identity_can_come_while_dps_refuses_the_first() {
+    let (device, _) = given("dev-01");
+    let second = Identity::new("dev-02");
+    device.write("world/unassigned", r#"{"message":"DPS answered 401"}"#);
+    {
+        let mut running = device.start();
+        running.until("waiting: DPS has not assigned a hub yet: DPS answered 401");
+        device.write(&format!("{FAT}/certificate.pem"), second.chain());
+        device.write(&format!("{FAT}/private-key.pem"), &second.key);
+        // systemd starts it again.
+        assert!(!running.end().success());
+    }
+    assert!(device.console().ends_with("another identity came: starting over\n"), "{}", device.console());
+    device.remove("world/unassigned");
+    device.run();
+    assert_provisioned(&device, &second);
+}
+
 /// A clock that is ahead makes every certificate look expired: nothing is judged before a time server was heard.
 #[test]
 fn a_clock_in_the_future_waits_for_a_time_server() {

@@ -175,10 +175,11 @@ replace() {
     (umask "$mask" && "$@" >"$file.new") && mv -f "$file.new" "$file"
 }
 
-# As `replace`, and it survives a power cut from here on.
+# As `replace`, and durable: at any instant it is the old file or the whole new one, also after a power cut.
 record() {
-    record=$1
-    replace "$@" && durable "$record" "${record%/*}"
+    file=$1 mask=$2
+    shift 2
+    (umask "$mask" && "$@" >"$file.new") && durable "$file.new" && mv -f "$file.new" "$file" && durable "${file%/*}"
 }
 
 # put SOURCE DESTINATION USER MODE: at any instant the destination is the old file or the whole new one.

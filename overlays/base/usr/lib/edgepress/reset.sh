@@ -34,7 +34,8 @@ reset_device() {
         rm -f "$EP_ROOT/var/secrets/aziot/$file"
     done
     # What the services made of the old identity: keys and certificates of their own, the hub that DPS told them.
-    rm -rf "$EP_ROOT"/var/lib/aziot/identityd/* "$EP_ROOT"/var/lib/aziot/certd/certs/* "$EP_ROOT"/var/lib/aziot/keyd/keys/*
+    rm -rf "$EP_ROOT"/var/lib/aziot/identityd/* "$EP_ROOT"/var/lib/aziot/certd/certs/* "$EP_ROOT"/var/lib/aziot/keyd/keys/* \
+        "$EP_ROOT"/var/lib/aziot/edged/cache/*
     rm -f "$EP_ROOT"/etc/aziot/*/config.d/00-super.toml
     forget_attestation || return 1
     sync

@@ -3,15 +3,17 @@
 # argument; answers stay in a folder that only root reads.
 # shellcheck disable=SC2034,SC2154 # variables are shared with the script that sources this
 
+# Bytes; curl only looks at it where the server says how much comes, so the file is limited as well (in 512 bytes).
 LARGEST_ANSWER=262144
+LARGEST_FILE=1024
 
 # fetch FILE URL: curl's own settings come on standard input. `read_status` tells how it went: behind a pipe this runs in
 # a shell of its own.
 fetch() {
     rm -f "$1" "$RUN/headers" "$RUN/status"
-    curl --disable --globoff --silent --show-error --connect-timeout 15 --max-time 60 --max-filesize "$LARGEST_ANSWER" \
+    (ulimit -f "$LARGEST_FILE" && exec curl --disable --globoff --silent --show-error --connect-timeout 15 --max-time 60 --max-filesize "$LARGEST_ANSWER" \
         --proto =http,https --url "$2" --output "$1" --dump-header "$RUN/headers" --write-out '%{http_code}\n' \
-        --config - >"$RUN/status" 2>"$RUN/trouble" && return 0
+        --config -) >"$RUN/status" 2>"$RUN/trouble" && return 0
     echo 000 >"$RUN/status"
     return 1
 }
