@@ -5,10 +5,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use base64::Engine as _;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::milestone::Milestone;
 use super::scratch;
 use crate::build::manifest::Manifest;
 use crate::disk::patch::{Draft, Master};
@@ -71,8 +73,10 @@ impl Device {
             }
             CertificateSource::Est { .. } | CertificateSource::Https { .. } => (bootstrap()?, shown),
             CertificateSource::KeyVault { token: VaultToken::ClientCertificate, .. } => (bootstrap()?, shown),
-            CertificateSource::KeyVault { token: VaultToken::ManagedIdentity, .. } => (bootstrap()?, None),
-            other => return Err(unsupported(other)),
+            CertificateSource::KeyVault { token: VaultToken::ManagedIdentity, .. }
+            | CertificateSource::Tpm {}
+            | CertificateSource::SymmetricKey {} => (bootstrap()?, None),
+            CertificateSource::KeyVault { token: VaultToken::Arc, .. } => return Err(without_arc()),
         };
         let server_ca = pki.server_ca_pem().to_owned();
         Ok(Self { pki: pki_folder, server_ca, certificate, names, patch: Vec::new() })
@@ -100,9 +104,6 @@ impl Device {
             Problem::input(format!("{patch_name} does not say what the device is called"))
                 .hint("state registration_id in the identity: a test must know whom it waits for")
         })?;
-        if !matches!(provisioning.certificate.attestation(), Attestation::X509) {
-            return Err(unsupported(&provisioning.certificate));
-        }
         let server_ca = authorities.server_ca_pem().to_owned();
         let patch = patch.runs().to_vec();
         Ok(Self { pki: pki.to_owned(), server_ca, certificate, names: None, patch })
@@ -131,6 +132,13 @@ impl Device {
         if let Some([certificate, key]) = self.names {
             files.push(file(certificate, &self.certificate.chain_pem));
             files.push(file(key, &self.certificate.key_pem));
+        }
+        if let (CertificateSource::SymmetricKey {}, true) = (&provisioning.certificate, self.patch.is_empty())
+        {
+            // Any key will do: nobody is asked with it.
+            let key = Digest::of(&self.certificate.key_pem);
+            let base64 = base64::engine::general_purpose::STANDARD.encode(key.to_string().as_bytes());
+            files.push(file("symmetric-key", &format!("{base64}\n")));
         }
         if provisioning.overrides {
             files.push(file("ca/simulator.pem", &self.server_ca));
@@ -189,18 +197,19 @@ fn common_name(certificate: &[u8]) -> Option<String> {
     name.as_str().ok().map(str::to_owned)
 }
 
-fn unsupported(source: &CertificateSource) -> anyhow::Error {
-    let (what, hint) = match source {
-        CertificateSource::KeyVault { .. } => (
-            "an Arc agent's tokens are at the device's own loopback, where no simulator can be".to_owned(),
-            "test an image of the same recipe built with --set provisioning.certificate.token=managed-identity",
-        ),
-        other => (
-            format!("the simulated DPS takes no attestation by {}", other.name()),
-            "test an image of the same recipe that takes its certificate from the partition",
-        ),
-    };
-    Problem::input(format!("this image cannot be proved: {what}")).hint(hint).into()
+fn without_arc() -> anyhow::Error {
+    let what = "this image cannot be proved: an Arc agent's tokens are at the device's own loopback, where no simulator can be";
+    Problem::input(what)
+        .hint("test an image of the same recipe built with --set provisioning.certificate.token=managed-identity")
+        .into()
+}
+
+/// How far a device can get in the simulated world: DPS takes certificates there, and neither TPMs nor symmetric keys.
+pub fn goal(provisioning: &Provisioning) -> Milestone {
+    match provisioning.certificate.attestation() {
+        Attestation::X509 => Milestone::AgentRunning,
+        Attestation::Tpm | Attestation::SymmetricKey => Milestone::FirstBoot,
+    }
 }
 
 /// The addresses that the recipe's source asks, each with the service that is simulated there.
@@ -238,9 +247,10 @@ pub fn installed_by_first_boot(provisioning: &Provisioning) -> bool {
 mod tests {
     use serde_json::json;
 
-    use super::{CONSUMED, Device, installed_by_first_boot, servers};
+    use super::{CONSUMED, Device, goal, installed_by_first_boot, servers};
     use crate::build::manifest::Manifest;
     use crate::prove::image::tests::manifest_text;
+    use crate::prove::milestone::Milestone;
 
     fn manifest(certificate: &serde_json::Value, overrides: bool) -> Manifest {
         let mut manifest: serde_json::Value = serde_json::from_str(&manifest_text()).expect("JSON");
@@ -288,18 +298,17 @@ mod tests {
     #[test]
     fn what_cannot_be_simulated() {
         let folder = tempfile::tempdir().expect("temp dir");
-        for (source, words) in [
-            (json!({ "from": "tpm" }), "takes no attestation by tpm"),
-            (json!({ "from": "symmetric-key" }), "takes no attestation by symmetric-key"),
-            (
-                json!({ "from": "key-vault", "vault": "https://v.example", "token": "arc" }),
-                "an Arc agent's tokens",
-            ),
+        let arc = json!({ "from": "key-vault", "vault": "https://v.example", "token": "arc" });
+        let error = Device::create(folder.path(), &manifest(&arc, true)).map(drop).expect_err("refused");
+        assert!(error.to_string().contains("an Arc agent's tokens"), "{error}");
+        for (source, end) in [
+            (json!({ "from": "tpm" }), Milestone::FirstBoot),
+            (json!({ "from": "symmetric-key" }), Milestone::FirstBoot),
+            (json!({ "from": "partition" }), Milestone::AgentRunning),
         ] {
-            let error =
-                Device::create(folder.path(), &manifest(&source, true)).map(drop).expect_err("refused");
-            assert!(error.to_string().contains(words), "{error}");
+            assert_eq!(goal(&manifest(&source, true).provisioning), end, "{source}");
         }
+        assert_eq!(names(&json!({ "from": "symmetric-key" }), false)[1..], ["symmetric-key"]);
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct Inside {
     pub setting: Setting,
     /// Seconds from power-on to the last milestone, of each boot.
     pub timeout: f64,
+    /// The last milestone that is waited for.
+    pub goal: Milestone,
     /// When the power is cut, after which the machine boots once more.
     pub cut: Option<Moment>,
     /// Seconds from power-on until the network's cable is plugged in.
@@ -124,7 +126,7 @@ pub fn run(inside: &Inside, sink: &dyn Sink) -> Result<Run> {
     for path in [&inside.console, &inside.console_before] {
         File::create(path).with_context(|| format!("creating {}", path.display()))?;
     }
-    let (mut told, mut cut, mut next) = (None, None, Tracker::default());
+    let (mut told, mut cut, mut next) = (None, None, Tracker::toward(inside.goal));
     if let Some(moment) = inside.cut {
         let (tracker, seconds) = boot_until_cut(inside, moment, &world, sink)?;
         let Some(seconds) = seconds else { return Ok(finish(&tracker, None, None, world.end()?)) };
@@ -158,7 +160,7 @@ fn boot_until_cut(
     sink: &dyn Sink,
 ) -> Result<(Tracker, Option<f64>)> {
     let (mut watch, mut qemu, seen) =
-        Watch::start(inside, &inside.console_before, CUT_STEP, Tracker::default(), world, sink)?;
+        Watch::start(inside, &inside.console_before, CUT_STEP, Tracker::toward(inside.goal), world, sink)?;
     let due = watch.until_cut(&seen, inside, &mut qemu, moment)?;
     let cut = due.then(|| watch.since_power_on(qemu.cut()));
     if due {

@@ -53,7 +53,7 @@ fn milestones(report: &Report) -> Vec<Row> {
     let mut before = 0.0;
     let mut missing = 0;
     let mut rows = Vec::new();
-    for milestone in Milestone::ALL {
+    for milestone in Milestone::ALL.into_iter().filter(|milestone| *milestone <= report.goal) {
         let (seconds, case) = match report.seconds.get(&milestone) {
             Some(at) => {
                 let seconds = (at - before).max(0.0);

@@ -58,6 +58,7 @@ use self::world::Setting;
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::host;
+use crate::recipe::types::Attestation;
 use crate::sandbox::{self, Job};
 use crate::sim::pki::DeviceCertificate;
 use crate::units::ByteSize;
@@ -106,6 +107,7 @@ pub struct Stamped {
 pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
     let mut image = Image::open(&options.image)?;
     image.partition("fat")?;
+    refuse_missing_tpm(&image, options)?;
     let machine = machine(&image, options)?;
     let before = image.stamp()?;
     let scratch = Scratch::create(options.keep)?;
@@ -125,6 +127,7 @@ pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
                 boot: machine.boot(start, &scratch, &copy, options)?,
                 setting,
                 timeout,
+                goal: device::goal(&image.manifest.provisioning),
                 cut: options.harm.cut,
                 network_after: options.harm.network_after,
                 console: logs.console.clone(),
@@ -253,6 +256,14 @@ fn machine(image: &Image, options: &Options) -> Result<Host> {
 }
 
 /// A Raspberry Pi lacks what other machines have.
+fn refuse_missing_tpm(image: &Image, options: &Options) -> Result<()> {
+    let attestation = image.manifest.provisioning.certificate.attestation();
+    if options.tpm || attestation != Attestation::Tpm {
+        return Ok(());
+    }
+    Err(Problem::input("the image's devices prove who they are with a TPM").hint("add --tpm").into())
+}
+
 fn refuse_missing_hardware(machine: Machine, options: &Options) -> Result<()> {
     if machine.has_clock_and_tpm() {
         return Ok(());

@@ -22,7 +22,10 @@ use crate::units::{Arch, ByteSize, Digest};
 pub struct Report {
     /// All milestones came in time.
     pub provisioned: bool,
-    /// Provisioned, and no check failed.
+    /// The last milestone that was waited for: first boot, where the simulated DPS cannot know the device.
+    #[serde(default = "provisioned_goal", skip_serializing_if = "is_provisioned_goal")]
+    pub goal: Milestone,
+    /// The goal was reached, and no check failed.
     pub passed: bool,
     /// Why not.
     pub reason: Option<String>,
@@ -48,6 +51,15 @@ pub struct Report {
     pub console_tail: Vec<String>,
     /// Version of edgepress that tested.
     pub edgepress: String,
+}
+
+fn provisioned_goal() -> Milestone {
+    Milestone::AgentRunning
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it by reference")]
+fn is_provisioned_goal(goal: &Milestone) -> bool {
+    *goal == provisioned_goal()
 }
 
 /// A power cut: QEMU was killed.
@@ -260,13 +272,18 @@ impl fmt::Display for Report {
             };
             writeln!(f, "{:<16} {word:>9}  {}", check.name, check.detail)?;
         }
-        if !self.provisioned && !self.console_tail.is_empty() {
+        if !self.passed && !self.provisioned && !self.console_tail.is_empty() {
             writeln!(f, "\nthe console's last lines:")?;
             self.console_tail.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
         }
         writeln!(f)?;
         match (&self.reason, self.provisioned) {
-            (None, _) => write!(f, "PROVISIONED in {:.1} s", self.total()),
+            (None, false) => write!(
+                f,
+                "CONFIGURED in {:.1} s; the simulated DPS takes certificates only, so nothing registered",
+                self.total()
+            ),
+            (None, true) => write!(f, "PROVISIONED in {:.1} s", self.total()),
             (Some(reason), true) => write!(f, "PROVISIONED in {:.1} s, but FAILED: {reason}", self.total()),
             (Some(reason), false) => write!(f, "FAILED: {reason}"),
         }
@@ -287,6 +304,7 @@ pub(super) mod tests {
         let times = [2.1, 6.4, 11.8, 37.25, 48.9, 52.0, 57.3, 59.0, 65.5];
         Report {
             provisioned: true,
+            goal: Milestone::AgentRunning,
             passed: true,
             reason: None,
             seconds: Milestone::ALL.into_iter().zip(times).collect(),

@@ -8,8 +8,9 @@ use super::milestone::{FIRST_BOOT_DONE, FIRST_BOOT_THROUGH, Milestone, Sign, pro
 const TAIL_LINES: usize = 30;
 
 /// The state of one boot. Times are seconds since power-on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tracker {
+    goal: Milestone,
     reached: BTreeMap<Milestone, f64>,
     failure: Option<String>,
     tail: VecDeque<String>,
@@ -21,11 +22,31 @@ pub struct Tracker {
 /// What a device does once in its life: a boot after it was done need not do it again.
 const ONCE: [Milestone; 3] = [Milestone::FirstBoot, Milestone::DpsRegistered, Milestone::DpsAssigned];
 
+impl Default for Tracker {
+    /// A boot that is to end provisioned.
+    fn default() -> Self {
+        Self::toward(Milestone::AgentRunning)
+    }
+}
+
 impl Tracker {
+    /// A boot of which nothing beyond a milestone is expected.
+    pub fn toward(goal: Milestone) -> Self {
+        Self {
+            goal,
+            reached: BTreeMap::new(),
+            failure: None,
+            tail: VecDeque::new(),
+            registration_id: None,
+            earlier: BTreeSet::new(),
+            through: false,
+        }
+    }
+
     /// The boot after this one, whose power was cut.
     pub fn next(&self) -> Self {
         let earlier = self.reached.keys().copied().filter(|milestone| ONCE.contains(milestone)).collect();
-        Self { earlier, through: self.through, ..Self::default() }
+        Self { earlier, through: self.through, ..Self::toward(self.goal) }
     }
 
     /// Takes a whole line of the console; returns the milestone that it tells for the first time.
@@ -87,7 +108,7 @@ impl Tracker {
     fn all_missing(&self) -> impl Iterator<Item = Milestone> {
         let came =
             |milestone: &Milestone| self.reached.contains_key(milestone) || self.earlier.contains(milestone);
-        Milestone::ALL.into_iter().filter(move |milestone| !came(milestone))
+        Milestone::ALL.into_iter().filter(move |milestone| *milestone <= self.goal && !came(milestone))
     }
 
     /// The time is up: says what is missing and what was seen last.

@@ -15,8 +15,10 @@ use super::harm::Harm;
 use super::image::{Image, Stamp};
 use super::inside::Run;
 use super::machine::Machine;
+use super::milestone::Milestone;
 use super::report::{Conditions, ImageFacts, MachineFacts, PowerCut, Report, SimulatorFacts, rounded_all};
 use super::root::{self, Root};
+use crate::recipe::types::Attestation;
 use crate::sim::Service;
 use crate::sim::log::{Entry, Mark};
 use crate::sim::pki::DeviceCertificate;
@@ -72,8 +74,13 @@ pub fn report(
     if machine.secure_boot {
         checks.push(secure_boot(evidence)?);
     }
+    let goal = device::goal(&image.manifest.provisioning);
+    if image.manifest.provisioning.certificate.attestation() == Attestation::Tpm {
+        checks.push(tpm(evidence)?);
+    }
     let mut report = Report {
-        provisioned: run.failure.is_none(),
+        provisioned: run.failure.is_none() && goal == Milestone::AgentRunning,
+        goal,
         passed: false,
         reason: run.failure.clone(),
         seconds: rounded_all(&run.seconds),
@@ -278,6 +285,16 @@ fn no_secret_told(evidence: &Evidence<'_>) -> Result<Check> {
     }
     let detail = if told { "the console shows the private key" } else { "the console shows no key" };
     Ok(Check::new("no-secret-told", !told, detail))
+}
+
+/// What first boot says when the TPM's device belongs to the service that opens it.
+const TPM: &[&str] = &["edgepress: first boot: the TPM is there: /dev/tpmrm0 belongs to aziottpm, mode 660"];
+
+fn tpm(evidence: &Evidence<'_>) -> Result<Check> {
+    let found = find_any(evidence.consoles[0], TPM)? > 0;
+    let detail =
+        if found { "/dev/tpmrm0 belongs to aziottpm, mode 660" } else { "first boot found no usable TPM" };
+    Ok(Check::new("tpm", found, detail))
 }
 
 /// What the kernel and its boot stub say once the firmware has checked their signatures.
