@@ -95,7 +95,18 @@ impl Report {
 }
 
 /// Files that make an identity, in the folder `edgepress/`.
-const IDENTITY: [&str; 3] = ["certificate.pem", "private-key.pem", "registration-id"];
+const IDENTITY: [&str; 10] = [
+    "certificate.pem",
+    "private-key.pem",
+    "registration-id",
+    "symmetric-key",
+    "bootstrap-certificate.pem",
+    "bootstrap-key.pem",
+    "bootstrap-username",
+    "bootstrap-password",
+    "bootstrap-token",
+    "source.toml",
+];
 /// How deep folders are read, and how many files: no boot partition has more.
 const DEPTH_MAX: usize = 16;
 const FILES_MAX: usize = 20_000;

@@ -238,6 +238,11 @@ fn issuance(lint: &mut Linter<'_>) {
             lint.warning(&key, "EST over http is not encrypted, and `iotedge check` warns", "write https://");
         }
     }
+    if lint.get("cert_issuance.est.auth.password").is_some() {
+        let message = "the EST password stands in the file, and every device made from the image would have it";
+        let fix = "leave it out, and give it with the identity: bootstrap-username and bootstrap-password";
+        lint.warning("cert_issuance.est.auth.password", message, fix);
+    }
     let certificates = lint.get("cert_issuance.est.trusted_certs");
     if let Some(Value::Array(items)) = certificates.map(|node| &node.value) {
         for at in 0..items.len() {
