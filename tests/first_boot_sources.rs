@@ -58,9 +58,9 @@ fn est_is_left_to_the_runtime() {
         world.source(&device, EST_BY_RUNTIME);
         device.write(&format!("{FAT}/registration-id"), "pump-7\r\n");
         if by_password {
-            world.give_password(&mut device)
+            world.give_password(&mut device);
         } else {
-            world.give_bootstrap(&mut device)
+            world.give_bootstrap(&mut device);
         }
         device.run();
         let config = device.read("etc/aziot/config.toml");
@@ -136,9 +136,9 @@ fn a_server_of_one_s_own_lets_a_token_or_a_certificate_in() {
         let mut device = world.device(vec!["sh".into()]);
         world.source(&device, HTTPS);
         if by_token {
-            world.give_token(&mut device)
+            world.give_token(&mut device);
         } else {
-            world.give_bootstrap(&mut device)
+            world.give_bootstrap(&mut device);
         }
         device.run();
         assert_sound(&device, "pump-7", &world);
@@ -253,7 +253,7 @@ fn settings_that_make_no_sense_are_refused() {
         let device = Device::new();
         device.write(&format!("{FAT}/source.toml"), text);
         let mut running = device.start();
-        running.until(&format!("edgepress: first boot: refused: "));
+        running.until("edgepress: first boot: refused: ");
         assert!(device.console().contains(reason), "{text}: {}", device.console());
     }
 }

@@ -52,7 +52,9 @@ fn one_image_becomes_devices_with_three_sources() {
     let golden = scratch().join("demo-x86_64/demo.img");
     let before = digest(&golden);
     edgepress(&["sim", "--dir", "pki", "--issue", "pump-1", "--out", "one"]).assert().success();
-    edgepress(&["sim", "--dir", "pki", "--issue", "pump-2", "--bootstrap", "--out", "two"]).assert().success();
+    edgepress(&["sim", "--dir", "pki", "--issue", "pump-2", "--bootstrap", "--out", "two"])
+        .assert()
+        .success();
     fs::write(scratch().join("fleet.csv"), FLEET).expect("the fleet");
     edgepress(&["stamp", "demo-x86_64", "--fleet", "fleet.csv", "--out", "patches"]).assert().success();
     assert_eq!(digest(&golden), before, "the golden image was changed");
@@ -71,7 +73,8 @@ fn one_image_becomes_devices_with_three_sources() {
 /// Boots the device that a patch makes of the golden image, and returns the report.
 fn boot(id: &str) -> Value {
     let patch = format!("patches/{id}.patch");
-    let arguments = ["test", "demo-x86_64", "--patch", &patch, "--pki", "pki", "--report", id, "--timeout", LIMIT];
+    let arguments =
+        ["test", "demo-x86_64", "--patch", &patch, "--pki", "pki", "--report", id, "--timeout", LIMIT];
     let output = edgepress(&arguments).output().expect("edgepress test");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let text = fs::read_to_string(scratch().join(id).join("report.json"));

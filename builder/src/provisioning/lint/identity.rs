@@ -239,7 +239,8 @@ fn issuance(lint: &mut Linter<'_>) {
         }
     }
     if lint.get("cert_issuance.est.auth.password").is_some() {
-        let message = "the EST password stands in the file, and every device made from the image would have it";
+        let message =
+            "the EST password stands in the file, and every device made from the image would have it";
         let fix = "leave it out, and give it with the identity: bootstrap-username and bootstrap-password";
         lint.warning("cert_issuance.est.auth.password", message, fix);
     }
