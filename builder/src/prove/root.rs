@@ -57,12 +57,14 @@ impl Root {
     /// # Errors
     /// When a program is missing or cannot run.
     pub fn checks(&self, registration_id: &str, installed: bool) -> Result<Vec<Check>> {
+        // First, for it replays the journal: until then the latest files and names are there only.
+        let sound = self.sound()?;
         let identity = if installed {
             self.one_identity(registration_id)?
         } else {
             Check::skipped(NAMES[1], "the runtime keeps this device's identity by itself")
         };
-        Ok(vec![self.sound()?, identity, self.no_leftovers()?])
+        Ok(vec![sound, identity, self.no_leftovers()?])
     }
 
     /// What the kernel would do when it mounts it, then everything that there is to check.
