@@ -448,7 +448,9 @@ fn a_command_signs() {
     let issue = |command: &str| {
         plant.run(&["identity", "issue", "--fleet", "fleet.csv", "--out", "issued", "--ca-command", command])
     };
-    issue("sh ./sign").code(1).stderr(contains("--ca-command for pump-1: exit status: 3\nno smart card"));
+    issue("sh ./sign").code(1).stderr(contains(
+        "signing pump-1 by --ca-command: sh -c 'sh ./sign' failed: exit status: 3\nno smart card",
+    ));
     issue("cat root.pem")
         .code(1)
         .stderr(contains("issued for pump-1 cannot be used: it does not belong to the certificate"));

@@ -1,9 +1,8 @@
 //! Who signs the certificates of devices: an authority whose key lies in a file, or a command.
 
 use std::fmt;
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -19,6 +18,7 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::error::Problem;
+use crate::host;
 use crate::stamp::certificate::{self, Rules, day, pem};
 use crate::stamp::files;
 
@@ -26,8 +26,6 @@ use crate::stamp::files;
 const BACKDATED: Duration = Duration::HOUR;
 /// The registration id, for the command.
 const VARIABLE: &str = "EDGEPRESS_REGISTRATION_ID";
-/// Lines of a failed command's standard error that are shown.
-const SHOWN: usize = 10;
 
 /// Who signs.
 #[derive(Debug)]
@@ -152,27 +150,12 @@ fn is_root(der: &CertificateDer<'_>) -> bool {
 }
 
 fn run(command: &str, id: &str, request: &str) -> Result<String> {
-    let failed = |what: String| Problem::work(format!("--ca-command for {id}: {what}"));
-    let mut child = Command::new("sh")
-        .args(["-c", command])
-        .env(VARIABLE, id)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("starting sh")?;
-    if let Some(mut input) = child.stdin.take() {
-        // A request fits into a pipe; a command that does not read it has its own idea of what to sign.
-        input.write_all(request.as_bytes()).ok();
-    }
-    let output = child.wait_with_output().context("waiting for --ca-command")?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let lines: Vec<&str> = said.trim_end().lines().collect();
-        let tail = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
-        return Err(failed(format!("{}\n{tail}", output.status)).into());
-    }
-    String::from_utf8(output.stdout).map_err(|_| failed("it printed no PEM".into()).into())
+    let mut shell = Command::new("sh");
+    shell.args(["-c", command]).env(VARIABLE, id);
+    let printed = host::run_with_input(&mut shell, request.as_bytes());
+    let printed = printed.with_context(|| format!("signing {id} by --ca-command"))?;
+    String::from_utf8(printed)
+        .map_err(|_| Problem::work(format!("--ca-command for {id} printed no PEM")).into())
 }
 
 /// An authority's key of any kind that ring knows, in any form of PEM; rcgen itself reads PKCS#8 only.
@@ -216,5 +199,56 @@ impl SigningKey for CaKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         let signer = self.key.choose_scheme(&[self.scheme]).ok_or(rcgen::Error::RemoteKeyError)?;
         signer.sign(message).map_err(|_| rcgen::Error::RemoteKeyError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Authority;
+    use crate::host;
+    use rcgen::KeyPair;
+    use std::process::Command;
+    use time::{Duration, OffsetDateTime};
+
+    /// Keys and authorities as openssl writes them, and certificates as it reads them.
+    #[test]
+    fn authorities_of_every_kind() {
+        let openssl = host::program("openssl").expect("openssl");
+        let folder = tempfile::tempdir().expect("folder");
+        let run = |arguments: &[&str]| {
+            host::run(Command::new(&openssl).args(arguments).current_dir(folder.path())).expect("openssl")
+        };
+        let path = |name: &str| folder.path().join(name);
+        run(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", "rsa.pem"]);
+        run(&["rsa", "-in", "rsa.pem", "-traditional", "-out", "pkcs1.pem"]);
+        run(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "sec1.pem"]);
+        run(&["ecparam", "-name", "secp384r1", "-genkey", "-out", "p384.pem"]);
+        for key in ["rsa.pem", "pkcs1.pem", "sec1.pem", "p384.pem"] {
+            let subject = "/C=DE/O=Works, Ltd./OU=Line 1/CN=Plant (ö) CA";
+            let usage = "keyUsage=critical,keyCertSign";
+            let made = ["-days", "50", "-addext", usage, "-out", "ca.pem"];
+            run(&[&["req", "-x509", "-new", "-utf8", "-key", key, "-subj", subject][..], &made].concat());
+            let now = OffsetDateTime::now_utc();
+            let authority = Authority::open(&path("ca.pem"), &path(key), now).expect("opens");
+            assert!(authority.ends_before(now, 10).is_none() && authority.ends_before(now, 90).is_some());
+            let chain =
+                authority.issue("pump-7", &KeyPair::generate().expect("key"), now, 90).expect("issued");
+            assert_eq!(chain.matches("BEGIN CERTIFICATE").count(), 1, "the root is left out");
+            std::fs::write(path("leaf.pem"), chain).expect("write");
+            run(&["verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", "ca.pem", "leaf.pem"]);
+        }
+        // The authority's end is the device's.
+        let end = String::from_utf8(run(&["x509", "-in", "leaf.pem", "-noout", "-checkend", "4060800"]));
+        assert!(end.is_ok_and(|said| said.contains("will not expire")), "47 days from now it is good");
+        let now = OffsetDateTime::now_utc();
+        let late = Authority::open(&path("ca.pem"), &path("p384.pem"), now + Duration::days(60));
+        assert!(late.expect_err("expired").to_string().contains("ca.pem: it expired on"));
+        let other = Authority::open(&path("ca.pem"), &path("rsa.pem"), now).expect_err("another key");
+        assert!(other.to_string().ends_with("rsa.pem: it does not belong to the certificate"), "{other}");
+        let leaf = Authority::open(&path("leaf.pem"), &path("rsa.pem"), now).expect_err("no authority");
+        assert!(leaf.to_string().contains("does not belong"), "{leaf}");
+        run(&["pkey", "-in", "rsa.pem", "-aes256", "-passout", "pass:x", "-out", "locked.pem"]);
+        let locked = Authority::open(&path("ca.pem"), &path("locked.pem"), now).expect_err("locked");
+        assert!(locked.to_string().contains("protected by a password"), "{locked}");
     }
 }

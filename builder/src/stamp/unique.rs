@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::units::Digest;
 
 /// What must be unique.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Registration ids; DPS does not distinguish upper and lower case.
     RegistrationId,
@@ -28,22 +28,25 @@ pub struct Duplicate {
 
 /// Every value of a fleet so far.
 #[derive(Debug, Default)]
-pub struct Seen(HashMap<(Kind, u128), u32>);
+pub struct Seen(HashMap<[u8; 16], u32>);
 
 impl Seen {
     /// Notes a value of the device `number`, and says whether an earlier one has it.
     pub fn note(&mut self, kind: Kind, value: &[u8], number: u32) -> Option<Duplicate> {
-        let digest = Digest::of(value);
-        let half = u128::from_le_bytes(digest.0[..16].try_into().unwrap_or_default());
-        let first = *self.0.entry((kind, half)).or_insert(number);
+        let first = *self.0.entry(key(kind, value)).or_insert(number);
         (first != number).then_some(Duplicate { kind, first })
     }
 
     /// Is there a device with this value?
     pub fn has(&self, kind: Kind, value: &[u8]) -> bool {
-        let half = u128::from_le_bytes(Digest::of(value).0[..16].try_into().unwrap_or_default());
-        self.0.contains_key(&(kind, half))
+        self.0.contains_key(&key(kind, value))
     }
+}
+
+/// Half of a digest: two of a million values are the same by chance once in 10^26 fleets.
+fn key(kind: Kind, value: &[u8]) -> [u8; 16] {
+    let digest = Digest::of([&[kind as u8], value].concat()).0;
+    std::array::from_fn(|at| digest[at])
 }
 
 #[cfg(test)]
