@@ -389,6 +389,26 @@ fn sources_and_their_credentials() {
         .code(2)
         .stdout(contains("fleet.csv:5: `symmetric_key_file`: the device has no symmetric key"));
     plant.run(&[&stamp[..], &["--enrolment-group-key", "group"]].concat()).success();
+    plant.put(
+        "wrong.csv",
+        "registration_id,source.from,source.vault,source.token,source.client_id,source.tenant,source.url,\
+         bootstrap.certificate,bootstrap.key,bootstrap.username,bootstrap.password\n\
+         a,key-vault,https://f.vault.azure.net,client-certificate,c,t.example,,issued/boot/certificate.pem,issued/boot/private-key.pem,,\n\
+         b,est,,,,,https://est.example/x,,,user,pässword\n\
+         c,tpm,,,,,,,,user,\n",
+    );
+    let wrong = plant.run(&["stamp", "golden", "--fleet", "wrong.csv", "--check"]).code(2);
+    for expected in [
+        "wrong.csv:2: `bootstrap.key`: it is no RSA key",
+        "wrong.csv:3: `bootstrap.password`: it is not printable ASCII",
+        "wrong.csv:4: `bootstrap.username`: it does not belong to the source `tpm`",
+    ] {
+        assert!(String::from_utf8_lossy(&wrong.get_output().stdout).contains(expected), "{expected}");
+    }
+    assert!(
+        !String::from_utf8_lossy(&wrong.get_output().stdout).contains("pässword"),
+        "no secret is repeated"
+    );
     let files = |id: &str| {
         let image = plant.path(&format!("out/gateway-{id}.img"));
         let found = look(&image, |volume| volume.list("edgepress")).expect("list");

@@ -37,6 +37,8 @@ pub struct Certificate {
     pub key_sha256: Digest,
     /// End of validity.
     pub not_after: OffsetDateTime,
+    /// Is the key an RSA one?
+    pub rsa: bool,
 }
 
 /// Something wrong with a certificate or its key.
@@ -85,6 +87,7 @@ pub fn check(chain: &[u8], key: &[u8], rules: &Rules) -> (Option<Certificate>, V
             sha256: Digest::of(&ders[0]),
             key_sha256: Digest::of(leaf.public_key().raw),
             not_after: leaf.validity().not_after.to_datetime(),
+            rsa: matches!(leaf.public_key().parsed(), Ok(PublicKey::RSA(_))),
         }),
         _ => None,
     };

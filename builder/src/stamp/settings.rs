@@ -76,7 +76,9 @@ impl Assembly<'_> {
                 self.error(column, format!("it does not belong to the source `{name}`"));
             }
         }
-        let certificate = wanted.certificate && self.bootstrap_certificate();
+        // Azure lets applications in with RSA keys only; first boot refuses others.
+        let rsa_only = matches!(source.certificate, CertificateSource::KeyVault { .. });
+        let certificate = wanted.certificate && self.bootstrap_certificate(rsa_only);
         let password = wanted.password && self.bootstrap_password();
         let token = wanted.token && self.bootstrap_token();
         if wanted.symmetric_key {
@@ -100,7 +102,7 @@ impl Assembly<'_> {
     }
 
     /// Is one stated? (Whether it is good is told by findings.)
-    fn bootstrap_certificate(&mut self) -> bool {
+    fn bootstrap_certificate(&mut self, rsa_only: bool) -> bool {
         let columns = ["bootstrap.certificate", "bootstrap.key"];
         let paths = columns.map(|column| self.record.get(column).map(Self::path));
         match paths {
@@ -111,6 +113,12 @@ impl Assembly<'_> {
                 let pair = (certificate.clone(), key.clone());
                 let result = self.context.shared.pairs.get(pair, || check_files(&certificate, &key, &rules));
                 if let Some(made) = self.judge(columns, result) {
+                    if rsa_only && !made.rsa {
+                        self.error(
+                            columns[1],
+                            "it is no RSA key, and Azure lets applications in with RSA keys only",
+                        );
+                    }
                     self.put("bootstrap-certificate.pem", made.chain_pem);
                     self.put("bootstrap-key.pem", made.key_pem);
                 }
@@ -128,6 +136,18 @@ impl Assembly<'_> {
             (None, None) => return false,
             (Some(name), _) if name.contains(':') => {
                 self.error("bootstrap.username", "it has a colon, which basic authentication cannot send");
+            }
+            (Some(name), _) if !plain(&name) => {
+                self.error(
+                    "bootstrap.username",
+                    "it is not printable ASCII, and first boot reads nothing else",
+                );
+            }
+            (Some(_), Some(password)) if !plain(&password) => {
+                self.error(
+                    "bootstrap.password",
+                    "it is not printable ASCII, and first boot reads nothing else",
+                );
             }
             (Some(name), Some(password)) => {
                 self.put("bootstrap-username", format!("{name}\n"));
@@ -278,6 +298,11 @@ impl Assembly<'_> {
             self.attach("ca", &format!("{AUTHORITIES}/{at}.pem"), authorities.map(String::into_bytes));
         }
     }
+}
+
+/// Text that first boot's `take_text` leaves as it is.
+fn plain(text: &str) -> bool {
+    text.chars().all(|c| c == ' ' || c.is_ascii_graphic())
 }
 
 /// Lines for /etc/hosts, as first boot takes them.
