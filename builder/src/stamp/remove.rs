@@ -50,7 +50,10 @@ impl fmt::Display for Removed {
         }
         f.write_str(match self.identical {
             Some(true) => "it is bit for bit the golden image",
-            Some(false) => "it differs from the golden image in other places: was it started?",
+            Some(false) => {
+                "it differs from the golden image in other places: it was started, or other tools made its FAT \
+                 (then --golden IMAGE restores it)"
+            }
             None => "--golden IMAGE compares it with the golden image",
         })
     }
