@@ -11,6 +11,7 @@
 
 pub mod board;
 pub mod build;
+pub mod certificate;
 pub mod cli;
 pub mod disk;
 pub mod error;

@@ -17,9 +17,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::certificate::pem;
 use crate::error::Problem;
 use crate::host;
-use crate::stamp::certificate::{self, Rules, day, pem};
+use crate::stamp::certificate::{self, Rules, day};
 use crate::stamp::files;
 
 /// How far back validity begins: a device's clock may be behind until a time server sets it.

@@ -8,11 +8,11 @@ use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::milestone::Milestone;
 use super::scratch;
 use crate::build::manifest::Manifest;
+use crate::certificate::common_name;
 use crate::disk::patch::{Draft, Master};
 use crate::error::Problem;
 use crate::provisioning::source::{FILE_NAME, Source};
@@ -189,12 +189,6 @@ impl Files {
         let thumbprint = leaf.map_or_else(|| Digest::of(""), Digest::of);
         Some(DeviceCertificate { registration_id, chain_pem, key_pem, thumbprint })
     }
-}
-
-fn common_name(certificate: &[u8]) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let name = certificate.subject().iter_common_name().next()?;
-    name.as_str().ok().map(str::to_owned)
 }
 
 fn without_arc() -> anyhow::Error {

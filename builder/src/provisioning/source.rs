@@ -11,7 +11,6 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
-use base64::Engine as _;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde::Deserialize as _;
@@ -19,6 +18,7 @@ use url::Url;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::template::{self, Word};
+use crate::certificate::pem;
 use crate::error::Problem;
 use crate::recipe::types::{CertificateSource, Enrol, Provisioning, VaultToken};
 
@@ -182,7 +182,7 @@ pub fn read_authorities(path: &Path) -> Result<String> {
         if X509Certificate::from_der(&der).is_err() {
             return Err(Problem::input(format!("{name} holds a certificate that cannot be read")).into());
         }
-        authorities.push_str(&pem(&der));
+        authorities.push_str(&pem(&der, "CERTIFICATE"));
     }
     if authorities.is_empty() {
         return Err(Problem::input(format!("{name} holds no certificate"))
@@ -190,18 +190,6 @@ pub fn read_authorities(path: &Path) -> Result<String> {
             .into());
     }
     Ok(authorities)
-}
-
-/// One certificate as PEM, 64 characters a line.
-fn pem(der: &[u8]) -> String {
-    let base64 = base64::engine::general_purpose::STANDARD.encode(der);
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
-    for line in base64.as_bytes().chunks(64) {
-        text.push_str(&String::from_utf8_lossy(line));
-        text.push('\n');
-    }
-    text.push_str("-----END CERTIFICATE-----\n");
-    text
 }
 
 const ID: &str = "letters, digits, `-._:`, and {{ serial }}, {{ mac }}, {{ vm_name }} or {{ vm_id }}";

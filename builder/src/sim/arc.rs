@@ -71,7 +71,10 @@ impl Agent {
         })?;
         Ok(Self { managed: Managed::new(&config.metadata, tokens), folder, open: Mutex::default() })
     }
+}
 
+impl Site for Agent {
+    /// Wrong is a token that is worth nothing.
     fn answer_as(&self, request: &Request<'_>, wrong: bool) -> Answer {
         if let Some(answer) = improper(request) {
             return answer;
@@ -99,20 +102,9 @@ impl Agent {
         open.remove(at);
         self.managed.token(request, wrong)
     }
-}
-
-impl Site for Agent {
-    fn answer(&self, request: &Request<'_>) -> Answer {
-        self.answer_as(request, false)
-    }
 
     fn failure(&self, _: &Request<'_>, status: u16, note: &str) -> Answer {
         refuse(status, note)
-    }
-
-    /// A token that is worth nothing.
-    fn wrong(&self, request: &Request<'_>) -> Answer {
-        self.answer_as(request, true)
     }
 }
 

@@ -59,40 +59,6 @@ impl Dps {
         Self { group, id_scope, hub_name, assigning_polls, hub, registrations: Mutex::default() }
     }
 
-    /// Answers one request; a registration that is `doomed` ends as failed.
-    fn answer_as(&self, request: &Request<'_>, doomed: bool) -> Answer {
-        let segments = request.segments().unwrap_or_default();
-        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-        let (scope, id, action) = match *segments.as_slice() {
-            [scope, "registrations", id] => (scope, id, Action::Look),
-            [scope, "registrations", id, "register"] => (scope, id, Action::Register),
-            [scope, "registrations", id, "operations", operation] => (scope, id, Action::Poll(operation)),
-            _ => return error(request, 404, 404_000, "Resource not found", "no such path"),
-        };
-        if request.method != action.method() {
-            let note = format!("expected {}", action.method());
-            return error(request, 405, 405_000, "Method not allowed", &note);
-        }
-        if !request.has_api_version() {
-            return error(
-                request,
-                400,
-                400_000,
-                "Invalid api-version",
-                "the query lacks api-version=2021-06-01",
-            );
-        }
-        let client = match self.admit(request, scope, id) {
-            Ok(client) => client,
-            Err(refusal) => return *refusal,
-        };
-        match action {
-            Action::Register => self.register(request, id, client, doomed),
-            Action::Poll(operation) => self.poll(request, id, operation, doomed),
-            Action::Look => self.look(request, id),
-        }
-    }
-
     /// Lets in who may register as `id` in `scope`.
     fn admit<'a>(&self, request: &Request<'a>, scope: &str, id: &str) -> Result<&'a Client, Box<Answer>> {
         let refuse =
@@ -193,8 +159,38 @@ impl Dps {
 }
 
 impl Site for Dps {
-    fn answer(&self, request: &Request<'_>) -> Answer {
-        self.answer_as(request, false)
+    /// Answers one request; a registration that is `doomed` ends as failed.
+    fn answer_as(&self, request: &Request<'_>, doomed: bool) -> Answer {
+        let segments = request.segments().unwrap_or_default();
+        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let (scope, id, action) = match *segments.as_slice() {
+            [scope, "registrations", id] => (scope, id, Action::Look),
+            [scope, "registrations", id, "register"] => (scope, id, Action::Register),
+            [scope, "registrations", id, "operations", operation] => (scope, id, Action::Poll(operation)),
+            _ => return error(request, 404, 404_000, "Resource not found", "no such path"),
+        };
+        if request.method != action.method() {
+            let note = format!("expected {}", action.method());
+            return error(request, 405, 405_000, "Method not allowed", &note);
+        }
+        if !request.has_api_version() {
+            return error(
+                request,
+                400,
+                400_000,
+                "Invalid api-version",
+                "the query lacks api-version=2021-06-01",
+            );
+        }
+        let client = match self.admit(request, scope, id) {
+            Ok(client) => client,
+            Err(refusal) => return *refusal,
+        };
+        match action {
+            Action::Register => self.register(request, id, client, doomed),
+            Action::Poll(operation) => self.poll(request, id, operation, doomed),
+            Action::Look => self.look(request, id),
+        }
     }
 
     fn failure(&self, request: &Request<'_>, status: u16, note: &str) -> Answer {
@@ -204,11 +200,6 @@ impl Site for Dps {
             _ => (500_000, "Internal server error"),
         };
         error(request, status, code, message, note)
-    }
-
-    /// The registration fails: what is registered now, and what is asked about now.
-    fn wrong(&self, request: &Request<'_>) -> Answer {
-        self.answer_as(request, true)
     }
 }
 

@@ -59,20 +59,6 @@ impl Entra {
         })
     }
 
-    fn answer_as(&self, request: &Request<'_>, wrong: bool) -> Answer {
-        let segments = request.segments().unwrap_or_default();
-        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-        let tenant = match *segments.as_slice() {
-            [tenant, "oauth2", "v2.0", "token"] if !tenant.is_empty() => tenant,
-            _ => return refuse(request, &Refused(404, "invalid_request", 90_002, "no such path".into())),
-        };
-        if request.method != "POST" {
-            let why = "Endpoint only accepts POST requests".into();
-            return refuse(request, &Refused(405, "invalid_request", 900_561, why));
-        }
-        self.grant(request, tenant, wrong).unwrap_or_else(|refused| refuse(request, &refused))
-    }
-
     fn grant(&self, request: &Request<'_>, tenant: &str, wrong: bool) -> Result<Answer, Refused> {
         let form: BTreeMap<_, _> = form_urlencoded::parse(request.body).collect();
         let parameter = |name: &str| {
@@ -155,8 +141,19 @@ impl Entra {
 }
 
 impl Site for Entra {
-    fn answer(&self, request: &Request<'_>) -> Answer {
-        self.answer_as(request, false)
+    /// Wrong is a token that is worth nothing.
+    fn answer_as(&self, request: &Request<'_>, wrong: bool) -> Answer {
+        let segments = request.segments().unwrap_or_default();
+        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let tenant = match *segments.as_slice() {
+            [tenant, "oauth2", "v2.0", "token"] if !tenant.is_empty() => tenant,
+            _ => return refuse(request, &Refused(404, "invalid_request", 90_002, "no such path".into())),
+        };
+        if request.method != "POST" {
+            let why = "Endpoint only accepts POST requests".into();
+            return refuse(request, &Refused(405, "invalid_request", 900_561, why));
+        }
+        self.grant(request, tenant, wrong).unwrap_or_else(|refused| refuse(request, &refused))
     }
 
     fn failure(&self, request: &Request<'_>, status: u16, note: &str) -> Answer {
@@ -166,11 +163,6 @@ impl Site for Entra {
             _ => ("server_error", 90_033),
         };
         refuse(request, &Refused(status, word, code, note.to_owned()))
-    }
-
-    /// A token that is worth nothing.
-    fn wrong(&self, request: &Request<'_>) -> Answer {
-        self.answer_as(request, true)
     }
 }
 

@@ -65,19 +65,6 @@ impl Est {
         })
     }
 
-    fn answer_as(&self, request: &Request<'_>, mistaken: bool) -> Answer {
-        let Some(action) = action(request.path) else { return self.refuse((404, "no such path".into())) };
-        let method = if action == Action::CaCerts { "GET" } else { "POST" };
-        if request.method != method {
-            return self.refuse((405, format!("expected {method}")));
-        }
-        let answer = match action {
-            Action::CaCerts => Ok(certificates(&self.authorities)),
-            _ => self.enrol(request, action, mistaken),
-        };
-        answer.unwrap_or_else(|refused| self.refuse(refused))
-    }
-
     fn enrol(&self, request: &Request<'_>, action: Action, mistaken: bool) -> Result<Answer, Refused> {
         let who = match action {
             Action::Renew => self.member(request)?,
@@ -146,17 +133,22 @@ impl Est {
 }
 
 impl Site for Est {
-    fn answer(&self, request: &Request<'_>) -> Answer {
-        self.answer_as(request, false)
+    /// Wrong is a certificate for another key than the one asked for.
+    fn answer_as(&self, request: &Request<'_>, mistaken: bool) -> Answer {
+        let Some(action) = action(request.path) else { return self.refuse((404, "no such path".into())) };
+        let method = if action == Action::CaCerts { "GET" } else { "POST" };
+        if request.method != method {
+            return self.refuse((405, format!("expected {method}")));
+        }
+        let answer = match action {
+            Action::CaCerts => Ok(certificates(&self.authorities)),
+            _ => self.enrol(request, action, mistaken),
+        };
+        answer.unwrap_or_else(|refused| self.refuse(refused))
     }
 
     fn failure(&self, _: &Request<'_>, status: u16, note: &str) -> Answer {
         self.refuse((status, note.to_owned()))
-    }
-
-    /// A certificate for another key than the one asked for.
-    fn wrong(&self, request: &Request<'_>) -> Answer {
-        self.answer_as(request, true)
     }
 }
 

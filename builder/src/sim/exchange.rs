@@ -11,14 +11,21 @@ use super::tls::{Client, random};
 
 /// A service over HTTP.
 pub(super) trait Site: Send + Sync {
-    /// Answers one request.
-    fn answer(&self, request: &Request<'_>) -> Answer;
+    /// Answers one request; with `wrong`, by something well-formed that a device must notice.
+    fn answer_as(&self, request: &Request<'_>, wrong: bool) -> Answer;
 
     /// The service's own form of an error that is not the request's fault: 404, 429 or 500.
     fn failure(&self, request: &Request<'_>, status: u16, note: &str) -> Answer;
 
+    /// The right answer.
+    fn answer(&self, request: &Request<'_>) -> Answer {
+        self.answer_as(request, false)
+    }
+
     /// A well-formed answer that is wrong.
-    fn wrong(&self, request: &Request<'_>) -> Answer;
+    fn wrong(&self, request: &Request<'_>) -> Answer {
+        self.answer_as(request, true)
+    }
 }
 
 /// A request.

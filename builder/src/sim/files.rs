@@ -32,6 +32,25 @@ impl Files {
         Ok(Self { identities, bootstrap, token: config.files_token.clone() })
     }
 
+    /// Lets in who may fetch, and says who it was.
+    fn admit(&self, request: &Request<'_>) -> Result<&'static str, (u16, String)> {
+        let shown = request.headers.credentials("Bearer");
+        if shown.is_some() && shown == self.token.as_deref() {
+            return Ok("by token");
+        }
+        match (request.client, shown) {
+            (None, None) => Err((401, "neither token nor certificate".into())),
+            (None, Some(_)) => Err((403, "wrong token".into())),
+            (Some(client), _) => match self.bootstrap.check(client, request.unix_seconds()) {
+                Ok(()) => Ok("by bootstrap certificate"),
+                Err(why) => Err((403, why)),
+            },
+        }
+    }
+}
+
+impl Site for Files {
+    /// Wrong is certificate and key of another registration id.
     fn answer_as(&self, request: &Request<'_>, wrong: bool) -> Answer {
         if request.method != "GET" {
             return refuse(405, "expected GET");
@@ -61,35 +80,8 @@ impl Files {
         }
     }
 
-    /// Lets in who may fetch, and says who it was.
-    fn admit(&self, request: &Request<'_>) -> Result<&'static str, (u16, String)> {
-        let shown = request.headers.credentials("Bearer");
-        if shown.is_some() && shown == self.token.as_deref() {
-            return Ok("by token");
-        }
-        match (request.client, shown) {
-            (None, None) => Err((401, "neither token nor certificate".into())),
-            (None, Some(_)) => Err((403, "wrong token".into())),
-            (Some(client), _) => match self.bootstrap.check(client, request.unix_seconds()) {
-                Ok(()) => Ok("by bootstrap certificate"),
-                Err(why) => Err((403, why)),
-            },
-        }
-    }
-}
-
-impl Site for Files {
-    fn answer(&self, request: &Request<'_>) -> Answer {
-        self.answer_as(request, false)
-    }
-
     fn failure(&self, _: &Request<'_>, status: u16, note: &str) -> Answer {
         refuse(status, note)
-    }
-
-    /// Certificate and key of another registration id.
-    fn wrong(&self, request: &Request<'_>) -> Answer {
-        self.answer_as(request, true)
     }
 }
 

@@ -94,7 +94,11 @@ impl Hub {
 }
 
 impl Site for Hub {
-    fn answer(&self, request: &Request<'_>) -> Answer {
+    /// Wrong is that the device is not there.
+    fn answer_as(&self, request: &Request<'_>, wrong: bool) -> Answer {
+        if wrong {
+            return error(request, 404, "DeviceNotFound", "device not found");
+        }
         // AMQP and MQTT over web sockets: that it connects is all that is simulated.
         if request.headers.upgrade || request.path.starts_with("/$iothub/websocket") {
             let note = "hub-messaging connect (web socket)";
@@ -144,11 +148,6 @@ impl Site for Hub {
             _ => "ServerError",
         };
         error(request, status, code, note)
-    }
-
-    /// The device is not there.
-    fn wrong(&self, request: &Request<'_>) -> Answer {
-        error(request, 404, "DeviceNotFound", "device not found")
     }
 }
 

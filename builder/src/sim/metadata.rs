@@ -121,7 +121,10 @@ impl Instance {
         let nameless = Metadata { vm_name: String::new(), ..named.clone() };
         Self { managed: Managed::new(named, tokens), machine: machine(named), nameless: machine(&nameless) }
     }
+}
 
+impl Site for Instance {
+    /// Wrong is a token that is worth nothing; a machine without a name.
     fn answer_as(&self, request: &Request<'_>, wrong: bool) -> Answer {
         if let Some(answer) = improper(request) {
             return answer;
@@ -140,20 +143,9 @@ impl Instance {
             _ => refuse(404, "no such path"),
         }
     }
-}
-
-impl Site for Instance {
-    fn answer(&self, request: &Request<'_>) -> Answer {
-        self.answer_as(request, false)
-    }
 
     fn failure(&self, _: &Request<'_>, status: u16, note: &str) -> Answer {
         refuse(status, note)
-    }
-
-    /// A token that is worth nothing; a machine without a name.
-    fn wrong(&self, request: &Request<'_>) -> Answer {
-        self.answer_as(request, true)
     }
 }
 

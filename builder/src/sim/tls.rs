@@ -15,9 +15,9 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
     SignatureScheme,
 };
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::pki::{Pki, ServerCertificate};
+use crate::certificate::common_name;
 use crate::units::Digest;
 
 /// The cryptography of every connection.
@@ -110,12 +110,6 @@ impl Client {
             thumbprint: Digest::of(first),
         })
     }
-}
-
-fn common_name(certificate: &[u8]) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let name = certificate.subject().iter_common_name().next()?;
-    name.as_str().ok().map(str::to_owned)
 }
 
 /// Clients whose chain ends in one root: the enrolment group, say.

@@ -51,43 +51,6 @@ impl Vault {
         }
     }
 
-    fn answer_as(&self, request: &Request<'_>, wrong: bool) -> Answer {
-        let segments = request.segments().unwrap_or_default();
-        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-        let (kind, name, version) = match *segments.as_slice() {
-            ["secrets", name] | ["secrets", name, ""] => (Kind::Secret, name, None),
-            ["secrets", name, version] => (Kind::Secret, name, Some(version)),
-            ["certificates", name] | ["certificates", name, ""] => (Kind::Certificate, name, None),
-            ["certificates", name, version] => (Kind::Certificate, name, Some(version)),
-            _ => return error(404, "NotFound", "no such path"),
-        };
-        if request.method != "GET" {
-            return error(405, "MethodNotAllowed", "expected GET");
-        }
-        if let Err(refusal) = self.admit(request) {
-            return *refusal;
-        }
-        if !request.parameter("api-version").as_deref().is_some_and(api_version) {
-            return error(400, "BadParameter", "the query lacks api-version=7.4");
-        }
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(plain) {
-            return error(400, "BadParameter", "a secret's name has 1 to 127 letters, digits and `-`");
-        }
-        if version.is_some_and(|it| it.len() != VERSION || !it.bytes().all(|byte| byte.is_ascii_hexdigit())) {
-            return error(400, "BadParameter", "a version has 32 hexadecimal digits");
-        }
-        let found = self.secrets.iter().find_map(|it| Some((it, id_in(&it.pattern, name)?)));
-        let Some((secret, id)) = found else { return not_found(kind, name) };
-        match self.identities.get(id, request.now, wrong) {
-            Ok(identity) if kind == Kind::Secret => {
-                self.secret(&identity, name, version, secret.pfx).note(id)
-            }
-            Ok(identity) => self.certificate(&identity, name, version, secret.pfx).note(id),
-            Err(why) => not_found(kind, name).note(why),
-        }
-    }
-
     /// Lets in who brings a token for a vault.
     fn admit(&self, request: &Request<'_>) -> Result<(), Box<Answer>> {
         let unauthorized = |why: &str| {
@@ -139,8 +102,42 @@ impl Vault {
 }
 
 impl Site for Vault {
-    fn answer(&self, request: &Request<'_>) -> Answer {
-        self.answer_as(request, false)
+    /// Wrong is certificate and key of another registration id.
+    fn answer_as(&self, request: &Request<'_>, wrong: bool) -> Answer {
+        let segments = request.segments().unwrap_or_default();
+        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let (kind, name, version) = match *segments.as_slice() {
+            ["secrets", name] | ["secrets", name, ""] => (Kind::Secret, name, None),
+            ["secrets", name, version] => (Kind::Secret, name, Some(version)),
+            ["certificates", name] | ["certificates", name, ""] => (Kind::Certificate, name, None),
+            ["certificates", name, version] => (Kind::Certificate, name, Some(version)),
+            _ => return error(404, "NotFound", "no such path"),
+        };
+        if request.method != "GET" {
+            return error(405, "MethodNotAllowed", "expected GET");
+        }
+        if let Err(refusal) = self.admit(request) {
+            return *refusal;
+        }
+        if !request.parameter("api-version").as_deref().is_some_and(api_version) {
+            return error(400, "BadParameter", "the query lacks api-version=7.4");
+        }
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(plain) {
+            return error(400, "BadParameter", "a secret's name has 1 to 127 letters, digits and `-`");
+        }
+        if version.is_some_and(|it| it.len() != VERSION || !it.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            return error(400, "BadParameter", "a version has 32 hexadecimal digits");
+        }
+        let found = self.secrets.iter().find_map(|it| Some((it, id_in(&it.pattern, name)?)));
+        let Some((secret, id)) = found else { return not_found(kind, name) };
+        match self.identities.get(id, request.now, wrong) {
+            Ok(identity) if kind == Kind::Secret => {
+                self.secret(&identity, name, version, secret.pfx).note(id)
+            }
+            Ok(identity) => self.certificate(&identity, name, version, secret.pfx).note(id),
+            Err(why) => not_found(kind, name).note(why),
+        }
     }
 
     fn failure(&self, _: &Request<'_>, status: u16, note: &str) -> Answer {
@@ -150,11 +147,6 @@ impl Site for Vault {
             _ => "InternalServerError",
         };
         error(status, code, note)
-    }
-
-    /// Certificate and key of another registration id.
-    fn wrong(&self, request: &Request<'_>) -> Answer {
-        self.answer_as(request, true)
     }
 }
 

@@ -348,7 +348,10 @@ mod tests {
     struct Echo(u16);
 
     impl Site for Echo {
-        fn answer(&self, _: &Request<'_>) -> Answer {
+        fn answer_as(&self, _: &Request<'_>, wrong: bool) -> Answer {
+            if wrong {
+                return Answer::bytes("text/right", b"wrong");
+            }
             Answer { status: self.0, ..Answer::bytes("text/right", b"right") }
                 .mark(Some(Mark::SecretRead))
                 .note("well")
@@ -356,10 +359,6 @@ mod tests {
 
         fn failure(&self, _: &Request<'_>, status: u16, note: &str) -> Answer {
             Answer { status, ..Answer::default() }.note(note)
-        }
-
-        fn wrong(&self, _: &Request<'_>) -> Answer {
-            Answer::bytes("text/right", b"wrong")
         }
     }
 

@@ -13,6 +13,7 @@ use x509_parser::error::X509Error;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
+use crate::certificate::pem;
 use crate::units::Digest;
 
 /// `iotedge check` warns of shorter RSA keys; bits.
@@ -92,19 +93,6 @@ pub fn check(chain: &[u8], key: &[u8], rules: &Rules) -> (Option<Certificate>, V
         _ => None,
     };
     (made, faults.0)
-}
-
-/// One block of PEM, 64 characters a line.
-pub fn pem(der: &[u8], label: &str) -> String {
-    use base64::Engine as _;
-    let base64 = base64::engine::general_purpose::STANDARD.encode(der);
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for line in base64.as_bytes().chunks(64) {
-        text.push_str(&String::from_utf8_lossy(line));
-        text.push('\n');
-    }
-    text.push_str(&format!("-----END {label}-----\n"));
-    text
 }
 
 fn key_pem(key: &PrivateKeyDer<'_>) -> String {

@@ -12,9 +12,14 @@ attest() {
     record "$CONFIG" 077 attested "$1" "$2"
 }
 
-attested() {
+# A config.toml without these tables.
+unattested() {
     awk '/^[ \t]*\[/ { skip = ($0 ~ /^[ \t]*\[(provisioning\.attestation|cert_issuance)[].]/) }
-        !skip { print }' "$CONFIG" && printf '\n[provisioning.attestation]\n' || return 1
+        !skip { print }' "$1"
+}
+
+attested() {
+    unattested "$CONFIG" && printf '\n[provisioning.attestation]\n' || return 1
     case $1 in
         static)
             printf 'method = "x509"\nidentity_cert = "file://%s"\nidentity_pk = "file://%s"\n' \

@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 # Takes a device back to where it waits for an identity. A mark comes first and goes last: after a power cut in between,
-# the next boot does the rest.
+# the next boot does the rest. Needs attestation.sh.
 # shellcheck disable=SC2034,SC2154 # variables are shared with the script that sources this
 
 reset_if_asked() {
@@ -22,8 +22,7 @@ stop_runtime() {
 forget_attestation() {
     config=$EP_ROOT/etc/aziot/config.toml
     [ -e "$config" ] || return 0
-    (umask 077 && awk '/^[ \t]*\[/ { skip = ($0 ~ /^[ \t]*\[(provisioning\.attestation|cert_issuance)[].]/) }
-        !skip { print }' "$config" >"$config.new") && sync "$config.new" && mv -f "$config.new" "$config"
+    (umask 077 && unattested "$config" >"$config.new") && sync "$config.new" && mv -f "$config.new" "$config"
 }
 
 reset_device() {
