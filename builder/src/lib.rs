@@ -17,6 +17,7 @@ pub mod disk;
 pub mod error;
 pub mod event;
 pub mod foreign;
+pub mod format;
 pub mod host;
 pub mod identity;
 pub mod inspect;

@@ -167,11 +167,32 @@ pub enum Board {
 }
 
 /// An output format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Format {
     /// A sparse raw disk image.
+    #[serde(rename = "img")]
     Img,
+    /// The raw image as Zstandard, in frames that can be read singly.
+    #[serde(rename = "img.zst")]
+    ImgZst,
+    /// The raw image as xz: smallest, slowest.
+    #[serde(rename = "img.xz")]
+    ImgXz,
+    /// The raw image as gzip.
+    #[serde(rename = "img.gz")]
+    ImgGz,
+    /// A block map: which parts of the disk a writer needs to write.
+    #[serde(rename = "bmap")]
+    Bmap,
+    /// A fixed VHD, as Azure takes it.
+    #[serde(rename = "vhd")]
+    Vhd,
+    /// QEMU's qcow2.
+    #[serde(rename = "qcow2")]
+    Qcow2,
+    /// The root file system's files as a tar, compressed with Zstandard.
+    #[serde(rename = "tar.zst")]
+    TarZst,
 }
 
 /// Which kernel modules the initramfs holds.
