@@ -16,6 +16,7 @@ pub mod cli;
 pub mod disk;
 pub mod error;
 pub mod event;
+pub mod export;
 pub mod foreign;
 pub mod format;
 pub mod host;

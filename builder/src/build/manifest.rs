@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::types::{Board, Model, Provisioning};
+use crate::recipe::types::{Board, Format, Model, Provisioning};
 use crate::units::{Arch, Digest};
 
 /// Name of the manifest beside an image.
@@ -67,8 +67,38 @@ pub struct Partition {
 pub struct Output {
     /// File name beside the manifest.
     pub file: PathBuf,
+    /// Which of the recipe's formats it is; absent for what goes along with every image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
     /// Bytes.
     pub size: u64,
     /// SHA-256 of the file.
     pub sha256: Digest,
+    /// What comes out of the file where it is a container: the disk of `img.zst`, `img.xz`, `img.gz`, `vhd` and
+    /// `qcow2`, the tar of `tar.zst`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<Raw>,
+}
+
+/// What a file holds once it is unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raw {
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256.
+    pub sha256: Digest,
+}
+
+impl Output {
+    /// Does it hold the disk, in whatever container?
+    pub fn is_disk(&self) -> bool {
+        !matches!(self.format, None | Some(Format::Bmap | Format::TarZst))
+    }
+
+    /// The file, if its name is a plain one: a manifest must not point out of its folder.
+    pub fn plain_name(&self) -> Option<&PathBuf> {
+        let mut parts = self.file.components();
+        let plain = matches!(parts.next(), Some(std::path::Component::Normal(_))) && parts.next().is_none();
+        plain.then_some(&self.file)
+    }
 }

@@ -1,13 +1,17 @@
 //! The steps from recipe to image, and their keys.
 //!
 //! ```text
-//! lock ─► fetch ─► base ─► identity-service ─► edge ─► initramfs ─► files ─► image
+//! lock ─► fetch ─► base ─► identity-service ─► edge ─► initramfs ─► files ─► image ─► export
 //! ```
 //! A step whose key is in the store is skipped. The key of each holds that of the one below, so a change travels
-//! upwards only: another overlay file remakes `files` and `image`, another package everything from its layer on.
+//! upwards only: another overlay file remakes `files`, `image` and `export`, another package everything from its layer
+//! on, another output format only `export`.
 
 pub mod image;
+pub mod kept;
 pub mod manifest;
+pub mod outputs;
+pub mod partial;
 pub mod plan;
 pub mod steps;
 
@@ -26,13 +30,15 @@ use crate::foreign::{self, Ability, Foreign, Means};
 use crate::lock::mirrors::Mirrors;
 use crate::lock::{Action, Policy};
 use crate::recipe::diagnostic::Severity;
+use crate::recipe::types::Format;
 use crate::recipe::{self, Loaded};
 use crate::rootfs::layer::LayerJob;
 use crate::sandbox::{self, Job};
 use crate::store::{Store, layers};
 use crate::units::{Arch, Digest};
 use crate::{lock, packages};
-use image::Image;
+use manifest::Output;
+use outputs::{Outputs, Ready};
 use plan::Plan;
 use steps::{Explained, History, Step};
 
@@ -60,7 +66,7 @@ pub struct Options {
 /// What came of it.
 #[derive(Debug, Serialize)]
 pub struct Outcome {
-    /// The raw image.
+    /// The image: raw where the recipe asks for it, else the first of its formats.
     pub image: PathBuf,
     /// Its digest.
     pub sha256: Digest,
@@ -68,6 +74,8 @@ pub struct Outcome {
     pub size: u64,
     /// Bytes that it takes on the disk; the rest are holes.
     pub allocated: u64,
+    /// Every file, in the recipe's order.
+    pub outputs: Vec<Ready>,
     /// Every step, in order.
     pub steps: Vec<Explained>,
     /// Wall-clock seconds of the whole build.
@@ -135,18 +143,26 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
         trees.push(tree);
     }
     let below = below.context("finding the last layer")?;
-    let image = Image { plan: &plan, below, trees, out: options.out.clone(), store: &store, sink };
-    let made = image.make(&mut build)?;
+    let outputs = Outputs { plan: &plan, below, trees, out: options.out.clone(), store: &store, sink };
+    let outputs = outputs.make(&mut build)?;
     build.history.save()?;
+    let image = main(&outputs).context("finding the image among the outputs")?;
     Ok(Outcome {
-        image: made.path,
-        sha256: made.sha256,
-        size: made.size,
-        allocated: made.allocated,
+        image: image.path.clone(),
+        sha256: image.output.sha256,
+        size: image.output.size,
+        allocated: image.allocated,
+        outputs,
         steps: build.explained,
         seconds: start.elapsed().as_secs_f64(),
         peak_memory: sandbox::peak_memory(),
     })
+}
+
+/// The file that stands for all.
+fn main(outputs: &[Ready]) -> Option<&Ready> {
+    let raw = outputs.iter().find(|ready| ready.output.format == Some(Format::Img));
+    raw.or_else(|| outputs.iter().find(|ready| ready.output.is_disk())).or(outputs.first())
 }
 
 /// `check` found errors: no build is worth its minutes then.
@@ -239,9 +255,19 @@ impl Build<'_> {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MIB: u64 = 1 << 20;
-        let (size, allocated) = (self.size / MIB, self.allocated / MIB);
-        writeln!(f, "{}  ({size} MiB, {allocated} MiB on disk)", self.image.display())?;
-        write!(f, "sha256 {}  in {:.1} s", self.sha256, self.seconds)
+        for Ready { path, allocated, output: Output { size, sha256, .. } } in &self.outputs {
+            writeln!(f, "{}  ({})\nsha256 {sha256}", path.display(), amount(*size, *allocated))?;
+        }
+        write!(f, "in {:.1} s", self.seconds)
+    }
+}
+
+/// The holes of a compressed file are none worth a word.
+fn amount(size: u64, allocated: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    match (size / MIB, allocated / MIB) {
+        (0, _) => format!("{} KiB", size.div_ceil(1024)),
+        (size, allocated) if allocated < size => format!("{size} MiB, {allocated} MiB on disk"),
+        (size, _) => format!("{size} MiB"),
     }
 }

@@ -122,7 +122,7 @@ enum Root {
 
 impl Geometry {
     /// Field offsets: Microsoft's FAT specification 1.03, pages 9 to 12.
-    fn parse(boot: &[u8; 512], size: u64) -> Result<Self, &'static str> {
+    pub fn parse(boot: &[u8; 512], size: u64) -> Result<Self, &'static str> {
         let u16_at = |at: usize| u64::from(u16::from_le_bytes([boot[at], boot[at + 1]]));
         let u32_at = |at: usize| u16_at(at) | u16_at(at + 2) << 16;
         if boot[510..] != [0x55, 0xaa] {

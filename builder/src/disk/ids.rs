@@ -82,6 +82,8 @@ pub struct Ids {
     pub hash_seed: Uuid,
     /// Volume id of the FAT file system.
     pub fat: VolumeId,
+    /// Id of a VHD of the disk.
+    pub vhd: Uuid,
 }
 
 impl Ids {
@@ -97,6 +99,7 @@ impl Ids {
             root: uuid("root file system uuid"),
             hash_seed: uuid("ext4 hash seed"),
             fat: VolumeId(first_word(derive("fat volume id"))),
+            vhd: uuid("vhd id"),
         }
     }
 
@@ -122,7 +125,7 @@ mod tests {
         let ids = Ids::from_seed(&Digest::of("a"));
         assert_eq!(ids, Ids::from_seed(&Digest::of("a")));
         assert_ne!(ids, Ids::from_seed(&Digest::of("b")));
-        let uuids = [ids.disk, ids.fat_partition, ids.root_partition, ids.root, ids.hash_seed];
+        let uuids = [ids.disk, ids.fat_partition, ids.root_partition, ids.root, ids.hash_seed, ids.vhd];
         assert_eq!(BTreeSet::from(uuids).len(), uuids.len());
         for uuid in uuids {
             let text = uuid.to_string();

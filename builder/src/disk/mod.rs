@@ -9,6 +9,7 @@
 //! ```
 //! The FAT partition's folder `edgepress/` holds a device's identity.
 
+pub mod allocation;
 pub mod ext4;
 pub mod fat;
 mod fat_check;
@@ -247,7 +248,8 @@ fn check_space(plan: &Plan, survey: &Survey) -> Result<()> {
     Ok(())
 }
 
-fn full(error: anyhow::Error, out: &Path) -> anyhow::Error {
+/// Says what to do where an error means that the host's disk is full.
+pub(crate) fn full(error: anyhow::Error, out: &Path) -> anyhow::Error {
     let is_full = |cause: &(dyn std::error::Error + 'static)| {
         cause
             .downcast_ref::<std::io::Error>()

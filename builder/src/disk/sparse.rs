@@ -61,17 +61,43 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     copy_open(from, to).with_context(|| format!("copying {} to {}", from.display(), to.display()))
 }
 
-fn copy_open(from: &Path, to: &Path) -> Result<()> {
-    let mut source = File::open(from)?;
-    let mut target = OpenOptions::new().write(true).create_new(true).open(to)?;
+/// Makes an existing file the copy of another; holes stay holes.
+///
+/// # Errors
+/// On a read or write error.
+pub fn fill(from: &Path, to: &Path) -> Result<()> {
+    fill_open(from, to).with_context(|| format!("copying {} to {}", from.display(), to.display()))
+}
+
+fn fill_open(from: &Path, to: &Path) -> Result<()> {
+    let source = File::open(from)?;
+    let target = OpenOptions::new().write(true).truncate(true).open(to)?;
     let size = source.metadata()?.len();
     target.set_len(size)?;
     for data in data_ranges(&source, size)? {
-        source.seek(SeekFrom::Start(data.start))?;
-        target.seek(SeekFrom::Start(data.start))?;
-        let length = data.end - data.start;
-        let copied = io::copy(&mut (&mut source).take(length), &mut target)?;
-        anyhow::ensure!(copied == length, "the file became shorter while it was read");
+        copy_range(&source, &target, data)?;
+    }
+    Ok(())
+}
+
+/// The kernel copies (`io::copy` calls copy_file_range(2)), and where the file system can, both files share the bytes from
+/// then on.
+fn copy_range(mut source: &File, mut target: &File, range: Range<u64>) -> Result<()> {
+    source.seek(SeekFrom::Start(range.start))?;
+    target.seek(SeekFrom::Start(range.start))?;
+    let length = range.end - range.start;
+    let copied = io::copy(&mut source.take(length), &mut target)?;
+    anyhow::ensure!(copied == length, "the file became shorter while it was read");
+    Ok(())
+}
+
+fn copy_open(from: &Path, to: &Path) -> Result<()> {
+    let source = File::open(from)?;
+    let target = OpenOptions::new().write(true).create_new(true).open(to)?;
+    let size = source.metadata()?.len();
+    target.set_len(size)?;
+    for data in data_ranges(&source, size)? {
+        copy_range(&source, &target, data)?;
     }
     Ok(())
 }
@@ -111,7 +137,7 @@ fn seek(file: &File, at: u64, whence: Whence) -> nix::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{copy, data_ranges, digest};
+    use super::{copy, data_ranges, digest, fill};
     use crate::units::Digest;
     use std::fs::File;
     use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -144,6 +170,10 @@ mod tests {
             let blocks = |path| std::fs::metadata(path).expect("metadata").blocks();
             assert!(blocks(&twin) <= blocks(&path), "{number}: holes were filled");
             assert!(copy(&path, &twin).is_err(), "a file was overwritten");
+            std::fs::write(&twin, vec![9; 99_999]).expect("other content");
+            fill(&path, &twin).expect("fill");
+            assert_eq!(std::fs::read(&twin).expect("read"), bytes, "{number}");
+            assert!(blocks(&twin) <= blocks(&path), "{number}: holes were filled");
         }
     }
 

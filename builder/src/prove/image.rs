@@ -1,27 +1,33 @@
 //! The image that is proved, and the manifest beside it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use crate::build::manifest::{FILE_NAME, Manifest, Partition};
+use crate::build::manifest::{FILE_NAME, Manifest, Output, Partition};
 use crate::error::Problem;
+use crate::event::{Event, Sink, Unit};
+use crate::format::{Container, decode, detect};
 use crate::units::Digest;
 
 /// Far above any manifest: a limit for a file that is not one.
 const MANIFEST_MAX: u64 = 16 << 20;
 
-/// A raw image and its manifest.
+/// An image and its manifest.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// The image, absolute.
+    /// The raw image, absolute; one that lies in a container only after [`Image::unpack`].
     pub path: PathBuf,
     /// Bytes.
     pub size: u64,
     /// What the image was made from.
     pub manifest: Manifest,
+    /// The file as it was named, absolute.
+    file: PathBuf,
+    container: Container,
 }
 
 /// What changes when somebody writes to a file.
@@ -46,18 +52,63 @@ impl Image {
         let path = path.canonicalize().with_context(|| format!("finding {}", path.display()))?;
         let folder = if metadata.is_dir() { path.clone() } else { folder_of(&path) };
         let manifest = read_manifest(&folder.join(FILE_NAME))?;
-        let path = if metadata.is_dir() { folder.join(raw_image(&manifest, &folder)?) } else { path };
-        let size = fs::metadata(&path)
-            .map_err(|error| Problem::input(format!("cannot open the image {}: {error}", path.display())))?
-            .len();
-        let image = Self { path, size, manifest };
-        image.check_size()?;
+        let path = if metadata.is_dir() { folder.join(disk_image(&manifest, &folder)?) } else { path };
+        let unusable = |error: std::io::Error| {
+            Problem::input(format!("cannot open the image {}: {error}", path.display()))
+        };
+        let file = File::open(&path).map_err(unusable)?;
+        let size = file.metadata().map_err(unusable)?.len();
+        let container = detect(&file, size).with_context(|| format!("reading {}", path.display()))?;
+        let image = Self { file: path.clone(), path, size, manifest, container };
+        if image.is_raw() {
+            image.check_size()?;
+        }
         Ok(image)
+    }
+
+    /// Is it the disk itself, in no container?
+    pub fn is_raw(&self) -> bool {
+        self.container == Container::Raw
+    }
+
+    /// Makes a raw image that lies in a container one in `folder`, with holes, and goes on with that one; leaves a raw
+    /// image as it is.
+    ///
+    /// # Errors
+    /// When it cannot be unpacked, its digest is not that in the manifest, or it does not fit the manifest.
+    pub fn unpack(&mut self, folder: &Path, sink: &dyn Sink) -> Result<()> {
+        if self.is_raw() {
+            return Ok(());
+        }
+        let timer = Instant::now();
+        let step = "unpack";
+        let known = self.listed().and_then(|output| output.raw);
+        sink.emit(Event::Started { step: step.into(), total: known.map(|raw| raw.size), unit: Unit::Bytes });
+        let name = format!("{}.img", self.name());
+        let path = folder.join(name);
+        let progress = |done| {
+            sink.emit(Event::Progress { step: step.into(), done, message: String::new() });
+        };
+        let (size, sha256) = decode::unpack(&self.file, &path, progress)?;
+        if known.is_some_and(|raw| raw.sha256 != sha256) {
+            let message = format!("{} does not hold the disk that its {FILE_NAME} speaks of", self.file.display());
+            return Err(Problem::input(message).hint("build it again: it was damaged or exchanged").into());
+        }
+        let seconds = timer.elapsed().as_secs_f64();
+        sink.emit(Event::Finished { step: step.into(), seconds, outcome: self.container.to_string() });
+        (self.path, self.size) = (path, size);
+        self.check_size()
+    }
+
+    /// The file's name without what says its format: `demo` of demo.img.zst.
+    pub fn name(&self) -> String {
+        let name = self.file.file_name().unwrap_or_default().to_string_lossy();
+        name.split_once('.').map_or(name.as_ref(), |(name, _)| name).to_owned()
     }
 
     /// The folder that holds image and manifest.
     pub fn folder(&self) -> PathBuf {
-        folder_of(&self.path)
+        folder_of(&self.file)
     }
 
     /// The partition with this role (`fat`, `root`).
@@ -71,10 +122,15 @@ impl Image {
         })
     }
 
-    /// The image's digest as the manifest has it; none for an image that the manifest does not list.
+    /// The disk's digest as the manifest has it; none for an image that the manifest does not list.
     pub fn digest(&self) -> Option<Digest> {
-        let name = self.path.file_name()?;
-        self.manifest.outputs.iter().find(|output| output.file == name).map(|output| output.sha256)
+        let listed = self.listed()?;
+        Some(listed.raw.map_or(listed.sha256, |raw| raw.sha256))
+    }
+
+    fn listed(&self) -> Option<&Output> {
+        let name = self.file.file_name()?;
+        self.manifest.outputs.iter().find(|output| output.file == name)
     }
 
     /// What changes when somebody writes to the image.
@@ -103,7 +159,7 @@ impl Image {
             self.path.display(),
             self.size
         ))
-        .hint("test takes the raw .img; a compressed or cut-off copy cannot boot")
+        .hint("a copy that was cut off cannot boot")
         .into())
     }
 }
@@ -134,15 +190,24 @@ pub fn read_manifest(path: &Path) -> Result<Manifest> {
 /// # Errors
 /// When it lists none.
 pub fn raw_image(manifest: &Manifest, folder: &Path) -> Result<PathBuf> {
-    let mut files = manifest.outputs.iter().map(|output| &output.file);
-    // Only a plain file name: a manifest must not point out of its folder.
-    let found =
-        files.find(|file| file.extension().is_some_and(|e| e == "img") && file.components().count() == 1);
-    found.cloned().ok_or_else(|| {
+    let names = manifest.outputs.iter().filter_map(Output::plain_name);
+    let found = names.cloned().find(|file| file.extension().is_some_and(|ending| ending == "img"));
+    found.ok_or_else(|| {
         Problem::input(format!("{} lists no .img file", folder.join(FILE_NAME).display()))
-            .hint("name the image itself")
+            .hint("name the image itself, or add `img` to target.formats and build again")
             .into()
     })
+}
+
+/// The raw image that a manifest lists, or else the one that unpacks fastest.
+fn disk_image(manifest: &Manifest, folder: &Path) -> Result<PathBuf> {
+    const ORDER: [&str; 5] = [".vhd", ".img.zst", ".img.gz", ".img.xz", ".qcow2"];
+    let names: Vec<_> = manifest.outputs.iter().filter_map(Output::plain_name).collect();
+    let ends = |ending: &str| names.iter().find(|name| name.to_string_lossy().ends_with(ending));
+    match raw_image(manifest, folder) {
+        Err(error) => ORDER.into_iter().find_map(ends).map(|name| (*name).clone()).ok_or(error),
+        found => found,
+    }
 }
 
 #[cfg(test)]
@@ -193,6 +258,37 @@ pub(super) mod tests {
         assert_eq!(image.partition("fat").expect("fat").offset, 1 << 20);
         assert!(image.partition("swap").is_err());
         assert_eq!(image.digest().expect("listed").to_string(), "ab".repeat(32));
+    }
+
+    #[test]
+    fn a_packed_image_is_unpacked_and_checked() {
+        use crate::event::Silent;
+        use crate::units::Digest;
+        let folder = tempfile::tempdir().expect("temp dir");
+        let mut raw = vec![0; 4 << 20];
+        raw[3 << 20..].fill(7);
+        std::fs::write(folder.path().join("demo.img.zst"), zstd::encode_all(&raw[..], 1).expect("zst")).expect("write");
+        let manifest = |digest: Digest| {
+            let listed = serde_json::json!({ "file": "demo.img.zst", "format": "img.zst", "size": 1,
+                "sha256": "cd".repeat(32), "raw": { "size": raw.len(), "sha256": digest } });
+            let mut manifest: serde_json::Value = serde_json::from_str(&manifest_text()).expect("json");
+            manifest["outputs"] = serde_json::json!([listed]);
+            std::fs::write(folder.path().join("manifest.json"), manifest.to_string()).expect("write");
+        };
+        manifest(Digest::of(&raw));
+        let mut image = Image::open(folder.path()).expect("opens");
+        assert!(!image.is_raw() && image.name() == "demo");
+        let scratch = tempfile::tempdir().expect("temp dir");
+        image.unpack(scratch.path(), &Silent).expect("unpacks");
+        assert_eq!((image.size, image.digest()), (4 << 20, Some(Digest::of(&raw))));
+        assert!(std::fs::read(&image.path).expect("read") == raw);
+        assert_eq!(image.folder(), folder.path().canonicalize().expect("path"));
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&image.path.metadata().expect("metadata"));
+        assert!(blocks * 512 < 2 << 20, "holes were filled");
+        manifest(Digest::of("other"));
+        let mut image = Image::open(folder.path()).expect("opens");
+        let error = image.unpack(tempfile::tempdir().expect("dir").path(), &Silent).expect_err("other bytes");
+        assert!(error.to_string().ends_with("does not hold the disk that its manifest.json speaks of"), "{error}");
     }
 
     #[test]

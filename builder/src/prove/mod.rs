@@ -109,8 +109,9 @@ pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
     image.partition("fat")?;
     refuse_missing_tpm(&image, options)?;
     let machine = machine(&image, options)?;
-    let before = image.stamp()?;
     let scratch = Scratch::create(options.keep)?;
+    image.unpack(scratch.path(), sink)?;
+    let before = image.stamp()?;
     let device = match &options.stamped {
         None => Device::create(scratch.path(), &image.manifest)?,
         Some(Stamped { patch, pki }) => {

@@ -177,6 +177,8 @@ fn values_that_are_refused() {
         ("target.cmdline = [\"a b\"]".into(), "r.toml:2:19", "kernel argument"),
         ("target.cmdline = [\"a=$(reboot)\"]".into(), "r.toml:2:19", "kernel argument"),
         ("target.formats = [\"=\"]".into(), "r.toml:2:18", "empty"),
+        ("target.formats = [\"=\", \"vhd\", \"bmap\", \"vhd\"]".into(), "r.toml:2:39", "`vhd` twice"),
+        ("target.formats = [\"=\", \"bmap\", \"qcow2\"]".into(), "r.toml:2:24", "nothing that it could be used with"),
         ("packages.install = [\"Jq\"]".into(), "r.toml:2:21", "package name"),
         ("packages.install = [\"jq=\"]".into(), "r.toml:2:21", "package name"),
         ("packages.install = [\"-o=Dir::x\"]".into(), "r.toml:2:21", "package name"),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Users;
 use crate::build::image::ImageJob;
 use crate::event::Sink;
+use crate::export::root::RootJob;
 use crate::foreign::binfmt;
 use crate::prove::inside::{self, Inside};
 use crate::rootfs::layer::{self, LayerJob};
@@ -22,6 +23,8 @@ pub enum Job {
     Layer(Box<LayerJob>),
     /// Makes the disk image from the layers.
     Image(Box<ImageJob>),
+    /// Packs the root tree of the layers.
+    Root(RootJob),
     /// Boots an image in a simulated world.
     Prove(Box<Inside>),
     /// Can foreign programs be registered in a user namespace?
@@ -36,6 +39,7 @@ impl Job {
         match self {
             Self::Layer(job) => format!("making layer `{}`", job.step),
             Self::Image(_) => "making the image".into(),
+            Self::Root(_) => "packing the root tree".into(),
             Self::Prove(_) => "booting the image".into(),
             Self::ProbeBinfmt => "looking for binfmt_misc".into(),
             Self::Remove(_) => "removing old trees".into(),
@@ -45,7 +49,7 @@ impl Job {
     /// Which users the job needs to see.
     pub fn users(&self) -> Users {
         match self {
-            Self::Layer(_) | Self::Image(_) | Self::ProbeBinfmt | Self::Remove(_) => Users::Range,
+            Self::Layer(_) | Self::Image(_) | Self::Root(_) | Self::ProbeBinfmt | Self::Remove(_) => Users::Range,
             Self::Prove(_) => Users::Own,
         }
     }
@@ -55,6 +59,7 @@ impl Job {
         Ok(match self {
             Self::Layer(job) => serde_json::to_value(layer::make(job, sink)?)?,
             Self::Image(job) => serde_json::to_value(job.make(sink)?)?,
+            Self::Root(job) => serde_json::to_value(job.make()?)?,
             Self::Prove(inside) => serde_json::to_value(inside::run(inside, sink)?)?,
             Self::ProbeBinfmt => serde_json::to_value(binfmt::mount_own())?,
             Self::Remove(paths) => serde_json::to_value(paths.iter().try_for_each(remove)?)?,

@@ -8,6 +8,7 @@ mod provisioning;
 mod raspberry_pi;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -135,7 +136,7 @@ pub struct Target {
     pub arch: Arch,
     /// How the machine boots.
     pub board: Board,
-    /// Output formats.
+    /// Output formats: each is a file `<name>.<format>`.
     #[serde(default = "default_formats")]
     pub formats: Vec<Format>,
     /// Which kernel modules the initramfs holds.
@@ -193,6 +194,22 @@ pub enum Format {
     /// The root file system's files as a tar, compressed with Zstandard.
     #[serde(rename = "tar.zst")]
     TarZst,
+}
+
+impl fmt::Display for Format {
+    /// As the recipe has it, and the ending of its file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Img => "img",
+            Self::ImgZst => "img.zst",
+            Self::ImgXz => "img.xz",
+            Self::ImgGz => "img.gz",
+            Self::Bmap => "bmap",
+            Self::Vhd => "vhd",
+            Self::Qcow2 => "qcow2",
+            Self::TarZst => "tar.zst",
+        })
+    }
 }
 
 /// Which kernel modules the initramfs holds.

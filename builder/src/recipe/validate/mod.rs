@@ -7,7 +7,7 @@ use url::Url;
 use crate::provisioning::source::Source;
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::tree::Node;
-use crate::recipe::types::{Archive, Deb, EngineImage, Recipe};
+use crate::recipe::types::{Archive, Deb, EngineImage, Format, Recipe};
 use crate::units::{ByteSize, Digest};
 
 /// Smallest FAT partition: FAT32 needs 65,525 clusters of 512 bytes.
@@ -230,6 +230,21 @@ fn target(recipe: &Recipe, found: &mut Found<'_>) {
     }
     if recipe.target.formats.is_empty() {
         found.add("target/formats", "`target.formats` is empty", "at least one format, for example `img`");
+    }
+    formats(&recipe.target.formats, found);
+}
+
+fn formats(formats: &[Format], found: &mut Found<'_>) {
+    for (at, format) in formats.iter().enumerate().filter(|(at, format)| formats[..*at].contains(format)) {
+        let message = format!("`target.formats` names `{format}` twice");
+        found.add(&format!("target/formats/{at}"), message, "each format once");
+    }
+    let disk = |format: &Format| !matches!(format, Format::Bmap | Format::Qcow2 | Format::TarZst);
+    if let Some(at) = formats.iter().position(|format| *format == Format::Bmap)
+        && !formats.iter().any(disk)
+    {
+        let message = "`target.formats` has a block map and nothing that it could be used with";
+        found.add(&format!("target/formats/{at}"), message, "`bmap` beside `img`, `img.zst`, `img.xz`, `img.gz` or `vhd`");
     }
 }
 

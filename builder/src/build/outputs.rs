@@ -1,0 +1,326 @@
+//! The last two steps: the raw image, and from it the files that the recipe asks for, with manifest and digests.
+//!
+//! Everything is written under temporary names in the output folder and renamed when all of it is whole; what stood
+//! there before stays until then. The manifest and the digests come last, so that they never speak of what is not there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use super::Build;
+use super::image::{ImageJob, Made};
+use super::kept::{Kept, KeptImage, KeptOutputs, Seen, manifest_in};
+use super::manifest::{self, Manifest, Output, Raw};
+use super::partial::{Partial, replace};
+use super::plan::Plan;
+use super::steps::Step;
+use crate::disk::ids::Ids;
+use crate::event::{Event, Sink, Unit};
+use crate::export::root::{Packed, RootJob};
+use crate::export::{self, Request, vhd};
+use crate::recipe::types::{Board, Format};
+use crate::sandbox::{self, Job};
+use crate::store::Store;
+use crate::units::Digest;
+use crate::{board, disk};
+
+/// Name of the digests beside an image, in the form that `sha256sum --check` reads.
+pub const DIGESTS: &str = "SHA256SUMS";
+
+/// The image as files in the output folder.
+pub struct Outputs<'a> {
+    /// Recipe and inputs.
+    pub plan: &'a Plan,
+    /// Key of the last layer.
+    pub below: Digest,
+    /// Trees of the layers.
+    pub trees: Vec<PathBuf>,
+    /// Folder that the user asked for.
+    pub out: PathBuf,
+    /// For scratch space.
+    pub store: &'a Store,
+    /// Listener.
+    pub sink: &'a dyn Sink,
+}
+
+/// A file that is there.
+#[derive(Debug, Serialize)]
+pub struct Ready {
+    /// The file.
+    pub path: PathBuf,
+    /// Bytes that it takes on the disk; the rest are holes.
+    pub allocated: u64,
+    /// As the manifest has it.
+    #[serde(flatten)]
+    pub output: Output,
+}
+
+/// The raw image while the other files are made of it.
+enum Source {
+    /// It was there already, at its place.
+    InPlace(PathBuf),
+    /// It was made just now.
+    New(Partial),
+}
+
+impl Source {
+    fn path(&self) -> &Path {
+        match self {
+            Self::InPlace(path) => path,
+            Self::New(partial) => &partial.path,
+        }
+    }
+}
+
+impl Outputs<'_> {
+    /// Makes the files, unless those in the output folder were made from the same inputs and not touched since.
+    ///
+    /// # Errors
+    /// See [`ImageJob::make`] and [`export::run`]; or the output folder cannot be written.
+    pub(super) fn make(&self, build: &mut Build<'_>) -> Result<Vec<Ready>> {
+        let timer = Instant::now();
+        let recipe = &self.plan.recipe;
+        let folder = self.out.join(format!("{}-{}", recipe.name, recipe.target.arch));
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let folder = fs::canonicalize(&folder)?;
+        let image_step = self.image_step();
+        let export_step = self.export_step(&image_step);
+        let kept_file = self.kept_file(&folder);
+        let kept = Kept::read(&kept_file);
+        if let Some(manifest) = kept.outputs(&folder, export_step.key()) {
+            build.finish(&image_step, true, timer);
+            build.finish(&export_step, true, Instant::now());
+            return ready(&folder, &manifest.outputs);
+        }
+        let raw = folder.join(self.file(Format::Img));
+        // Also what keeps two builds out of one folder.
+        let partial = Partial::claim(&raw)?;
+        let (source, made) = match kept.image(&folder, image_step.key()) {
+            Some(made) => {
+                build.finish(&image_step, true, timer);
+                (Source::InPlace(raw), made)
+            }
+            None => {
+                let made = self.image(&partial.path)?;
+                build.finish(&image_step, false, timer);
+                (Source::New(partial), made)
+            }
+        };
+        let timer = Instant::now();
+        let outputs = self.export(&folder, source)?;
+        build.finish(&export_step, false, timer);
+        self.remove_stale(&folder, &outputs)?;
+        self.describe(&folder, &made, &outputs, build.seconds())?;
+        self.remember(&folder, made, (&image_step, &export_step), &outputs)?.write(&kept_file)?;
+        ready(&folder, &outputs)
+    }
+
+    fn image(&self, out: &Path) -> Result<Made> {
+        self.sink.emit(Event::Started { step: "image".into(), total: None, unit: Unit::Items });
+        let staging = self.store.staging("image")?;
+        let recipe = &self.plan.recipe;
+        let job = ImageJob {
+            lowers: self.trees.clone(),
+            scratch: staging.path().to_owned(),
+            out: out.to_owned(),
+            recipe: recipe.clone(),
+            seed: self.plan.seed,
+            epoch: self.plan.epoch,
+            authorized_keys: self.plan.authorized_keys.clone(),
+            wifi: board::wifi::allowed(recipe.network.wifi.as_ref())?,
+        };
+        sandbox::run(&Job::Image(Box::new(job)), self.sink)
+    }
+
+    /// Makes what the recipe asks for and moves all of it to its places.
+    fn export(&self, folder: &Path, source: Source) -> Result<Vec<Output>> {
+        let formats = &self.plan.recipe.target.formats;
+        let wanted = |format| formats.contains(&format);
+        // The raw image becomes the VHD where nobody else wants it.
+        let becomes = wanted(Format::Vhd) && !wanted(Format::Img) && matches!(source, Source::New(_));
+        let mut partials: Vec<(Format, Partial)> = Vec::new();
+        for format in formats.iter().copied().filter(|format| *format != Format::Img) {
+            if !(format == Format::Vhd && becomes) {
+                partials.push((format, Partial::claim(&folder.join(self.file(format)))?));
+            }
+        }
+        let mut targets: Vec<_> =
+            partials.iter().map(|(format, partial)| (*format, partial.path.clone())).collect();
+        if becomes {
+            targets.push((Format::Vhd, source.path().to_owned()));
+        }
+        let id = Ids::from_seed(&self.plan.seed).vhd;
+        let request = Request {
+            raw: source.path(),
+            targets,
+            vhd: vhd::Identity { id, epoch: self.plan.epoch },
+            threads: export::threads(),
+        };
+        let made = export::run(&request, self.sink).map_err(|error| disk::full(error, folder))?;
+        let raw = Raw { size: made.size, sha256: made.sha256 };
+        let mut outputs = Vec::new();
+        for format in formats {
+            let done = made.files.iter().find(|file| file.format == *format);
+            let (size, sha256, raw) = match (format, done) {
+                (Format::Img, _) => (raw.size, raw.sha256, None),
+                (Format::TarZst, _) => {
+                    let partial = partials.iter().find(|(format, _)| *format == Format::TarZst);
+                    let packed = self.root(&partial.context("packing the root tree")?.1.path)?;
+                    (packed.size, packed.sha256, Some(Raw { size: packed.raw_size, sha256: packed.raw_sha256 }))
+                }
+                (Format::Bmap, Some(done)) => (done.size, done.sha256, None),
+                (_, Some(done)) => (done.size, done.sha256, Some(raw)),
+                (_, None) => anyhow::bail!("a format was not made"),
+            };
+            outputs.push(Output { file: self.file(*format), format: Some(*format), size, sha256, raw });
+        }
+        for (_, partial) in partials {
+            partial.persist()?;
+        }
+        if let Source::New(partial) = source {
+            if wanted(Format::Img) {
+                partial.persist()?;
+            } else if becomes {
+                partial.persist_as(&folder.join(self.file(Format::Vhd)))?;
+            }
+        }
+        Ok(outputs)
+    }
+
+    fn root(&self, out: &Path) -> Result<Packed> {
+        let staging = self.store.staging("root")?;
+        let job = RootJob {
+            lowers: self.trees.clone(),
+            scratch: staging.path().to_owned(),
+            out: out.to_owned(),
+            epoch: self.plan.epoch,
+        };
+        sandbox::run(&Job::Root(job), self.sink)
+    }
+
+    /// The file's name for a format: bmaptool finds `name.bmap` beside `name.img.zst`.
+    fn file(&self, format: Format) -> PathBuf {
+        PathBuf::from(format!("{}.{format}", self.plan.recipe.name))
+    }
+
+    fn image_step(&self) -> Step {
+        let recipe = &self.plan.recipe;
+        let fat = recipe.disk.fat_size(recipe.target.board);
+        let mut target = recipe.target.clone();
+        target.formats.clear();
+        let inputs = [
+            ("layer below".to_owned(), self.below.to_string()),
+            ("identifiers".to_owned(), self.plan.seed.to_string()),
+            ("time stamp".to_owned(), self.plan.epoch.to_string()),
+            ("target".to_owned(), Digest::of_json(&target).to_string()),
+            ("disk".to_owned(), Digest::of_json(&(&recipe.disk, fat)).to_string()),
+        ];
+        Step::new("image", inputs)
+    }
+
+    fn export_step(&self, image: &Step) -> Step {
+        let recipe = &self.plan.recipe;
+        let formats: Vec<_> = recipe.target.formats.iter().map(ToString::to_string).collect();
+        let inputs = [
+            ("image".to_owned(), image.key().to_string()),
+            ("formats".to_owned(), formats.join(" ")),
+            // The manifest carries these.
+            ("manifest".to_owned(), Digest::of_json(&(&self.plan.inputs, &recipe.description)).to_string()),
+        ];
+        Step::new(export::STEP, inputs)
+    }
+
+    fn kept_file(&self, folder: &Path) -> PathBuf {
+        let id = Digest::of(folder.join(self.file(Format::Img)).display().to_string()).short();
+        self.store.steps_dir().join(format!("{id}.image.json"))
+    }
+
+    /// Removes what an earlier build made and this one does not: only what its manifest lists.
+    fn remove_stale(&self, folder: &Path, outputs: &[Output]) -> Result<()> {
+        let Some(old) = manifest_in(folder).filter(|old| old.name == self.plan.recipe.name) else { return Ok(()) };
+        for stale in old.outputs.iter().filter_map(Output::plain_name) {
+            if outputs.iter().any(|output| output.file == *stale) {
+                continue;
+            }
+            let path = folder.join(stale);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("removing {}, which is out of date", path.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes manifest and digests.
+    fn describe(
+        &self,
+        folder: &Path,
+        made: &Made,
+        outputs: &[Output],
+        seconds: BTreeMap<String, f64>,
+    ) -> Result<()> {
+        let recipe = &self.plan.recipe;
+        let manifest = Manifest {
+            edgepress: env!("CARGO_PKG_VERSION").into(),
+            name: recipe.name.clone(),
+            description: recipe.description.clone(),
+            arch: recipe.target.arch,
+            board: recipe.target.board,
+            models: match recipe.target.board {
+                Board::RaspberryPi => recipe.target.raspberry_pi.models.clone(),
+                Board::Uefi => Vec::new(),
+            },
+            inputs: self.plan.inputs.clone(),
+            kernels: made.kernels.clone(),
+            epoch: self.plan.epoch,
+            provisioning: recipe.provisioning.in_image(),
+            config_toml: self.plan.config_toml(),
+            engine_dns: recipe.engine.dns.clone(),
+            partitions: made.partitions.clone(),
+            outputs: outputs.to_owned(),
+            seconds,
+        };
+        let manifest = serde_json::to_vec_pretty(&manifest)?;
+        let mut sums: String =
+            outputs.iter().map(|output| format!("{}  {}\n", output.sha256, output.file.display())).collect();
+        sums += &format!("{}  {}\n", Digest::of(&manifest), manifest::FILE_NAME);
+        replace(&folder.join(manifest::FILE_NAME), &manifest)?;
+        replace(&folder.join(DIGESTS), sums.as_bytes())
+    }
+
+    fn remember(
+        &self,
+        folder: &Path,
+        made: Made,
+        (image, export): (&Step, &Step),
+        outputs: &[Output],
+    ) -> Result<Kept> {
+        let files = outputs.iter().map(|output| output.file.as_path());
+        let files = files.chain([manifest::FILE_NAME, DIGESTS].map(Path::new));
+        let seen = files.map(|file| Seen::of(folder, file).with_context(|| format!("looking at {}", file.display())));
+        let seen = seen.collect::<Result<Vec<_>>>()?;
+        let raw = self.plan.recipe.target.formats.contains(&Format::Img);
+        let raw = raw.then(|| Seen::of(folder, &self.file(Format::Img))).flatten();
+        Ok(Kept {
+            image: raw.map(|seen| KeptImage { key: image.key(), seen, made }),
+            outputs: Some(KeptOutputs { key: export.key(), seen }),
+        })
+    }
+}
+
+fn ready(folder: &Path, outputs: &[Output]) -> Result<Vec<Ready>> {
+    const BLOCK: u64 = 512;
+    let files = outputs.iter().map(|output| {
+        let path = folder.join(&output.file);
+        let data = fs::metadata(&path).with_context(|| format!("looking at {}", path.display()))?;
+        Ok(Ready { path, allocated: data.blocks() * BLOCK, output: output.clone() })
+    });
+    files.collect()
+}

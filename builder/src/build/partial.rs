@@ -1,0 +1,74 @@
+//! Files of the output folder while they are made: beside their final places, so that the rename stays on one file
+//! system, and under one name each, so that what a killed build left is written over.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::error::Problem;
+use crate::interrupt;
+
+/// One file; removed on every way out but [`Partial::persist`].
+pub struct Partial {
+    /// Where it is written.
+    pub path: PathBuf,
+    target: PathBuf,
+    _lock: Flock<File>,
+    _guard: interrupt::Guard,
+}
+
+impl Partial {
+    /// Takes the place of `target` while it is made.
+    ///
+    /// # Errors
+    /// When another build is making the same file, or the folder cannot be written.
+    pub fn claim(target: &Path) -> Result<Self> {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let path = target.with_file_name(format!(".{name}.partial"));
+        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = open.with_context(|| format!("creating {}", path.display()))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+            Problem::work(format!("another build is writing {}", target.display()))
+                .hint("wait for it to end, or choose another folder with --out")
+        })?;
+        let doomed = path.clone();
+        let guard = interrupt::on_interrupt(move || drop(fs::remove_file(&doomed)));
+        Ok(Self { path, target: target.to_owned(), _lock: lock, _guard: guard })
+    }
+
+    /// Moves it to its place.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub fn persist(self) -> Result<()> {
+        self.persist_as(&self.target)
+    }
+
+    /// Moves it to another place in the same folder: it became something else.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub fn persist_as(&self, target: &Path) -> Result<()> {
+        fs::rename(&self.path, target).with_context(|| format!("moving the file to {}", target.display()))
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Gone already where it became the file.
+        fs::remove_file(&self.path).ok();
+    }
+}
+
+/// Writes a small file all or not at all.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, content)
+        .and_then(|()| fs::rename(&new, path))
+        .with_context(|| format!("writing {}", path.display()))
+}

@@ -1,0 +1,101 @@
+//! Consumers that only hash, and the file that is hashed while it is written.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::mpsc::Receiver;
+
+use anyhow::{Context as _, Result};
+use sha2::{Digest as _, Sha256};
+
+use super::pass::Chunk;
+use crate::format::bmap::{self, Mapped};
+use crate::units::Digest;
+
+/// A file that is whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Whole {
+    /// Bytes.
+    pub size: u64,
+    /// Its digest.
+    pub sha256: Digest,
+}
+
+impl Whole {
+    /// Writes a small file.
+    pub fn small(path: &Path, text: &str) -> Result<Self> {
+        fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+        Ok(Self { size: text.len() as u64, sha256: Digest::of(text) })
+    }
+}
+
+/// A file that is written from start to end, and its digest.
+pub(super) struct Hashed {
+    file: File,
+    hasher: Sha256,
+    size: u64,
+}
+
+impl Hashed {
+    /// Begins the file anew.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
+        Ok(Self { file, hasher: Sha256::new(), size: 0 })
+    }
+
+    /// What was written.
+    pub fn finish(self) -> Whole {
+        Whole { size: self.size, sha256: Digest::from_hasher(self.hasher) }
+    }
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_all(bytes)?;
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// The digest of everything, to be gone on with.
+pub(super) fn hash(chunks: &Receiver<Chunk>) -> Sha256 {
+    let mut hasher = Sha256::new();
+    for chunk in chunks {
+        chunk.pieces().for_each(|piece| hasher.update(piece));
+    }
+    hasher
+}
+
+/// The digest of each range (bytes, ascending, on whole blocks but where the disk ends).
+pub(super) fn ranges(chunks: &Receiver<Chunk>, ranges: Vec<Range<u64>>) -> Vec<Mapped> {
+    let mut mapped = Vec::with_capacity(ranges.len());
+    let mut ranges = ranges.into_iter().peekable();
+    let mut hasher = Sha256::new();
+    let mut at = 0;
+    for chunk in chunks {
+        let end = at + chunk.length as u64;
+        while let Some(range) = ranges.next_if(|range| range.end <= end) {
+            add(&mut hasher, &chunk, at, &range);
+            let blocks = range.start / bmap::BLOCK..range.end.div_ceil(bmap::BLOCK);
+            mapped.push(Mapped { blocks, sha256: Some(Digest::from_hasher(std::mem::take(&mut hasher))) });
+        }
+        if let Some(range) = ranges.peek() {
+            add(&mut hasher, &chunk, at, range);
+        }
+        at = end;
+    }
+    mapped
+}
+
+/// Hashes what a chunk at `at` has of a range.
+fn add(hasher: &mut Sha256, chunk: &Chunk, at: u64, range: &Range<u64>) {
+    let inside = |place: u64| usize::try_from(place.saturating_sub(at)).unwrap_or(usize::MAX).min(chunk.length);
+    let part = inside(range.start)..inside(range.end);
+    chunk.range(part).for_each(|piece| hasher.update(piece));
+}

@@ -1,0 +1,185 @@
+//! From the raw image to the files that are handed on, in one pass.
+//!
+//! ```text
+//!                              ┌─► SHA-256 of the disk (and of the VHD, which is the disk and a footer)
+//!             chunks of 4 MiB, ├─► digests of the block map's ranges
+//! raw image ─► shared, through ├─► frames of Zstandard  ─┐ several at a time,
+//!  data only   bounded queues  ├─► deflate for gzip     ─┘ written in order
+//!                              └─► xz, several blocks at a time
+//!           └► copied in the kernel to the VHD, where the raw image stays too;  qemu-img makes the qcow2
+//! ```
+//! Holes are not read. What is made is the same whatever the number of cores. Memory: the chunks under way, at most
+//! 4 MiB × (10 + 4 × cores), and for each core what a compressor needs (Zstandard 4 MiB, deflate 0.3 MiB, xz 150 MiB).
+
+pub mod root;
+pub mod vhd;
+
+mod consume;
+mod frames;
+mod gz;
+mod pass;
+mod qcow2;
+mod xz;
+mod zst;
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::thread::{self, ScopedJoinHandle};
+
+use anyhow::{Context as _, Result};
+use sha2::Sha256;
+
+use crate::disk::{allocation, sparse};
+use crate::event::{Event, Sink, Unit};
+use crate::format::bmap::{self, Bmap};
+use crate::recipe::types::Format;
+use crate::units::Digest;
+use consume::Whole;
+use pass::Lines;
+
+/// The step's name.
+pub const STEP: &str = "export";
+
+/// What is to be made of a raw image.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The raw image, whole and not changed meanwhile.
+    pub raw: &'a Path,
+    /// Format and file of each. A [`Format::Vhd`] whose file is the raw image itself becomes it: the footer is appended.
+    /// [`Format::Img`] and [`Format::TarZst`] are none of a disk image's copies and not made here.
+    pub targets: Vec<(Format, PathBuf)>,
+    /// What the VHD's footer says.
+    pub vhd: vhd::Identity,
+    /// How many threads compress; the result does not depend on it.
+    pub threads: NonZeroUsize,
+}
+
+/// A file that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported {
+    /// Its format.
+    pub format: Format,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of the file.
+    pub sha256: Digest,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Bytes of the raw image.
+    pub size: u64,
+    /// SHA-256 of the raw image.
+    pub sha256: Digest,
+    /// The files, in the order of the request.
+    pub files: Vec<Exported>,
+}
+
+/// As many threads as this machine runs at a time.
+pub fn threads() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Makes the files.
+///
+/// # Errors
+/// When the image cannot be read or a file cannot be written; a program that is missing.
+pub fn run(request: &Request<'_>, sink: &dyn Sink) -> Result<Outcome> {
+    let raw = request.raw.display();
+    let image = File::open(request.raw).with_context(|| format!("opening {raw}"))?;
+    let size = image.metadata().with_context(|| format!("looking at {raw}"))?.len();
+    sink.emit(Event::Started { step: STEP.into(), total: Some(size), unit: Unit::Bytes });
+    let wants_map = request.targets.iter().any(|(format, _)| *format == Format::Bmap);
+    let ranges = wants_map.then(|| allocation::mapped(&image, size)).transpose();
+    let ranges = ranges.with_context(|| format!("mapping {raw}"))?;
+    let message = request.targets.iter().map(|(format, _)| format.to_string()).collect::<Vec<_>>().join(", ");
+    let progress = |done| {
+        sink.emit(Event::Progress { step: STEP.into(), done, message: message.clone() });
+    };
+    let made = thread::scope(|scope| -> Result<Products> {
+        let mut lines = Lines::default();
+        let chunks = lines.add();
+        let hasher = scope.spawn(move || consume::hash(&chunks));
+        let map = ranges.map(|ranges| {
+            let chunks = lines.add();
+            scope.spawn(move || consume::ranges(&chunks, ranges))
+        });
+        let mut files = Vec::new();
+        for (format, path) in &request.targets {
+            let threads = request.threads;
+            let handle = match format {
+                Format::ImgZst => {
+                    let chunks = lines.add();
+                    scope.spawn(move || zst::write(chunks, path, threads).map(Some))
+                }
+                Format::ImgGz => {
+                    let chunks = lines.add();
+                    scope.spawn(move || gz::write(chunks, path, threads).map(Some))
+                }
+                Format::ImgXz => {
+                    let chunks = lines.add();
+                    scope.spawn(move || xz::write(&chunks, path, threads).map(Some))
+                }
+                Format::Qcow2 => scope.spawn(move || qcow2::convert(request.raw, path).map(Some)),
+                Format::Vhd if path != request.raw => {
+                    scope.spawn(move || sparse::fill(request.raw, path).map(|()| None))
+                }
+                Format::Vhd | Format::Img | Format::Bmap | Format::TarZst => scope.spawn(|| Ok(None)),
+            };
+            files.push(handle);
+        }
+        let read = lines.read(&image, size, progress).with_context(|| format!("reading {raw}"));
+        let made = Products::join(hasher, map, files);
+        read.and(made)
+    })?;
+    made.finish(request, size)
+}
+
+/// What the pass yields.
+struct Products {
+    hasher: Sha256,
+    map: Option<Vec<bmap::Mapped>>,
+    files: Vec<Option<Whole>>,
+}
+
+impl Products {
+    fn join(
+        hasher: ScopedJoinHandle<'_, Sha256>,
+        map: Option<ScopedJoinHandle<'_, Vec<bmap::Mapped>>>,
+        files: Vec<ScopedJoinHandle<'_, Result<Option<Whole>>>>,
+    ) -> Result<Self> {
+        let hasher = joined(hasher);
+        let map = map.map(joined);
+        // All of them, before the first that failed is reported.
+        let files: Vec<_> = files.into_iter().map(joined).collect();
+        Ok(Self { hasher, map, files: files.into_iter().collect::<Result<_>>()? })
+    }
+
+    /// What is made of the digests: the map's file and the VHD's footer.
+    fn finish(mut self, request: &Request<'_>, size: u64) -> Result<Outcome> {
+        let mut files = Vec::new();
+        for ((format, path), whole) in request.targets.iter().zip(self.files) {
+            let whole = match (format, whole) {
+                (_, Some(whole)) => whole,
+                (Format::Bmap, None) => {
+                    let ranges = self.map.take().unwrap_or_default();
+                    Whole::small(path, &Bmap { image_size: size, block_size: bmap::BLOCK, ranges }.to_xml())?
+                }
+                (Format::Vhd, None) => vhd::finish(path, size, &request.vhd, self.hasher.clone())?,
+                (Format::Img | Format::TarZst, None) => continue,
+                (other, None) => anyhow::bail!("nothing was made for the format {other}"),
+            };
+            files.push(Exported { format: *format, size: whole.size, sha256: whole.sha256 });
+        }
+        Ok(Outcome { size, sha256: Digest::from_hasher(self.hasher), files })
+    }
+}
+
+fn joined<T>(handle: ScopedJoinHandle<'_, T>) -> T {
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[cfg(test)]
+mod tests;
