@@ -46,7 +46,10 @@ fn parse_model(text: &str) -> Result<Model, String> {
 /// # Errors
 /// When there is nothing to inspect, or a verdict failed.
 pub fn run(args: &Args, session: &Session) -> Result<()> {
-    let report = inspect(&Options { image: args.image.clone(), models: args.model.clone() })?;
+    let report = inspect(
+        &Options { image: args.image.clone(), models: args.model.clone(), ..Options::default() },
+        &*session.sink,
+    )?;
     session.answer(&report)?;
     let failed: Vec<_> =
         report.failed().map(|verdict| format!("{}: {}", verdict.name, verdict.detail)).collect();

@@ -1,42 +1,58 @@
 //! What is in an image, read without mounting anything, and verdicts on it.
 //!
 //! ```text
-//! image ─► partition table ─► file systems ─► files of the FAT partition ─► identity?
-//!                                                  └─► boot chain of the board ─► verdict
+//!            ┌─► partition table ─► file systems
+//! source ────┼─► FAT partition: files, identity ─► boot chain of the board
+//!            └─► ext4 root: system, packages, units, configuration, first boot
+//!                                     └─► verdicts: boot-chain, identity-leak, azure-preflight
 //! ```
 //! Images may come from anybody: whatever they hold is judged, and nothing of it is trusted. Contents of an identity are
 //! never shown.
 
+mod config;
 mod file_system;
+mod grub;
+pub mod leaks;
+pub mod root;
+pub mod source;
+pub mod system;
 mod text;
 mod uefi;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 pub use self::file_system::FileSystem;
+use self::leaks::{Found, Meant};
+use self::root::Part;
+use self::source::Source;
+use self::system::System;
 pub use self::uefi::Loaders;
 use crate::board::raspberry_pi::chain::{self, Chain, Files, RootPartition};
 use crate::board::raspberry_pi::{config_txt, model};
-use crate::build::manifest::{FILE_NAME, Manifest};
+use crate::build::manifest::Manifest;
+use crate::disk::fat;
+use crate::disk::overlay::{self, Overlay};
 use crate::disk::table::{self, Kind, Role, Table};
-use crate::disk::{fat, patch};
 use crate::error::{Problem, problem};
+use crate::event::Sink;
+use crate::format::Container;
 use crate::prove::checks::{Check, Outcome};
-use crate::prove::image::{raw_image, read_manifest};
 use crate::recipe::types::{Board, Model};
 use crate::units::Arch;
 
 /// What to inspect.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The raw image, or the folder with image and manifest.
+    /// The image, or the folder with image and manifest.
     pub image: PathBuf,
     /// Models of the Raspberry Pi instead of the manifest's.
     pub models: Vec<Model>,
+    /// What the image is meant to be.
+    pub meant: Meant,
 }
 
 /// What was found.
@@ -44,7 +60,11 @@ pub struct Options {
 pub struct Report {
     /// The image.
     pub image: PathBuf,
-    /// Bytes.
+    /// How it lies in its file.
+    pub container: Container,
+    /// Bytes of its file.
+    pub packed: u64,
+    /// Bytes of the disk.
     pub size: u64,
     /// The board, from the manifest or by its files; none when neither tells.
     pub board: Option<Board>,
@@ -64,6 +84,10 @@ pub struct Report {
     pub chains: Vec<Chain>,
     /// The boot loaders of a UEFI image.
     pub loaders: Option<Loaders>,
+    /// What is installed on the root; nothing where that is not ext4 or cannot be read.
+    pub system: Option<System>,
+    /// What must not be in an image for many devices.
+    pub leaks: Vec<Found>,
     /// The verdicts.
     pub verdicts: Vec<Check>,
 }
@@ -115,74 +139,114 @@ const FILES_MAX: usize = 20_000;
 ///
 /// # Errors
 /// A [`Problem`] when there is no image or it has no partition table. What is wrong with what it holds is a verdict.
-pub fn inspect(options: &Options) -> Result<Report> {
-    let (path, manifest) = find(&options.image)?;
-    let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-    let table = table::read(&file).map_err(|error| nothing(&path, error))?;
-    let partitions = partitions(&file, &table).with_context(|| format!("reading {}", path.display()))?;
-    let mut report = Report {
-        size: file.metadata().with_context(|| format!("looking at {}", path.display()))?.len(),
-        image: path,
-        board: manifest.as_ref().map(|manifest| manifest.board),
-        arch: manifest.as_ref().map(|manifest| manifest.arch),
+pub fn inspect(options: &Options, sink: &dyn Sink) -> Result<Report> {
+    let source = Source::open(&options.image, sink)?;
+    let mut report = outline(&source)?;
+    on_fat(&source, &mut report, options)?;
+    on_root(&source, &mut report)?;
+    let read = report.system.is_some();
+    report.verdicts.push(leaks::judge(&report.leaks, &report.identity, options.meant, read));
+    Ok(report)
+}
+
+/// What the partition table and the heads of the file systems tell.
+fn outline(source: &Source) -> Result<Report> {
+    let table = table::read(source.disk()).map_err(|error| nothing(&source.path, error))?;
+    let context = || format!("reading {}", source.path.display());
+    let manifest = source.manifest.as_ref();
+    Ok(Report {
+        image: source.path.clone(),
+        container: source.container,
+        packed: source.packed,
+        size: source.size,
+        board: manifest.map(|manifest| manifest.board),
+        arch: manifest.map(|manifest| manifest.arch),
         table: table.kind,
         disk: table.disk.clone(),
-        partitions,
+        partitions: partitions(&source.file, &table).with_context(context)?,
         files: Vec::new(),
         identity: Vec::new(),
         chains: Vec::new(),
         loaders: None,
+        system: None,
+        leaks: Vec::new(),
         verdicts: Vec::new(),
-    };
-    let verdict = if table.find(Role::Fat).is_none() {
-        Check::new(BOOT_CHAIN, false, "there is no FAT partition for a firmware to read")
-    } else {
-        let image = report.image.clone();
-        let judged = patch::look(&image, |volume| {
-            report.files = list(volume)?;
-            report.identity = identity(&report.files);
-            Ok(boot_chain(volume, &mut report, options, manifest.as_ref()))
-        });
-        match judged {
-            Ok(verdict) => verdict,
-            Err(error) if problem(&error).is_some() => Check::new(BOOT_CHAIN, false, format!("{error:#}")),
-            Err(error) => return Err(error),
-        }
-    };
-    report.verdicts.push(verdict);
-    Ok(report)
+    })
 }
 
-/// The image and its manifest, if there is one that lists it.
-fn find(path: &Path) -> Result<(PathBuf, Option<Manifest>)> {
-    let metadata = fs::metadata(path).map_err(|error| {
-        Problem::input(format!("cannot open the image {}: {error}", path.display()))
-            .hint("`edgepress build RECIPE` prints the path of the image that it made")
-    })?;
-    if metadata.is_dir() {
-        let manifest = read_manifest(&path.join(FILE_NAME))?;
-        let image = path.join(raw_image(&manifest, path)?);
-        if !image.is_file() {
-            return Err(
-                Problem::input(format!("cannot open the image {}: it is missing", image.display())).into()
-            );
-        }
-        return Ok((image, Some(manifest)));
-    }
-    let beside = path.with_file_name(FILE_NAME);
-    // Any folder may have a manifest.json: only one that names this file is its.
-    let manifest = if beside.is_file() { read_manifest(&beside).ok() } else { None };
-    let manifest = manifest.filter(|manifest| {
-        manifest.outputs.iter().any(|output| Some(output.file.as_os_str()) == path.file_name())
+/// Reads the FAT partition, and judges the boot chain.
+fn on_fat(source: &Source, report: &mut Report, options: &Options) -> Result<()> {
+    let fat = report.partitions.iter().find(|partition| partition.entry.role == Some(Role::Fat));
+    let Some(entry) = fat.map(|partition| partition.entry.clone()) else {
+        let detail = "there is no FAT partition for a firmware to read";
+        report.verdicts.push(Check::new(BOOT_CHAIN, false, detail));
+        return Ok(());
+    };
+    let judged = look_at_fat(source, &entry, |volume| {
+        report.files = list(volume)?;
+        report.identity = identity(&report.files);
+        report.leaks.extend(leaks::on_fat(volume, &report.files));
+        Ok(boot_chain(volume, report, options, source.manifest.as_ref()))
     });
-    Ok((path.to_owned(), manifest))
+    let verdict = match judged {
+        Err(error) if problem(&error).is_some() => Check::new(BOOT_CHAIN, false, format!("{error:#}")),
+        judged => judged?,
+    };
+    report.verdicts.push(verdict);
+    Ok(())
+}
+
+/// A FAT file system of an image; nothing is ever written to that.
+pub type Volume<'a> = fat::Volume<'a, Overlay<overlay::Part>>;
+
+/// Lets `look` read a FAT partition.
+///
+/// # Errors
+/// A [`Problem`] when its file system is damaged; whatever `look` returns.
+pub fn look_at_fat<T>(
+    source: &Source,
+    entry: &table::Partition,
+    look: impl FnOnce(&Volume<'_>) -> Result<T>,
+) -> Result<T> {
+    let file = source.file.try_clone().with_context(|| format!("reading {}", source.path.display()))?;
+    let mut device = Overlay::new(overlay::Part { file, start: entry.offset }, entry.size);
+    fat::look(&mut device, entry.size, look)
+}
+
+/// The part of an image that holds its root, if that is ext4.
+pub fn root_part(source: &Source, partitions: &[Partition]) -> Result<Option<Part>> {
+    let is_ext4 = |partition: &&Partition| partition.file_system.as_ref().is_some_and(FileSystem::is_ext4);
+    let ext4 = || partitions.iter().filter(is_ext4);
+    let root = ext4().find(|partition| partition.entry.role == Some(Role::Root)).or_else(|| ext4().next());
+    let Some(root) = root else { return Ok(None) };
+    let file = source.file.try_clone().with_context(|| format!("reading {}", source.path.display()))?;
+    Ok(Some(Part { file, offset: root.entry.offset, size: root.entry.size }))
+}
+
+const ROOT: &str = "root-file-system";
+
+/// Reads the root; one that cannot be read is a verdict.
+fn on_root(source: &Source, report: &mut Report) -> Result<()> {
+    let Some(part) = root_part(source, &report.partitions)? else { return Ok(()) };
+    let found = root::look(vec![part], |roots| {
+        let root = &roots[0];
+        Ok((system::look(root)?, leaks::on_root(root)?))
+    });
+    match found {
+        Ok((system, leaks)) => {
+            report.system = Some(system);
+            report.leaks.extend(leaks);
+        }
+        Err(error) => report.verdicts.push(Check::new(ROOT, false, format!("it cannot be read: {error:#}"))),
+    }
+    Ok(())
 }
 
 fn nothing(path: &Path, error: anyhow::Error) -> anyhow::Error {
     match problem(&error) {
         None => error.context(format!("reading {}", path.display())),
         Some(_) => Problem::input(format!("{} is no disk image: {error}", path.display()))
-            .hint("inspect reads raw images (.img): unpack a compressed one first")
+            .hint("inspect reads disks with a partition table, as raw, zst, xz, gz, vhd and qcow2")
             .into(),
     }
 }

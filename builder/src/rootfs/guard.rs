@@ -1,14 +1,15 @@
 //! The identity-leak guard: looks through a finished root tree for what makes one machine, or opens one, before the tree
-//! becomes an image that thousands of machines run.
+//! becomes an image that thousands of machines run; and through the root of a finished image, whoever made it.
 //!
-//! It names everything at once. What to look for is in [`super::guard_rules`].
+//! It names everything at once. What to look for is in [`super::guard_rules`], where it looks is a [`Tree`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::guard_rules::{
     AUTHORIZED_KEYS, AUTHORIZED_KEYS_AT, NO_KEYS_UNDER, PKCS12, PRELOADED, PRIVATE_KEY, RULES, Rule, WIFI,
@@ -22,6 +23,76 @@ use crate::units::Digest;
 const WALKED: [&str; 8] = ["boot", "etc", "home", "opt", "root", "srv", "usr/local", "var"];
 /// A larger file is no key; container images and databases need not be read.
 const MOST_READ: u64 = 256 * 1024;
+
+/// Deeper than any tree of a Linux system; a damaged file system may have folders that hold themselves.
+const DEEPEST: usize = 64;
+
+/// A root tree, in a folder or in an image. Paths are from its root.
+pub trait Tree {
+    /// The names in a folder; nothing when there is no folder of this path.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn list(&self, folder: &Path) -> Result<Vec<(OsString, Kind)>>;
+
+    /// What a regular file holds; nothing of one with more than `limit` bytes.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn content(&self, file: &Path, limit: u64) -> Result<Vec<u8>>;
+}
+
+/// What a name in a folder stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A folder.
+    Folder,
+    /// A regular file.
+    File,
+    /// A link, a device, a socket.
+    Other,
+}
+
+/// A tree in a folder of this machine.
+struct Folder<'a>(&'a Path);
+
+impl Tree for Folder<'_> {
+    fn list(&self, folder: &Path) -> Result<Vec<(OsString, Kind)>> {
+        let full = self.0.join(folder);
+        let context = || format!("reading {}", full.display());
+        let entries = match fs::read_dir(&full) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(Vec::new());
+            }
+            entries => entries.with_context(context)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.with_context(context)?;
+            let kind = entry.file_type().with_context(|| format!("looking at {}", entry.path().display()))?;
+            let kind = match () {
+                () if kind.is_dir() => Kind::Folder,
+                () if kind.is_file() => Kind::File,
+                () => Kind::Other,
+            };
+            names.push((entry.file_name(), kind));
+        }
+        Ok(names)
+    }
+
+    fn content(&self, file: &Path, limit: u64) -> Result<Vec<u8>> {
+        let full = self.0.join(file);
+        let read = || -> std::io::Result<Vec<u8>> {
+            let file = File::open(&full)?;
+            let mut bytes = Vec::new();
+            if file.metadata()?.len() <= limit {
+                file.take(limit).read_to_end(&mut bytes)?;
+            }
+            Ok(bytes)
+        };
+        read().with_context(|| format!("reading {}", full.display()))
+    }
+}
 
 /// What a recipe brings into the tree on purpose.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +114,8 @@ pub struct Leak {
     pub what: String,
     /// What to do about it.
     pub fix: String,
+    /// A recipe may have brought it on purpose: only who knows the recipe can tell.
+    pub perhaps_meant: bool,
 }
 
 /// All leaks in a tree, in the order of their paths.
@@ -50,6 +123,14 @@ pub struct Leak {
 /// # Errors
 /// When a folder or file cannot be read.
 pub fn check(tree: &Path, allowed: &Allowed) -> Result<Vec<Leak>> {
+    check_tree(&Folder(tree), allowed)
+}
+
+/// As [`check`], of a tree wherever it lies.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_tree(tree: &dyn Tree, allowed: &Allowed) -> Result<Vec<Leak>> {
     let mut guard = Guard { tree, allowed, leaks: Vec::new(), folders: BTreeMap::new() };
     for folder in WALKED {
         guard.folder(Path::new(folder))?;
@@ -57,7 +138,7 @@ pub fn check(tree: &Path, allowed: &Allowed) -> Result<Vec<Leak>> {
     let mut leaks = guard.leaks;
     for ((folder, what, fix), count) in guard.folders {
         let what = if count == 1 { what.to_owned() } else { format!("{what} ({count} files)") };
-        leaks.push(Leak { path: Path::new("/").join(folder), what, fix: fix.into() });
+        leaks.push(Leak { path: Path::new("/").join(folder), what, fix: fix.into(), perhaps_meant: false });
     }
     leaks.sort();
     Ok(leaks)
@@ -82,7 +163,7 @@ pub fn refuse(leaks: &[Leak]) -> Result<()> {
 }
 
 struct Guard<'a> {
-    tree: &'a Path,
+    tree: &'a dyn Tree,
     allowed: &'a Allowed,
     leaks: Vec<Leak>,
     /// Leaks of rules for whole folders, counted: a docker store has thousands of files.
@@ -91,21 +172,13 @@ struct Guard<'a> {
 
 impl Guard<'_> {
     fn folder(&mut self, path: &Path) -> Result<()> {
-        let full = self.tree.join(path);
-        let entries = match fs::read_dir(&full) {
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                return Ok(());
-            }
-            entries => entries.with_context(|| format!("reading {}", full.display()))?,
-        };
-        for entry in entries {
-            let entry = entry.with_context(|| format!("reading {}", full.display()))?;
-            let path = path.join(entry.file_name());
-            let kind = entry.file_type().with_context(|| format!("looking at {}", entry.path().display()))?;
-            if kind.is_dir() {
-                self.folder(&path)?;
-            } else if kind.is_file() {
-                self.file(&path).with_context(|| format!("reading {}", entry.path().display()))?;
+        ensure!(path.components().count() <= DEEPEST, "{} is nested too deep", path.display());
+        for (name, kind) in self.tree.list(path)? {
+            let path = path.join(name);
+            match kind {
+                Kind::Folder => self.folder(&path)?,
+                Kind::File => self.file(&path)?,
+                Kind::Other => {}
             }
         }
         Ok(())
@@ -160,18 +233,14 @@ impl Guard<'_> {
             path: Path::new("/").join(path),
             what: rule.what.into(),
             fix: rule.fix.into(),
+            perhaps_meant: [&AUTHORIZED_KEYS, &WIFI, &PRELOADED].iter().any(|meant| meant.what == rule.what),
         });
     }
 
     /// The file's content, read once; nothing of a large file.
     fn content<'c>(&self, path: &Path, content: &'c mut Option<Vec<u8>>) -> Result<&'c [u8]> {
         if content.is_none() {
-            let file = File::open(self.tree.join(path))?;
-            let mut bytes = Vec::new();
-            if file.metadata()?.len() <= MOST_READ {
-                file.take(MOST_READ).read_to_end(&mut bytes)?;
-            }
-            *content = Some(bytes);
+            *content = Some(self.tree.content(path, MOST_READ)?);
         }
         Ok(content.as_deref().unwrap_or_default())
     }

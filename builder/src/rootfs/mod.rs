@@ -17,7 +17,7 @@ pub mod clean;
 mod extract;
 pub mod files;
 pub mod guard;
-mod guard_rules;
+pub(crate) mod guard_rules;
 pub mod images;
 pub mod initramfs;
 pub mod layer;

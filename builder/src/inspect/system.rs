@@ -1,0 +1,283 @@
+//! What is installed on an image's root: the system, its kernels, packages and enabled units, the runtime and its
+//! configuration, and how far first boot got.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+use toml::Table;
+
+use super::config;
+use super::grub;
+use super::root::Root;
+use crate::packages::control::paragraphs;
+use crate::rootfs::guard::Kind;
+
+/// Most bytes of a text file that are read, and of the package database.
+const TEXT_MAX: u64 = 1 << 20;
+const STATUS_MAX: u64 = 128 << 20;
+/// Where dpkg has what is installed.
+pub const STATUS: &str = "var/lib/dpkg/status";
+/// Where first boot keeps its marks (overlays/base).
+const STATE: &str = "var/lib/edgepress";
+const FIRST_BOOT: &str = "usr/lib/edgepress/first-boot";
+/// Folders of units, the administrator's first: systemd.unit(5).
+const UNITS: [&str; 3] = ["etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
+/// Packages that are a container engine or a part of one.
+const ENGINE: [&str; 8] = [
+    "moby-engine",
+    "moby-containerd",
+    "moby-runc",
+    "docker.io",
+    "docker-ce",
+    "containerd",
+    "containerd.io",
+    "runc",
+];
+const RUNTIME: [&str; 2] = ["aziot-edge", "aziot-identity-service"];
+
+/// What is installed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct System {
+    /// `NAME=value` of os-release.
+    pub os_release: BTreeMap<String, String>,
+    /// The kernels.
+    pub kernels: Vec<Kernel>,
+    /// The packages that are installed, by name.
+    pub packages: Vec<Package>,
+    /// Packages in another state, as dpkg has it.
+    pub unfinished: Vec<String>,
+    /// Units that links start; what presets and generators add is not evaluated.
+    pub units: Vec<Unit>,
+    /// Units that cannot be started.
+    pub masked: Vec<String>,
+    /// The container engine's packages.
+    pub engine: Vec<Package>,
+    /// The runtime's packages.
+    pub runtime: Vec<Package>,
+    /// /etc/aziot/config.toml; nothing where there is none.
+    pub config: Option<Config>,
+    /// How far first boot got.
+    pub first_boot: FirstBoot,
+}
+
+/// A kernel.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Kernel {
+    /// As in `uname -r`.
+    pub version: String,
+    /// The boot loader starts this one.
+    pub boots: bool,
+}
+
+/// A package.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Package {
+    /// Name.
+    pub name: String,
+    /// Debian architecture.
+    pub architecture: String,
+    /// Version.
+    pub version: String,
+}
+
+/// An enabled unit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Unit {
+    /// Name.
+    pub unit: String,
+    /// The unit that pulls it in.
+    pub by: String,
+}
+
+/// A configuration, or why it is not shown.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Config {
+    /// With its secrets masked.
+    Masked(Table),
+    /// Why not.
+    CannotBeRead {
+        /// The reason.
+        cannot_be_read: String,
+    },
+}
+
+/// How far first boot got.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct FirstBoot {
+    /// `golden`: it never ran. `started`, `configured`, `provisioned`. `none`: the image has no first boot.
+    pub state: String,
+    /// Registration id, once there is one.
+    pub registration_id: Option<String>,
+    /// The marks that are there.
+    pub marks: Vec<String>,
+}
+
+/// Looks at a root.
+///
+/// # Errors
+/// When the file system cannot be read.
+pub fn look(root: &Root) -> Result<System> {
+    let (packages, unfinished) = packages(root)?;
+    let of = |names: &[&str]| -> Vec<Package> {
+        packages.iter().filter(|package| names.contains(&package.name.as_str())).cloned().collect()
+    };
+    let (units, masked) = units(root)?;
+    Ok(System {
+        os_release: os_release(root)?,
+        kernels: kernels(root)?,
+        engine: of(&ENGINE),
+        runtime: of(&RUNTIME),
+        packages,
+        unfinished,
+        units,
+        masked,
+        config: configuration(root)?,
+        first_boot: first_boot(root)?,
+    })
+}
+
+fn os_release(root: &Root) -> Result<BTreeMap<String, String>> {
+    for path in ["etc/os-release", "usr/lib/os-release"] {
+        if let Ok(Some(text)) = root.text(path, TEXT_MAX) {
+            return Ok(assignments(&text));
+        }
+    }
+    Ok(BTreeMap::new())
+}
+
+/// `NAME=value` and `NAME="value"` (os-release(5)), without the shell's escapes.
+fn assignments(text: &str) -> BTreeMap<String, String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    lines
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.trim_matches(['"', '\'']).to_owned()))
+        .collect()
+}
+
+/// The kernels by their modules and by their files in /boot.
+fn kernels(root: &Root) -> Result<Vec<Kernel>> {
+    let mut versions = BTreeSet::new();
+    for folder in ["usr/lib/modules", "lib/modules"] {
+        let entries = root.list(Path::new(folder))?;
+        versions.extend(
+            entries.into_iter().filter(|(_, kind)| *kind == Kind::Folder).map(|(name, _)| text(&name)),
+        );
+    }
+    for (name, kind) in root.list(Path::new("boot"))? {
+        if let (Some(version), Kind::File) = (version_of(&text(&name)), kind) {
+            versions.insert(version.to_owned());
+        }
+    }
+    let boots = grub::first_kernel(root)?;
+    let kernel = |version: String| Kernel { boots: boots.as_ref() == Some(&version), version };
+    Ok(versions.into_iter().map(kernel).collect())
+}
+
+/// The version in a kernel's file name.
+pub fn version_of(name: &str) -> Option<&str> {
+    ["vmlinuz-", "vmlinux-"].iter().find_map(|head| name.strip_prefix(head))
+}
+
+fn packages(root: &Root) -> Result<(Vec<Package>, Vec<String>)> {
+    let Some(text) = root.text(STATUS, STATUS_MAX)? else { return Ok(Default::default()) };
+    let all = paragraphs(&text).map_err(|error| anyhow::anyhow!("/{STATUS}: {error}"))?;
+    let (mut packages, mut unfinished) = (Vec::new(), Vec::new());
+    for fields in &all {
+        let get = |name| fields.get(name).unwrap_or_default().to_owned();
+        let (name, status) = (get("Package"), get("Status"));
+        match status.split_whitespace().nth(2) {
+            Some("installed") => {
+                packages.push(Package { name, version: get("Version"), architecture: get("Architecture") })
+            }
+            // Removed, and its configuration stayed.
+            Some("not-installed" | "config-files") => {}
+            _ => unfinished.push(format!("{name}: {status}")),
+        }
+    }
+    packages.sort();
+    Ok((packages, unfinished))
+}
+
+fn units(root: &Root) -> Result<(Vec<Unit>, Vec<String>)> {
+    let (mut units, mut masked) = (BTreeSet::new(), BTreeSet::new());
+    for folder in UNITS {
+        for (name, kind) in root.list(Path::new(folder))? {
+            let (path, name) = (Path::new(folder).join(&name), text(&name));
+            if kind == Kind::Other && root.link(&path)?.is_some_and(|target| target == Path::new("/dev/null"))
+            {
+                masked.insert(name);
+                continue;
+            }
+            let by = [".wants", ".requires"].iter().find_map(|ending| name.strip_suffix(ending));
+            let (Some(by), Kind::Folder) = (by, kind) else { continue };
+            for (unit, _) in root.list(&path)? {
+                units.insert(Unit { unit: text(&unit), by: by.to_owned() });
+            }
+        }
+    }
+    Ok((units.into_iter().collect(), masked.into_iter().collect()))
+}
+
+fn configuration(root: &Root) -> Result<Option<Config>> {
+    let path = Path::new("etc/aziot/config.toml");
+    let Some(stat) = root.stat(path)? else { return Ok(None) };
+    let shown = if stat.kind != '-' || stat.size > TEXT_MAX {
+        Err(format!("it is no file of at most {TEXT_MAX} bytes"))
+    } else {
+        match root.text("etc/aziot/config.toml", TEXT_MAX)? {
+            Some(text) => config::masked(&text),
+            None => Err("it is no file".into()),
+        }
+    };
+    Ok(Some(match shown {
+        Ok(table) => Config::Masked(table),
+        Err(cannot_be_read) => Config::CannotBeRead { cannot_be_read },
+    }))
+}
+
+fn first_boot(root: &Root) -> Result<FirstBoot> {
+    let marks = root.list(Path::new(STATE))?.into_iter().filter(|(_, kind)| *kind == Kind::File);
+    let marks: Vec<String> = marks.map(|(name, _)| text(&name)).collect();
+    let has = |name: &str| marks.iter().any(|mark| mark == name);
+    let state = match () {
+        () if has("provisioned") => "provisioned",
+        () if has("configured") => "configured",
+        () if ["installed", "grown", "reset"].into_iter().any(has) => "started",
+        () if root.stat(Path::new(FIRST_BOOT))?.is_none() => "none",
+        () => "golden",
+    };
+    let mut registration_id = None;
+    for mark in ["provisioned", "configured"] {
+        if registration_id.is_none() && has(mark) {
+            let text = root.text(&format!("{STATE}/{mark}"), 4096).unwrap_or_default();
+            registration_id = text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        }
+    }
+    Ok(FirstBoot { state: state.to_owned(), registration_id, marks })
+}
+
+/// A name as text.
+pub fn text(name: &std::ffi::OsStr) -> String {
+    name.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{assignments, version_of};
+
+    #[test]
+    fn os_release_lines() {
+        let found = assignments("# x=y\nID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n\nnothing\n");
+        assert_eq!(found.len(), 2);
+        assert_eq!(found["PRETTY_NAME"], "Debian GNU/Linux 12");
+    }
+
+    #[test]
+    fn kernel_names() {
+        assert_eq!(version_of("vmlinuz-6.1.0-1-amd64"), Some("6.1.0-1-amd64"));
+        assert_eq!(version_of("initrd.img-6.1.0-1-amd64"), None);
+    }
+}
