@@ -17,6 +17,7 @@ pub mod disk;
 pub mod error;
 pub mod event;
 pub mod export;
+pub mod flash;
 pub mod foreign;
 pub mod format;
 pub mod host;

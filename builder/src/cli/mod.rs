@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod flash;
 mod identity;
 mod inspect;
 mod lock;
@@ -32,6 +33,7 @@ From a recipe to a device that is proved to provision itself:
   edgepress inspect out/gateway-x86_64  what is in it, and would it boot? (nothing is started)
   edgepress test  out/gateway-x86_64    boots a copy in QEMU against simulated Azure services
   edgepress stamp out/gateway-x86_64 --fleet fleet.csv --out patches    an identity for each device
+  edgepress flash out/gateway-x86_64 --fleet patches --to /dev/sdb --to /dev/sdc     a card for each
 
 Exit status: 0 done, 1 the work failed, 2 the command line or an input is wrong, 130 interrupted.
 Recipes to start from are in recipes/; every key is explained in docs/recipe.md.";
@@ -55,6 +57,7 @@ enum Verb {
     Test(Box<test::Arguments>),
     Inspect(inspect::Args),
     Stamp(Box<stamp::Args>),
+    Flash(Box<flash::Args>),
     Identity(Box<identity::Args>),
     Sim(Box<sim::Arguments>),
     Store(store::Arguments),
@@ -109,6 +112,7 @@ pub fn main() -> ExitCode {
         Verb::Check(args) => check::run(&args, &session),
         Verb::Inspect(args) => inspect::run(&args, &session),
         Verb::Stamp(args) => stamp::run(*args, &session),
+        Verb::Flash(args) => flash::run(*args, &session),
         Verb::Identity(args) => identity::run(*args, &session),
         Verb::Test(arguments) => test::run(*arguments, &session),
         Verb::Sandbox { .. } => Ok(()),

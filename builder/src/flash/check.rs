@@ -1,0 +1,147 @@
+//! Is the image what it must be? The answer is a value that nobody else can make, and without which no device's first
+//! MiB is written.
+
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::chunk::{Chunk, Extents};
+use super::source::{Hashed, Source};
+use crate::format::bmap::Bmap;
+use crate::units::Digest;
+
+/// What must be read back from a chunk's place.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// What was written.
+    pub extents: Extents,
+    /// SHA-256 of those bytes.
+    pub sha256: Digest,
+}
+
+impl Line {
+    /// Of these bytes.
+    pub fn of(bytes: &[u8], extents: &Extents) -> Self {
+        let mut hasher = Sha256::new();
+        extents.data.iter().for_each(|range| hasher.update(&bytes[range.clone()]));
+        Self { extents: extents.clone(), sha256: Digest::from_hasher(hasher) }
+    }
+}
+
+/// Proof that the whole image was read, to the end of its file, and that every digest that was known is right. Only
+/// [`Check::finish`] makes one.
+#[derive(Debug)]
+pub struct Verified {
+    /// Bytes of the disk.
+    pub size: u64,
+    /// SHA-256 of the disk.
+    pub raw_sha256: Digest,
+    /// SHA-256 of the file.
+    pub file_sha256: Digest,
+    /// For each chunk, what must be read back.
+    pub lines: Vec<Line>,
+    _only_here: (),
+}
+
+/// Looks at every chunk as it goes by.
+pub struct Check<'a> {
+    source: &'a Source,
+    disk: Sha256,
+    size: u64,
+    lines: Vec<Line>,
+    ranges: Option<Ranges<'a>>,
+}
+
+impl<'a> Check<'a> {
+    /// Of this image.
+    pub fn new(source: &'a Source) -> Self {
+        let ranges = source.bmap.as_ref().map(Ranges::new);
+        Self { source, disk: Sha256::new(), size: 0, lines: Vec::new(), ranges }
+    }
+
+    /// Takes the next chunk.
+    ///
+    /// # Errors
+    /// Says which part of the block map it does not fit.
+    pub fn take(&mut self, chunk: &Chunk) -> Result<(), String> {
+        let bytes = chunk.bytes();
+        self.disk.update(bytes);
+        self.lines.push(Line::of(bytes, &chunk.extents));
+        if let Some(ranges) = &mut self.ranges {
+            ranges.take(self.size, bytes)?;
+        }
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// All chunks were taken, and the decoder is at its end.
+    ///
+    /// # Errors
+    /// Says what is not as it must be.
+    pub fn finish(self, file: Hashed) -> Result<Arc<Verified>, String> {
+        let Source { size, container, file_sha256: expected, raw_sha256, bmap, .. } = self.source;
+        let file_sha256 = file.finish().map_err(|error| format!("reading the image: {error}"))?;
+        let raw = Digest::from_hasher(self.disk);
+        if let Some((expected, who)) = expected.as_ref().filter(|(sum, _)| *sum != file_sha256) {
+            return Err(format!(
+                "the image is damaged: its digest is {file_sha256}, and {who} says {expected}"
+            ));
+        }
+        for said in [Some(*size), bmap.as_ref().map(|map| map.image_size)].into_iter().flatten() {
+            if said != self.size {
+                return Err(format!("the image has {} bytes and not {said}", self.size));
+            }
+        }
+        if let Some(expected) = raw_sha256.filter(|sum| *sum != raw) {
+            return Err(format!(
+                "the {container} holds another disk than its manifest says: {raw}, not {expected}"
+            ));
+        }
+        Ok(Arc::new(Verified {
+            size: self.size,
+            raw_sha256: raw,
+            file_sha256,
+            lines: self.lines,
+            _only_here: (),
+        }))
+    }
+}
+
+/// The parts of a block map, each with its digest.
+struct Ranges<'a> {
+    map: &'a Bmap,
+    current: usize,
+    hasher: Sha256,
+}
+
+impl<'a> Ranges<'a> {
+    fn new(map: &'a Bmap) -> Self {
+        Self { map, current: 0, hasher: Sha256::new() }
+    }
+
+    fn take(&mut self, start: u64, bytes: &[u8]) -> Result<(), String> {
+        let end = start + bytes.len() as u64;
+        while let Some(mapped) = self.map.ranges.get(self.current) {
+            let at = |block: u64| (block * self.map.block_size).min(self.map.image_size);
+            let range = at(mapped.blocks.start)..at(mapped.blocks.end);
+            if range.start >= end {
+                break;
+            }
+            let from = (range.start.max(start) - start) as usize;
+            let to = (range.end.min(end) - start) as usize;
+            self.hasher.update(&bytes[from..to]);
+            if range.end > end {
+                break;
+            }
+            let found = Digest::from_hasher(std::mem::take(&mut self.hasher));
+            if mapped.sha256.is_some_and(|expected| expected != found) {
+                let (first, last) = (mapped.blocks.start, mapped.blocks.end - 1);
+                return Err(format!(
+                    "the image is damaged, or the block map is another's: blocks {first}-{last} differ"
+                ));
+            }
+            self.current += 1;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! The threads: one reads and unpacks, one computes digests, one for each device writes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::check::{Check, Verified};
+use super::chunk::Chunk;
+use super::feed::{Feed, Next, Nobody};
+use super::medium::Medium;
+use super::source::{Hashed, Source};
+use super::writer::{self, Fault, Job, Watch, Work, fill};
+use crate::stamp::patch::Patch;
+
+/// Buffers of a MiB for everybody, and for each target besides. With what decoders, read-back and first MiB take (6 MiB,
+/// and 2 MiB a target) it stays below 64 MB and 8 MB a target.
+const BUFFERS: usize = 24;
+const BUFFERS_PER_TARGET: usize = 4;
+/// So long others wait for a slow target before it is left behind; once per slow target. Cards that are good stop for a
+/// quarter of a second now and then, to erase.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A device that is written.
+pub struct Target<'a> {
+    /// It.
+    pub medium: &'a dyn Medium,
+    /// Its size, bytes.
+    pub size: u64,
+    /// Its identity.
+    pub patch: Option<&'a Patch>,
+    /// Who is told; `done` once, at the end.
+    pub watch: &'a dyn Watch,
+}
+
+/// What came of one device.
+pub type Result<T = Arc<Verified>> = std::result::Result<T, Fault>;
+
+/// Queues for so many targets.
+pub fn feed(targets: usize) -> Feed {
+    Feed::new(targets, BUFFERS + targets * BUFFERS_PER_TARGET, PATIENCE)
+}
+
+/// Writes the image to all targets; `done` is called on each one's thread as soon as it is over.
+pub fn write(
+    source: &Source,
+    targets: &[Target<'_>],
+    verify: bool,
+    feed: &Feed,
+    done: &(dyn Fn(usize, &Work, &Result) + Sync),
+) {
+    let hashed = Mutex::new(None);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            match read(source, feed) {
+                Ok(Some(read)) => *hashed.lock().unwrap_or_else(PoisonError::into_inner) = Some(read),
+                Ok(None) => {}
+                Err(error) => feed.settle(Err(format!("reading the image: {error:#}"))),
+            }
+            feed.end();
+        });
+        scope.spawn(|| {
+            if let Some(outcome) = check(source, feed, &hashed) {
+                feed.settle(outcome);
+            }
+        });
+        for (slot, target) in targets.iter().enumerate() {
+            scope.spawn(move || {
+                let Target { medium, size, patch, watch } = *target;
+                let job = Job { medium, size, patch, feed, slot, source, verify, watch };
+                let mut work = Work::default();
+                let result = writer::run(&job, &mut work);
+                done(slot, &work, &result);
+            });
+        }
+    });
+}
+
+/// Reads the image to its end; none where nobody wanted all of it.
+fn read(source: &Source, feed: &Feed) -> anyhow::Result<Option<Hashed>> {
+    let (mut stream, hashed) = source.read()?;
+    let mapped = source.mapped();
+    for index in 0.. {
+        let Ok(mut buffer) = feed.buffer() else { return Ok(None) };
+        let length = fill(&mut stream, &mut buffer)?;
+        // A decoder says only at its very end whether what it gave was whole: reading goes on until it gives nothing.
+        if length == 0 {
+            break;
+        }
+        let chunk = Arc::new(Chunk::new(index, length, buffer, mapped.as_deref()));
+        if let Err(Nobody) = feed.push(&chunk) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(hashed))
+}
+
+/// Looks at every chunk, and says what became of the image; nothing where not all of it was read.
+fn check(
+    source: &Source,
+    feed: &Feed,
+    hashed: &Mutex<Option<Hashed>>,
+) -> Option<std::result::Result<Arc<Verified>, String>> {
+    let mut check = Check::new(source);
+    loop {
+        match feed.next(feed.checker()) {
+            Next::Chunk(chunk) => {
+                if let Err(reason) = check.take(&chunk) {
+                    return Some(Err(reason));
+                }
+            }
+            Next::End => break,
+            Next::Broken(_) | Next::Detached(_) => return None,
+        }
+    }
+    let hashed = hashed.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    Some(check.finish(hashed))
+}

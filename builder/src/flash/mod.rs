@@ -1,0 +1,285 @@
+//! `edgepress flash`: one image onto many devices at once.
+//!
+//! ```text
+//! source ─► engine ── reader ─► feed ─┬─► check ─► Verified ──────────────┐
+//!   │                                 ├─► writer /dev/sda ◄─ its patch    ▼
+//!   └ image, block map, digests       └─► writer /dev/sdb ◄─ its patch   first MiB ─► ledger
+//! target, system: may each be written to?      identity: who gets which patch?
+//! ```
+//! The image is read and unpacked once. A device's first MiB stays blank until all else is written, synced, found to be
+//! the image that it must be, and read back: a device that anything went wrong with boots nothing.
+
+pub mod check;
+pub mod chunk;
+pub mod engine;
+pub mod feed;
+pub mod identity;
+pub mod ledger;
+pub mod medium;
+pub mod report;
+pub mod size;
+pub mod source;
+pub mod system;
+pub mod target;
+pub mod writer;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use self::check::Verified;
+use self::engine::feed;
+use self::identity::{Assigned, Identities, assign};
+use self::ledger::{Ledger, Record, Verdict};
+use self::medium::Disk;
+use self::report::{Outcome, Plan, Row};
+use self::source::Source;
+use self::system::System;
+use self::target::{Rules, Target};
+use self::writer::{Fault, Watch, Work};
+use crate::error::Problem;
+use crate::event::{Event, Sink, Unit};
+use crate::interrupt;
+use crate::stamp::patch::Patch;
+
+/// Name of the ledger of a fleet's folder.
+pub const LEDGER: &str = "ledger.jsonl";
+/// After Ctrl-C, devices get so long to come to their end; one that does not answer is left as it is.
+const FAREWELL: Duration = Duration::from_secs(20);
+/// A bar moves once for so many bytes.
+const STRIDE: u64 = 4 << 20;
+
+/// What to flash.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The image.
+    pub source: source::Options,
+    /// The devices and files.
+    pub targets: Vec<PathBuf>,
+    /// What may be written to.
+    pub rules: Rules,
+    /// Who gets which identity.
+    pub identities: Identities,
+    /// Where what was done is written down; with a fleet, in its folder if nothing is said.
+    pub ledger: Option<PathBuf>,
+    /// Name of the station, for the ledger; the host's name if nothing is said.
+    pub station: Option<String>,
+    /// Read back what was written.
+    pub verify: bool,
+}
+
+/// Flashes; `confirm` is shown what is about to happen, and nothing is written unless it returns true.
+///
+/// # Errors
+/// When nothing could be begun. What went wrong with a device stands in the [`Outcome`].
+pub fn flash(options: &Options, confirm: &dyn Fn(&Plan) -> Result<bool>, sink: &dyn Sink) -> Result<Outcome> {
+    let source = Source::open(&options.source)?;
+    let targets =
+        target::look(&options.targets, &source.path, source.size, options.rules, &System::default())?;
+    let default = match &options.identities {
+        Identities::Fleet { folder, .. } => Some(folder.join(LEDGER)),
+        _ => None,
+    };
+    let path = options.ledger.clone().or(default);
+    let ledger = path.map(|path| Ledger::open(&path, sink)).transpose()?;
+    let assigned = assign(&options.identities, &targets, &source, ledger.as_ref(), sink)?;
+    let plan = Plan::new(&source, &targets, &assigned.patches, options.verify);
+    if !confirm(&plan)? {
+        return Err(Problem::input("nothing was written").into());
+    }
+    let run = Run {
+        source: &source,
+        targets: &targets,
+        ledger: ledger.as_ref(),
+        assigned: &assigned,
+        station: station(options.station.as_deref()),
+        verify: options.verify,
+        sink,
+    };
+    run.go()
+}
+
+fn station(given: Option<&str>) -> String {
+    let host = || nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+    given.map_or_else(|| host().unwrap_or_default(), str::to_owned)
+}
+
+/// One run, everything about it settled.
+struct Run<'a> {
+    source: &'a Source,
+    targets: &'a [Target],
+    ledger: Option<&'a Ledger>,
+    assigned: &'a Assigned,
+    station: String,
+    verify: bool,
+    sink: &'a dyn Sink,
+}
+
+/// Set when a run is over, for the thread that handles Ctrl-C to wait for.
+type Over = Arc<(Mutex<bool>, Condvar)>;
+
+impl Run<'_> {
+    fn go(&self) -> Result<Outcome> {
+        let mut disks = target::open(self.targets)?;
+        for (disk, target) in disks.iter_mut().zip(self.targets) {
+            let length = target.size.max(self.source.size);
+            disk.empty(length).with_context(|| format!("emptying {}", target.path.display()))?;
+        }
+        let feed = Arc::new(feed(disks.len()));
+        let over = Over::default();
+        let guard = farewell(&feed, &over);
+        let timer = Instant::now();
+        let watches: Vec<Watcher<'_>> = (0..disks.len()).map(|slot| Watcher::new(self, slot)).collect();
+        let targets: Vec<_> =
+            disks.iter().zip(&watches).map(|(disk, watch)| self.target(disk, watch)).collect();
+        let rows = Mutex::new(Vec::new());
+        let done = |slot: usize, work: &Work, result: &engine::Result| {
+            let row = watches[slot].done(*work, result);
+            rows.lock().unwrap_or_else(PoisonError::into_inner).push((slot, row));
+        };
+        engine::write(self.source, &targets, self.verify, &feed, &done);
+        let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+        rows.sort_by_key(|(slot, _)| *slot);
+        if feed.stopped() {
+            for (_, row) in &rows {
+                self.sink.note(format!("{}: {}", row.target.path.display(), row.said()));
+            }
+        }
+        *over.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        over.1.notify_all();
+        if interrupt::requested() {
+            // The thread that handles it ends the program.
+            std::thread::sleep(FAREWELL);
+        }
+        drop(guard);
+        let seconds = timer.elapsed().as_secs_f64();
+        Ok(Outcome {
+            image: self.source.path.clone(),
+            size: self.source.size,
+            seconds,
+            ledger: self.ledger.map(|ledger| ledger.path().to_owned()),
+            devices: rows.into_iter().map(|(_, row)| row).collect(),
+        })
+    }
+
+    fn target<'a>(&'a self, disk: &'a Disk, watch: &'a Watcher<'a>) -> engine::Target<'a> {
+        let target = &self.targets[watch.slot];
+        let size = target.size.max(if target.kind == target::Kind::File { self.source.size } else { 0 });
+        engine::Target { medium: disk, size, patch: self.patch(watch.slot), watch }
+    }
+
+    fn patch(&self, slot: usize) -> Option<&Patch> {
+        self.assigned.patches.get(slot)?.as_ref()
+    }
+
+    /// What the ledger gets.
+    fn record(&self, slot: usize, verdict: Verdict, work: Work, verified: Option<&Verified>) -> Record {
+        let target = &self.targets[slot];
+        let header = self.patch(slot).map(|patch| &patch.header);
+        Record {
+            verdict,
+            registration_id: header.map(|header| header.registration_id.clone()),
+            golden_sha256: header.and_then(|header| header.image.sha256),
+            time: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+            station: self.station.clone(),
+            edgepress: env!("CARGO_PKG_VERSION").into(),
+            target: target.path.to_string_lossy().into_owned(),
+            model: target.model.clone(),
+            serial: target.serial.clone(),
+            size: target.size,
+            image: self.source.name(),
+            file_sha256: verified.map(|verified| verified.file_sha256),
+            image_sha256: verified.map(|verified| verified.raw_sha256),
+            certificate_sha256: header.and_then(|header| header.certificate_sha256),
+            bytes_written: work.written,
+            bytes_read_back: work.read,
+            seconds_write: round(work.seconds_write),
+            seconds_verify: round(work.seconds_verify),
+            error: None,
+            torn: false,
+        }
+    }
+}
+
+fn round(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+/// On Ctrl-C: all devices stop, and the program waits until their lines are in the ledger.
+fn farewell(feed: &Arc<feed::Feed>, over: &Over) -> interrupt::Guard {
+    let (feed, over) = (feed.clone(), over.clone());
+    interrupt::on_interrupt(move || {
+        feed.stop();
+        let waiting = over.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(over.1.wait_timeout_while(waiting, FAREWELL, |over| !*over));
+    })
+}
+
+/// Tells the sink and the ledger about one device.
+struct Watcher<'a> {
+    run: &'a Run<'a>,
+    slot: usize,
+    verifying: AtomicBool,
+    step: String,
+}
+
+impl<'a> Watcher<'a> {
+    fn new(run: &'a Run<'a>, slot: usize) -> Self {
+        let step = run.targets[slot].path.display().to_string();
+        let watcher = Self { run, slot, verifying: AtomicBool::new(false), step };
+        watcher.begin();
+        watcher
+    }
+
+    fn begin(&self) {
+        let total = Some(self.run.source.size);
+        self.run.sink.emit(Event::Started { step: self.step.clone(), total, unit: Unit::Bytes });
+    }
+
+    fn done(&self, work: Work, result: &engine::Result) -> Row {
+        let (verdict, verified, error) = match result {
+            Ok(verified) => (Verdict::Good, Some(verified.as_ref()), None),
+            Err(Fault { interrupted: true, message }) => (Verdict::Interrupted, None, Some(message.clone())),
+            Err(Fault { message, .. }) => (Verdict::Failed, None, Some(message.clone())),
+        };
+        let mut record = self.run.record(self.slot, verdict, work, verified);
+        record.error = error;
+        let noted = self.run.ledger.map_or(Ok(()), |ledger| ledger.add(&record));
+        let mut row = Row { target: self.run.targets[self.slot].clone(), record, left_behind: work.alone };
+        if let Err(error) = noted {
+            // Good or not: what is not noted down may be given away again.
+            row.record.verdict = Verdict::Failed;
+            row.record.error = Some(format!("{error:#}"));
+        }
+        let seconds = work.seconds_write + work.seconds_verify;
+        let (step, outcome) = (self.step.clone(), row.said());
+        self.run.sink.emit(Event::Finished { step, seconds, outcome });
+        row
+    }
+}
+
+impl Watch for Watcher<'_> {
+    fn progress(&self, verify: bool, done: u64) {
+        if verify && !self.verifying.swap(true, Ordering::Relaxed) {
+            self.begin();
+        }
+        if done.is_multiple_of(STRIDE) {
+            let message = if verify { "reading back" } else { "" };
+            let step = self.step.clone();
+            self.run.sink.emit(Event::Progress { step, done, message: message.into() });
+        }
+    }
+
+    fn seal(&self, verified: &Verified) -> Result<(), String> {
+        let Some(ledger) = self.run.ledger.filter(|_| self.run.patch(self.slot).is_some()) else {
+            return Ok(());
+        };
+        let record = self.run.record(self.slot, Verdict::Finishing, Work::default(), Some(verified));
+        ledger.add(&record).map_err(|error| format!("{error:#}"))
+    }
+}

@@ -1,0 +1,169 @@
+//! What is about to happen, for the user to agree to, and what came of it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::ledger::{Record, Verdict};
+use super::source::Source;
+use super::target::Target;
+use crate::stamp::patch::Patch;
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// What is about to happen.
+pub struct Plan {
+    /// About the image, a line each.
+    pub image: Vec<String>,
+    /// The targets, and who each becomes.
+    pub targets: Vec<(Target, Option<String>)>,
+}
+
+impl Plan {
+    /// Of a run.
+    pub fn new(source: &Source, targets: &[Target], patches: &[Option<Patch>], verify: bool) -> Self {
+        let mut image = vec![format!(
+            "image   {} ({}, {:.0} MiB)",
+            source.path.display(),
+            source.container,
+            source.size as f64 / MIB
+        )];
+        image.push(match &source.file_sha256 {
+            Some((sum, who)) => format!("digest  {} ({who})", sum.short()),
+            None => {
+                "digest  not known: nothing says what the image must be (SHA256SUMS, manifest.json, --sha256)"
+                    .into()
+            }
+        });
+        image.push(match (&source.bmap, &source.bmap_path) {
+            (Some(map), Some(path)) => {
+                format!(
+                    "map     {}: {:.0} MiB are written, the rest is left as it is",
+                    path.display(),
+                    map.mapped() as f64 / MIB
+                )
+            }
+            _ => "map     none: the whole image is written, zeros included".into(),
+        });
+        if !verify {
+            image.push("verify  OFF: nothing is read back, a bad card passes for a good one".into());
+        }
+        let id = |patch: &Option<Patch>| patch.as_ref().map(|patch| patch.header.registration_id.clone());
+        let targets = targets.iter().cloned().zip(patches.iter().map(id)).collect();
+        Self { image, targets }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.image.iter().try_for_each(|line| writeln!(f, "{line}"))?;
+        let row = |(target, id): &(Target, Option<String>)| {
+            let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+            let size = if target.size == 0 { "new".into() } else { gigabytes(target.size) };
+            let path = target.path.display().to_string();
+            [path, text(&target.model), text(&target.serial), size, target.transport.clone(), text(id)]
+        };
+        let head = ["target", "model", "serial", "size", "transport", "identity"].map(str::to_owned);
+        let rows: Vec<[String; 6]> = [head].into_iter().chain(self.targets.iter().map(row)).collect();
+        table(f, &rows)
+    }
+}
+
+/// As it stands on cards: powers of ten.
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
+}
+
+fn table<const N: usize>(f: &mut fmt::Formatter<'_>, rows: &[[String; N]]) -> fmt::Result {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    for row in rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+/// What came of one target.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// The target as it was found.
+    #[serde(skip)]
+    pub target: Target,
+    /// Its line in the ledger.
+    #[serde(flatten)]
+    pub record: Record,
+    /// It was too slow for the others.
+    pub left_behind: bool,
+}
+
+impl Row {
+    /// In a line.
+    pub fn said(&self) -> String {
+        let id = self.record.registration_id.as_ref().map_or_else(String::new, |id| format!(", {id}"));
+        match self.record.verdict {
+            Verdict::Good if self.record.bytes_read_back == 0 => format!("written, NOT read back{id}"),
+            Verdict::Good => format!("good{id}"),
+            Verdict::Interrupted => "interrupted; it boots nothing".into(),
+            _ => format!("FAILED: {}", self.record.error.as_deref().unwrap_or("?")),
+        }
+    }
+
+    fn rate(&self) -> String {
+        let megabytes = |bytes: u64, seconds: f64| match seconds {
+            seconds if seconds > 0.0 && bytes > 0 => format!("{:.0}", bytes as f64 / 1e6 / seconds),
+            _ => "-".into(),
+        };
+        let Record { bytes_written, bytes_read_back, seconds_write, seconds_verify, .. } = self.record;
+        format!(
+            "{} / {}",
+            megabytes(bytes_written, seconds_write),
+            megabytes(bytes_read_back, seconds_verify)
+        )
+    }
+}
+
+/// What came of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// The image.
+    pub image: PathBuf,
+    /// Bytes of the disk in it.
+    pub size: u64,
+    /// Seconds of the whole.
+    pub seconds: f64,
+    /// Where it is written down.
+    pub ledger: Option<PathBuf>,
+    /// Every target, in the order in which they were named.
+    pub devices: Vec<Row>,
+}
+
+impl Outcome {
+    /// The targets that are not good.
+    pub fn bad(&self) -> impl Iterator<Item = &Row> {
+        self.devices.iter().filter(|row| row.record.verdict != Verdict::Good)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let row = |row: &Row| {
+            let Record { seconds_write, seconds_verify, ref serial, .. } = row.record;
+            let alone = if row.left_behind { " (slower than the others)" } else { "" };
+            [
+                row.target.path.display().to_string(),
+                serial.clone().unwrap_or_else(|| "-".into()),
+                format!("{:.1}", seconds_write + seconds_verify),
+                row.rate(),
+                format!("{}{alone}", row.said()),
+            ]
+        };
+        let head = ["target", "serial", "seconds", "MB/s write / read", "verdict"].map(str::to_owned);
+        let rows: Vec<[String; 5]> = [head].into_iter().chain(self.devices.iter().map(row)).collect();
+        table(f, &rows)?;
+        let (all, bad) = (self.devices.len(), self.bad().count());
+        write!(f, "{} of {all} good, {:.1} s", all - bad, self.seconds)?;
+        self.ledger.as_ref().map_or(Ok(()), |ledger| write!(f, "; ledger: {}", ledger.display()))
+    }
+}

@@ -1,0 +1,399 @@
+//! The image that is flashed: which file, what beside it says what it must hold, and its bytes.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek as _, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::size;
+use crate::build::manifest::FILE_NAME;
+use crate::error::Problem;
+use crate::format::bmap::Bmap;
+use crate::format::{Container, VHD_FOOTER, decode, detect};
+use crate::units::Digest;
+
+/// Far above any manifest, list of digests or block map.
+const LARGEST_TEXT: u64 = 64 << 20;
+const SUMS: &str = "SHA256SUMS";
+/// Which of a build's outputs is taken: the one that is read fastest and is checked best.
+const PREFERRED: [&str; 5] = [".img.zst", ".img", ".img.xz", ".img.gz", ".vhd"];
+
+/// Which image.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The image, or the folder that `edgepress build` made.
+    pub image: PathBuf,
+    /// Its block map.
+    pub bmap: Map,
+    /// What the file's digest must be.
+    pub sha256: Option<Digest>,
+}
+
+/// Which block map.
+#[derive(Debug, Clone)]
+pub enum Map {
+    /// What lies beside the image, if anything.
+    Beside,
+    /// This one.
+    File(PathBuf),
+    /// None: the whole image is written.
+    None,
+}
+
+/// An image.
+#[derive(Debug)]
+pub struct Source {
+    /// Its file.
+    pub path: PathBuf,
+    /// How it lies in it.
+    pub container: Container,
+    /// Bytes of the disk.
+    pub size: u64,
+    /// What is written of it.
+    pub bmap: Option<Bmap>,
+    /// Where the map was found.
+    pub bmap_path: Option<PathBuf>,
+    /// What the file's digest must be, and who says so.
+    pub file_sha256: Option<(Digest, String)>,
+    /// What the disk's digest must be, where the manifest says so.
+    pub raw_sha256: Option<Digest>,
+}
+
+impl Source {
+    /// Finds the image, its block map and its digests. Only where nothing says how long the disk is (gzip; Zstandard from
+    /// a pipe) it is unpacked for that.
+    ///
+    /// # Errors
+    /// A [`Problem`] when it is none that can be flashed, or what lies beside it contradicts itself.
+    pub fn open(options: &Options) -> Result<Self> {
+        let path = if options.image.is_dir() { preferred(&options.image)? } else { options.image.clone() };
+        let file = File::open(&path).map_err(|error| {
+            Problem::input(format!("cannot open the image {}: {error}", path.display()))
+                .hint("`edgepress build RECIPE` prints the path of the image that it made")
+        })?;
+        let length = file.metadata().with_context(|| format!("looking at {}", path.display()))?.len();
+        let container = detect(&file, length).with_context(|| format!("reading {}", path.display()))?;
+        // A qcow2 is refused here, before anything else is looked at.
+        decode::stream(io::empty(), container, length.max(VHD_FOOTER), &path)?;
+        if length == 0 {
+            return Err(Problem::input(format!("the image {} is empty", path.display())).into());
+        }
+        let beside = Beside::of(&path)?;
+        let file_sha256 = expected(options.sha256, &beside, &path)?;
+        let (bmap, bmap_path) = map(&options.bmap, &path)?.unzip();
+        let size = match container {
+            Container::Raw => Some(length),
+            Container::Vhd => Some(length - VHD_FOOTER),
+            Container::Zst => size::zst(&file, length),
+            Container::Xz => size::xz(&file, length),
+            Container::Gz | Container::Qcow2 => None,
+        };
+        let said = bmap.as_ref().map(|map| map.image_size).or(beside.raw_size);
+        if let (Some(size), Some(said), Some(map)) = (size, said, &bmap_path)
+            && size != said
+        {
+            let message = format!(
+                "the block map {} is for an image of {said} bytes, and this one has {size}",
+                map.display()
+            );
+            return Err(Problem::input(message)
+                .hint("--bmap FILE names another, --no-bmap writes the whole image")
+                .into());
+        }
+        let size = match size.or(said) {
+            Some(size) => size,
+            None => io::copy(&mut decode::stream(file, container, length, &path)?, &mut io::sink())
+                .with_context(|| format!("unpacking {}", path.display()))?,
+        };
+        let raw_sha256 = beside.raw_sha256;
+        Ok(Self { path, container, size, bmap, bmap_path, file_sha256, raw_sha256 })
+    }
+
+    /// Its file's name.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// What is written of it, in bytes.
+    pub fn mapped(&self) -> Option<Vec<Range<u64>>> {
+        self.bmap.as_ref().map(|map| map.bytes().collect())
+    }
+
+    /// The disk's bytes from the first on, and a digest of the file that grows with them.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn read(&self) -> Result<(Box<dyn Read + Send>, Hashed)> {
+        let (file, length) = self.file()?;
+        let hashed = Hashed(Arc::new(Mutex::new((file, Sha256::new()))));
+        Ok((decode::stream(hashed.clone(), self.container, length, &self.path)?, hashed))
+    }
+
+    /// The disk's bytes from `at` on, a place inside it.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read_from(&self, at: u64) -> Result<Box<dyn Read + Send>> {
+        let (mut file, length) = self.file()?;
+        let footer = match self.container {
+            Container::Raw => 0,
+            Container::Vhd => VHD_FOOTER,
+            _ => {
+                let mut stream = decode::stream(file, self.container, length, &self.path)?;
+                io::copy(&mut (&mut stream).take(at), &mut io::sink())?;
+                return Ok(stream);
+            }
+        };
+        file.seek(SeekFrom::Start(at))?;
+        decode::stream(file, Container::Raw, length.saturating_sub(footer + at), &self.path)
+    }
+
+    fn file(&self) -> Result<(File, u64)> {
+        let file = File::open(&self.path).with_context(|| format!("opening {}", self.path.display()))?;
+        let length = file.metadata()?.len();
+        Ok((file, length))
+    }
+}
+
+/// A file that is hashed as it is read.
+#[derive(Clone)]
+pub struct Hashed(Arc<Mutex<(File, Sha256)>>);
+
+impl Read for Hashed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = inner.0.read(buffer)?;
+        inner.1.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+impl Hashed {
+    /// Reads what no decoder wanted, to the end of the file, and says the digest of all of it.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn finish(mut self) -> io::Result<Digest> {
+        io::copy(&mut self, &mut io::sink())?;
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Digest::from_hasher(std::mem::take(&mut inner.1)))
+    }
+}
+
+/// What lies beside an image says of it.
+#[derive(Debug, Default)]
+struct Beside {
+    file: Vec<(Digest, String)>,
+    raw_sha256: Option<Digest>,
+    raw_size: Option<u64>,
+}
+
+impl Beside {
+    fn of(image: &Path) -> Result<Self> {
+        let mut beside = Self::default();
+        let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if let Some(text) = text(&image.with_file_name(SUMS))?
+            && let Some(sum) = listed(&text, &name)
+        {
+            beside.file.push((sum, SUMS.to_owned()));
+        }
+        if let Some(text) = text(&image.with_file_name(FILE_NAME))? {
+            // Another program's manifest.json is none of ours: what cannot be read there says nothing.
+            let manifest = serde_json::from_str(&text).unwrap_or(Value::Null);
+            beside.manifest(&manifest, &name);
+        }
+        Ok(beside)
+    }
+
+    /// The manifest counts for an image that it lists, not for one that happens to lie there.
+    fn manifest(&mut self, manifest: &Value, name: &str) {
+        let sum = |output: &Value| output["sha256"].as_str()?.parse::<Digest>().ok();
+        let outputs = || manifest["outputs"].as_array().into_iter().flatten();
+        let Some(own) = outputs().find(|output| output["file"] == name) else { return };
+        self.file.extend(sum(own).map(|sum| (sum, FILE_NAME.to_owned())));
+        let stem = PREFERRED.iter().find_map(|ending| name.strip_suffix(ending));
+        let raw = |output: &&Value| {
+            let file = output["file"].as_str().unwrap_or_default();
+            stem.is_some() && file.strip_suffix(".img") == stem
+        };
+        if let Some(raw) = outputs().find(raw) {
+            (self.raw_sha256, self.raw_size) = (sum(raw), raw["size"].as_u64());
+        }
+    }
+}
+
+fn text(path: &Path) -> Result<Option<String>> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => {
+            let mut bytes = Vec::new();
+            opened
+                .and_then(|file| file.take(LARGEST_TEXT).read_to_end(&mut bytes))
+                .with_context(|| format!("reading {}", path.display()))?;
+            Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        }
+    }
+}
+
+/// The digest of a file in a list as sha256sum writes it.
+fn listed(sums: &str, name: &str) -> Option<Digest> {
+    sums.lines().find_map(|line| {
+        let (sum, file) = line.split_once([' ', '\t'])?;
+        (file.trim_start_matches([' ', '*', '\t']).trim_end() == name).then(|| sum.parse().ok())?
+    })
+}
+
+fn expected(given: Option<Digest>, beside: &Beside, path: &Path) -> Result<Option<(Digest, String)>> {
+    let given = given.map(|sum| (sum, "--sha256".to_owned()));
+    let all: Vec<_> = given.into_iter().chain(beside.file.iter().cloned()).collect();
+    let Some(first) = all.first() else { return Ok(None) };
+    if let Some(other) = all.iter().find(|other| other.0 != first.0) {
+        let message = format!("{} and {} give {} different digests", first.1, other.1, path.display());
+        return Err(Problem::input(message)
+            .hint("fetch or build the image anew, with all that lies beside it")
+            .into());
+    }
+    Ok(Some(first.clone()))
+}
+
+/// As bmaptool looks for it: NAME.bmap, then with the name's endings taken off, one after the other.
+fn map(which: &Map, image: &Path) -> Result<Option<(Bmap, PathBuf)>> {
+    let path = match which {
+        Map::None => return Ok(None),
+        Map::File(path) => path.clone(),
+        Map::Beside => {
+            let mut name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            loop {
+                let path = image.with_file_name(format!("{name}.bmap"));
+                if path.is_file() {
+                    break path;
+                }
+                let Some((shorter, _)) = name.rsplit_once('.') else { return Ok(None) };
+                name = shorter.to_owned();
+            }
+        }
+    };
+    let found =
+        text(&path)?.ok_or_else(|| Problem::input(format!("there is no block map {}", path.display())))?;
+    let map = Bmap::parse(&found).map_err(|reason| {
+        Problem::input(format!("the block map {} cannot be used: {reason}", path.display()))
+            .hint("--no-bmap writes the whole image; `bmaptool create` makes a map")
+    })?;
+    Ok(Some((map, path)))
+}
+
+/// The file of a build's folder that is flashed.
+fn preferred(folder: &Path) -> Result<PathBuf> {
+    let path = folder.join(FILE_NAME);
+    let unusable = |why: &str| {
+        Problem::input(format!("{} is no folder of a build: {why}", folder.display()))
+            .hint("name the image's file itself")
+    };
+    let manifest = text(&path)?.ok_or_else(|| unusable("it has no manifest.json"))?;
+    let manifest: Value = serde_json::from_str(&manifest).map_err(|error| unusable(&error.to_string()))?;
+    let outputs = manifest["outputs"].as_array().into_iter().flatten();
+    // Only plain file names: a manifest must not point out of its folder.
+    let files: Vec<&str> =
+        outputs.filter_map(|output| output["file"].as_str()).filter(|file| !file.contains('/')).collect();
+    let there = |file: &str| fs::metadata(folder.join(file)).is_ok_and(|data| data.is_file());
+    let found =
+        PREFERRED.iter().find_map(|ending| files.iter().find(|file| file.ends_with(ending) && there(file)));
+    found
+        .map(|file| folder.join(file))
+        .ok_or_else(|| unusable("its manifest.json lists no image that is there").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Map, Options, Source, listed};
+    use crate::error::problem;
+    use crate::format::bmap::{Bmap, Mapped};
+    use crate::units::Digest;
+    use std::fs;
+    use std::io::Read as _;
+    use std::path::Path;
+
+    fn options(image: &Path) -> Options {
+        Options { image: image.to_owned(), bmap: Map::Beside, sha256: None }
+    }
+
+    fn refusal(options: &Options) -> String {
+        let error = Source::open(options).expect_err("refused");
+        assert!(problem(&error).is_some(), "{error:#}");
+        error.to_string()
+    }
+
+    fn map(size: u64) -> String {
+        Bmap { image_size: size, block_size: 4096, ranges: vec![Mapped { blocks: 0..1, sha256: None }] }
+            .to_xml()
+    }
+
+    #[test]
+    fn a_folder_gives_its_best_image_and_what_is_known_of_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let at = |name: &str| folder.path().join(name);
+        let raw = vec![7; 5000];
+        let packed = zstd::encode_all(raw.as_slice(), 1).expect("zst");
+        fs::write(at("x.img"), &raw).expect("write");
+        fs::write(at("x.img.zst"), &packed).expect("write");
+        fs::write(at("x.bmap"), map(5000)).expect("write");
+        let sum = Digest::of(&packed);
+        let manifest = serde_json::json!({ "outputs": [
+            { "file": "x.img", "size": 5000, "sha256": Digest::of(&raw) },
+            { "file": "../x.img.zst", "size": 1 }, { "file": "x.img.zst", "sha256": sum },
+        ]});
+        fs::write(at("manifest.json"), manifest.to_string()).expect("write");
+        let source = Source::open(&options(folder.path())).expect("opens");
+        assert_eq!(source.path, at("x.img.zst"));
+        assert_eq!((source.size, source.raw_sha256), (5000, Some(Digest::of(&raw))));
+        assert_eq!(source.file_sha256, Some((sum, "manifest.json".into())));
+        assert_eq!(source.bmap_path, Some(at("x.bmap")));
+        let (mut stream, hashed) = source.read().expect("read");
+        let mut found = Vec::new();
+        stream.read_to_end(&mut found).expect("read");
+        assert!(found == raw && hashed.finish().expect("digest") == sum);
+        for path in [at("x.img"), at("x.img.zst")] {
+            let source = Source::open(&options(&path)).expect("opens");
+            found.clear();
+            source.read_from(1000).expect("read").read_to_end(&mut found).expect("read");
+            assert!(found == raw[1000..]);
+        }
+        // A list that says otherwise.
+        fs::write(at("SHA256SUMS"), format!("{}  x.img.zst\n", Digest::of("?"))).expect("write");
+        assert!(refusal(&options(folder.path())).starts_with("SHA256SUMS and manifest.json give "));
+        fs::write(at("x.img.zst.bmap"), map(9999)).expect("write");
+        fs::remove_file(at("SHA256SUMS")).expect("remove");
+        assert!(refusal(&options(folder.path())).contains("is for an image of 9999 bytes"));
+        let all = Options { bmap: Map::None, ..options(folder.path()) };
+        assert!(Source::open(&all).expect("opens").bmap.is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_flashed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("q"), b"QFI\xfb\0\0\0\x03").expect("write");
+        assert!(refusal(&options(&at("q"))).contains("is a qcow2"));
+        fs::write(at("e"), b"").expect("write");
+        assert!(refusal(&options(&at("e"))).contains("is empty"));
+        assert!(refusal(&options(&at("n"))).starts_with("cannot open the image"));
+        assert!(refusal(&options(folder.path())).contains("has no manifest.json"));
+        fs::write(at("e.bmap"), "<bmap").expect("write");
+        fs::write(at("e"), b"x").expect("write");
+        assert!(refusal(&options(&at("e"))).contains("e.bmap cannot be used: it is no XML"));
+    }
+
+    #[test]
+    fn lists_of_digests() {
+        let sum = Digest::of("x");
+        let text = format!("nonsense\n{} *other\n{sum}  a b.img\r\n", Digest::of("y"));
+        assert_eq!(listed(&text, "a b.img"), Some(sum));
+        assert_eq!(listed(&text, "other"), Some(Digest::of("y")));
+        assert_eq!(listed(&text, "nonsense"), None);
+    }
+}

@@ -1,0 +1,372 @@
+//! One device: wiped at its start, written, read back, and only then given its first MiB.
+//!
+//! ```text
+//! wipe ─► write all but the first MiB ─► sync ─► the image is verified ─► read back ─► first MiB ─► sync ─► read back
+//! └──────────── whatever happens here leaves a device that boots nothing ────────────┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::check::{Line, Verified};
+use super::chunk::{Aligned, CHUNK, Chunk, Extents, Pool, ZEROS, is_zero};
+use super::feed::{Feed, Next};
+use super::medium::{Medium, read_all, write_all};
+use super::source::Source;
+use crate::stamp::patch::{Patch, Stream};
+
+/// Why a device is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The user stopped it.
+    pub interrupted: bool,
+    /// What went wrong, where.
+    pub message: String,
+}
+
+impl Fault {
+    fn new(message: impl Into<String>) -> Self {
+        Self { interrupted: false, message: message.into() }
+    }
+
+    fn broken(reason: String) -> Self {
+        Self { interrupted: reason == "interrupted", message: reason }
+    }
+
+    fn io(doing: &str, at: u64, error: &io::Error) -> Self {
+        let why = match (error.kind(), error.raw_os_error()) {
+            (ErrorKind::WriteZero | ErrorKind::UnexpectedEof | ErrorKind::StorageFull, _) => {
+                "the device ends here: is the image larger than it is?".to_owned()
+            }
+            (_, Some(libc::ENODEV | libc::ENXIO)) => "the device is gone".to_owned(),
+            _ => error.to_string(),
+        };
+        Self::new(format!("{doing} at {:.1} MiB: {why}", at as f64 / CHUNK as f64))
+    }
+}
+
+/// What was done to a device.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Work {
+    /// Bytes written.
+    pub written: u64,
+    /// Bytes read back and compared.
+    pub read: u64,
+    /// Seconds until everything was written and synced.
+    pub seconds_write: f64,
+    /// Seconds of reading back.
+    pub seconds_verify: f64,
+    /// It was too slow for the others, and had a decoder of its own.
+    pub alone: bool,
+}
+
+/// What the engine tells about a device while it works.
+pub trait Watch: Sync {
+    /// It wrote, or with `verify` read back, so far.
+    fn progress(&self, verify: bool, done: u64);
+
+    /// All is well but the first MiB, which comes now: from here on the device boots.
+    ///
+    /// # Errors
+    /// Says why that cannot be noted down: then the device stays as it is.
+    fn seal(&self, verified: &Verified) -> Result<(), String>;
+}
+
+/// Everything that a device's thread needs.
+pub struct Job<'a> {
+    /// The device.
+    pub medium: &'a dyn Medium,
+    /// Its size, bytes.
+    pub size: u64,
+    /// Its identity.
+    pub patch: Option<&'a Patch>,
+    /// The chunks.
+    pub feed: &'a Feed,
+    /// Its number there.
+    pub slot: usize,
+    /// Where it reads for itself when it was left behind.
+    pub source: &'a Source,
+    /// Read back?
+    pub verify: bool,
+    /// Who is told.
+    pub watch: &'a dyn Watch,
+}
+
+/// Writes a device from its wiped start to its first MiB.
+///
+/// # Errors
+/// Says why it is not done; it boots nothing then.
+pub fn run(job: &Job<'_>, work: &mut Work) -> Result<Arc<Verified>, Fault> {
+    let timer = Instant::now();
+    let result = Writer::new(job, work).run(timer);
+    job.feed.leave(job.slot);
+    result
+}
+
+struct Writer<'a, 'b> {
+    job: &'b Job<'a>,
+    work: &'b mut Work,
+    patch: Option<Stream<'a>>,
+    scratch: Aligned,
+    /// The first MiB, and what of it is written.
+    head: Option<(Aligned, Extents)>,
+    /// Chunks that the patch changes, as they must be read back.
+    own: BTreeMap<u64, Line>,
+    /// What its own decoder gave, to be compared with what was verified.
+    alone: Vec<(u64, Line)>,
+    next: u64,
+}
+
+impl<'a, 'b> Writer<'a, 'b> {
+    fn new(job: &'b Job<'a>, work: &'b mut Work) -> Self {
+        Self {
+            job,
+            work,
+            patch: job.patch.map(Patch::stream),
+            scratch: Aligned::new(),
+            head: None,
+            own: BTreeMap::new(),
+            alone: Vec::new(),
+            next: 0,
+        }
+    }
+
+    fn run(mut self, timer: Instant) -> Result<Arc<Verified>, Fault> {
+        self.wipe(0..self.job.size.min(CHUNK as u64))?;
+        self.sync()?;
+        self.write()?;
+        let verified = self.job.feed.outcome().map_err(Fault::broken)?;
+        self.compare(&verified)?;
+        // Behind the image: an old backup of a partition table, an old RAID's superblock.
+        let behind = verified.size.max(self.job.size.saturating_sub(CHUNK as u64));
+        self.wipe(behind..self.job.size)?;
+        self.sync()?;
+        self.work.seconds_write = timer.elapsed().as_secs_f64();
+        let timer = Instant::now();
+        if self.job.verify {
+            self.read_back(&verified)?;
+        }
+        let result = self.finish(&verified);
+        if result.is_err() {
+            // As good as it can be had: the device may be gone.
+            self.wipe(0..self.job.size.min(CHUNK as u64)).and_then(|()| self.sync()).ok();
+        }
+        self.work.seconds_verify = timer.elapsed().as_secs_f64();
+        result.map(|()| verified)
+    }
+
+    fn going_on(&self) -> Result<(), Fault> {
+        if self.job.feed.stopped() { Err(Fault::broken("interrupted".into())) } else { Ok(()) }
+    }
+
+    fn put(&mut self, bytes: &[u8], at: u64) -> Result<(), Fault> {
+        self.work.written += bytes.len() as u64;
+        write_all(self.job.medium, bytes, at).map_err(|error| Fault::io("writing", at, &error))
+    }
+
+    fn sync(&self) -> Result<(), Fault> {
+        let synced = self.job.medium.sync();
+        synced.map_err(|error| Fault::new(format!("writing what the device still had in its cache: {error}")))
+    }
+
+    /// Writes zeros.
+    fn wipe(&mut self, range: Range<u64>) -> Result<(), Fault> {
+        let mut at = range.start;
+        while at < range.end {
+            let length = (range.end - at).min(CHUNK as u64);
+            self.put(&ZEROS[..length as usize], at)?;
+            at += length;
+        }
+        Ok(())
+    }
+
+    /// Everything but the first MiB.
+    fn write(&mut self) -> Result<(), Fault> {
+        loop {
+            match self.job.feed.next(self.job.slot) {
+                Next::Chunk(chunk) => self.chunk(&chunk)?,
+                Next::End => return Ok(()),
+                Next::Broken(reason) => return Err(Fault::broken(reason)),
+                Next::Detached(from) => {
+                    debug_assert_eq!(from, self.next);
+                    return self.alone();
+                }
+            }
+        }
+    }
+
+    /// Goes on with a decoder of its own. What it gives is compared with what was verified, chunk for chunk.
+    fn alone(&mut self) -> Result<(), Fault> {
+        self.work.alone = true;
+        let unreadable = |error: &dyn std::fmt::Display| Fault::new(format!("reading the image: {error:#}"));
+        let stream = self.job.source.read_from(self.next * CHUNK as u64);
+        let mut stream = stream.map_err(|error| unreadable(&error))?;
+        let mapped = self.job.source.mapped();
+        let pool = Pool::new(1);
+        while let Some(mut buffer) = pool.take(std::time::Duration::ZERO) {
+            let length = fill(&mut stream, &mut buffer).map_err(|error| unreadable(&error))?;
+            if length == 0 {
+                break;
+            }
+            let chunk = Chunk::new(self.next, length, buffer, mapped.as_deref());
+            self.alone.push((chunk.index, Line::of(chunk.bytes(), &chunk.extents)));
+            self.chunk(&chunk)?;
+        }
+        Ok(())
+    }
+
+    fn chunk(&mut self, chunk: &Chunk) -> Result<(), Fault> {
+        self.going_on()?;
+        self.next = chunk.index + 1;
+        let end = chunk.start() + chunk.length as u64;
+        if end > self.job.size {
+            let full = io::Error::from(ErrorKind::StorageFull);
+            return Err(Fault::io("writing", self.job.size, &full));
+        }
+        let changed: Vec<Range<usize>> = self.changed(chunk);
+        if changed.is_empty() {
+            if let Some(patch) = &mut self.patch {
+                patch.hole(chunk.length as u64);
+            }
+            self.place(chunk.index, chunk.bytes(), &chunk.extents)?;
+        } else {
+            let mut bytes = std::mem::take(&mut self.scratch);
+            bytes[..chunk.length].copy_from_slice(chunk.bytes());
+            if let Some(patch) = &mut self.patch {
+                patch.replace(&mut bytes[..chunk.length]);
+            }
+            // What a patch brings is written, whatever the block map says of its place.
+            let extents = chunk.extents.with(changed.into_iter(), chunk.length);
+            self.own.insert(chunk.index, Line::of(&bytes[..chunk.length], &extents));
+            self.place(chunk.index, &bytes[..chunk.length], &extents)?;
+            self.scratch = bytes;
+        }
+        self.job.watch.progress(false, end);
+        Ok(())
+    }
+
+    /// What the patch changes in a chunk.
+    fn changed(&self, chunk: &Chunk) -> Vec<Range<usize>> {
+        let (start, end) = (chunk.start(), chunk.start() + chunk.length as u64);
+        let runs = self.job.patch.map(Patch::runs).unwrap_or_default().iter();
+        let here =
+            runs.map(|(offset, bytes)| offset.max(&start) - start..end.min(offset + bytes.len() as u64));
+        here.filter(|range| range.end > start + range.start)
+            .map(|range| range.start as usize..(range.end - start) as usize)
+            .collect()
+    }
+
+    fn place(&mut self, index: u64, bytes: &[u8], extents: &Extents) -> Result<(), Fault> {
+        if index > 0 {
+            return self.write_chunk(index * CHUNK as u64, bytes, extents);
+        }
+        let mut head = Aligned::new();
+        head[..bytes.len()].copy_from_slice(bytes);
+        self.head = Some((head, extents.clone()));
+        Ok(())
+    }
+
+    fn write_chunk(&mut self, start: u64, bytes: &[u8], extents: &Extents) -> Result<(), Fault> {
+        for range in &extents.data {
+            self.put(&bytes[range.clone()], start + range.start as u64)?;
+        }
+        let rest = if extents.zeros { extents.rest(bytes.len()) } else { Vec::new() };
+        for range in rest {
+            let place = start + range.start as u64..start + range.end as u64;
+            let zeroed = self.job.medium.zero(place.clone());
+            if !zeroed.map_err(|error| Fault::io("zeroing", place.start, &error))? {
+                self.wipe(place)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Was the image that was written the one that was verified, and the one that the patch is for?
+    fn compare(&mut self, verified: &Verified) -> Result<(), Fault> {
+        let same = |(index, line): &(u64, Line)| {
+            verified.lines.get(*index as usize).is_some_and(|expected| expected.sha256 == line.sha256)
+        };
+        if self.next != verified.lines.len() as u64 || !self.alone.iter().all(same) {
+            return Err(Fault::new("the image's file was changed while it was written"));
+        }
+        self.alone.clear();
+        match self.patch.take() {
+            Some(patch) => patch.finish().map_err(|error| Fault::new(error.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Everything but the first MiB.
+    fn read_back(&mut self, verified: &Verified) -> Result<(), Fault> {
+        for index in 1..verified.lines.len() as u64 {
+            self.going_on()?;
+            self.read_chunk(index, verified)?;
+        }
+        Ok(())
+    }
+
+    fn read_chunk(&mut self, index: u64, verified: &Verified) -> Result<(), Fault> {
+        let line = self.own.get(&index).or_else(|| verified.lines.get(index as usize));
+        let Some(line) = line.cloned() else { return Ok(()) };
+        let start = index * CHUNK as u64;
+        let length = (verified.size - start).min(CHUNK as u64) as usize;
+        let mut bytes = std::mem::take(&mut self.scratch);
+        let whole = 0..length;
+        let ranges = if line.extents.zeros { std::slice::from_ref(&whole) } else { &line.extents.data };
+        for range in ranges {
+            let at = start + range.start as u64;
+            let read = read_all(self.job.medium, &mut bytes[range.clone()], at);
+            read.map_err(|error| Fault::io("reading back", at, &error))?;
+            self.work.read += range.len() as u64;
+        }
+        let clean =
+            !line.extents.zeros || line.extents.rest(length).into_iter().all(|range| is_zero(&bytes[range]));
+        let same = clean && Line::of(&bytes[..length], &line.extents).sha256 == line.sha256;
+        self.scratch = bytes;
+        if !same {
+            let at = start as f64 / CHUNK as f64;
+            return Err(Fault::new(format!(
+                "the device is bad: between {at} and {} MiB it gives back other bytes than were written",
+                at + 1.0
+            )));
+        }
+        self.job.watch.progress(true, start + length as u64);
+        Ok(())
+    }
+
+    /// The first MiB. That everything else is there takes a [`Verified`].
+    fn finish(&mut self, verified: &Verified) -> Result<(), Fault> {
+        self.going_on()?;
+        self.job.watch.seal(verified).map_err(Fault::new)?;
+        let Some((head, extents)) = self.head.take() else { return Err(Fault::new("the image is empty")) };
+        let length = verified.size.min(CHUNK as u64) as usize;
+        for range in &extents.data {
+            self.put(&head[range.clone()], range.start as u64)?;
+        }
+        self.sync()?;
+        if self.job.verify && length > 0 {
+            self.read_chunk(0, verified)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads until the buffer is full or the stream ends; says how much.
+///
+/// # Errors
+/// When the stream cannot be read.
+pub fn fill(stream: &mut dyn io::Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match stream.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
