@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(at(1, CHUNK), [0..8192, 98_304..CHUNK]);
         assert_eq!(at(2, CHUNK), [0..CHUNK]);
         assert_eq!(at(3, 5), [0..5]);
-        assert_eq!(at(4, 5), []);
+        assert!(at(4, 5).is_empty());
         let near = Extents::mapped(&[0..4096, 4096 + GAP as u64..40_960 + 4096], 0, CHUNK);
         assert_eq!(near.data, [0..45_056]);
         let more = near.with([CHUNK - 512..CHUNK].into_iter(), CHUNK);

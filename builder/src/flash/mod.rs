@@ -12,6 +12,8 @@
 pub mod check;
 pub mod chunk;
 pub mod engine;
+#[cfg(test)]
+mod faults;
 pub mod feed;
 pub mod identity;
 pub mod ledger;
@@ -225,20 +227,26 @@ struct Watcher<'a> {
     run: &'a Run<'a>,
     slot: usize,
     verifying: AtomicBool,
+    begun: Instant,
     step: String,
 }
 
 impl<'a> Watcher<'a> {
     fn new(run: &'a Run<'a>, slot: usize) -> Self {
         let step = run.targets[slot].path.display().to_string();
-        let watcher = Self { run, slot, verifying: AtomicBool::new(false), step };
-        watcher.begin();
+        let watcher = Self { run, slot, verifying: AtomicBool::new(false), begun: Instant::now(), step };
+        watcher.begin(false);
         watcher
     }
 
-    fn begin(&self) {
+    /// Writing and reading back are a step each, with a bar of its own.
+    fn step(&self, verify: bool) -> String {
+        if verify { format!("{}, reading back", self.step) } else { self.step.clone() }
+    }
+
+    fn begin(&self, verify: bool) {
         let total = Some(self.run.source.size);
-        self.run.sink.emit(Event::Started { step: self.step.clone(), total, unit: Unit::Bytes });
+        self.run.sink.emit(Event::Started { step: self.step(verify), total, unit: Unit::Bytes });
     }
 
     fn done(&self, work: Work, result: &engine::Result) -> Row {
@@ -257,7 +265,7 @@ impl<'a> Watcher<'a> {
             row.record.error = Some(format!("{error:#}"));
         }
         let seconds = work.seconds_write + work.seconds_verify;
-        let (step, outcome) = (self.step.clone(), row.said());
+        let (step, outcome) = (self.step(self.verifying.load(Ordering::Relaxed)), row.said());
         self.run.sink.emit(Event::Finished { step, seconds, outcome });
         row
     }
@@ -266,12 +274,17 @@ impl<'a> Watcher<'a> {
 impl Watch for Watcher<'_> {
     fn progress(&self, verify: bool, done: u64) {
         if verify && !self.verifying.swap(true, Ordering::Relaxed) {
-            self.begin();
+            let (step, outcome) = (self.step(false), "written".into());
+            self.run.sink.emit(Event::Finished {
+                step,
+                seconds: self.begun.elapsed().as_secs_f64(),
+                outcome,
+            });
+            self.begin(true);
         }
         if done.is_multiple_of(STRIDE) {
-            let message = if verify { "reading back" } else { "" };
-            let step = self.step.clone();
-            self.run.sink.emit(Event::Progress { step, done, message: message.into() });
+            let step = self.step(verify);
+            self.run.sink.emit(Event::Progress { step, done, message: String::new() });
         }
     }
 

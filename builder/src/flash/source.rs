@@ -93,8 +93,9 @@ impl Source {
             Container::Xz => size::xz(&file, length),
             Container::Gz | Container::Qcow2 => None,
         };
-        let said = bmap.as_ref().map(|map| map.image_size).or(beside.raw_size);
-        if let (Some(size), Some(said), Some(map)) = (size, said, &bmap_path)
+        let known = size.or(beside.raw_size);
+        let said = bmap.as_ref().map(|map| map.image_size);
+        if let (Some(size), Some(said), Some(map)) = (known, said, &bmap_path)
             && size != said
         {
             let message = format!(
@@ -105,7 +106,7 @@ impl Source {
                 .hint("--bmap FILE names another, --no-bmap writes the whole image")
                 .into());
         }
-        let size = match size.or(said) {
+        let size = match known.or(said) {
             Some(size) => size,
             None => io::copy(&mut decode::stream(file, container, length, &path)?, &mut io::sink())
                 .with_context(|| format!("unpacking {}", path.display()))?,
