@@ -75,6 +75,12 @@ pub struct Metadata {
     pub system_assigned: bool,
     /// Its user-assigned identities: client, object or resource ids.
     pub user_identities: Vec<String>,
+    /// The account that the VM was ordered with.
+    pub admin_user: String,
+    /// Public keys of that account, in OpenSSH's form.
+    pub public_keys: Vec<String>,
+    /// What the VM was given to read, which cloud-init takes as its user data.
+    pub user_data: Option<String>,
 }
 
 impl Default for Metadata {
@@ -85,6 +91,9 @@ impl Default for Metadata {
             vm_id: "5f1c6f0a-9d3e-4b52-8a57-0c2d9e6b7a41".into(),
             system_assigned: true,
             user_identities: Vec::new(),
+            admin_user: "azureuser".into(),
+            public_keys: Vec::new(),
+            user_data: None,
         }
     }
 }
@@ -159,7 +168,7 @@ impl fmt::Debug for Config {
 
 impl Config {
     /// A world with the usual names, any ID scope and no faults, on real ports at 127.0.0.1, without instance
-    /// metadata and Arc. EST takes bootstrap certificates, those of the enrolment group, and [`EST_USER`] with
+    /// metadata, wireserver and Arc. EST takes bootstrap certificates, those of the enrolment group, and [`EST_USER`] with
     /// [`Pki::est_password`]; the company's server takes bootstrap certificates and [`Pki::files_token`].
     pub fn new(pki: Pki) -> Self {
         Self {
@@ -171,7 +180,7 @@ impl Config {
             files_name: FILES_NAME.into(),
             id_scope: None,
             addresses: Addresses::all_at(Ipv4Addr::LOCALHOST),
-            without: BTreeSet::from([Service::Metadata]),
+            without: BTreeSet::from([Service::Metadata, Service::Wireserver, Service::Hostplugin]),
             names: Vec::new(),
             more_dns: Vec::new(),
             est_basic: Some((EST_USER.into(), pki.est_password().into())),

@@ -50,6 +50,9 @@ pub(super) struct Headers<'a> {
     pub authorization: Option<&'a str>,
     pub content_type: Option<&'a str>,
     pub metadata: Option<&'a str>,
+    /// `x-ms-version`: the wireserver's protocol.
+    pub ms_version: Option<&'a str>,
+    pub user_agent: Option<&'a str>,
     /// Whether there is an `X-Forwarded-For`.
     pub forwarded: bool,
     /// Whether there is an `Upgrade`.

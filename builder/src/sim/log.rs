@@ -43,6 +43,10 @@ pub enum Mark {
     SecretRead,
     /// The company's server gave away a certificate and its key.
     IdentityServed,
+    /// The wireserver was told that the VM is ready (`Health`), by cloud-init.
+    VmReady,
+    /// The same, by the VM's agent.
+    AgentReady,
 }
 
 /// One request.

@@ -12,6 +12,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::config::{Config, Metadata};
@@ -188,26 +190,35 @@ fn machine(of: &Metadata) -> Value {
         "/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}/providers/Microsoft.Compute/virtualMachines/{}",
         of.vm_name
     );
+    let path = format!("/home/{}/.ssh/authorized_keys", of.admin_user);
+    let keys: Vec<_> = of.public_keys.iter().map(|key| json!({"keyData": key, "path": path})).collect();
     json!({
         "compute": {
             "azEnvironment": "AzurePublicCloud",
             "isHostCompatibilityLayerVm": "false",
             "location": "westeurope",
             "name": of.vm_name,
+            // A custom image has no offer.
+            "offer": "",
             "osProfile": {
-                "adminUsername": "azureuser",
+                "adminUsername": of.admin_user,
                 "computerName": of.vm_name,
                 "disablePasswordAuthentication": "true",
             },
             "osType": "Linux",
+            "placementGroupId": "",
+            "platformFaultDomain": "0",
+            "platformUpdateDomain": "0",
             "provider": "Microsoft.Compute",
-            "publicKeys": [],
+            "publicKeys": keys,
+            "publisher": "",
             "resourceGroupName": RESOURCE_GROUP,
             "resourceId": resource,
             "sku": "",
             "subscriptionId": SUBSCRIPTION,
             "tags": "",
             "tagsList": [],
+            "userData": of.user_data.as_deref().map(|data| STANDARD.encode(data)).unwrap_or_default(),
             "version": "",
             "vmId": of.vm_id,
             "vmScaleSetName": "",
@@ -244,6 +255,8 @@ mod tests {
         authorization: None,
         content_type: None,
         metadata: Some("true"),
+        ms_version: None,
+        user_agent: None,
         forwarded: false,
         upgrade: false,
     };
@@ -335,6 +348,8 @@ mod tests {
         assert_eq!(text("/metadata/instance/compute/vmId").len(), 36);
         assert_eq!(text("/metadata/instance/network/interface/0/macAddress"), "525400123456");
         assert_eq!(text("/metadata/instance"), "compute/\nnetwork/");
+        assert_eq!(text("/metadata/instance/compute/userData"), "");
+        assert_eq!(text("/metadata/instance/compute/publicKeys"), "");
         assert_eq!(text("/metadata/instance/network/interface"), "0/");
         for path in ["/metadata/instance/compute/nothing", "/metadata/instance/network/interface/1"] {
             assert_eq!(text(path), "404");

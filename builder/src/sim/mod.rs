@@ -12,6 +12,7 @@
 //!        ── token? ────► metadata 80     plain HTTP; also tells who the virtual machine is
 //!        ── token? ────► arc      40342  plain HTTP, proof by a file
 //!        ── file? ─────► files    443    TLS, bearer token or bootstrap certificate
+//!        ── ready ─────► wireserver 80   plain HTTP: an Azure VM's goal state, and its health
 //! ```
 //!
 //! A [`Simulation`] runs on threads of its own and ends when dropped. The HTTPS services may share address and
@@ -41,6 +42,7 @@ mod tls;
 mod tokens;
 mod vault;
 mod web;
+mod wireserver;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -73,6 +75,7 @@ use tls::Group;
 use tokens::Tokens;
 use vault::Vault;
 use web::{Host, Web};
+use wireserver::{Hostplugin, Wireserver};
 
 pub use config::{
     Addresses, Config, DPS_NAME, EST_NAME, EST_USER, FILES_NAME, HUB_NAME, Metadata, NTP_NAMES, TOKEN_NAME,
@@ -259,6 +262,8 @@ fn sites(config: &Config) -> Result<BTreeMap<Service, Arc<dyn Site>>> {
         (Service::Token, Arc::new(Entra::new(config, tokens.clone())?)),
         (Service::Metadata, Arc::new(Instance::new(config, tokens.clone()))),
         (Service::Files, Arc::new(Files::new(config, identities)?)),
+        (Service::Wireserver, Arc::new(Wireserver::new(config))),
+        (Service::Hostplugin, Arc::new(Hostplugin)),
     ]);
     if let Some(folder) = config.arc_tokens.as_deref().filter(|_| config.has(Service::Arc)) {
         sites.insert(Service::Arc, Arc::new(Agent::new(config, folder, tokens)?));

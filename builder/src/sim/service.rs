@@ -33,6 +33,10 @@ pub enum Service {
     Arc,
     /// A company's own server that hands out certificates with their keys, HTTPS.
     Files,
+    /// What an Azure VM reports to (168.63.129.16), HTTP.
+    Wireserver,
+    /// The host's plugin for VM agents, at the wireserver's address, HTTP.
+    Hostplugin,
 }
 
 /// How a service is spoken to.
@@ -47,7 +51,7 @@ pub(super) enum Transport {
 
 impl Service {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Dps,
         Self::Hub,
         Self::Mqtt,
@@ -60,6 +64,8 @@ impl Service {
         Self::Metadata,
         Self::Arc,
         Self::Files,
+        Self::Wireserver,
+        Self::Hostplugin,
     ];
 
     /// The port where devices expect it.
@@ -70,8 +76,9 @@ impl Service {
             Self::Amqp => 5671,
             Self::Dns => 53,
             Self::Ntp => 123,
-            Self::Metadata => 80,
+            Self::Metadata | Self::Wireserver => 80,
             Self::Arc => 40342,
+            Self::Hostplugin => 32526,
         }
     }
 
@@ -90,13 +97,15 @@ impl Service {
             Self::Metadata => "metadata",
             Self::Arc => "arc",
             Self::Files => "files",
+            Self::Wireserver => "wireserver",
+            Self::Hostplugin => "hostplugin",
         }
     }
 
     pub(super) fn transport(self) -> Transport {
         match self {
             Self::Dps | Self::Hub | Self::Est | Self::Vault | Self::Token | Self::Files => Transport::Https,
-            Self::Metadata | Self::Arc => Transport::Http,
+            Self::Metadata | Self::Arc | Self::Wireserver | Self::Hostplugin => Transport::Http,
             Self::Mqtt | Self::Amqp => Transport::Messaging,
             Self::Dns => Transport::Dns,
             Self::Ntp => Transport::Ntp,
@@ -145,6 +154,6 @@ mod tests {
             assert_eq!(serde_json::to_value(service).expect("JSON"), service.name());
         }
         let error = "imds".parse::<Service>().expect_err("unknown");
-        assert!(error.ends_with("arc or files"), "{error}");
+        assert!(error.ends_with("wireserver or hostplugin"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::HeaderMap;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, UPGRADE};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, UPGRADE, USER_AGENT};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
@@ -225,6 +225,8 @@ fn headers(all: &HeaderMap) -> Headers<'_> {
         authorization: text(AUTHORIZATION),
         content_type: text(CONTENT_TYPE),
         metadata: text(HeaderName::from_static("metadata")),
+        ms_version: text(HeaderName::from_static("x-ms-version")),
+        user_agent: text(USER_AGENT),
         forwarded: all.contains_key("x-forwarded-for"),
         upgrade: all.contains_key(UPGRADE),
     }

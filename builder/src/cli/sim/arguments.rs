@@ -31,7 +31,7 @@ Examples:
   edgepress sim --port-offset 10000 --fault dps=429:3 --fault hub=slow:10s --fault est=silent@30s
       throttles three requests to DPS, answers late for the hub, and gives no EST for 30 s
 
-Services: dps, hub, mqtt, amqp, dns, ntp, est, vault, token, metadata, arc, files.
+Services: dps, hub, mqtt, amqp, dns, ntp, est, vault, token, metadata, arc, files, wireserver, hostplugin.
 Faults: 429, 500, 404, silent, slow:SECONDSs, wrong, garbage, untrusted.
   A following :N means only the next N requests, @SECONDSs only so long after the start.
 docs/simulators.md tells more.";
@@ -85,6 +85,9 @@ pub(crate) struct Arguments {
     /// A user-assigned identity of the virtual machine: its client, object or resource id
     #[arg(long, value_name = "ID", requires = "metadata")]
     user_identity: Vec<String>,
+    /// Serves the wireserver of an Azure VM too (ports 80 and 32526), at this address: devices expect it at 168.63.129.16
+    #[arg(long, value_name = "ADDR")]
+    wireserver: Option<Ipv4Addr>,
     /// Serves Arc's metadata too; DIR, which must exist, gets the files of its challenge
     #[arg(long, value_name = "DIR")]
     arc_tokens: Option<PathBuf>,
@@ -190,6 +193,9 @@ pub(super) fn config(arguments: &Arguments, pki: Pki) -> Result<Config> {
     if !arguments.metadata {
         config.without.insert(Service::Metadata);
     }
+    if arguments.wireserver.is_none() {
+        config.without.extend([Service::Wireserver, Service::Hostplugin]);
+    }
     let usual = Metadata::default();
     config.metadata = Metadata {
         vm_name: arguments.vm_name.clone().unwrap_or(usual.vm_name),
@@ -216,7 +222,11 @@ fn addresses(arguments: &Arguments, config: &Config) -> Result<Addresses> {
                 .hint(format!("the offset can be at most {} here", u16::MAX - highest(config)))
             })?,
         };
-        addresses = addresses.with(service, SocketAddrV4::new(address, port));
+        let own = match service {
+            Service::Wireserver | Service::Hostplugin => arguments.wireserver,
+            _ => None,
+        };
+        addresses = addresses.with(service, SocketAddrV4::new(own.unwrap_or(address), port));
     }
     Ok(addresses)
 }

@@ -44,7 +44,7 @@ impl Listening {
         match service {
             Service::Dns => "UDP and TCP",
             Service::Ntp => "UDP",
-            Service::Metadata | Service::Arc => "HTTP",
+            Service::Metadata | Service::Arc | Service::Wireserver | Service::Hostplugin => "HTTP",
             Service::Mqtt | Service::Amqp => self.name(Service::Hub),
             _ => self.names.get(&format!("{service}_name")).map_or("", String::as_str),
         }
