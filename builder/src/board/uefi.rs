@@ -234,7 +234,8 @@ GRUB_CMDLINE_LINUX_DEFAULT=\"\"
     ))
 }
 
-/// The kernel's arguments but for the root. The last console is /dev/console: what a machine without a screen says.
+/// The kernel's arguments but for the root. The last console is /dev/console: what a machine without a screen says. A recipe
+/// that names consoles has those and no others.
 /// `panic`: restarts after a panic, and keeps the initramfs from offering a root shell when the root does not appear.
 /// No `rootwait`: the initramfs waits by itself, and a kernel without one, which cannot find a UUID, would wait for ever.
 fn command_line(recipe: &Recipe) -> Result<String> {
@@ -242,8 +243,12 @@ fn command_line(recipe: &Recipe) -> Result<String> {
         Arch::X86_64 => "console=ttyS0,115200",
         Arch::Aarch64 => "console=ttyAMA0,115200",
     };
-    let mut arguments = vec!["panic=30", "console=tty0", serial];
-    arguments.extend(super::own_arguments(recipe)?);
+    let own = super::own_arguments(recipe)?;
+    let mut arguments = vec!["panic=30"];
+    if !own.iter().any(|argument| argument.starts_with("console=")) {
+        arguments.extend(["console=tty0", serial]);
+    }
+    arguments.extend(own);
     Ok(arguments.join(" "))
 }
 

@@ -50,6 +50,9 @@ pub(super) struct Arguments {
     /// Firmware with Microsoft's keys, and secure boot on
     #[arg(long)]
     secure_boot: bool,
+    /// In a simulated Azure: the machine is a VM of it, with instance metadata, wireserver and provisioning disc
+    #[arg(long)]
+    azure: bool,
     /// Attach an emulated TPM 2.0 (the package swtpm)
     #[arg(long)]
     tpm: bool,
@@ -129,6 +132,7 @@ pub(super) fn run(arguments: Arguments, session: &Session) -> Result<()> {
         cpus: arguments.cpus,
         secure_boot: arguments.secure_boot,
         tpm: arguments.tpm,
+        azure: arguments.azure,
         harm,
         stamped: arguments.patch.zip(arguments.pki).map(|(patch, pki)| Stamped { patch, pki }),
         keep: arguments.keep,

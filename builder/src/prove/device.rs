@@ -9,6 +9,7 @@ use base64::Engine as _;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use super::azure::Vm;
 use super::milestone::Milestone;
 use super::scratch;
 use crate::build::manifest::Manifest;
@@ -16,7 +17,7 @@ use crate::certificate::common_name;
 use crate::disk::patch::{Draft, Master};
 use crate::error::Problem;
 use crate::provisioning::source::{FILE_NAME, Source};
-use crate::provisioning::template;
+use crate::provisioning::template::{self, Word};
 use crate::recipe::types::{Attestation, CertificateSource, Enrol, Provisioning, VaultToken};
 use crate::sim::Service;
 use crate::sim::pki::{DeviceCertificate, DeviceOptions, Pki};
@@ -48,6 +49,8 @@ pub struct Device {
     pub certificate: DeviceCertificate,
     /// Names of certificate and key on the FAT partition; none where the device needs neither.
     names: Option<[&'static str; 2]>,
+    /// Is the device told its registration id, rather than finding it by itself or in its patch?
+    told: bool,
     /// What a patch of the device's own changes in the image.
     patch: Vec<(u64, Vec<u8>)>,
 }
@@ -56,14 +59,19 @@ pub struct Device {
 const LARGEST: u64 = 64 * 1024;
 
 impl Device {
-    /// Makes one up for an image.
+    /// Makes one up for an image; a VM that the recipe names after itself must find that name by itself.
     ///
     /// # Errors
     /// When the image's attestation cannot be simulated.
-    pub fn create(scratch: &Path, manifest: &Manifest) -> Result<Self> {
+    pub fn create(scratch: &Path, manifest: &Manifest, vm: Option<&Vm>) -> Result<Self> {
         let pki_folder = scratch.join("pki");
         let pki = Pki::open_or_create(&pki_folder)?;
-        let id = format!("edgepress-test-{}", &scratch::uuid()?[..8]);
+        let named = vm.and_then(|vm| named(vm, manifest.provisioning.registration_id.as_deref()?));
+        let told = named.is_none();
+        let id = match named {
+            Some(id) => id,
+            None => format!("edgepress-test-{}", &scratch::uuid()?[..8]),
+        };
         let options = DeviceOptions::default();
         let bootstrap = || pki.issue_bootstrap(&id, &options);
         let shown = Some(["bootstrap-certificate.pem", "bootstrap-key.pem"]);
@@ -79,7 +87,7 @@ impl Device {
             CertificateSource::KeyVault { token: VaultToken::Arc, .. } => return Err(without_arc()),
         };
         let server_ca = pki.server_ca_pem().to_owned();
-        Ok(Self { pki: pki_folder, server_ca, certificate, names, patch: Vec::new() })
+        Ok(Self { pki: pki_folder, server_ca, certificate, names, told, patch: Vec::new() })
     }
 
     /// The device that a patch makes of an image, in the world whose authorities are in the folder `pki`. Its source of
@@ -106,7 +114,7 @@ impl Device {
         })?;
         let server_ca = authorities.server_ca_pem().to_owned();
         let patch = patch.runs().to_vec();
-        Ok(Self { pki: pki.to_owned(), server_ca, certificate, names: None, patch })
+        Ok(Self { pki: pki.to_owned(), server_ca, certificate, names: None, told: false, patch })
     }
 
     /// The sectors of the image that the identity changes.
@@ -126,7 +134,7 @@ impl Device {
     fn files(&self, provisioning: &Provisioning) -> Vec<(String, Vec<u8>)> {
         let file = |name: &str, text: &str| (format!("{IDENTITY}/{name}"), text.as_bytes().to_vec());
         let mut files = Vec::new();
-        if self.patch.is_empty() {
+        if self.told {
             files.push(file("registration-id", &format!("{}\n", self.certificate.registration_id)));
         }
         if let Some([certificate, key]) = self.names {
@@ -189,6 +197,17 @@ impl Files {
         let thumbprint = leaf.map_or_else(|| Digest::of(""), Digest::of);
         Some(DeviceCertificate { registration_id, chain_pem, key_pem, thumbprint })
     }
+}
+
+/// The registration id of a VM by the recipe's template, if the VM is all that it takes.
+fn named(vm: &Vm, template: &str) -> Option<String> {
+    let others = [Word::Serial, Word::Mac, Word::RegistrationId];
+    if others.into_iter().any(|word| template::names(template, word)) {
+        return None;
+    }
+    Some(template::fill(template, |word| {
+        if word == Word::VmId.name() { vm.id.clone() } else { vm.name.clone() }
+    }))
 }
 
 fn without_arc() -> anyhow::Error {
@@ -256,7 +275,7 @@ mod tests {
     fn names(certificate: &serde_json::Value, overrides: bool) -> Vec<String> {
         let folder = tempfile::tempdir().expect("temp dir");
         let manifest = manifest(certificate, overrides);
-        let device = Device::create(folder.path(), &manifest).expect("device");
+        let device = Device::create(folder.path(), &manifest, None).expect("device");
         let files = device.files(&manifest.provisioning);
         files.into_iter().map(|(name, _)| name.trim_start_matches("edgepress/").to_owned()).collect()
     }

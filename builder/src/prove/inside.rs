@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use super::azure::Awaited;
 use super::console::Lines;
 use super::harm::{Moment, Planned};
 use super::machine::{Boot, Start};
@@ -223,6 +224,8 @@ struct Watch<'a> {
     network: Option<f64>,
     /// The second boot: what the first one asked may still come in.
     again: bool,
+    /// What the VM of a simulated Azure does besides.
+    azure: Option<Awaited>,
 }
 
 impl<'a> Watch<'a> {
@@ -252,6 +255,7 @@ impl<'a> Watch<'a> {
             faults: &inside.setting.faults,
             network: inside.network_after,
             again: false,
+            azure: inside.setting.azure.as_ref().map(|_| Awaited::default()),
         };
         if let Start::Raspi3b(_) = inside.boot.start {
             // The firmware's work was done before power-on.
@@ -297,10 +301,15 @@ impl<'a> Watch<'a> {
         // After a power cut the disk is looked at, and what first boot says last is what stands there last.
         while !self.tracker.decided()
             || (self.again && self.tracker.failure().is_none() && !self.tracker.through())
+            || self.awaits()
         {
             let latest = self.tracker.reached().values().copied().fold(0.0, f64::max) + LAST_WORDS;
             let silent = self.again && self.tracker.only_words_missing();
             if silent && self.now() >= latest {
+                break;
+            }
+            if self.awaits() && self.tracker.decided() && self.now() >= timeout {
+                // What is missing the checks will tell.
                 break;
             }
             if !silent && self.now() >= timeout {
@@ -310,6 +319,11 @@ impl<'a> Watch<'a> {
             self.next(seen, inside, qemu, if silent { latest } else { timeout })?;
         }
         Ok(())
+    }
+
+    /// Is the device provisioned, and its platform not through with it?
+    fn awaits(&self) -> bool {
+        self.tracker.failure().is_none() && self.azure.as_ref().is_some_and(|awaited| !awaited.all())
     }
 
     /// Takes the next message, waiting until `deadline` at most, in seconds since power-on.
@@ -390,6 +404,9 @@ impl<'a> Watch<'a> {
         let mut reached = Vec::new();
         for line in self.lines.push(bytes) {
             self.log.line(at, &line)?;
+            if let Some(awaited) = &mut self.azure {
+                awaited.line(&line);
+            }
             if let Some(milestone) = self.tracker.line(&line, at) {
                 self.tell(milestone, at);
                 reached.push(milestone);
@@ -403,6 +420,9 @@ impl<'a> Watch<'a> {
         // What the boot before asked, and got its answer late.
         if self.again && !self.tracker.reached().contains_key(&Milestone::Kernel) {
             return;
+        }
+        if let Some(awaited) = &mut self.azure {
+            awaited.entry(entry);
         }
         // The world is older than the machine.
         let at = entry.seconds - (self.power_on - self.world_began).as_secs_f64();

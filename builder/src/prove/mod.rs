@@ -15,6 +15,7 @@
 //! something looked at after the machine went off.
 
 pub mod accel;
+pub mod azure;
 pub mod checks;
 pub mod console;
 pub mod copy;
@@ -45,6 +46,7 @@ use anyhow::{Context as _, Result};
 use time::OffsetDateTime;
 
 use self::accel::{Accel, Wanted};
+use self::azure::Vm;
 use self::copy::Copy;
 use self::device::Device;
 use self::firmware::Firmware;
@@ -82,6 +84,8 @@ pub struct Options {
     pub secure_boot: bool,
     /// With an emulated TPM 2.0.
     pub tpm: bool,
+    /// In a simulated Azure: the machine is one of its VMs.
+    pub azure: bool,
     /// What is done to the device besides.
     pub harm: Harm,
     /// The device that a patch makes of the image, instead of a made-up one.
@@ -112,20 +116,24 @@ pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
     let scratch = Scratch::create(options.keep)?;
     image.unpack(scratch.path(), sink)?;
     let before = image.stamp()?;
+    let vm = options.azure.then(|| Vm::new(scratch.uuid()));
     let device = match &options.stamped {
-        None => Device::create(scratch.path(), &image.manifest)?,
+        None => Device::create(scratch.path(), &image.manifest, vm.as_ref())?,
         Some(Stamped { patch, pki }) => {
             Device::patched(&image.path, patch, pki, &mut image.manifest.provisioning)?
         }
     };
     let (copy, trust) = copy(&image, &machine, &device, &scratch, options, sink)?;
-    let setting = setting(&image, &device, &scratch, &options.harm);
+    let setting = Setting { azure: vm.clone(), ..setting(&image, &device, &scratch, &options.harm) };
     let logs = Logs::of(&scratch, &setting);
     let timeout = options.timeout.unwrap_or(machine.machine.timeout());
     let run: Run = match machine.start(&image, &scratch, sink)? {
         Ok(start) => {
             let inside = Inside {
-                boot: machine.boot(start, &scratch, &copy, options)?,
+                boot: Boot {
+                    provisioning_disc: vm.as_ref().map(|vm| vm.disc(scratch.path())).transpose()?,
+                    ..machine.boot(start, &scratch, &copy, options)?
+                },
                 setting,
                 timeout,
                 goal: device::goal(&image.manifest.provisioning),
@@ -148,6 +156,7 @@ pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
         device: &device.certificate,
         run: &run,
         harm: &options.harm,
+        vm: vm.as_ref(),
         consoles: [&logs.console, &logs.console_before],
     };
     let conditions = Conditions::of(&options.harm, trust);
@@ -270,6 +279,7 @@ fn refuse_missing_hardware(machine: Machine, options: &Options) -> Result<()> {
         return Ok(());
     }
     let lacks = [
+        (options.azure, "no place in Azure", "--azure"),
         (options.tpm, "no TPM", "--tpm"),
         (options.harm.rtc.is_some(), "no clock that runs while it is off", "--rtc"),
         (
@@ -322,6 +332,7 @@ impl Host {
             clock: clock.unwrap_or_else(|| NOW.to_owned()),
             tpm: options.tpm,
             paused: options.harm.network_after.is_some(),
+            provisioning_disc: None,
             folder: scratch.path().to_owned(),
         })
     }
@@ -348,6 +359,7 @@ fn setting(image: &Image, device: &Device, scratch: &Scratch, harm: &Harm) -> Se
         global_endpoint: provisioning.global_endpoint.clone(),
         servers: device::servers(provisioning),
         secrets: device::secrets(provisioning),
+        azure: None,
         id_scope: provisioning.id_scope.clone(),
         engine_dns: image.manifest.engine_dns.clone(),
         registration_id: device.certificate.registration_id.clone(),

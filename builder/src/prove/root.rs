@@ -2,7 +2,7 @@
 //! debugfs. No mount, no root.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result};
 use rcgen::PublicKeyData as _;
@@ -67,11 +67,18 @@ impl Root {
         Ok(vec![sound, identity, self.no_leftovers()?])
     }
 
+    /// What the kernel would do when it mounts it; until then the latest files are in the journal only.
+    ///
+    /// # Errors
+    /// When e2fsck is missing.
+    pub fn replay(&self) -> Result<Output> {
+        let mut replay = self.e2fsck()?;
+        host::output(replay.args(["-y", "-E", "journal_only"]).arg(&self.path))
+    }
+
     /// What the kernel would do when it mounts it, then everything that there is to check.
     fn sound(&self) -> Result<Check> {
-        let mut replay = self.e2fsck()?;
-        replay.args(["-y", "-E", "journal_only"]).arg(&self.path);
-        let replayed = host::output(&mut replay)?;
+        let replayed = self.replay()?;
         let mut check = self.e2fsck()?;
         check.args(["-f", "-n"]).arg(&self.path);
         let found = host::output(&mut check)?;
@@ -139,7 +146,10 @@ impl Root {
     }
 
     /// A whole file; nothing where there is none.
-    fn read(&self, path: &str) -> Result<Vec<u8>> {
+    ///
+    /// # Errors
+    /// When debugfs is missing.
+    pub fn read(&self, path: &str) -> Result<Vec<u8>> {
         debugfs(&self.path, &format!("cat {path}"))
     }
 

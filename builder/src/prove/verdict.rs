@@ -8,6 +8,7 @@ use base64::Engine as _;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use super::azure::{self, Vm};
 use super::checks::{Check, SUPERBLOCK, digest, ext4_size, fat_left, find_any, partition_size, secret_lines};
 use super::copy::Copy;
 use super::device::{self, CONSUMED, IDENTITY};
@@ -43,6 +44,8 @@ pub struct Evidence<'a> {
     pub device: &'a DeviceCertificate,
     /// What was seen.
     pub run: &'a Run,
+    /// The VM that it was, in a simulated Azure.
+    pub vm: Option<&'a Vm>,
     /// What was done to the device.
     pub harm: &'a Harm,
     /// The console's log, and that of the boot before a power cut.
@@ -164,22 +167,31 @@ fn one_registration(evidence: &Evidence<'_>) -> Check {
     Check::new(NAME, right, detail)
 }
 
-/// What first boot left on the root, where harm was done to it.
+/// What is on the root, where harm was done to it and in a simulated Azure.
 fn root_checks(evidence: &Evidence<'_>) -> Result<Vec<Check>> {
-    if *evidence.harm == Harm::default() {
-        return Ok(Vec::new());
-    }
-    if evidence.run.failure.is_some() {
+    let harmed = *evidence.harm != Harm::default();
+    let mut names = if harmed { root::NAMES.to_vec() } else { Vec::new() };
+    names.extend(evidence.vm.iter().flat_map(|_| azure::checks::NAMES));
+    if names.is_empty() || evidence.run.failure.is_some() {
         let why = "the machine did not get that far";
-        return Ok(root::NAMES.map(|name| Check::skipped(name, why)).to_vec());
+        return Ok(names.into_iter().map(|name| Check::skipped(name, why)).collect());
     }
     let offset = evidence.image.partition("root")?.offset;
     let root = match Root::take(evidence.copy, offset) {
         Ok(root) => root,
-        Err(error) => return Ok(vec![Check::new(root::NAMES[0], false, format!("{error:#}"))]),
+        Err(error) => return Ok(vec![Check::new(names[0], false, format!("{error:#}"))]),
     };
-    let installed = device::installed_by_first_boot(&evidence.image.manifest.provisioning);
-    let checks = root.checks(&evidence.device.registration_id, installed)?;
+    let id = &evidence.device.registration_id;
+    let mut checks = Vec::new();
+    if harmed {
+        let installed = device::installed_by_first_boot(&evidence.image.manifest.provisioning);
+        checks.extend(root.checks(id, installed)?);
+    } else {
+        root.replay()?;
+    }
+    if let Some(vm) = evidence.vm {
+        checks.extend(azure::checks::checks(vm, id, &evidence.run.entries, &root)?);
+    }
     std::fs::remove_file(root.path()).with_context(|| format!("removing {}", root.path().display()))?;
     Ok(checks)
 }

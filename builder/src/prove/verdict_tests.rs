@@ -76,6 +76,7 @@ impl Scene {
             device: &self.device,
             run: &self.run,
             harm: &Harm::default(),
+            vm: None,
             consoles: [&self.console, &self.console],
         };
         let machine = MachineFacts { secure_boot: self.secure_boot, ..good().machine };

@@ -16,6 +16,7 @@ use nix::mount::{MsFlags, mount};
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
+use super::azure::Vm;
 use super::harm::Planned;
 use crate::error::Problem;
 use crate::host;
@@ -34,6 +35,8 @@ const TOKEN: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 7);
 const FILES: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 8);
 /// Where every virtual machine of Azure finds it.
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+/// The same of what the platform is told.
+const WIRESERVER: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 
 const HTTPS: u16 = 443;
 
@@ -54,6 +57,8 @@ pub struct Setting {
     pub registration_id: String,
     /// Pattern of the vault's secrets, `*` for the registration id.
     pub secrets: Option<String>,
+    /// The VM of a simulated Azure that the device is.
+    pub azure: Option<Vm>,
     /// What the services do wrong.
     pub faults: Vec<Planned>,
     /// Seconds that this world is ahead of the host.
@@ -103,6 +108,10 @@ impl World {
         config.clock_offset = time::Duration::seconds(setting.clock_offset);
         config.addresses = addresses;
         config.without.remove(&Service::Metadata);
+        if let Some(vm) = &setting.azure {
+            config.metadata = vm.metadata();
+            config.without.clear();
+        }
         Ok(Self(Simulation::start(config)?))
     }
 
@@ -135,6 +144,8 @@ fn addresses(dps: SocketAddrV4) -> Addresses {
         (Service::Token, TOKEN),
         (Service::Files, FILES),
         (Service::Metadata, METADATA),
+        (Service::Wireserver, WIRESERVER),
+        (Service::Hostplugin, WIRESERVER),
     ];
     others.into_iter().fold(Addresses::all_at(HUB).with(Service::Dps, dps), |all, (service, address)| {
         all.with(service, SocketAddrV4::new(address, service.port()))
@@ -240,7 +251,7 @@ mod tests {
     fn no_two_services_meet_but_the_hub_s() {
         let all = addresses(SocketAddrV4::new(DPS, 443));
         let ips: BTreeSet<_> = Service::ALL.map(|service| *all.get(service).ip()).into();
-        assert_eq!(ips.len(), Service::ALL.len() - 3, "mqtt, amqp and arc are at the hub's");
+        assert_eq!(ips.len(), Service::ALL.len() - 4, "mqtt, amqp and arc are at the hub's; one plugin");
         assert_eq!(all.get(Service::Metadata).to_string(), "169.254.169.254:80");
         assert!(Service::ALL.iter().all(|service| all.get(*service).port() == service.port()));
     }

@@ -17,6 +17,8 @@ const UNWANTED: &[(&str, &str)] = &[
     ("var/lib/dbus/machine-id", "one machine's identity"),
     ("var/lib/systemd/random-seed", "one machine's identity"),
     ("var/lib/systemd/credential.secret", "one machine's identity"),
+    ("var/lib/waagent", "one machine's identity: of the Azure agent, which makes it anew"),
+    ("var/lib/cloud/*", "one machine's identity: of cloud-init"),
     ("var/lib/dpkg/*-old", "a copy of what stands beside it"),
     ("var/lib/dpkg/available", "only dselect reads it"),
     ("var/cache/debconf/*-old", "a copy of what stands beside it"),

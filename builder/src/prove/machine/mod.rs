@@ -16,7 +16,7 @@ use self::raspi3b::Loaded;
 use super::accel::{self, Accel, Wanted};
 use super::firmware::Firmware;
 use super::milestone::Milestone;
-use super::tpm;
+use super::{azure, tpm};
 use crate::error::Problem;
 use crate::recipe::types::Board;
 use crate::units::{Arch, ByteSize};
@@ -65,6 +65,8 @@ pub struct Boot {
     pub clock: String,
     /// With a TPM, whose emulator listens at [`tpm::SOCKET`].
     pub tpm: bool,
+    /// The disc that Azure puts into a new VM's drive; the machine is then described as one of Azure's.
+    pub provisioning_disc: Option<PathBuf>,
     /// It waits for QEMU's machine protocol to let it go.
     pub paused: bool,
     /// A private folder, QEMU's working folder; the socket [`CONTROL`] for its machine protocol is made there.
@@ -256,6 +258,19 @@ impl Arguments {
         self.option("-device", "virtio-net-pci,netdev=net0,romfile=");
         self.option("-rtc", format!("base={},clock=host", boot.clock));
         self.option("-serial", "chardev:console");
+        if let Some(disc) = &boot.provisioning_disc {
+            self.azure(disc);
+        }
+    }
+
+    /// What makes it a VM of Azure.
+    fn azure(&mut self, disc: &Path) {
+        for table in azure::SMBIOS {
+            self.option("-smbios", table);
+        }
+        self.paths("-drive", "if=none,id=disc,media=cdrom,readonly=on,format=raw,file=", disc);
+        self.option("-device", "virtio-scsi-pci,id=scsi");
+        self.option("-device", "scsi-cd,bus=scsi.0,drive=disc");
     }
 
     /// A TPM 2.0, emulated by another program; `device` is how it hangs on the machine.
@@ -310,6 +325,7 @@ mod tests {
             cut: false,
             clock: super::NOW.into(),
             tpm: false,
+            provisioning_disc: None,
             paused: false,
             folder: "/t".into(),
         }
@@ -382,6 +398,24 @@ mod tests {
         assert!(!plain.contains("smm=on"));
         assert!(pc(Accel::Kvm, false).contains("-accel kvm -cpu host"));
         assert_has(&pc(Accel::Tcg, true), &["smm=on", "property=secure,value=on"]);
+    }
+
+    #[test]
+    fn a_vm_of_azure() {
+        let firmware = Start::Pc(firmware(false));
+        let disc = Some("/t/a,b.iso".into());
+        let azure = |accel| {
+            let usual = boot(Machine::Pc, firmware.clone(), accel);
+            words(&Boot { provisioning_disc: disc.clone(), ..usual })
+        };
+        let parts = [
+            "-smbios type=3,manufacturer=Microsoft Corporation,version=Hyper-V UEFI Release v4.1,asset=7783-7084-3265",
+            "media=cdrom,readonly=on,format=raw,file=/t/a,,b.iso",
+            "-cpu max,tcg-cpuid=off",
+        ];
+        assert_has(&azure(Accel::Tcg), &parts);
+        assert_has(&azure(Accel::Kvm), &["-cpu host,kvm=off"]);
+        assert!(!pc(Accel::Tcg, false).contains("smbios"));
     }
 
     #[test]

@@ -13,16 +13,18 @@ pub(super) fn arguments(boot: &Boot, firmware: &Firmware, args: &mut Arguments) 
     if firmware.secure {
         args.option("-global", "driver=cfi.pflash01,property=secure,value=on");
     }
+    // systemd believes the processor before the firmware, so that one must not say who emulates it.
+    let azure = boot.provisioning_disc.is_some();
     match boot.accel {
         Accel::Kvm => {
             args.option("-accel", "kvm");
-            args.option("-cpu", "host");
+            args.option("-cpu", if azure { "host,kvm=off" } else { "host" });
         }
         Accel::Tcg => {
             args.option("-accel", "tcg,thread=multi");
             // Plainer processors, fewer features and other buffers for translated code were tried: none boots faster
             // than another boot of the same, and with `max,-svm` the guest's C library aborts under QEMU 7.2.
-            args.option("-cpu", "max");
+            args.option("-cpu", if azure { "max,tcg-cpuid=off" } else { "max" });
         }
     }
     args.virtual_hardware(boot, firmware);
