@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-io", "qemu-utils"),
     ("qemu-system-aarch64", "qemu-system-arm"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("ssh-keygen", "openssh-client"),
     ("swtpm", "swtpm"),
 ];
 

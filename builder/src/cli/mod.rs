@@ -7,6 +7,7 @@ mod identity;
 mod inspect;
 mod lock;
 mod progress;
+mod sign;
 mod sim;
 mod stamp;
 mod store;
@@ -59,6 +60,7 @@ enum Verb {
     Stamp(Box<stamp::Args>),
     Flash(Box<flash::Args>),
     Identity(Box<identity::Args>),
+    Sign(sign::Args),
     Sim(Box<sim::Arguments>),
     Store(store::Arguments),
     /// Runs one job in namespaces of its own (edgepress calls itself)
@@ -114,6 +116,7 @@ pub fn main() -> ExitCode {
         Verb::Stamp(args) => stamp::run(*args, &session),
         Verb::Flash(args) => flash::run(*args, &session),
         Verb::Identity(args) => identity::run(*args, &session),
+        Verb::Sign(args) => sign::run(args, &session),
         Verb::Test(arguments) => test::run(*arguments, &session),
         Verb::Sandbox { .. } => Ok(()),
     };

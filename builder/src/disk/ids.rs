@@ -13,7 +13,7 @@ pub struct Uuid(pub [u8; 16]);
 
 impl Uuid {
     /// A UUID of version 4 and RFC variant from the first 16 bytes of a digest.
-    fn from_digest(digest: Digest) -> Self {
+    pub fn from_digest(digest: Digest) -> Self {
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&digest.0[..16]);
         bytes[6] = (bytes[6] & 0x0f) | 0x40;

@@ -136,7 +136,7 @@ fn messages() {
             &["packges.install=['jq']"],
             "--set: unknown key `packges`\n   |\n   | packges.install=['jq']\n   | ^^^^^^^\n   = expected one of `name`, \
              `description`, `extends`, `distribution`, `archives`, `target`, `packages`, `engine`, `edge`, \
-             `provisioning`, `network`, `system`, `disk`, `access`, `overlays`, `vars`\n   \
+             `provisioning`, `network`, `system`, `disk`, `access`, `publish`, `overlays`, `vars`\n   \
              = hint: did you mean `packages`?",
         ),
         (
@@ -206,6 +206,8 @@ fn values_that_are_refused() {
         ("archives.debian.suites = [\"=\"]".into(), "r.toml:2:26", "is empty"),
         ("archives.\"De b\" = { url = 'http://a', suites = ['a'], components = ['b'], key = { file = 'k', fingerprints = ['B8B80B5B623EAB6AD8775C45B7C5D7D6350947F8'] } }".into(), "r.toml:2:19", "a role"),
         ("network.proxy.https = \"ftp://x\"".into(), "r.toml:2:23", "proxy.example"),
+        ("publish.url = \"ftp://x\"".into(), "r.toml:2:15", "starts with file:///"),
+        ("publish.website = \"file:///x\"".into(), "r.toml:2:19", "http or https"),
     ] {
         let error = recipe(&text, &[]).expect_err(&text);
         let place = if place.starts_with("base") && !error.contains(place) { "r.toml:2" } else { place };

@@ -5,6 +5,7 @@
 
 mod network;
 mod provisioning;
+mod publish;
 mod raspberry_pi;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use network::{Network, Proxy, Wifi};
 pub use provisioning::{Attestation, AutoReprovisioning, CertificateSource, Enrol, Provisioning, VaultToken};
+pub use publish::Publish;
 pub use raspberry_pi::{Model, RaspberryPi};
 
 use crate::units::{Arch, ByteSize};
@@ -62,6 +64,9 @@ pub struct Recipe {
     /// Who may log in.
     #[serde(default)]
     pub access: Access,
+    /// Where the image will be offered to Raspberry Pi Imager.
+    #[serde(default)]
+    pub publish: Publish,
     /// Folders laid over the root in order; a file `*.tera` is rendered and loses the ending.
     #[serde(default)]
     pub overlays: Vec<PathBuf>,

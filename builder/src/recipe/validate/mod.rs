@@ -1,6 +1,7 @@
 //! What the types of a recipe cannot say: legal names, pairs of keys that belong together, addresses.
 
 mod board;
+mod publish;
 
 use url::Url;
 
@@ -32,6 +33,7 @@ pub fn validate(recipe: &Recipe, tree: &Node) -> Vec<Diagnostic> {
     edge(recipe, &mut found);
     network(recipe, &mut found);
     board::check(recipe, &mut found);
+    publish::check(recipe, &mut found);
     sizes(recipe, &mut found);
     found.list
 }

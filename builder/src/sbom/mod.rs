@@ -1,0 +1,328 @@
+//! Bills of materials: what is inside an image, as CycloneDX 1.6 and SPDX 2.3.
+//!
+//! ```text
+//! root tree ─► Inventory ─┐                         ┌─► sbom.cdx.json
+//!   var/lib/dpkg/status   ├─► Bill (+ image digest) ┤
+//!   usr/share/doc/…       │                         └─► sbom.spdx.json
+//! lock ─────► Origins ────┘
+//! ```
+//! The inventory is taken from the tree itself, in the sandbox where the image is made: what dpkg says is installed, not
+//! what was asked for. Both documents depend on nothing but the image: times are its time stamp, identifiers come from
+//! digests.
+
+pub mod copyright;
+pub mod cyclonedx;
+pub mod depends;
+pub mod licence;
+pub mod origin;
+pub mod purl;
+pub mod spdx;
+
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use self::copyright::Texts;
+use self::depends::Names;
+use self::origin::{Origin, Origins};
+use crate::disk::ids::Uuid;
+use crate::disk::sparse;
+use crate::packages::control::{Paragraph, paragraphs};
+use crate::recipe::types::EngineImage;
+use crate::rootfs::files::{followed, inside};
+use crate::rootfs::images;
+use crate::units::{Arch, Digest};
+
+/// Name of the CycloneDX document beside an image.
+pub const CYCLONEDX: &str = "sbom.cdx.json";
+/// Name of the SPDX document beside an image.
+pub const SPDX: &str = "sbom.spdx.json";
+/// dpkg's database of a system with every package of Debian would be larger, and is no image's.
+const MOST_STATUS: u64 = 256 << 20;
+/// The largest copyright file of Debian (chromium's) has 5 MB.
+const MOST_COPYRIGHT: u64 = 16 << 20;
+
+/// What is in a root tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// The distribution, from os-release.
+    pub system: System,
+    /// Installed packages, by name.
+    pub packages: Vec<Package>,
+    /// Container images that wait for the first boot.
+    pub images: Vec<Container>,
+    /// Licences that SPDX does not list.
+    pub texts: Texts,
+}
+
+/// The distribution.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    /// `ID`: `debian`.
+    pub id: String,
+    /// `VERSION_ID`: `12`.
+    pub version: String,
+    /// `PRETTY_NAME`.
+    pub name: String,
+}
+
+/// An installed package.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Package {
+    /// Package name.
+    pub name: String,
+    /// Debian version.
+    pub version: String,
+    /// Debian architecture.
+    pub architecture: String,
+    /// Source package.
+    pub source: String,
+    /// Version of the source package.
+    pub source_version: String,
+    /// Who maintains it: name and address.
+    pub maintainer: String,
+    /// Its home page; empty: none.
+    pub homepage: String,
+    /// One line on what it is.
+    pub summary: String,
+    /// SPDX expression of the licences that its copyright file declares; none where that is prose.
+    pub licence: Option<String>,
+    /// Numbers of the packages that it depends on, in [`Inventory::packages`].
+    pub depends: Vec<usize>,
+}
+
+/// A container image in the tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// Reference with tag.
+    pub name: String,
+    /// Digest of its archive in the tree.
+    pub sha256: Digest,
+    /// Made from files of the tree, not pulled from a registry.
+    pub own: bool,
+}
+
+/// Takes the inventory of a root tree in which the container images `preloaded` wait.
+///
+/// # Errors
+/// When the tree has no package database, or it cannot be read.
+pub fn collect(root: &Path, preloaded: &[EngineImage]) -> Result<Inventory> {
+    let mut inventory = Inventory { system: system(root)?, ..Inventory::default() };
+    let status =
+        read(root, "/var/lib/dpkg/status", MOST_STATUS)?.context("the tree has no /var/lib/dpkg/status")?;
+    let mut fields: Vec<Paragraph> = paragraphs(&status).context("reading /var/lib/dpkg/status")?;
+    fields.retain(installed);
+    fields.sort_by(|a, b| key(a).cmp(&key(b)));
+    let mut names = Names::default();
+    for (number, package) in fields.iter().enumerate() {
+        names.add(number, field(package, "Package"), field(package, "Provides"));
+    }
+    for package in &fields {
+        let mut known = describe(package);
+        known.depends = names.resolve([field(package, "Pre-Depends"), field(package, "Depends")]);
+        let file = format!("/usr/share/doc/{}/copyright", known.name);
+        if let Some(text) = read(root, &file, MOST_COPYRIGHT)? {
+            known.licence = copyright::declared(&known.name, &text, &mut inventory.texts);
+        }
+        inventory.packages.push(known);
+    }
+    for (at, image) in preloaded.iter().enumerate() {
+        let archive = Path::new(images::FOLDER).join(images::archive_name(at, &image.name));
+        let sha256 = sparse::digest(&inside(root, &archive)?)?;
+        inventory.images.push(Container { name: image.name.clone(), sha256, own: image.file.is_none() });
+    }
+    Ok(inventory)
+}
+
+fn key(package: &Paragraph) -> (&str, &str) {
+    (field(package, "Package"), field(package, "Architecture"))
+}
+
+fn field<'a>(package: &'a Paragraph, name: &str) -> &'a str {
+    package.get(name).unwrap_or_default()
+}
+
+/// Its files are there, whatever else dpkg had to say about it.
+fn installed(package: &Paragraph) -> bool {
+    let state = field(package, "Status").split_whitespace().nth(2).unwrap_or("not-installed");
+    !matches!(state, "not-installed" | "config-files") && !field(package, "Package").is_empty()
+}
+
+fn describe(package: &Paragraph) -> Package {
+    let own = |name: &str| field(package, name).to_owned();
+    // `Source: gcc-12 (12.2.0-14)`, or only the name where the version is the same; no field where both are.
+    let (source, version) =
+        field(package, "Source").split_once('(').unwrap_or((field(package, "Source"), ""));
+    let or = |value: &str, other: &str| {
+        let value = value.trim_end_matches(')').trim();
+        if value.is_empty() { own(other) } else { value.to_owned() }
+    };
+    Package {
+        name: own("Package"),
+        version: own("Version"),
+        architecture: own("Architecture"),
+        source: or(source, "Package"),
+        source_version: or(version, "Version"),
+        maintainer: own("Maintainer"),
+        homepage: own("Homepage"),
+        summary: field(package, "Description").lines().next().unwrap_or_default().to_owned(),
+        licence: None,
+        depends: Vec::new(),
+    }
+}
+
+/// os-release(5): lines `NAME=value`, maybe in quotes.
+fn system(root: &Path) -> Result<System> {
+    const MOST: u64 = 1 << 20;
+    let text = read(root, "/etc/os-release", MOST)?.unwrap_or_default();
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
+    };
+    Ok(System { id: value("ID"), version: value("VERSION_ID"), name: value("PRETTY_NAME") })
+}
+
+/// A file of the tree, its links followed within the tree; nothing where there is none.
+fn read(root: &Path, path: &str, most: u64) -> Result<Option<String>> {
+    let full = followed(root, Path::new(path))?;
+    let file = match File::open(&full) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        other => other.with_context(|| format!("opening {path} of the tree"))?,
+    };
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes).with_context(|| format!("reading {path} of the tree"))?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Everything that goes into the documents.
+#[derive(Debug, Clone)]
+pub struct Bill<'a> {
+    /// Name of the image.
+    pub name: &'a str,
+    /// What the recipe says it is.
+    pub description: &'a str,
+    /// Its architecture.
+    pub arch: Arch,
+    /// Digest of the raw image.
+    pub sha256: Digest,
+    /// Its time stamp, seconds since 1970.
+    pub epoch: u64,
+    /// What is in it.
+    pub inventory: &'a Inventory,
+    /// Where that came from.
+    pub origins: &'a Origins,
+}
+
+impl Bill<'_> {
+    /// The documents by file name, as text that ends with a line feed.
+    ///
+    /// # Errors
+    /// When the time stamp is none.
+    pub fn documents(&self) -> Result<[(&'static str, Vec<u8>); 2]> {
+        let text = |value: &serde_json::Value| -> Result<Vec<u8>> {
+            let mut text = serde_json::to_vec_pretty(value)?;
+            text.push(b'\n');
+            Ok(text)
+        };
+        Ok([(CYCLONEDX, text(&cyclonedx::document(self)?)?), (SPDX, text(&spdx::document(self)?)?)])
+    }
+
+    /// What a version is to other things: the raw image's digest, shortened.
+    fn version(&self) -> String {
+        self.sha256.short()
+    }
+
+    /// The time stamp as RFC 3339 has it.
+    fn time(&self) -> Result<String> {
+        let time = OffsetDateTime::from_unix_timestamp(i64::try_from(self.epoch)?)?;
+        time.format(&Rfc3339).context("writing the image's time stamp")
+    }
+
+    /// The same for equal documents, another for any other.
+    fn uuid(&self, kind: &str, document: &serde_json::Value) -> Uuid {
+        Uuid::from_digest(Digest::of(format!("{kind} {}", Digest::of_json(document))))
+    }
+
+    /// The origin of an installed package: the .deb of that name, if it has that version.
+    fn origin(&self, package: &Package) -> Option<&Origin> {
+        self.origins.get(&package.name).filter(|origin| origin.version == package.version)
+    }
+
+    /// The package's URL.
+    fn purl(&self, package: &Package) -> String {
+        let system = &self.inventory.system;
+        let distribution = format!("{}-{}", system.id, system.version);
+        // The source package, by which distributions name security advisories; spelled as syft and grype do.
+        let upstream = match (package.source == package.name, package.source_version == package.version) {
+            (true, true) => String::new(),
+            (false, true) => package.source.clone(),
+            (_, false) => format!("{}@{}", package.source, package.source_version),
+        };
+        let Package { name, version, architecture, .. } = package;
+        let origin = self.origin(package);
+        match origin.and_then(|origin| origin.archive.as_ref()) {
+            Some(archive) => {
+                let repository = archive.repository.as_deref().unwrap_or_default();
+                let qualifiers = [
+                    ("arch", architecture.as_str()),
+                    ("distro", &distribution),
+                    ("repository_url", repository),
+                    ("upstream", &upstream),
+                ];
+                purl::purl("deb", &archive.namespace, name, version, &qualifiers)
+            }
+            // From no archive: no publisher whose advisories would apply.
+            None => {
+                let checksum = origin.map(|origin| format!("sha256:{}", origin.sha256)).unwrap_or_default();
+                let url = origin.and_then(|origin| origin.url.as_deref()).unwrap_or_default();
+                let qualifiers =
+                    [("arch", architecture.as_str()), ("checksum", &checksum), ("download_url", url)];
+                purl::purl("generic", "", name, version, &qualifiers)
+            }
+        }
+    }
+}
+
+impl Container {
+    /// Name and tag.
+    fn parts(&self) -> (&str, &str) {
+        match self.name.rsplit_once(':') {
+            // A colon before a slash is that of a registry's port.
+            Some((name, tag)) if !tag.contains('/') => (name, tag),
+            _ => (&self.name, "latest"),
+        }
+    }
+
+    /// Its URL; none for an image that no registry has.
+    fn purl(&self) -> Option<String> {
+        if self.own {
+            return None;
+        }
+        let (path, tag) = self.parts();
+        let (registry, rest) = match path.split_once('/') {
+            // As Docker tells a registry from the first part of a name.
+            Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
+            _ => ("", path),
+        };
+        let (namespace, name) = rest.rsplit_once('/').unwrap_or(("", rest));
+        Some(purl::purl("docker", namespace, name, tag, &[("repository_url", registry)]))
+    }
+}
+
+/// Name and address of `Name <address>`.
+fn person(maintainer: &str) -> (&str, &str) {
+    match maintainer.rsplit_once('<') {
+        Some((name, address)) => (name.trim().trim_matches('"'), address.trim().trim_end_matches('>')),
+        None => (maintainer.trim(), ""),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+//! minisign's signatures: Ed25519 over the BLAKE2b digest of the file, with a comment that is signed too.
+
+use std::io::{Cursor, IsTerminal as _};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use minisign::{PublicKey, SecretKey, SecretKeyBox, SignatureBox};
+
+use super::SUMS;
+use crate::error::Problem;
+use crate::event::Sink;
+
+/// The signature and the id of its key.
+pub fn sign(path: &Path, secret: &str, text: &str, sink: &dyn Sink) -> Result<(String, String)> {
+    let secret = unlock(path, secret, sink)?;
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).context("reading the clock")?.as_secs();
+    // As minisign itself writes it.
+    let comment = format!("timestamp:{seconds}\tfile:{SUMS}\thashed");
+    let signature = minisign::sign(None, &secret, Cursor::new(text), Some(&comment), None)
+        .map_err(|error| Problem::work(format!("signing with {}: {error}", path.display())))?;
+    let signer = shown(signature.keynum());
+    Ok((signature.into_string(), signer))
+}
+
+fn unlock(path: &Path, secret: &str, sink: &dyn Sink) -> Result<SecretKey> {
+    let boxed = || SecretKeyBox::from_string(secret);
+    if let Ok(key) = boxed().and_then(SecretKeyBox::into_unencrypted_secret_key) {
+        return Ok(key);
+    }
+    let refused = |error: &dyn std::fmt::Display| {
+        Problem::input(format!("the minisign key {} cannot be used: {error}", path.display()))
+    };
+    // Asked on the terminal itself: standard input and output may be somebody else's.
+    if !std::io::stderr().is_terminal() {
+        let hint =
+            "for work without a terminal use a key without one (minisign -G -W), or an SSH key in ssh-agent";
+        return Err(refused(&"it has a pass phrase, and there is no terminal to ask for it")
+            .hint(hint)
+            .into());
+    }
+    let password = rpassword::prompt_password(format!("pass phrase of {}: ", path.display()))
+        .map_err(|error| refused(&error))?;
+    sink.note("deriving the key from the pass phrase, which takes seconds by design".into());
+    boxed()
+        .and_then(|boxed| boxed.into_secret_key(Some(password)))
+        .map_err(|error| refused(&error).hint("was the pass phrase right?").into())
+}
+
+/// Who made a signature, as it says itself: without the public key this cannot be checked.
+pub fn signer(signature: &str) -> Result<String, String> {
+    SignatureBox::from_string(signature)
+        .map(|signature| shown(signature.keynum()))
+        .map_err(|error| unreadable(&error))
+}
+
+/// Did this key sign? Says who did, with what the signed comment says.
+pub fn verify(public: &str, signature: &str, text: &str) -> Result<String, String> {
+    let public =
+        PublicKey::from_base64(public).map_err(|error| format!("the public key is damaged: {error}"))?;
+    let signature = SignatureBox::from_string(signature).map_err(|error| unreadable(&error))?;
+    match minisign::verify(&public, &signature, Cursor::new(text), true, false, false) {
+        Ok(()) => Ok(shown(public.keynum())),
+        Err(_) if signature.keynum() != public.keynum() => Err(format!(
+            "the signature is that of {}, the key given is {}",
+            shown(signature.keynum()),
+            shown(public.keynum())
+        )),
+        Err(error) => Err(format!("the signature does not fit: {error}")),
+    }
+}
+
+fn unreadable(error: &minisign::PError) -> String {
+    format!("the signature cannot be read: {error}")
+}
+
+/// A key's id, in minisign's way: the bytes as a little-endian number.
+fn shown(id: &[u8]) -> String {
+    let digits: String = id.iter().rev().map(|byte| format!("{byte:02X}")).collect();
+    format!("minisign key {digits}")
+}

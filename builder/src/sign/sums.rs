@@ -1,0 +1,89 @@
+//! `SHA256SUMS`: lines of a digest, two characters and a file name, as sha256sum writes and reads them.
+
+use std::path::{Component, Path};
+
+use crate::disk::sparse;
+use crate::units::Digest;
+
+/// A folder of an image has a dozen files.
+const MOST_LINES: usize = 10_000;
+
+/// File names and their digests.
+///
+/// # Errors
+/// Names the line that is not in the form.
+pub fn parse(text: &str) -> Result<Vec<(String, Digest)>, String> {
+    let mut listed = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        if at >= MOST_LINES {
+            return Err(format!("it has more than {MOST_LINES} lines"));
+        }
+        let wrong = |what: &str| format!("line {}: {what}", at + 1);
+        let (digest, rest) =
+            line.split_once(' ').ok_or_else(|| wrong("expected a digest and a file name"))?;
+        let digest = digest.parse().map_err(|error: String| wrong(&error))?;
+        let name =
+            rest.strip_prefix([' ', '*']).ok_or_else(|| wrong("expected two characters between the two"))?;
+        // A path would let the list vouch for files elsewhere.
+        let mut parts = Path::new(name).components();
+        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+        if !plain || name.contains(['/', '\\']) {
+            return Err(wrong("a file of the same folder must be named"));
+        }
+        listed.push((name.to_owned(), digest));
+    }
+    if listed.is_empty() { Err("it names no file".to_owned()) } else { Ok(listed) }
+}
+
+/// What differs, a line each; holes are hashed without being read.
+pub fn compare(folder: &Path, listed: &[(String, Digest)]) -> Vec<String> {
+    let judge = |name: &str, digest: &Digest| {
+        let path = folder.join(name);
+        match path.metadata() {
+            Ok(data) if !data.is_file() => return Some(format!("{name} is not a file")),
+            Err(_) => return Some(format!("{name} is missing")),
+            Ok(_) => {}
+        }
+        match sparse::digest(&path) {
+            Ok(found) if found == *digest => None,
+            Ok(found) => Some(format!("{name} has SHA-256 {found}, {digest} is listed")),
+            Err(error) => Some(format!("{name} cannot be read: {error:#}")),
+        }
+    };
+    listed.iter().filter_map(|(name, digest)| judge(name, digest)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+    use crate::units::Digest;
+
+    #[test]
+    fn lines_as_sha256sum_writes_them() {
+        let (a, b) = (Digest::of("a"), Digest::of("b"));
+        let text = format!("{a}  demo.img\n{b} *with a space.json\n");
+        let expected = vec![("demo.img".to_owned(), a), ("with a space.json".to_owned(), b)];
+        assert_eq!(parse(&text), Ok(expected));
+        for length in 0..text.len() {
+            let _ = parse(&text[..length]);
+        }
+    }
+
+    #[test]
+    fn other_folders_and_other_forms_are_refused() {
+        let digest = Digest::of("a");
+        for (line, expected) in [
+            (String::new(), "names no file"),
+            ("x".into(), "line 1: expected a digest"),
+            ("12  x".into(), "line 1: "),
+            (format!("{digest} x"), "line 1: expected two characters"),
+            (format!("{digest}  ../x"), "line 1: a file of the same folder"),
+            (format!("{digest}  /etc/passwd"), "line 1: a file of the same folder"),
+            (format!("{digest}  "), "line 1: a file of the same folder"),
+            (format!("{digest}  .."), "line 1: a file of the same folder"),
+        ] {
+            let error = parse(&line).expect_err(&line);
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+}
