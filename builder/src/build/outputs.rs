@@ -171,7 +171,11 @@ impl Outputs<'_> {
                 (Format::TarZst, _) => {
                     let partial = partials.iter().find(|(format, _)| *format == Format::TarZst);
                     let packed = self.root(&partial.context("packing the root tree")?.1.path)?;
-                    (packed.size, packed.sha256, Some(Raw { size: packed.raw_size, sha256: packed.raw_sha256 }))
+                    (
+                        packed.size,
+                        packed.sha256,
+                        Some(Raw { size: packed.raw_size, sha256: packed.raw_sha256 }),
+                    )
                 }
                 (Format::Bmap, Some(done)) => (done.size, done.sha256, None),
                 (_, Some(done)) => (done.size, done.sha256, Some(raw)),
@@ -242,7 +246,9 @@ impl Outputs<'_> {
 
     /// Removes what an earlier build made and this one does not: only what its manifest lists.
     fn remove_stale(&self, folder: &Path, outputs: &[Output]) -> Result<()> {
-        let Some(old) = manifest_in(folder).filter(|old| old.name == self.plan.recipe.name) else { return Ok(()) };
+        let Some(old) = manifest_in(folder).filter(|old| old.name == self.plan.recipe.name) else {
+            return Ok(());
+        };
         for stale in old.outputs.iter().filter_map(Output::plain_name) {
             if outputs.iter().any(|output| output.file == *stale) {
                 continue;
@@ -250,7 +256,8 @@ impl Outputs<'_> {
             let path = folder.join(stale);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("removing {}, which is out of date", path.display()));
+                    return Err(error)
+                        .with_context(|| format!("removing {}, which is out of date", path.display()));
                 }
                 _ => {}
             }
@@ -304,7 +311,8 @@ impl Outputs<'_> {
     ) -> Result<Kept> {
         let files = outputs.iter().map(|output| output.file.as_path());
         let files = files.chain([manifest::FILE_NAME, DIGESTS].map(Path::new));
-        let seen = files.map(|file| Seen::of(folder, file).with_context(|| format!("looking at {}", file.display())));
+        let seen = files
+            .map(|file| Seen::of(folder, file).with_context(|| format!("looking at {}", file.display())));
         let seen = seen.collect::<Result<Vec<_>>>()?;
         let raw = self.plan.recipe.target.formats.contains(&Format::Img);
         let raw = raw.then(|| Seen::of(folder, &self.file(Format::Img))).flatten();

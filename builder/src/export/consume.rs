@@ -95,7 +95,8 @@ pub(super) fn ranges(chunks: &Receiver<Chunk>, ranges: Vec<Range<u64>>) -> Vec<M
 
 /// Hashes what a chunk at `at` has of a range.
 fn add(hasher: &mut Sha256, chunk: &Chunk, at: u64, range: &Range<u64>) {
-    let inside = |place: u64| usize::try_from(place.saturating_sub(at)).unwrap_or(usize::MAX).min(chunk.length);
+    let inside =
+        |place: u64| usize::try_from(place.saturating_sub(at)).unwrap_or(usize::MAX).min(chunk.length);
     let part = inside(range.start)..inside(range.end);
     chunk.range(part).for_each(|piece| hasher.update(piece));
 }

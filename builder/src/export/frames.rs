@@ -91,7 +91,12 @@ fn work<P: Packer>(packer: &P, queue: &Mutex<Receiver<Job>>, zeros: &OnceLock<Pa
 }
 
 /// A whole chunk of zeros is packed once; an image has hundreds of them.
-fn one<P: Packer>(packer: &P, state: &mut P::State, chunk: &Chunk, zeros: &OnceLock<Packed>) -> Result<Packed> {
+fn one<P: Packer>(
+    packer: &P,
+    state: &mut P::State,
+    chunk: &Chunk,
+    zeros: &OnceLock<Packed>,
+) -> Result<Packed> {
     match &chunk.data {
         Some(bytes) => packer.pack(state, bytes),
         None if chunk.length == CHUNK => {

@@ -30,7 +30,9 @@ pub(super) fn convert(raw: &Path, path: &Path) -> Result<Whole> {
     drop(guard);
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        return Err(Problem::work(format!("{line} failed: {}\n{}", output.status, host::tail(&said, 5))).into());
+        return Err(
+            Problem::work(format!("{line} failed: {}\n{}", output.status, host::tail(&said, 5))).into()
+        );
     }
     let size = path.metadata().with_context(|| format!("looking at {}", path.display()))?.len();
     Ok(Whole { size, sha256: sparse::digest(path)? })

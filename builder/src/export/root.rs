@@ -64,7 +64,8 @@ fn pack(root: &Path, out: &Path, epoch: u64) -> Result<Packed> {
     let (sender, chunks) = sync_channel(2);
     thread::scope(|scope| {
         let file = scope.spawn(|| zst::write(chunks, out, threads()));
-        let cutter = Cutter { chunks: sender, buffer: Vec::with_capacity(CHUNK), hasher: Sha256::new(), size: 0 };
+        let cutter =
+            Cutter { chunks: sender, buffer: Vec::with_capacity(CHUNK), hasher: Sha256::new(), size: 0 };
         let tar = write(root, cutter, epoch);
         // When the file cannot be written, the tar cannot either: the first has the reason.
         let file = joined(file)?;
@@ -124,7 +125,10 @@ impl Tree<'_> {
         let full = self.root.join(folder);
         let context = || format!("reading folder {}", full.display());
         let entries = fs::read_dir(&full).with_context(context)?;
-        let mut names = entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>().with_context(context)?;
+        let mut names = entries
+            .map(|entry| Ok(entry?.file_name()))
+            .collect::<io::Result<Vec<_>>>()
+            .with_context(context)?;
         names.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
         for name in names {
             let path = folder.join(name);
@@ -154,7 +158,9 @@ impl Tree<'_> {
         }
         let attributes = attributes(full)?;
         if !attributes.is_empty() {
-            self.tar.append_pax_extensions(attributes.iter().map(|(key, value)| (key.as_str(), value.as_slice())))?;
+            self.tar.append_pax_extensions(
+                attributes.iter().map(|(key, value)| (key.as_str(), value.as_slice())),
+            )?;
         }
         if kind.is_symlink() {
             header.set_entry_type(EntryType::Symlink);
@@ -196,7 +202,8 @@ fn attributes(path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();
     for name in xattr::list(path)? {
         let Some(name) = name.to_str().filter(|name| {
-            *name == "security.capability" || (name.starts_with("user.") && !name.starts_with("user.overlay."))
+            *name == "security.capability"
+                || (name.starts_with("user.") && !name.starts_with("user.overlay."))
         }) else {
             continue;
         };
@@ -240,7 +247,10 @@ mod tests {
             let out = folder.path().join(format!("{name}.tar.zst"));
             let packed = pack(&tree, &out, EPOCH).expect("pack");
             let raw = zstd::decode_all(fs::File::open(&out).expect("open")).expect("unpack");
-            assert_eq!((packed.raw_size, packed.raw_sha256), (raw.len() as u64, crate::units::Digest::of(&raw)));
+            assert_eq!(
+                (packed.raw_size, packed.raw_sha256),
+                (raw.len() as u64, crate::units::Digest::of(&raw))
+            );
             assert_eq!(packed.sha256, crate::units::Digest::of(fs::read(&out).expect("read")));
             files.push(raw);
         }
@@ -266,7 +276,9 @@ mod tests {
             }
             seen.push(path);
         }
-        assert!(seen.iter().any(|path| path.ends_with("long/name/")) && seen.contains(&"etc/empty/".to_owned()));
+        assert!(
+            seen.iter().any(|path| path.ends_with("long/name/")) && seen.contains(&"etc/empty/".to_owned())
+        );
         assert_eq!(seen.len(), 1 + 1 + 30 + 3 + 61, "{seen:?}");
     }
 }

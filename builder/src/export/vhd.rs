@@ -131,7 +131,10 @@ mod tests {
         let id = Uuid(*b"0123456789abcdef");
         let footer = footer(2 << 30, &Identity { id, epoch: 946_684_800 + 0x0102_0304 });
         assert_eq!(&footer[..8], b"conectix");
-        assert_eq!(footer[8..28], [0, 0, 0, 2, 0, 1, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4]);
+        assert_eq!(
+            footer[8..28],
+            [0, 0, 0, 2, 0, 1, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4]
+        );
         assert_eq!(&footer[28..40], b"qem2\0\x01\0\0Wi2k");
         assert_eq!(footer[40..56], [[0, 0, 0, 0, 0x80, 0, 0, 0]; 2].concat());
         assert_eq!(footer[56..64], [0x10, 0x41, 16, 63, 0, 0, 0, 2]);

@@ -92,7 +92,8 @@ pub fn unpack(path: &Path, to: &Path, progress: impl Fn(u64)) -> Result<(u64, Di
     let mut buffer = vec![0; BUFFER];
     let mut size = 0;
     loop {
-        let count = fill(&mut stream, &mut buffer).with_context(|| format!("unpacking {}", path.display()))?;
+        let count =
+            fill(&mut stream, &mut buffer).with_context(|| format!("unpacking {}", path.display()))?;
         if count == 0 {
             break;
         }

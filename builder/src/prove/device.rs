@@ -205,9 +205,12 @@ fn named(vm: &Vm, template: &str) -> Option<String> {
     if others.into_iter().any(|word| template::names(template, word)) {
         return None;
     }
-    Some(template::fill(template, |word| {
-        if word == Word::VmId.name() { vm.id.clone() } else { vm.name.clone() }
-    }))
+    Some(template::fill(
+        template,
+        |word| {
+            if word == Word::VmId.name() { vm.id.clone() } else { vm.name.clone() }
+        },
+    ))
 }
 
 fn without_arc() -> anyhow::Error {
@@ -312,7 +315,8 @@ mod tests {
     fn what_cannot_be_simulated() {
         let folder = tempfile::tempdir().expect("temp dir");
         let arc = json!({ "from": "key-vault", "vault": "https://v.example", "token": "arc" });
-        let error = Device::create(folder.path(), &manifest(&arc, true)).map(drop).expect_err("refused");
+        let error =
+            Device::create(folder.path(), &manifest(&arc, true), None).map(drop).expect_err("refused");
         assert!(error.to_string().contains("an Arc agent's tokens"), "{error}");
         for (source, end) in [
             (json!({ "from": "tpm" }), Milestone::FirstBoot),

@@ -91,7 +91,8 @@ impl Image {
         };
         let (size, sha256) = decode::unpack(&self.file, &path, progress)?;
         if known.is_some_and(|raw| raw.sha256 != sha256) {
-            let message = format!("{} does not hold the disk that its {FILE_NAME} speaks of", self.file.display());
+            let message =
+                format!("{} does not hold the disk that its {FILE_NAME} speaks of", self.file.display());
             return Err(Problem::input(message).hint("build it again: it was damaged or exchanged").into());
         }
         let seconds = timer.elapsed().as_secs_f64();
@@ -267,7 +268,8 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().expect("temp dir");
         let mut raw = vec![0; 4 << 20];
         raw[3 << 20..].fill(7);
-        std::fs::write(folder.path().join("demo.img.zst"), zstd::encode_all(&raw[..], 1).expect("zst")).expect("write");
+        std::fs::write(folder.path().join("demo.img.zst"), zstd::encode_all(&raw[..], 1).expect("zst"))
+            .expect("write");
         let manifest = |digest: Digest| {
             let listed = serde_json::json!({ "file": "demo.img.zst", "format": "img.zst", "size": 1,
                 "sha256": "cd".repeat(32), "raw": { "size": raw.len(), "sha256": digest } });
@@ -288,7 +290,10 @@ pub(super) mod tests {
         manifest(Digest::of("other"));
         let mut image = Image::open(folder.path()).expect("opens");
         let error = image.unpack(tempfile::tempdir().expect("dir").path(), &Silent).expect_err("other bytes");
-        assert!(error.to_string().ends_with("does not hold the disk that its manifest.json speaks of"), "{error}");
+        assert!(
+            error.to_string().ends_with("does not hold the disk that its manifest.json speaks of"),
+            "{error}"
+        );
     }
 
     #[test]

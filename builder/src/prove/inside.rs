@@ -479,11 +479,9 @@ fn milestone(mark: Mark) -> Option<Milestone> {
         Mark::DpsAssigned => Some(Milestone::DpsAssigned),
         Mark::AgentIdentity => Some(Milestone::AgentIdentity),
         Mark::HubMessaging => Some(Milestone::AgentRunning),
-        Mark::EstEnrolled
-        | Mark::SecretRead
-        | Mark::IdentityServed
-        | Mark::VmReady
-        | Mark::AgentReady => None,
+        Mark::EstEnrolled | Mark::SecretRead | Mark::IdentityServed | Mark::VmReady | Mark::AgentReady => {
+            None
+        }
     }
 }
 

@@ -49,7 +49,9 @@ impl Job {
     /// Which users the job needs to see.
     pub fn users(&self) -> Users {
         match self {
-            Self::Layer(_) | Self::Image(_) | Self::Root(_) | Self::ProbeBinfmt | Self::Remove(_) => Users::Range,
+            Self::Layer(_) | Self::Image(_) | Self::Root(_) | Self::ProbeBinfmt | Self::Remove(_) => {
+                Users::Range
+            }
             Self::Prove(_) => Users::Own,
         }
     }

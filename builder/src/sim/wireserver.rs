@@ -183,7 +183,8 @@ fn xml(text: String) -> Answer {
 }
 
 fn refuse(status: u16, why: &str) -> Answer {
-    let text = format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<Error><Details>{why}</Details></Error>\n");
+    let text =
+        format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<Error><Details>{why}</Details></Error>\n");
     Answer { status, ..xml(text) }.note(why)
 }
 
@@ -303,7 +304,11 @@ mod tests {
     }
 
     fn post(service: &Wireserver, agent: &'static str, body: &[u8]) -> Answer {
-        service.answer(&Request { headers: HEADERS(agent), body, ..request("POST", "/machine", "comp=health") })
+        service.answer(&Request {
+            headers: HEADERS(agent),
+            body,
+            ..request("POST", "/machine", "comp=health")
+        })
     }
 
     #[test]

@@ -24,14 +24,34 @@ const CLEAN: u64 = 1;
 const COMPAT_SPARSE_SUPER2: u64 = 0x200;
 const INCOMPAT_64BIT: u64 = 0x80;
 /// Not among them: a journal to be replayed (4), a device of its own for it (8), descriptors in each group (0x10).
-const INCOMPAT_UNDERSTOOD: u64 =
-    0x2 | 0x40 | INCOMPAT_64BIT | 0x100 | 0x200 | 0x400 | 0x1000 | 0x2000 | 0x4000 | 0x8000 | 0x10000 | 0x20000;
+const INCOMPAT_UNDERSTOOD: u64 = 0x2
+    | 0x40
+    | INCOMPAT_64BIT
+    | 0x100
+    | 0x200
+    | 0x400
+    | 0x1000
+    | 0x2000
+    | 0x4000
+    | 0x8000
+    | 0x10000
+    | 0x20000;
 const RO_SPARSE_SUPER: u64 = 1;
 /// Either of them: descriptors have checksums, and groups may be marked as never written.
 const RO_CHECKSUMS: u64 = 0x10 | 0x400;
 /// Not among them: clusters of blocks (0x200), snapshots (0x80), replicas (0x800).
-const RO_UNDERSTOOD: u64 =
-    RO_SPARSE_SUPER | 0x2 | 0x4 | 0x8 | RO_CHECKSUMS | 0x20 | 0x40 | 0x100 | 0x1000 | 0x2000 | 0x8000 | 0x10000;
+const RO_UNDERSTOOD: u64 = RO_SPARSE_SUPER
+    | 0x2
+    | 0x4
+    | 0x8
+    | RO_CHECKSUMS
+    | 0x20
+    | 0x40
+    | 0x100
+    | 0x1000
+    | 0x2000
+    | 0x8000
+    | 0x10000;
 /// `bg_flags`: the block bitmap was never written.
 const BLOCK_UNINIT: u64 = 2;
 /// Fewer blocks in a group than mke2fs makes; bounds how many groups are looked at.
@@ -167,7 +187,9 @@ impl Walk<'_> {
             return Ok(false);
         }
         self.image.read_exact_at(raw, self.offset + at).context("reading a group descriptor")?;
-        let place = |low: usize| number(raw, low, 4) | if raw.len() < 64 { 0 } else { number(raw, low + 0x20, 4) << 32 };
+        let place = |low: usize| {
+            number(raw, low, 4) | if raw.len() < 64 { 0 } else { number(raw, low + 0x20, 4) << 32 }
+        };
         let (bitmap, inode_bitmap, table) = (place(0), place(4), place(8));
         if layout.has_copy(group) {
             let descriptors = (layout.groups() * layout.descriptor).div_ceil(layout.block);
@@ -192,7 +214,9 @@ impl Walk<'_> {
     fn bitmap(&mut self, at: u64, span: Range<u64>) -> Result<()> {
         let count = usize::try_from(span.end - span.start)?;
         let mut bits = vec![0; count.div_ceil(8)];
-        self.image.read_exact_at(&mut bits, self.offset + at * self.layout.block).context("reading a bitmap")?;
+        self.image
+            .read_exact_at(&mut bits, self.offset + at * self.layout.block)
+            .context("reading a bitmap")?;
         for (index, byte) in bits.iter().enumerate() {
             let at = 8 * index;
             let end = (at + 8).min(count);

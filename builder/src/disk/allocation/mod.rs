@@ -110,7 +110,8 @@ fn partitions(image: &File, size: u64) -> Result<(Option<Kind>, Vec<Range<u64>>)
 fn gpt_areas(image: &File, size: u64) -> Result<Vec<Range<u64>>> {
     let mut header = [0; SECTOR as usize];
     image.read_exact_at(&mut header, SECTOR).context("reading the partition table")?;
-    let word = |at: usize| header[at..at + 8].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+    let word =
+        |at: usize| header[at..at + 8].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
     let believed = |bytes: u64, least: u64| if bytes > LARGEST_TABLE { least } else { bytes.max(least) };
     let head = believed(word(40).saturating_mul(SECTOR), GPT_SECTORS * SECTOR);
     let behind = size.saturating_sub(word(48).saturating_add(1).saturating_mul(SECTOR));

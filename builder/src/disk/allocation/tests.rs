@@ -56,7 +56,8 @@ fn length(ranges: &[Range<u64>]) -> u64 {
 /// What a writer with the map makes of a card that is full of something else.
 fn written(image: &Path, card: &Path) {
     let source = File::open(image).expect("open");
-    let mut target = File::options().read(true).write(true).create(true).truncate(true).open(card).expect("card");
+    let mut target =
+        File::options().read(true).write(true).create(true).truncate(true).open(card).expect("card");
     let garbage = vec![0xa5; MIB as usize];
     for _ in 0..source.metadata().expect("metadata").len() / MIB {
         target.write_all(&garbage).expect("garbage");

@@ -41,7 +41,9 @@ fn ready(entries: &[Entry]) -> Check {
     match (bad, seen) {
         (Some(bad), _) => Check::new(NAMES[0], false, bad.note.clone()),
         (None, Some(seen)) => Check::new(NAMES[0], true, format!("told the wireserver: {}", seen.note)),
-        (None, None) => Check::new(NAMES[0], false, "cloud-init did not tell the wireserver that the VM is ready"),
+        (None, None) => {
+            Check::new(NAMES[0], false, "cloud-init did not tell the wireserver that the VM is ready")
+        }
     }
 }
 
@@ -57,7 +59,9 @@ fn agent(entries: &[Entry]) -> Check {
 /// A token of the VM's identity, a secret for it, a registration with that: in this order, all from this device.
 fn identity(registration_id: &str, entries: &[Entry]) -> Check {
     let token = |entry: &Entry| {
-        entry.service == Service::Metadata && entry.what.ends_with("/oauth2/token") && entry.status == Some(200)
+        entry.service == Service::Metadata
+            && entry.what.ends_with("/oauth2/token")
+            && entry.status == Some(200)
     };
     let secret = |entry: &Entry| entry.mark == Some(Mark::SecretRead);
     let registered = |entry: &Entry| {
@@ -127,7 +131,7 @@ fn account(vm: &Vm, keys: &str) -> Check {
 mod tests {
     use serde_json::json;
 
-    use super::{agent, account, cloud_init, hostname, identity, ready};
+    use super::{account, agent, cloud_init, hostname, identity, ready};
     use crate::prove::azure::Vm;
     use crate::prove::checks::Outcome;
     use crate::sim::log::Entry;
@@ -145,8 +149,10 @@ mod tests {
 
     #[test]
     fn who_reported() {
-        let vm = entry("wireserver", "POST /machine", Some("vm-ready"), None, "Ready, says Cloud-Init/22.4.2");
-        let broken = entry("wireserver", "POST /machine", None, None, "NotReady ProvisioningFailed: x, says y");
+        let vm =
+            entry("wireserver", "POST /machine", Some("vm-ready"), None, "Ready, says Cloud-Init/22.4.2");
+        let broken =
+            entry("wireserver", "POST /machine", None, None, "NotReady ProvisioningFailed: x, says y");
         assert_eq!(ready(&[]).outcome, Outcome::Failed);
         assert_eq!(ready(std::slice::from_ref(&vm)).outcome, Outcome::Passed);
         assert_eq!(agent(std::slice::from_ref(&vm)).outcome, Outcome::Failed);
@@ -201,7 +207,12 @@ mod tests {
             let mut status = status.clone();
             *status.pointer_mut(path).expect(path) = value;
             let check = judge(&result, &status);
-            assert_eq!((check.outcome, check.detail.contains(said)), (Outcome::Failed, true), "{}", check.detail);
+            assert_eq!(
+                (check.outcome, check.detail.contains(said)),
+                (Outcome::Failed, true),
+                "{}",
+                check.detail
+            );
         }
         assert_eq!(cloud_init("", "").outcome, Outcome::Failed);
     }

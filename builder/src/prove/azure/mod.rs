@@ -187,10 +187,12 @@ mod tests {
             .expect("an entry")
         };
         awaited.entry(&entry("vm-ready"));
-        awaited.line("[   60.1] cloud-init[700]: Cloud-init v. 22.4.2-1+deb12u4 running 'modules:final' at Sun");
+        awaited
+            .line("[   60.1] cloud-init[700]: Cloud-init v. 22.4.2-1+deb12u4 running 'modules:final' at Sun");
         awaited.entry(&entry("secret-read"));
         assert!(!awaited.all());
-        awaited.line("[   61.7] cloud-init[700]: Cloud-init v. 22.4.2-1+deb12u4 finished at Sun, 22 Nov 2026");
+        awaited
+            .line("[   61.7] cloud-init[700]: Cloud-init v. 22.4.2-1+deb12u4 finished at Sun, 22 Nov 2026");
         assert!(!awaited.all());
         awaited.entry(&entry("agent-ready"));
         assert!(awaited.all());

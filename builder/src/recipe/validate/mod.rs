@@ -246,7 +246,11 @@ fn formats(formats: &[Format], found: &mut Found<'_>) {
         && !formats.iter().any(disk)
     {
         let message = "`target.formats` has a block map and nothing that it could be used with";
-        found.add(&format!("target/formats/{at}"), message, "`bmap` beside `img`, `img.zst`, `img.xz`, `img.gz` or `vhd`");
+        found.add(
+            &format!("target/formats/{at}"),
+            message,
+            "`bmap` beside `img`, `img.zst`, `img.xz`, `img.gz` or `vhd`",
+        );
     }
 }
 
