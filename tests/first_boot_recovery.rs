@@ -31,6 +31,25 @@ fn device_with_tpm(registration_id: &str) -> Device {
     device
 }
 
+/// On a machine that is slow beyond measure systemd gives up waiting for the partition's device, and mounts nothing when it
+/// comes: first boot asks for it again, also long after it went on without.
+#[test]
+fn a_partition_that_comes_late_is_mounted_and_its_identity_taken() {
+    let device = Device::new();
+    let identity = Identity::new("pump-7");
+    let mounts = device.read("proc/mounts");
+    device.write("proc/mounts", "/dev/vda2 / ext4 rw 0 0\n");
+    let mut running = device.start();
+    running.until("waiting: the FAT partition is not mounted at /boot/efi");
+    let asked = || device.read("world/calls").matches("systemctl start --no-block boot-efi.mount").count();
+    running.until_true("the mount is asked for, patience over", || asked() > 6);
+    device.write(&format!("{FAT}/certificate.pem"), identity.chain());
+    device.write(&format!("{FAT}/private-key.pem"), &identity.key);
+    device.write("world/mounts", mounts);
+    assert!(running.end().success());
+    assert_eq!(device.read("var/lib/edgepress/configured"), "pump-7\n", "{}", device.story());
+}
+
 /// The power goes before each of the programs that wipe the Wi-Fi's key; a network's name without its key is no reason
 /// to refuse what is in place already.
 #[test]

@@ -20,13 +20,24 @@ fat_mounted() {
     return 1
 }
 
-# The partition is there; or it never came, and what the device has of its own must do.
+# The partition is there; or it does not come, and what the device has of its own must do. systemd tries to mount it once,
+# for as long as it waits for the device: where that was too short, or the file system was not readable then, nobody else
+# tries again.
 fat_ready() {
-    fat_mounted || [ "$passes" -gt "$MOUNT_PATIENCE" ]
+    ! fat_mounted || return 0
+    if [ $((passes % 10)) -eq 9 ]; then
+        systemctl start --no-block "$(printf '%s' "${EP_FAT_MOUNT#/}" | tr / -).mount" 2>/dev/null
+    fi
+    [ "$passes" -gt "$MOUNT_PATIENCE" ]
 }
 
-# Changes when anything in the folder does.
+fat_missing() {
+    missing="the FAT partition is not mounted at $EP_FAT_MOUNT"
+}
+
+# Changes when anything in the folder does, or the partition comes.
 fat_fingerprint() {
+    ! fat_mounted || echo mounted
     [ ! -d "$FOLDER" ] || find "$FOLDER" -type f -size -2048 -exec cksum {} +
 }
 

@@ -13,8 +13,10 @@ source_find() {
         missing="no private-key.pem in edgepress/ on the FAT partition"
     elif fat_has private-key.pem; then
         missing="no certificate.pem in edgepress/ on the FAT partition"
-    else
+    elif fat_mounted; then
         missing="no identity in edgepress/ on the FAT partition"
+    else
+        fat_missing
     fi
     # What is there and cannot be read is the better reason.
     ! { fat_has private-key.pem && fat_has certificate.pem; } || return 0
