@@ -25,8 +25,7 @@ impl Partial {
     /// # Errors
     /// When another build is making the same file, or the folder cannot be written.
     pub fn claim(target: &Path) -> Result<Self> {
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let path = target.with_file_name(format!(".{name}.partial"));
+        let path = partial(target);
         let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = open.with_context(|| format!("creating {}", path.display()))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
@@ -36,6 +35,14 @@ impl Partial {
         let doomed = path.clone();
         let guard = interrupt::on_interrupt(move || drop(fs::remove_file(&doomed)));
         Ok(Self { path, target: target.to_owned(), _lock: lock, _guard: guard })
+    }
+
+    /// Removes what a killed build left of `target`.
+    ///
+    /// # Errors
+    /// As [`Partial::claim`].
+    pub fn sweep(target: &Path) -> Result<()> {
+        if partial(target).exists() { Self::claim(target).map(drop) } else { Ok(()) }
     }
 
     /// Moves it to its place.
@@ -53,6 +60,11 @@ impl Partial {
     pub fn persist_as(&self, target: &Path) -> Result<()> {
         fs::rename(&self.path, target).with_context(|| format!("moving the file to {}", target.display()))
     }
+}
+
+fn partial(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.partial"))
 }
 
 impl Drop for Partial {

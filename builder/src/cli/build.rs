@@ -15,12 +15,14 @@ use crate::units::Arch;
 /// Build the image of a recipe
 ///
 /// Locks the packages if there is no lock, fetches them, installs them in namespaces of its own (no root needed),
-/// lays overlays and config.toml over them, and writes a bootable raw image, its manifest.json and SHA256SUMS to
-/// DIR/<recipe name>-<arch>/. Steps whose inputs did not change are taken from the store.
+/// lays overlays and config.toml over them, and writes a bootable image in the recipe's `target.formats` (img, img.zst,
+/// img.xz, img.gz, bmap, vhd, qcow2, tar.zst), its manifest.json and SHA256SUMS to DIR/<recipe name>-<arch>/. Steps
+/// whose inputs did not change are taken from the store.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   edgepress build recipes/demo.toml
   edgepress build gateway.toml --set provisioning.id_scope=0ne00123456 --out images
+  edgepress build gateway.toml --set target.formats='[\"img.zst\", \"bmap\"]'
   edgepress build gateway.toml --locked --explain
   edgepress build gateway.toml --mirror debian=http://mirror.example/debian")]
 pub struct Build {

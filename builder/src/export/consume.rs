@@ -1,6 +1,6 @@
 //! Consumers that only hash, and the file that is hashed while it is written.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::Path;
@@ -25,8 +25,9 @@ pub(super) struct Whole {
 impl Whole {
     /// Writes a small file.
     pub fn small(path: &Path, text: &str) -> Result<Self> {
-        fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
-        Ok(Self { size: text.len() as u64, sha256: Digest::of(text) })
+        let mut file = Hashed::create(path)?;
+        file.write_all(text.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+        Ok(file.finish())
     }
 }
 
@@ -38,9 +39,10 @@ pub(super) struct Hashed {
 }
 
 impl Hashed {
-    /// Begins the file anew.
+    /// Begins the file anew. It must be there: one that an interrupt has just removed shall not come back.
     pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
+        let file = File::options().write(true).truncate(true).open(path);
+        let file = file.with_context(|| format!("opening {}", path.display()))?;
         Ok(Self { file, hasher: Sha256::new(), size: 0 })
     }
 

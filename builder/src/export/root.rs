@@ -245,6 +245,7 @@ mod tests {
             let long = "long/".repeat(60) + "name";
             fs::create_dir_all(tree.join(&long)).expect("folders");
             let out = folder.path().join(format!("{name}.tar.zst"));
+            fs::File::create(&out).expect("claimed");
             let packed = pack(&tree, &out, EPOCH).expect("pack");
             let raw = zstd::decode_all(fs::File::open(&out).expect("open")).expect("unpack");
             assert_eq!(

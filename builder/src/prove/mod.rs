@@ -31,7 +31,7 @@ mod qemu;
 mod qmp;
 pub mod report;
 mod root;
-mod scratch;
+pub(crate) mod scratch;
 pub mod timeline;
 mod tpm;
 pub mod tracker;

@@ -8,7 +8,9 @@ use super::files::Memo;
 use crate::build::manifest::FILE_NAME;
 use crate::disk::patch::Master;
 use crate::error::Problem;
+use crate::event::Sink;
 use crate::prove::image::Image;
+use crate::prove::scratch::Scratch;
 use crate::provisioning::device::{EstAuth, for_device};
 use crate::provisioning::lint::lint;
 use crate::provisioning::source::Source;
@@ -44,8 +46,10 @@ pub const AUTHORITIES: &str = "ca";
 
 /// A golden image, only ever read.
 pub struct Golden {
-    /// The file.
+    /// The raw image; where another format was named, it is unpacked for as long as this lives.
     pub path: PathBuf,
+    /// The file that was named.
+    pub file: PathBuf,
     /// Bytes.
     pub size: u64,
     /// SHA-256 of the whole, where the manifest knows it.
@@ -60,6 +64,7 @@ pub struct Golden {
     pub master: Master,
     config_toml: String,
     linted: Memo<(String, Option<EstAuth>), Vec<String>>,
+    _unpacked: Option<Scratch>,
 }
 
 impl Golden {
@@ -67,14 +72,20 @@ impl Golden {
     ///
     /// # Errors
     /// When image or manifest cannot be used, or an identity lies in the image already.
-    pub fn open(path: &Path) -> Result<Self> {
-        let image = Image::open(path)?;
+    pub fn open(path: &Path, sink: &dyn Sink) -> Result<Self> {
+        let mut image = Image::open(path)?;
+        let file = image.path.clone();
+        let unpacked = if image.is_raw() { None } else { Some(Scratch::create(false)?) };
+        if let Some(scratch) = &unpacked {
+            image.unpack(scratch.path(), sink)?;
+        }
         let master = Master::open(&image.path)?;
         refuse_identity(&image.path, &master)?;
         let sha256 = image.digest();
         let manifest = image.manifest;
         Ok(Self {
             path: image.path,
+            file,
             size: image.size,
             sha256,
             epoch: manifest.epoch,
@@ -83,6 +94,7 @@ impl Golden {
             master,
             config_toml: manifest.config_toml,
             linted: Memo::default(),
+            _unpacked: unpacked,
         })
     }
 

@@ -145,9 +145,9 @@ pub fn counted(number: u64, what: &str) -> String {
 /// When an input cannot be used at all, or something else stands where a result should; on a write error. What is wrong
 /// with devices is in the outcome.
 pub fn stamp(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
-    let golden = Golden::open(&options.image)?;
+    let golden = Golden::open(&options.image, sink)?;
     let mut outcome = Outcome {
-        image: golden.path.clone(),
+        image: golden.file.clone(),
         devices: 0,
         written: 0,
         kept: 0,

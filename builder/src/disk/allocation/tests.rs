@@ -27,7 +27,7 @@ fn plan(folder: &Path, board: Board) -> Plan {
         fat_size: 40 * MIB,
         fat_spare: 0,
         // Several groups of blocks, most of them never written.
-        size: Some(900 * MIB),
+        size: Some(320 * MIB),
         free: 0,
         ids: Ids::from_seed(&Digest::of("disk")),
         epoch: 1_700_000_000,
@@ -123,8 +123,8 @@ fn a_card_full_of_something_else_becomes_sound() {
         let mut check = host::command("e2fsck").expect("e2fsprogs");
         host::run(check.args(["-f", "-n"]).arg(&after)).expect("e2fsck finds no fault");
         assert!(files(&after) == files(&before), "files differ");
-        // Data, 30 MiB of inode tables and bitmaps, a journal, the FAT's tables; not the free nine tenths.
-        assert!(length(&ranges) < 120 * MIB, "{} MiB of 900 mapped", length(&ranges) / MIB);
+        // Data, inode tables, bitmaps, a journal, the FAT's tables; not the free rest.
+        assert!(length(&ranges) < 100 * MIB, "{} MiB of 320 mapped", length(&ranges) / MIB);
     }
 }
 
@@ -180,7 +180,7 @@ fn a_disk_without_a_table_is_what_is_not_zero() {
 #[test]
 fn no_bytes_are_too_much() {
     let folder = tempfile::tempdir().expect("folder");
-    let plan = Plan { size: None, free: MIB, ..plan(folder.path(), Board::Uefi) };
+    let plan = Plan { size: Some(128 * MIB), ..plan(folder.path(), Board::Uefi) };
     let partitions = disk::make(&plan, &Silent).expect("image");
     let (image, root) = (plan.out, partitions[1].offset..partitions[1].offset + partitions[1].size);
     let file = File::options().read(true).write(true).open(&image).expect("open");

@@ -201,6 +201,20 @@ pub enum Format {
     TarZst,
 }
 
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 8] = [
+        Self::Img,
+        Self::ImgZst,
+        Self::ImgXz,
+        Self::ImgGz,
+        Self::Bmap,
+        Self::Vhd,
+        Self::Qcow2,
+        Self::TarZst,
+    ];
+}
+
 impl fmt::Display for Format {
     /// As the recipe has it, and the ending of its file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
