@@ -13,6 +13,7 @@ use edgepress::disk::patch::look;
 use edgepress::recipe::types::Provisioning;
 use edgepress::stamp::output::Entry;
 use edgepress::stamp::patch::Patch;
+use edgepress::units::Digest;
 use plant::{Plant, SIZE};
 use predicates::prelude::PredicateBooleanExt as _;
 use predicates::str::contains;
@@ -89,6 +90,26 @@ fn from_nothing_to_three_patches_and_images() {
         assert_eq!(read(&copy, "certificate.pem").expect("there").matches("BEGIN CERTIFICATE").count(), 2);
     }
     assert_eq!(plant.digest(), before, "the golden image was written to");
+}
+
+#[test]
+fn a_golden_image_without_its_raw_form_is_stamped_the_same() {
+    let plant = Plant::new();
+    plant.three();
+    plant.run(&["stamp", "golden", "--fleet", "issued", "--out", "patches"]).success();
+    let raw = fs::read(plant.golden()).expect("image");
+    fs::write(plant.path("golden/gateway.img.zst"), zstd::encode_all(&raw[..], 1).expect("zst")).expect("write");
+    fs::remove_file(plant.golden()).expect("remove");
+    let manifest = fs::read_to_string(plant.path("golden/manifest.json")).expect("manifest");
+    let mut manifest: serde_json::Value = serde_json::from_str(&manifest).expect("JSON");
+    manifest["outputs"] = serde_json::json!([{ "file": "gateway.img.zst", "format": "img.zst", "size": 1,
+        "sha256": "ab".repeat(32), "raw": { "size": raw.len(), "sha256": Digest::of(&raw) } }]);
+    plant.put("golden/manifest.json", &manifest.to_string());
+    plant.run(&["stamp", "golden", "--fleet", "issued", "--out", "again"]).success();
+    for id in ["pump-1", "pump-2", "pump%3A3"] {
+        let read = |folder: &str| fs::read(plant.path(&format!("{folder}/{id}.patch"))).expect("patch");
+        assert!(read("patches") == read("again"), "{id} differs");
+    }
 }
 
 #[test]

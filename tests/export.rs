@@ -19,6 +19,7 @@ use edgepress::disk::{self, Plan};
 use edgepress::event::Silent;
 use edgepress::export::{self, Request, vhd};
 use edgepress::format::bmap::Bmap;
+use edgepress::format::decode;
 use edgepress::host;
 use edgepress::recipe::types::{Board, Format};
 use edgepress::units::{Arch, Digest};
@@ -165,13 +166,16 @@ fn qemu_reads_vhd_and_qcow2() {
     let made = made();
     for (format, name) in [(Format::Vhd, "vpc"), (Format::Qcow2, "qcow2")] {
         let path = made.path(format);
-        // Without -f: the format is recognised.
-        let said = run("qemu-img", &["info", "--output=json", text(&path)]);
+        // Named, because QEMU does not look for a fixed VHD's footer by itself.
+        let said = run("qemu-img", &["info", "-f", name, "--output=json", text(&path)]);
         let said: Value = serde_json::from_slice(&said).expect("JSON");
         assert_eq!((&said["format"], &said["virtual-size"]), (&name.into(), &made.size().into()), "{said}");
         run("qemu-img", &["compare", "-f", "raw", "-F", name, text(&made.path(Format::Img)), text(&path)]);
     }
     run("qemu-img", &["check", "-q", text(&made.path(Format::Qcow2))]);
+    let folder = tempfile::tempdir().expect("folder");
+    let unpacked = decode::unpack(&made.path(Format::Qcow2), &folder.path().join("raw"), |_| {});
+    assert_eq!(unpacked.expect("unpacks"), (made.size(), made.sha256));
     let vhd = fs::read(made.path(Format::Vhd)).expect("read");
     let footer = &vhd[made.size() as usize..];
     assert_eq!((footer.len(), &footer[..8]), (512, &b"conectix"[..]));

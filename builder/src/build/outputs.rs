@@ -152,8 +152,8 @@ impl Outputs<'_> {
                 partials.push((format, Partial::claim(&folder.join(self.file(format)))?));
             }
         }
-        let mut targets: Vec<_> =
-            partials.iter().map(|(format, partial)| (*format, partial.path.clone())).collect();
+        let disks = partials.iter().filter(|(format, _)| *format != Format::TarZst);
+        let mut targets: Vec<_> = disks.map(|(format, partial)| (*format, partial.path.clone())).collect();
         if becomes {
             targets.push((Format::Vhd, source.path().to_owned()));
         }
