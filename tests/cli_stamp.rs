@@ -98,11 +98,12 @@ fn a_golden_image_without_its_raw_form_is_stamped_the_same() {
     plant.three();
     plant.run(&["stamp", "golden", "--fleet", "issued", "--out", "patches"]).success();
     let raw = fs::read(plant.golden()).expect("image");
-    fs::write(plant.path("golden/gateway.img.zst"), zstd::encode_all(&raw[..], 1).expect("zst")).expect("write");
+    fs::write(plant.path("golden/gateway.img.zst"), zstd::encode_all(&raw[..], 1).expect("zst"))
+        .expect("write");
     fs::remove_file(plant.golden()).expect("remove");
     let manifest = fs::read_to_string(plant.path("golden/manifest.json")).expect("manifest");
-    let mut manifest: serde_json::Value = serde_json::from_str(&manifest).expect("JSON");
-    manifest["outputs"] = serde_json::json!([{ "file": "gateway.img.zst", "format": "img.zst", "size": 1,
+    let mut manifest: Value = serde_json::from_str(&manifest).expect("JSON");
+    manifest["outputs"] = json!([{ "file": "gateway.img.zst", "format": "img.zst", "size": 1,
         "sha256": "ab".repeat(32), "raw": { "size": raw.len(), "sha256": Digest::of(&raw) } }]);
     plant.put("golden/manifest.json", &manifest.to_string());
     plant.run(&["stamp", "golden", "--fleet", "issued", "--out", "again"]).success();

@@ -143,7 +143,8 @@ impl Outputs<'_> {
         let wanted = |format| formats.contains(&format);
         // The raw image becomes the VHD where nobody else wants it.
         let becomes = wanted(Format::Vhd) && !wanted(Format::Img) && matches!(source, Source::New(_));
-        for format in Format::ALL.iter().filter(|format| !formats.contains(format) && **format != Format::Img) {
+        for format in Format::ALL.iter().filter(|format| !formats.contains(format) && **format != Format::Img)
+        {
             Partial::sweep(&folder.join(self.file(*format)))?;
         }
         let mut partials: Vec<(Format, Partial)> = Vec::new();

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result};
 
 use crate::disk::sparse;
 
-/// Bytes of a chunk, which is also what a frame of Zstandard holds: long enough to compress as well as one stream does
-/// (1 % more), short enough that a part of the image is read by unpacking little.
+/// Bytes of a chunk, which is also what a frame of Zstandard holds: long enough to compress as well as one stream does,
+/// short enough that a part of the image is read by unpacking little.
 pub(super) const CHUNK: usize = 4 << 20;
 /// Chunks that wait for a consumer.
 const QUEUE: usize = 4;

@@ -203,16 +203,8 @@ pub enum Format {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 8] = [
-        Self::Img,
-        Self::ImgZst,
-        Self::ImgXz,
-        Self::ImgGz,
-        Self::Bmap,
-        Self::Vhd,
-        Self::Qcow2,
-        Self::TarZst,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Img, Self::ImgZst, Self::ImgXz, Self::ImgGz, Self::Bmap, Self::Vhd, Self::Qcow2, Self::TarZst];
 }
 
 impl fmt::Display for Format {
