@@ -1,8 +1,11 @@
 //! `edgepress inspect` on images made here: sound ones, broken ones, and what is none.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, symlink};
+use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use edgepress::disk::fat::{self, LEAST};
@@ -15,7 +18,8 @@ use predicates::str::contains;
 use serde_json::{Value, json};
 
 const ROOT: u64 = ALIGN + LEAST;
-const SIZE: u64 = ROOT + 2 * ALIGN;
+const ROOT_SIZE: u64 = 8 * ALIGN;
+const SIZE: u64 = ROOT + ROOT_SIZE + ALIGN;
 const CMDLINE: &str = "console=ttyS1,115200 root=PARTUUID=1a2b3c4d-02 rootwait\n";
 const CONFIG: &str = "arm_64bit=1\nkernel=vmlinuz\ninitramfs initrd.img followkernel\nupstream_kernel=1\n";
 /// The UUID of the root that [`Card::write`] makes.
@@ -25,6 +29,8 @@ const UUID: &str = "49494949-4949-4949-4949-494949494949";
 struct Card {
     folder: tempfile::TempDir,
     files: Vec<(String, Vec<u8>)>,
+    /// The root's files; a link where the content begins with `-> `.
+    root: Vec<(String, Vec<u8>)>,
 }
 
 impl Card {
@@ -32,7 +38,8 @@ impl Card {
     fn raspberry_pi() -> Self {
         let mut kernel = vec![0; 1 << 20];
         kernel[56..60].copy_from_slice(b"ARM\x64");
-        let mut card = Self { folder: tempfile::tempdir().expect("temp dir"), files: Vec::new() };
+        let mut card =
+            Self { folder: tempfile::tempdir().expect("temp dir"), files: Vec::new(), root: root() };
         card.put("config.txt", CONFIG).put("cmdline.txt", CMDLINE);
         card.put("vmlinuz", kernel).put("initrd.img", [7; 100]);
         for name in [
@@ -53,7 +60,8 @@ impl Card {
     }
 
     fn uefi() -> Self {
-        let mut card = Self { folder: tempfile::tempdir().expect("temp dir"), files: Vec::new() };
+        let mut card =
+            Self { folder: tempfile::tempdir().expect("temp dir"), files: Vec::new(), root: root() };
         card.put("EFI/BOOT/BOOTX64.EFI", "MZ shim").put("EFI/BOOT/grubx64.efi", "MZ grub");
         card.put("EFI/debian/grub.cfg", format!("search.fs_uuid {UUID} root\n"));
         card
@@ -62,6 +70,13 @@ impl Card {
     fn put(&mut self, path: &str, content: impl Into<Vec<u8>>) -> &mut Self {
         self.files.retain(|(known, _)| known != path);
         self.files.push((path.into(), content.into()));
+        self
+    }
+
+    /// A file on the root.
+    fn root(&mut self, path: &str, content: impl Into<Vec<u8>>) -> &mut Self {
+        self.root.retain(|(known, _)| known != path);
+        self.root.push((path.into(), content.into()));
         self
     }
 
@@ -81,13 +96,27 @@ impl Card {
         for (at, bytes) in device.changes().expect("changes") {
             image.write_all_at(&bytes, ALIGN + at).expect("write");
         }
-        let mut superblock = [0; 1024];
-        superblock[0x38..0x3a].copy_from_slice(&0xef53_u16.to_le_bytes());
-        superblock[0x4..0x8].copy_from_slice(&1024_u32.to_le_bytes());
-        superblock[0x68..0x78].copy_from_slice(&[0x49; 16]);
-        superblock[0x78..0x7c].copy_from_slice(b"root");
-        image.write_all_at(&superblock, ROOT + 1024).expect("write");
+        self.write_root();
         table(&image);
+    }
+
+    fn write_root(&self) {
+        let tree = tempfile::tempdir().expect("folder");
+        for (path, content) in &self.root {
+            let path = tree.path().join(path);
+            fs::create_dir_all(path.parent().expect("parent")).expect("folder");
+            match content.strip_prefix(b"-> ") {
+                Some(target) => symlink(OsStr::from_bytes(target), path).expect("link"),
+                None => fs::write(path, content).expect("file"),
+            }
+        }
+        let mut mke2fs = std::process::Command::new("mke2fs");
+        // No path of this machine and no hour in it: what is compared differs only where a test wants it.
+        mke2fs.env("E2FSPROGS_FAKE_TIME", "1700000000").env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
+        mke2fs.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-O", "^has_journal", "-L", "root", "-U", UUID]);
+        mke2fs.args(["-E", &format!("offset={ROOT},root_owner=0:0,hash_seed={UUID}"), "-d"]).arg(tree.path());
+        let done = mke2fs.arg(self.path()).arg(format!("{}k", ROOT_SIZE >> 10)).status().expect("mke2fs");
+        assert!(done.success());
     }
 
     fn manifest(&self, models: &[&str]) {
@@ -111,6 +140,35 @@ impl Card {
     }
 }
 
+const CONFIG_TOML: &str =
+    "[provisioning]\nsource = \"manual\"\nconnection_string = \"HostName=h;SharedAccessKey=SECRET\"\n";
+const STATUS: &str = "Package: aziot-edge\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.5.1\n\n\
+                      Package: containerd\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.6.20\n\n\
+                      Package: old\nStatus: deinstall ok config-files\nArchitecture: all\nVersion: 1\n";
+
+/// A root that is sound.
+fn root() -> Vec<(String, Vec<u8>)> {
+    let grub = format!("menuentry 'x' {{\n\tlinux ${{links}}vmlinuz root=UUID={UUID} ro quiet\n}}\n");
+    let file = |path: &str, content: &str| (path.to_owned(), content.as_bytes().to_vec());
+    vec![
+        file("etc/os-release", "-> ../usr/lib/os-release"),
+        file("usr/lib/os-release", "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
+        file("etc/machine-id", ""),
+        file("etc/fstab", &format!("UUID={UUID} / ext4 defaults 0 1\n")),
+        file("etc/aziot/config.toml", CONFIG_TOML),
+        file(
+            "etc/systemd/system/multi-user.target.wants/ssh.service",
+            "-> /usr/lib/systemd/system/ssh.service",
+        ),
+        file("var/lib/dpkg/status", STATUS),
+        file("boot/vmlinuz", "-> vmlinuz-6.1.0"),
+        file("boot/vmlinuz-6.1.0", "kernel"),
+        file("boot/grub/grub.cfg", &grub),
+        file("usr/lib/modules/6.1.0/modules.dep", "kernel/fs/udf/udf.ko:\n"),
+        file("usr/lib/edgepress/first-boot", "#!/bin/sh\n"),
+    ]
+}
+
 fn edgepress() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edgepress"));
     command.arg("inspect");
@@ -119,7 +177,7 @@ fn edgepress() -> Command {
 
 fn with_mbr(image: &File) {
     let part = |kind, offset, size| mbr::Partition { kind, offset, size, active: false };
-    let partitions = vec![part(mbr::FAT32_LBA, ALIGN, LEAST), part(mbr::LINUX, ROOT, ALIGN)];
+    let partitions = vec![part(mbr::FAT32_LBA, ALIGN, LEAST), part(mbr::LINUX, ROOT, ROOT_SIZE)];
     mbr::write(image, SIZE, &mbr::Table { disk_id: 0x1a2b_3c4d, partitions }).expect("table");
 }
 
@@ -128,7 +186,7 @@ fn with_gpt(image: &File) {
     let part = |kind, guid, offset, size| gpt::Partition { kind, guid, offset, size, name: String::new() };
     let partitions = vec![
         part(gpt::ESP, ids.fat_partition, ALIGN, LEAST),
-        part(gpt::root_type(Arch::X86_64), ids.root_partition, ROOT, ALIGN),
+        part(gpt::root_type(Arch::X86_64), ids.root_partition, ROOT, ROOT_SIZE),
     ];
     gpt::write(image, SIZE, &gpt::Table { disk: ids.disk, partitions }).expect("table");
 }
@@ -141,8 +199,10 @@ fn a_card_for_two_models() {
     card.inspect(&["--model", "3", "--model", "4"])
         .success()
         .stdout(contains("MBR, disk 1a2b3c4d"))
-        .stdout(contains("fat32  BOOT        1234-5678  PARTUUID=1a2b3c4d-01"))
-        .stdout(contains(format!("ext4   root        {UUID} (1024 KiB)  PARTUUID=1a2b3c4d-02")))
+        .stdout(contains("fat32  BOOT        1234-5678 ("))
+        .stdout(contains(format!("ext4   root        {UUID} (")))
+        .stdout(contains("used of 33 MiB)  PARTUUID=1a2b3c4d-01"))
+        .stdout(contains("used of 8192 KiB)  PARTUUID=1a2b3c4d-02"))
         .stdout(contains("identity: none"))
         .stdout(contains("firmware     bootcode.bin, start.elf, fixup.dat"))
         .stdout(contains("cmdline      console=ttyS1,115200 root=PARTUUID=1a2b3c4d-02 rootwait"))
@@ -170,9 +230,7 @@ fn the_manifest_names_the_models() {
     assert_eq!(report["partitions"][1]["file_system"]["label"], "root");
     assert_eq!(
         report["verdicts"][0],
-        json!({
-            "name": "boot-chain", "outcome": "passed", "detail": "sound for model 4",
-        })
+        json!({ "name": "boot-chain", "outcome": "passed", "detail": "sound for model 4" })
     );
     card.manifest(&["4", "5"]);
     edgepress().arg(card.folder.path()).assert().code(1).stderr(contains("broken for model 5"));
@@ -245,7 +303,7 @@ fn what_is_no_image() {
         card.inspect(&[])
             .code(2)
             .stderr(contains("is no disk image"))
-            .stderr(contains("hint: inspect reads raw"));
+            .stderr(contains("hint: inspect reads disks"));
     }
     // A table, and behind it nothing that is a file system.
     let image = File::create(card.path()).expect("image");
@@ -253,4 +311,249 @@ fn what_is_no_image() {
     image.write_all_at(&garbage, ALIGN).expect("write");
     with_mbr(&image);
     card.inspect(&[]).code(1).stdout(contains("boot-chain          FAILED"));
+}
+
+#[test]
+fn what_is_installed() {
+    let card = Card::uefi();
+    card.write(with_gpt);
+    let output = card.inspect(&["--packages"]).success();
+    let said = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    for line in [
+        "system       Debian GNU/Linux 12 (bookworm)",
+        "kernel       6.1.0  (boots)",
+        "engine       containerd 1.6.20",
+        "runtime      aziot-edge 1.5.1",
+        "packages     2\n",
+        "  multi-user.target: ssh.service",
+        "first boot   golden",
+        "connection_string = \"(masked)\"",
+        "identity-leak           ok",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert!(!said.contains("SECRET"), "{said}");
+    let report = card.json(&[]);
+    assert_eq!(
+        report["system"]["packages"][1],
+        json!({"name": "containerd", "architecture": "amd64", "version": "1.6.20"})
+    );
+    assert_eq!(report["azure"], Value::Null, "nothing says that it is for Azure");
+    assert!(!report.to_string().contains("SECRET"));
+}
+
+#[test]
+fn a_configuration_that_is_none_is_not_shown() {
+    let mut card = Card::uefi();
+    card.root("etc/aziot/config.toml", "password = \"SECRET\" and more");
+    card.write(with_gpt);
+    let output = card.inspect(&[]).success().stdout(contains("config.toml cannot be read: it is no TOML"));
+    assert!(!String::from_utf8_lossy(&output.get_output().stdout).contains("SECRET"));
+}
+
+#[test]
+fn leaks_are_named_with_their_fix() {
+    let mut card = Card::uefi();
+    card.root("etc/ssh/ssh_host_rsa_key", "key").root("etc/machine-id", "0123456789abcdef0123456789abcdef\n");
+    card.root("var/lib/edgepress/configured", "pump-7\n").put("userconf.txt", "pi:$6$x");
+    card.root("home/edge/.ssh/authorized_keys", "ssh-ed25519 AAAA ops\n");
+    card.write(with_gpt);
+    card.inspect(&[])
+        .code(1)
+        .stdout(contains("identity-leak       FAILED"))
+        .stdout(contains("/etc/machine-id: a machine id; empty the file"))
+        .stdout(contains("/etc/ssh/ssh_host_rsa_key: an SSH host key; remove it"))
+        .stdout(contains("userconf.txt: an account and its password"))
+        .stdout(contains("first boot   configured as pump-7"))
+        .stdout(contains("/home/edge/.ssh/authorized_keys: SSH keys that may log in"))
+        .stderr(contains("identity-leak: "));
+}
+
+#[test]
+fn golden_and_stamped() {
+    let mut card = Card::uefi();
+    card.write(with_gpt);
+    card.inspect(&["--golden"]).success();
+    card.inspect(&["--stamped"]).code(1).stderr(contains("it has no identity"));
+    card.put("edgepress/private-key.pem", "SECRET");
+    card.write(with_gpt);
+    card.inspect(&[]).code(1).stderr(contains("holds half an identity"));
+    card.put("edgepress/certificate.pem", "SECRET");
+    card.write(with_gpt);
+    card.inspect(&["--stamped"]).success();
+    card.inspect(&["--golden"]).code(1).stderr(contains("edgepress stamp --remove"));
+}
+
+/// The footer of a fixed VHD.
+fn footer(size: u64) -> [u8; 512] {
+    let mut footer = [0; 512];
+    footer[..8].copy_from_slice(b"conectix");
+    footer[12..16].copy_from_slice(&0x1_0000_u32.to_be_bytes());
+    footer[16..24].fill(0xff);
+    footer[48..56].copy_from_slice(&size.to_be_bytes());
+    footer[63] = 2;
+    let sum: u32 = footer.iter().map(|byte| u32::from(*byte)).sum();
+    footer[64..68].copy_from_slice(&(!sum).to_be_bytes());
+    footer
+}
+
+fn packed(folder: &Path, raw: &[u8]) -> Vec<PathBuf> {
+    let path = |name: &str| folder.join(name);
+    fs::write(path("card.zst"), zstd::encode_all(raw, 1).expect("zst")).expect("write");
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gz.write_all(raw).expect("gz");
+    fs::write(path("card.gz"), gz.finish().expect("gz")).expect("write");
+    let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 0);
+    xz.write_all(raw).expect("xz");
+    fs::write(path("card.xz"), xz.finish().expect("xz")).expect("write");
+    fs::write(path("card.vhd"), [raw, &footer(raw.len() as u64)[..]].concat()).expect("write");
+    let mut qemu_img = std::process::Command::new("qemu-img");
+    qemu_img.args(["convert", "-O", "qcow2"]).arg(path("card.img")).arg(path("card.qcow2"));
+    assert!(qemu_img.status().expect("qemu-img").success());
+    ["zst", "gz", "xz", "vhd", "qcow2"].map(|ending| path(&format!("card.{ending}"))).to_vec()
+}
+
+#[test]
+fn every_container_holds_the_same() {
+    let card = Card::uefi();
+    card.write(with_gpt);
+    let mut plain = card.json(&[]);
+    let raw = fs::read(card.path()).expect("image");
+    let forget = |report: &mut Value| {
+        let report = report.as_object_mut().expect("object");
+        ["image", "container", "packed", "azure", "verdicts"].map(|key| report.remove(key))
+    };
+    forget(&mut plain);
+    for path in packed(card.folder.path(), &raw) {
+        let output = edgepress().arg(&path).arg("--json").output().expect("edgepress");
+        let mut report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let known = forget(&mut report);
+        assert_eq!(report, plain, "{}", path.display());
+        let ending = path.extension().expect("ending").to_string_lossy().into_owned();
+        assert_eq!(known[1], Some(json!(ending)));
+        edgepress().arg(card.path()).arg(&path).assert().success().stdout(contains("bit-identical"));
+    }
+}
+
+#[test]
+fn a_container_that_is_damaged_or_reaches_out() {
+    let card = Card::uefi();
+    card.write(with_gpt);
+    let folder = card.folder.path();
+    packed(folder, &fs::read(card.path()).expect("image"));
+    for name in ["card.zst", "card.gz", "card.xz"] {
+        let bytes = fs::read(folder.join(name)).expect("read");
+        fs::write(folder.join("cut"), &bytes[..bytes.len() / 2]).expect("write");
+        edgepress().arg(folder.join("cut")).assert().code(2).stderr(contains("is a damaged"));
+    }
+    let mut qemu_img = std::process::Command::new("qemu-img");
+    qemu_img
+        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+        .arg(card.path())
+        .arg(folder.join("layer"));
+    assert!(qemu_img.status().expect("qemu-img").success());
+    edgepress().arg(folder.join("layer")).assert().code(2).stderr(contains("backing file"));
+}
+
+/// Everything that Azure asks.
+fn azure() -> Card {
+    let mut card = Card::uefi();
+    let line = "console=tty1 console=ttyS0,115200n8 earlyprintk=ttyS0,115200 rootdelay=300";
+    let modules = ["hv_vmbus", "hv_storvsc", "hv_netvsc", "nvme"];
+    let names: Vec<_> =
+        modules.iter().map(|name| format!("usr/lib/modules/6.1.0/kernel/{name}.ko")).collect();
+    card.root("boot/grub/grub.cfg", format!("linux /boot/vmlinuz-6.1.0 root=UUID={UUID} ro {line}\n"));
+    card.root("boot/initrd.img-6.1.0", zstd::encode_all(&cpio(&names)[..], 1).expect("zst"));
+    card.root("boot/config-6.1.0", "CONFIG_VFAT_FS=y\n");
+    card.root("etc/cloud/cloud.cfg.d/90-azure.cfg", "datasource_list: [ Azure ]\n");
+    card.root("etc/waagent.conf", "Provisioning.Agent=auto\nResourceDisk.EnableSwap=n\n");
+    let package =
+        |name| format!("Package: {name}\nStatus: install ok installed\nArchitecture: all\nVersion: 1\n\n");
+    let packages = ["cloud-init", "waagent", "gdisk", "linux-image-6.1.0-cloud-amd64"].map(package);
+    card.root("var/lib/dpkg/status", packages.concat());
+    card
+}
+
+fn cpio(names: &[String]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for name in names.iter().map(String::as_str).chain(["TRAILER!!!"]) {
+        bytes.extend(format!("070701{}{:08x}{}", "0".repeat(88), name.len() + 1, "0".repeat(8)).bytes());
+        bytes.extend(name.bytes().chain([0]));
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    bytes
+}
+
+#[test]
+fn azure_takes_it() {
+    let card = azure();
+    card.write(with_gpt);
+    let vhd = card.folder.path().join("card.vhd");
+    let raw = fs::read(card.path()).expect("image");
+    fs::write(&vhd, [&raw[..], &footer(SIZE)].concat()).expect("write");
+    edgepress()
+        .arg(&vhd)
+        .assert()
+        .success()
+        .stdout(contains("azure-preflight         ok  14 points are right"));
+    // As a raw image it has no footer; without the flag nobody asks.
+    card.inspect(&["--azure"]).success().stdout(contains("13 points are right, 1 do not apply"));
+    assert_eq!(card.json(&[])["azure"], Value::Null);
+}
+
+#[test]
+fn azure_refuses_it() {
+    let mut card = azure();
+    card.root("etc/fstab", format!("UUID={UUID} / ext4 defaults 0 1\n/swapfile none swap sw 0 0\n"));
+    card.root("boot/initrd.img-6.1.0", [0x02, 0x21, 0x4c, 0x18, 0, 0, 0, 0]);
+    card.root("home/edge/.ssh/authorized_keys", "ssh-ed25519 AAAA ops\n");
+    card.write(with_gpt);
+    card.inspect(&["--azure"])
+        .code(1)
+        .stdout(contains("no-swap: fstab swaps to /swapfile; fix: remove it"))
+        .stdout(contains("kernel 6.1.0: the initramfs cannot be read: it is compressed with lz4"))
+        .stdout(contains("generalised: /home/edge/.ssh/authorized_keys"));
+}
+
+#[test]
+fn what_differs() {
+    let (mut one, mut other) = (Card::uefi(), Card::uefi());
+    other.put("EFI/debian/extra", "new").root("etc/hostname", "b\n").root("etc/added", "x");
+    one.root("etc/hostname", "a\n").root("etc/removed/below", "x");
+    other.root("boot/vmlinuz", "-> vmlinuz-6.2.0");
+    other.root("var/lib/dpkg/status", STATUS.replace("1.5.1", "1.5.2"));
+    one.write(with_gpt);
+    other.write(with_gpt);
+    let compare = || edgepress().arg(one.path()).arg(other.path()).assert();
+    compare()
+        .code(1)
+        .stdout(contains("files of the FAT partition (1)\n  + EFI/debian/extra"))
+        .stdout(contains("  - /etc/removed\n  - /etc/removed/below\n  + /etc/added\n"))
+        .stdout(contains("~ /boot/vmlinuz: target vmlinuz-6.1.0 -> vmlinuz-6.2.0"))
+        .stdout(contains("~ /etc/hostname: content"))
+        .stdout(contains("~ aziot-edge:amd64 1.5.1 -> 1.5.2"))
+        .stdout(contains("partition 2 (ext4): inode tables"))
+        .stderr(contains("the images differ"));
+    edgepress().arg(one.path()).arg(one.path()).assert().success().stdout(contains("bit-identical"));
+    // One bit where no file is.
+    fs::copy(one.path(), other.path()).expect("copy");
+    let image = File::options().write(true).open(other.path()).expect("image");
+    image.write_all_at(&[1], SIZE - ALIGN - 5).expect("write");
+    let output = edgepress().arg(one.path()).arg(other.path()).assert().code(1);
+    output
+        .stdout(contains("all files are equal"))
+        .stdout(contains("partition 2 (ext4): files and folders: 4 KiB from byte"));
+}
+
+#[test]
+fn verified_against_its_list() {
+    let card = Card::uefi();
+    card.write(with_gpt);
+    card.inspect(&["--verify"]).code(2).stderr(contains("SHA256SUMS cannot be used"));
+    let digest = edgepress::disk::sparse::digest(&card.path()).expect("digest");
+    fs::write(card.folder.path().join("SHA256SUMS"), format!("{digest}  card.img\n")).expect("write");
+    card.inspect(&["--verify"]).success().stdout(contains("sha256sums              ok  1 of 1 files"));
+    let image = File::options().write(true).open(card.path()).expect("image");
+    image.write_all_at(&[1], SIZE - 2 * ALIGN).expect("write");
+    card.inspect(&["--verify"]).code(1).stderr(contains("sha256sums: card.img differs"));
 }

@@ -7,32 +7,66 @@ use anyhow::Result;
 use super::Session;
 use crate::board::raspberry_pi::model;
 use crate::error::Problem;
+use crate::inspect::compare::compare;
+use crate::inspect::leaks::Meant;
+use crate::inspect::verify::Verify;
 use crate::inspect::{Options, inspect};
 use crate::recipe::types::Model;
 
-/// Shows what is in an image, and follows its boot chain without booting it
+/// Shows what is in an image and judges it, or tells what differs between two
 ///
-/// Partitions, file systems, the files on the FAT partition, and whether an identity lies there. Then the boot chain, as
-/// the machine's firmware will follow it: for a Raspberry Pi config.txt, firmware, kernel, initramfs, device tree and
-/// command line of each model; for UEFI machines the loaders and where they look for the root. Whatever is named and is
-/// not there is told, with what to do about it.
+/// Partitions and file systems; the system on the root: kernels, packages, enabled units, engine and runtime, config.toml
+/// with its secrets masked, how far first boot got; the files on the FAT partition. Then the verdicts, each fault with its
+/// fix:
 ///
-/// Nothing is mounted, written or started. The image may come from anywhere.
+///   boot-chain       would the machine's firmware find everything down to the root?
+///   identity-leak    is there anything of one device, or anything that opens one?
+///   azure-preflight  does Azure take it? For a VHD, an image with one beside it, or with --azure
+///
+/// Nothing is mounted, written or started, and root is not needed. The image may come from anywhere: raw, zst, xz, gz, vhd or
+/// qcow2. What is compressed is unpacked into a temporary file (in TMPDIR or /var/tmp).
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    verbatim_doc_comment,
+    after_help = "\
 Examples:
-  edgepress inspect out/gateway-aarch64
-  edgepress inspect card.img --model 4 --model 5
-  edgepress inspect card.img --json | jq '.chains[].bytes_read'
+  edgepress inspect out/gateway-aarch64                  what `edgepress build` made
+  edgepress inspect card.img.zst --model 4 --model 5     must boot on these
+  edgepress inspect gateway.vhd                          before it is uploaded
+  edgepress inspect today.img yesterday.img              what differs, file by file
+  edgepress inspect gateway.img.xz --verify              is it what was published?
+  edgepress inspect card.img --json | jq -r '.system.packages[] | .name + \" \" + .version'
 
-Exit status: 0 the image is sound, 1 a verdict failed, 2 there is nothing to inspect.")]
+Exit status: 0 the image is sound, or the two are the same; 1 a verdict failed, or they differ; 2 there is nothing to inspect."
+)]
 pub struct Args {
-    /// The raw image, or the folder that `edgepress build` made
+    /// The image, or the folder that `edgepress build` made
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
+    /// A second image: tells what differs in it
+    #[arg(value_name = "OTHER", conflicts_with_all = ["model", "golden", "stamped", "azure", "verify", "packages"])]
+    other: Option<PathBuf>,
     /// Raspberry Pi that it must boot on: 3, 4, 5 or zero-2; may be repeated [default: those in manifest.json]
     #[arg(long, value_name = "MODEL", value_parser = parse_model)]
     model: Vec<Model>,
+    /// It is for many devices: an identity on its FAT partition is a fault
+    #[arg(long, conflicts_with = "stamped")]
+    golden: bool,
+    /// It is for one device: no identity on its FAT partition is a fault
+    #[arg(long)]
+    stamped: bool,
+    /// Judge it as an Azure image, whatever its form
+    #[arg(long)]
+    azure: bool,
+    /// Hold the files beside it against SHA256SUMS
+    #[arg(long)]
+    verify: bool,
+    /// Whose signature SHA256SUMS must have
+    #[arg(long, value_name = "FILE", requires = "verify")]
+    key: Option<PathBuf>,
+    /// List the packages
+    #[arg(long)]
+    packages: bool,
 }
 
 fn parse_model(text: &str) -> Result<Model, String> {
@@ -44,14 +78,25 @@ fn parse_model(text: &str) -> Result<Model, String> {
 /// Runs the verb.
 ///
 /// # Errors
-/// When there is nothing to inspect, or a verdict failed.
-pub fn run(args: &Args, session: &Session) -> Result<()> {
-    let report = inspect(
-        &Options { image: args.image.clone(), models: args.model.clone(), ..Options::default() },
-        &*session.sink,
-    )?;
+/// When there is nothing to inspect, a verdict failed, or two images differ.
+pub fn run(args: Args, session: &Session) -> Result<()> {
+    if let Some(other) = &args.other {
+        let found = compare(&args.image, other, &*session.sink)?;
+        session.answer(&found)?;
+        return if found.identical { Ok(()) } else { Err(Problem::work("the images differ").into()) };
+    }
+    let meant = match (args.golden, args.stamped) {
+        (true, _) => Meant::Golden,
+        (_, true) => Meant::Stamped,
+        _ => Meant::Either,
+    };
+    // Signatures are checked by `sign::verify`, which is put here.
+    let verify = args.verify.then_some(Verify { key: args.key, signature: None });
+    let (image, models) = (args.image, args.model);
+    let options = Options { image, models, meant, azure: args.azure, verify, packages: args.packages };
+    let report = inspect(&options, &*session.sink)?;
     session.answer(&report)?;
     let failed: Vec<_> =
         report.failed().map(|verdict| format!("{}: {}", verdict.name, verdict.detail)).collect();
-    if failed.is_empty() { Ok(()) } else { Err(Problem::work(failed.join("; ")).into()) }
+    if failed.is_empty() { Ok(()) } else { Err(Problem::work(failed.join("\n")).into()) }
 }

@@ -14,7 +14,7 @@ use crate::prove::checks::{SUPERBLOCK, ext4_size};
 /// A file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileSystem {
-    /// `ext4`, `fat32` or `fat16`.
+    /// `ext4`, `fat32`, `fat16`, `swap`, or `lvm` for a part of a volume group.
     pub kind: &'static str,
     /// Its UUID, or its volume id as Linux writes it.
     pub uuid: String,
@@ -22,11 +22,17 @@ pub struct FileSystem {
     pub label: String,
     /// Bytes that it spans, where its head tells that.
     pub size: Option<u64>,
+    /// Bytes that are free, where its head tells that.
+    pub free: Option<u64>,
 }
 
 const EXT4: &str = "ext4";
 /// Bytes of a partition's head that are looked at.
-const HEAD: usize = 2048;
+const HEAD: usize = 4096;
+/// Where swap space has its mark: at the end of the first page (mkswap(8)).
+const SWAP: usize = 4086;
+/// A physical volume of LVM has its label in one of the first four sectors.
+const LVM_LABEL: &[u8] = b"LABELONE";
 
 impl FileSystem {
     /// Is it ext4?
@@ -52,7 +58,18 @@ pub fn read(image: &File, offset: u64) -> Result<Option<FileSystem>> {
 }
 
 fn parse(head: &[u8]) -> Option<FileSystem> {
-    ext4(head).or_else(|| fat(head))
+    ext4(head).or_else(|| fat(head)).or_else(|| no_files(head))
+}
+
+/// What is no file system, but known.
+fn no_files(head: &[u8]) -> Option<FileSystem> {
+    let kind = if head.get(SWAP..SWAP + 10).is_some_and(|mark| mark == b"SWAPSPACE2") {
+        "swap"
+    } else {
+        let mut sectors = head.chunks(512).take(4);
+        sectors.any(|sector| sector.starts_with(LVM_LABEL)).then_some("lvm")?
+    };
+    Some(FileSystem { kind, uuid: String::new(), label: String::new(), size: None, free: None })
 }
 
 fn ext4(head: &[u8]) -> Option<FileSystem> {
@@ -60,7 +77,11 @@ fn ext4(head: &[u8]) -> Option<FileSystem> {
     let size = ext4_size(block).ok()?;
     let uuid = Uuid(block.get(0x68..0x78)?.try_into().ok()?);
     let label = text(block.get(0x78..0x88)?);
-    Some(FileSystem { kind: EXT4, uuid: uuid.to_string(), label, size: Some(size) })
+    let word = |at: usize| Some(u64::from(u32::from_le_bytes(block.get(at..at + 4)?.try_into().ok()?)));
+    // The upper half counts only where blocks have numbers of 64 bits.
+    let high = if word(0x60)? & 0x80 != 0 { word(0x158)? } else { 0 };
+    let free = (high << 32 | word(0xc)?).checked_mul(1024 << word(0x18)?).filter(|free| *free <= size);
+    Some(FileSystem { kind: EXT4, uuid: uuid.to_string(), label, size: Some(size), free })
 }
 
 fn fat(head: &[u8]) -> Option<FileSystem> {
@@ -74,7 +95,24 @@ fn fat(head: &[u8]) -> Option<FileSystem> {
     let id = u32::from_le_bytes(head[at + 1..at + 5].try_into().ok()?);
     let label = text(&head[at + 5..at + 16]);
     let label = if label == "NO NAME" { String::new() } else { label };
-    Some(FileSystem { kind, uuid: VolumeId(id).to_string(), label, size: None })
+    let (size, free) = fat_room(head, kind == "fat32").unwrap_or_default();
+    Some(FileSystem { kind, uuid: VolumeId(id).to_string(), label, size, free })
+}
+
+/// Size, and what the information sector says is free: a hint that writers keep, not counted anew here.
+fn fat_room(head: &[u8], wide: bool) -> Option<(Option<u64>, Option<u64>)> {
+    let short = |at: usize| Some(u64::from(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?)));
+    let word = |at: usize| Some(u64::from(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?)));
+    let (sector, cluster) = (short(11)?, u64::from(head[13]));
+    let sectors = if short(19)? == 0 { word(32)? } else { short(19)? };
+    let size = sectors * sector;
+    if !wide {
+        return Some((Some(size), None));
+    }
+    let info = usize::try_from(short(48)? * sector).ok()?;
+    let is_info = head.get(info..info + 4).is_some_and(|mark| mark == b"RRaA");
+    let free = if is_info { word(info + 488).map(|count| count * cluster * sector) } else { None };
+    Some((Some(size), free.filter(|free| *free <= size)))
 }
 
 /// A padded name, fit to be shown.
@@ -86,7 +124,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{FileSystem, HEAD, parse};
+    use super::{FileSystem, HEAD, SWAP, parse};
     use crate::disk::fat::{self, LEAST};
     use crate::disk::ids::VolumeId;
     use crate::disk::overlay::{Overlay, Zeros};
@@ -114,12 +152,26 @@ mod tests {
 
     #[test]
     fn by_their_heads() {
-        let fat = FileSystem { kind: "fat32", uuid: "1A2B-3C4D".into(), label: "BOOT".into(), size: None };
-        assert_eq!(parse(&fat_head()), Some(fat));
+        let fat = FileSystem {
+            kind: "fat32",
+            uuid: "1A2B-3C4D".into(),
+            label: "BOOT".into(),
+            size: Some(LEAST),
+            free: None,
+        };
+        let parsed = parse(&fat_head()).expect("FAT");
+        assert!(parsed.free.is_some_and(|free| (LEAST - (2 << 20)..LEAST).contains(&free)), "{parsed:?}");
+        assert_eq!(FileSystem { free: None, ..parsed }, fat);
         let uuid = "49494949-4949-4949-4949-494949494949".into();
-        let ext4 = FileSystem { kind: "ext4", uuid, label: "root".into(), size: Some(4_096_000) };
+        let ext4 =
+            FileSystem { kind: "ext4", uuid, label: "root".into(), size: Some(4_096_000), free: Some(0) };
         assert_eq!(parse(&ext4_head()), Some(ext4));
         assert_eq!(parse(&[0; HEAD]), None);
+        let mut head = [0; HEAD];
+        head[512..520].copy_from_slice(b"LABELONE");
+        assert_eq!(parse(&head).map(|found| found.kind), Some("lvm"));
+        head[SWAP..].copy_from_slice(b"SWAPSPACE2");
+        assert_eq!(parse(&head).map(|found| found.kind), Some("swap"));
     }
 
     #[test]

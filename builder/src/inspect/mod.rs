@@ -9,15 +9,18 @@
 //! Images may come from anybody: whatever they hold is judged, and nothing of it is trusted. Contents of an identity are
 //! never shown.
 
+pub mod compare;
 mod config;
 mod file_system;
 mod grub;
 pub mod leaks;
+pub mod preflight;
 pub mod root;
 pub mod source;
 pub mod system;
 mod text;
 mod uefi;
+pub mod verify;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -27,10 +30,12 @@ use serde::Serialize;
 
 pub use self::file_system::FileSystem;
 use self::leaks::{Found, Meant};
+use self::preflight::{Disk, Inside, Point};
 use self::root::Part;
 use self::source::Source;
-use self::system::System;
+use self::system::{Started, System};
 pub use self::uefi::Loaders;
+use self::verify::Verify;
 use crate::board::raspberry_pi::chain::{self, Chain, Files, RootPartition};
 use crate::board::raspberry_pi::{config_txt, model};
 use crate::build::manifest::Manifest;
@@ -42,7 +47,7 @@ use crate::event::Sink;
 use crate::format::Container;
 use crate::prove::checks::{Check, Outcome};
 use crate::recipe::types::{Board, Model};
-use crate::units::Arch;
+use crate::units::{Arch, Digest};
 
 /// What to inspect.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +58,12 @@ pub struct Options {
     pub models: Vec<Model>,
     /// What the image is meant to be.
     pub meant: Meant,
+    /// Judge it as an Azure image, also where neither its form nor its manifest says that it is one.
+    pub azure: bool,
+    /// Hold it against the list of digests beside it.
+    pub verify: Option<Verify>,
+    /// List the packages in text.
+    pub packages: bool,
 }
 
 /// What was found.
@@ -88,8 +99,13 @@ pub struct Report {
     pub system: Option<System>,
     /// What must not be in an image for many devices.
     pub leaks: Vec<Found>,
+    /// What Azure asks, point by point; nothing for an image that is not for Azure.
+    pub azure: Option<Vec<Point>>,
     /// The verdicts.
     pub verdicts: Vec<Check>,
+    /// Text lists the packages.
+    #[serde(skip)]
+    pub list_packages: bool,
 }
 
 /// One partition and what it holds.
@@ -142,11 +158,38 @@ const FILES_MAX: usize = 20_000;
 pub fn inspect(options: &Options, sink: &dyn Sink) -> Result<Report> {
     let source = Source::open(&options.image, sink)?;
     let mut report = outline(&source)?;
-    on_fat(&source, &mut report, options)?;
-    on_root(&source, &mut report)?;
+    report.list_packages = options.packages;
+    if let Some(verify) = &options.verify {
+        report.verdicts.extend(verify::verify(&source.path, verify)?);
+    }
+    let started = on_fat(&source, &mut report, options)?;
+    let azure = options.azure || is_for_azure(&source);
+    let inside = on_root(&source, &mut report, started, azure)?;
     let read = report.system.is_some();
     report.verdicts.push(leaks::judge(&report.leaks, &report.identity, options.meant, read));
+    if azure {
+        let points = preflight::points(&Disk::of(&source, &report)?, inside.as_ref(), &report.leaks);
+        report.verdicts.push(preflight::judge(&points));
+        report.azure = Some(points);
+    }
     Ok(report)
+}
+
+/// Only Azure takes a VHD: an image that is one, or has one beside it, is for Azure.
+fn is_for_azure(source: &Source) -> bool {
+    let manifest = source.manifest.as_ref();
+    source.container == Container::Vhd
+        || manifest.is_some_and(|manifest| {
+            manifest
+                .outputs
+                .iter()
+                .any(|output| output.file.extension().is_some_and(|ending| ending == "vhd"))
+        })
+}
+
+fn ext4_uuids(partitions: &[Partition]) -> Vec<String> {
+    let systems = partitions.iter().filter_map(|partition| partition.file_system.as_ref());
+    systems.filter(|system| system.is_ext4()).map(|system| system.uuid.clone()).collect()
 }
 
 /// What the partition table and the heads of the file systems tell.
@@ -170,30 +213,38 @@ fn outline(source: &Source) -> Result<Report> {
         loaders: None,
         system: None,
         leaks: Vec::new(),
+        azure: None,
         verdicts: Vec::new(),
+        list_packages: false,
     })
 }
 
-/// Reads the FAT partition, and judges the boot chain.
-fn on_fat(source: &Source, report: &mut Report, options: &Options) -> Result<()> {
+/// Reads the FAT partition, and judges the boot chain; the kernel there that a Raspberry Pi starts.
+fn on_fat(source: &Source, report: &mut Report, options: &Options) -> Result<Option<Started>> {
     let fat = report.partitions.iter().find(|partition| partition.entry.role == Some(Role::Fat));
     let Some(entry) = fat.map(|partition| partition.entry.clone()) else {
         let detail = "there is no FAT partition for a firmware to read";
         report.verdicts.push(Check::new(BOOT_CHAIN, false, detail));
-        return Ok(());
+        return Ok(None);
     };
+    let mut started = None;
     let judged = look_at_fat(source, &entry, |volume| {
         report.files = list(volume)?;
         report.identity = identity(&report.files);
         report.leaks.extend(leaks::on_fat(volume, &report.files));
-        Ok(boot_chain(volume, report, options, source.manifest.as_ref()))
+        let verdict = boot_chain(volume, report, options, source.manifest.as_ref());
+        let kernel =
+            report.chains.iter().filter(|chain| chain.sound()).find_map(|chain| chain.kernel.as_ref());
+        let content = kernel.and_then(|kernel| Files::read(volume, kernel));
+        started = content.map(|content| (content.len() as u64, Digest::of(&content)));
+        Ok(verdict)
     });
     let verdict = match judged {
         Err(error) if problem(&error).is_some() => Check::new(BOOT_CHAIN, false, format!("{error:#}")),
         judged => judged?,
     };
     report.verdicts.push(verdict);
-    Ok(())
+    Ok(started)
 }
 
 /// A FAT file system of an image; nothing is ever written to that.
@@ -225,21 +276,31 @@ pub fn root_part(source: &Source, partitions: &[Partition]) -> Result<Option<Par
 
 const ROOT: &str = "root-file-system";
 
-/// Reads the root; one that cannot be read is a verdict.
-fn on_root(source: &Source, report: &mut Report) -> Result<()> {
-    let Some(part) = root_part(source, &report.partitions)? else { return Ok(()) };
-    let found = root::look(vec![part], |roots| {
+/// Reads the root; one that cannot be read is a verdict. `azure`: what the preflight asks, too.
+fn on_root(
+    source: &Source,
+    report: &mut Report,
+    started: Option<Started>,
+    azure: bool,
+) -> Result<Option<Inside>> {
+    let Some(part) = root_part(source, &report.partitions)? else { return Ok(None) };
+    let found = root::look(vec![part], move |roots| {
         let root = &roots[0];
-        Ok((system::look(root)?, leaks::on_root(root)?))
+        let system = system::look(root, started)?;
+        let inside = if azure { Some(Inside::of(root, &system)?) } else { None };
+        Ok((system, leaks::on_root(root)?, inside))
     });
     match found {
-        Ok((system, leaks)) => {
+        Ok((system, leaks, inside)) => {
             report.system = Some(system);
             report.leaks.extend(leaks);
+            Ok(inside)
         }
-        Err(error) => report.verdicts.push(Check::new(ROOT, false, format!("it cannot be read: {error:#}"))),
+        Err(error) => {
+            report.verdicts.push(Check::new(ROOT, false, format!("it cannot be read: {error:#}")));
+            Ok(None)
+        }
     }
-    Ok(())
 }
 
 fn nothing(path: &Path, error: anyhow::Error) -> anyhow::Error {
@@ -309,10 +370,7 @@ fn boot_chain(
             raspberry_pi(files, report, named)
         }
         Some(Board::Uefi) => {
-            let root = report.partitions.iter().filter_map(|partition| partition.file_system.as_ref());
-            let uuids: Vec<_> =
-                root.filter(|system| system.is_ext4()).map(|system| system.uuid.clone()).collect();
-            let (loaders, verdict) = uefi::judge(files, report.arch, &uuids);
+            let (loaders, verdict) = uefi::judge(files, report.arch, &ext4_uuids(&report.partitions));
             report.loaders = Some(loaders);
             verdict
         }

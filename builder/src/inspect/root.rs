@@ -38,7 +38,7 @@ const STUCK: Duration = Duration::from_secs(60);
 /// Name of the threads on which file systems are read; a panic there prints nothing.
 const THREAD: &str = "ext4";
 /// Bytes read at a time.
-const CHUNK: usize = 64 << 10;
+pub const CHUNK: usize = 64 << 10;
 
 /// Where a file system lies: a part of a file, bytes.
 #[derive(Debug)]
@@ -247,8 +247,9 @@ impl Root {
             return Ok(None);
         }
         ensure!(data.len() <= limit, "{} has {} bytes, more than are read", path.display(), data.len());
-        let mut bytes = Vec::new();
-        self.chunks(&path, limit, |chunk| bytes.extend_from_slice(chunk))?;
+        let mut bytes = vec![0; usize::try_from(data.len())?];
+        let count = self.open_file(&path)?.fill(&mut bytes)?;
+        bytes.truncate(count);
         Ok(Some(bytes))
     }
 
@@ -261,32 +262,28 @@ impl Root {
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
+    /// A file to be read piece by piece.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn open_file(&self, path: &Path) -> Result<Reader<'_>> {
+        let (path, _) = self.resolve(path, true)?.with_context(|| format!("{} is gone", path.display()))?;
+        let file = self.fs.open(path.as_path()).with_context(|| format!("reading {}", path.display()))?;
+        Ok(Reader { root: self, file, path })
+    }
+
     /// The digest of a file, however large.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn digest(&self, path: &Path) -> Result<Digest> {
-        let (path, _) = self.resolve(path, true)?.with_context(|| format!("{} is gone", path.display()))?;
-        let mut hasher = Sha256::new();
-        self.chunks(&path, u64::MAX, |chunk| hasher.update(chunk))?;
-        Ok(Digest::from_hasher(hasher))
-    }
-
-    /// Hands over a file's bytes; `path` leads over no link.
-    fn chunks(&self, path: &Path, limit: u64, mut take: impl FnMut(&[u8])) -> Result<()> {
-        let context = || format!("reading {}", path.display());
-        let mut file = self.fs.open(path).with_context(context)?;
-        let mut buffer = vec![0; CHUNK];
-        let mut done = 0;
+        let mut file = self.open_file(path)?;
+        let (mut hasher, mut buffer) = (Sha256::new(), vec![0; CHUNK]);
         loop {
-            let count = file.read_bytes(&mut buffer).with_context(context)?;
-            done += count as u64;
-            ensure!(done <= limit, "{} is longer than it says", path.display());
-            if count == 0 {
-                return Ok(());
+            match file.fill(&mut buffer)? {
+                0 => return Ok(Digest::from_hasher(hasher)),
+                count => hasher.update(&buffer[..count]),
             }
-            take(&buffer[..count]);
-            self.alive();
         }
     }
 
@@ -351,6 +348,33 @@ impl Root {
     }
 }
 
+/// An open file.
+pub struct Reader<'a> {
+    root: &'a Root,
+    file: ext4_view::File,
+    path: PathBuf,
+}
+
+impl Reader<'_> {
+    /// Fills the buffer, less only at the end of the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let end = buffer.len().min(done + CHUNK);
+            let count = self.file.read_bytes(&mut buffer[done..end]);
+            match count.with_context(|| format!("reading {}", self.path.display()))? {
+                0 => break,
+                count => done += count,
+            }
+            self.root.alive();
+        }
+        Ok(done)
+    }
+}
+
 impl Tree for Root {
     fn list(&self, folder: &Path) -> Result<Vec<(OsString, Kind)>> {
         // As on a disk: a folder that is a link is another's.
@@ -397,3 +421,6 @@ fn plausible(part: &Part) -> Result<()> {
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

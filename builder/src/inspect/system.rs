@@ -2,7 +2,7 @@
 //! configuration, and how far first boot got.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -13,6 +13,7 @@ use super::grub;
 use super::root::Root;
 use crate::packages::control::paragraphs;
 use crate::rootfs::guard::Kind;
+use crate::units::Digest;
 
 /// Most bytes of a text file that are read, and of the package database.
 const TEXT_MAX: u64 = 1 << 20;
@@ -89,6 +90,8 @@ pub struct Unit {
     pub unit: String,
     /// The unit that pulls it in.
     pub by: String,
+    /// By the administrator, or whoever built the image; else by a package.
+    pub enabled: bool,
 }
 
 /// A configuration, or why it is not shown.
@@ -115,11 +118,14 @@ pub struct FirstBoot {
     pub marks: Vec<String>,
 }
 
-/// Looks at a root.
+/// The kernel on the FAT partition that a firmware starts: its size and digest.
+pub type Started = (u64, Digest);
+
+/// Looks at a root. `started`: which of its kernels boots, where no boot loader on it says that.
 ///
 /// # Errors
 /// When the file system cannot be read.
-pub fn look(root: &Root) -> Result<System> {
+pub fn look(root: &Root, started: Option<Started>) -> Result<System> {
     let (packages, unfinished) = packages(root)?;
     let of = |names: &[&str]| -> Vec<Package> {
         packages.iter().filter(|package| names.contains(&package.name.as_str())).cloned().collect()
@@ -127,7 +133,7 @@ pub fn look(root: &Root) -> Result<System> {
     let (units, masked) = units(root)?;
     Ok(System {
         os_release: os_release(root)?,
-        kernels: kernels(root)?,
+        kernels: kernels(root, started)?,
         engine: of(&ENGINE),
         runtime: of(&RUNTIME),
         packages,
@@ -158,7 +164,7 @@ fn assignments(text: &str) -> BTreeMap<String, String> {
 }
 
 /// The kernels by their modules and by their files in /boot.
-fn kernels(root: &Root) -> Result<Vec<Kernel>> {
+fn kernels(root: &Root, started: Option<Started>) -> Result<Vec<Kernel>> {
     let mut versions = BTreeSet::new();
     for folder in ["usr/lib/modules", "lib/modules"] {
         let entries = root.list(Path::new(folder))?;
@@ -171,7 +177,14 @@ fn kernels(root: &Root) -> Result<Vec<Kernel>> {
             versions.insert(version.to_owned());
         }
     }
-    let boots = grub::first_kernel(root)?;
+    let mut boots = grub::first_kernel(root)?;
+    for version in &versions {
+        let file = PathBuf::from(format!("boot/vmlinuz-{version}"));
+        let Some((size, digest)) = started else { break };
+        if root.stat(&file)?.is_some_and(|stat| stat.size == size) && root.digest(&file)? == digest {
+            boots = Some(version.clone());
+        }
+    }
     let kernel = |version: String| Kernel { boots: boots.as_ref() == Some(&version), version };
     Ok(versions.into_iter().map(kernel).collect())
 }
@@ -179,6 +192,14 @@ fn kernels(root: &Root) -> Result<Vec<Kernel>> {
 /// The version in a kernel's file name.
 pub fn version_of(name: &str) -> Option<&str> {
     ["vmlinuz-", "vmlinux-"].iter().find_map(|head| name.strip_prefix(head))
+}
+
+/// The packages that are installed, by name.
+///
+/// # Errors
+/// When the file system or the package database cannot be read.
+pub fn installed(root: &Root) -> Result<Vec<Package>> {
+    Ok(packages(root)?.0)
 }
 
 fn packages(root: &Root) -> Result<(Vec<Package>, Vec<String>)> {
@@ -202,7 +223,7 @@ fn packages(root: &Root) -> Result<(Vec<Package>, Vec<String>)> {
 }
 
 fn units(root: &Root) -> Result<(Vec<Unit>, Vec<String>)> {
-    let (mut units, mut masked) = (BTreeSet::new(), BTreeSet::new());
+    let (mut units, mut masked) = (BTreeSet::<Unit>::new(), BTreeSet::new());
     for folder in UNITS {
         for (name, kind) in root.list(Path::new(folder))? {
             let (path, name) = (Path::new(folder).join(&name), text(&name));
@@ -214,10 +235,11 @@ fn units(root: &Root) -> Result<(Vec<Unit>, Vec<String>)> {
             let by = [".wants", ".requires"].iter().find_map(|ending| name.strip_suffix(ending));
             let (Some(by), Kind::Folder) = (by, kind) else { continue };
             for (unit, _) in root.list(&path)? {
-                units.insert(Unit { unit: text(&unit), by: by.to_owned() });
+                units.insert(Unit { unit: text(&unit), by: by.to_owned(), enabled: folder == UNITS[0] });
             }
         }
     }
+    units.retain(|unit| !masked.contains(&unit.unit));
     Ok((units.into_iter().collect(), masked.into_iter().collect()))
 }
 

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::preflight::Point;
+use super::system::{Config, System};
 use super::{Partition, Report};
 use crate::board::raspberry_pi::chain::{Chain, Finding, clean};
 use crate::disk::table::Kind;
-use crate::prove::checks::Outcome;
+use crate::format::Container;
+use crate::prove::checks::{Check, Outcome};
 
 /// A folder with more files is shown as one line.
 const FOLDER_SHOWN: usize = 12;
@@ -17,7 +20,11 @@ impl fmt::Display for Report {
             Kind::Gpt => "GPT",
             Kind::Mbr => "MBR",
         };
-        writeln!(f, "{}  ({}, {kind}, disk {})", self.image.display(), bytes(self.size), self.disk)?;
+        let form = match self.container {
+            Container::Raw => String::new(),
+            container => format!("{container} of {}, ", bytes(self.packed)),
+        };
+        writeln!(f, "{}  ({form}{}, {kind}, disk {})", self.image.display(), bytes(self.size), self.disk)?;
         self.partitions.iter().try_for_each(|partition| writeln!(f, "  {}", line(partition)))?;
         files(self, f)?;
         match &self.identity[..] {
@@ -31,16 +38,108 @@ impl fmt::Display for Report {
             writeln!(f, "root looked for: {root} ({})", loaders.config.as_deref().unwrap_or("no grub.cfg"))?;
             findings(&loaders.findings, f)?;
         }
-        writeln!(f)?;
-        for verdict in &self.verdicts {
-            let word = match verdict.outcome {
-                Outcome::Passed => "ok",
-                Outcome::Failed => "FAILED",
-                Outcome::Skipped => "skipped",
-            };
-            writeln!(f, "{:<16} {word:>9}  {}", verdict.name, verdict.detail)?;
+        if let Some(system) = &self.system {
+            installed(system, self.list_packages, f)?;
         }
-        Ok(())
+        meant(self, f)?;
+        if let Some(points) = &self.azure {
+            writeln!(f, "\nfor Azure")?;
+            points.iter().try_for_each(|point| show_point(point, f))?;
+        }
+        writeln!(f)?;
+        self.verdicts.iter().try_for_each(|verdict| show_verdict(verdict, f))
+    }
+}
+
+fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Passed => "ok",
+        Outcome::Failed => "FAILED",
+        Outcome::Skipped => "skipped",
+    }
+}
+
+/// A verdict; several faults stand one below the other.
+fn show_verdict(verdict: &Check, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut lines = verdict.detail.lines();
+    let first = shown(lines.next().unwrap_or_default());
+    writeln!(f, "{:<16} {:>9}  {first}", verdict.name, word(verdict.outcome))?;
+    lines.try_for_each(|line| writeln!(f, "{:<26}  {}", "", shown(line)))
+}
+
+fn show_point(point: &Point, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(f, "  {:<20} {:>7}  {}", point.name, word(point.outcome), shown(&point.found))
+}
+
+/// What a recipe may have brought on purpose.
+fn meant(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let meant: Vec<_> = report.leaks.iter().filter(|found| found.perhaps_meant).collect();
+    if meant.is_empty() {
+        return Ok(());
+    }
+    writeln!(f, "\nto be known: right if the recipe brings it, for only the recipe tells")?;
+    meant.iter().try_for_each(|found| writeln!(f, "  {}: {}", shown(&found.path), found.what))
+}
+
+/// What is installed on the root.
+fn installed(system: &System, list: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let name = system.os_release.get("PRETTY_NAME").map_or("unknown", String::as_str);
+    writeln!(f, "\nsystem       {}", shown(name))?;
+    for kernel in &system.kernels {
+        let boots = if kernel.boots { "  (boots)" } else { "" };
+        writeln!(f, "kernel       {}{boots}", shown(&kernel.version))?;
+    }
+    for (name, packages) in [("engine", &system.engine), ("runtime", &system.runtime)] {
+        if !packages.is_empty() {
+            let packages: Vec<_> =
+                packages.iter().map(|one| format!("{} {}", one.name, one.version)).collect();
+            writeln!(f, "{name:<12} {}", shown(&packages.join(", ")))?;
+        }
+    }
+    let more = if list { "" } else { "  (--packages lists them)" };
+    writeln!(f, "packages     {}{more}", system.packages.len())?;
+    for package in system.packages.iter().filter(|_| list) {
+        let line = format!("{:<36} {:<6} {}", package.name, package.architecture, package.version);
+        writeln!(f, "  {}", shown(&line))?;
+    }
+    for package in &system.unfinished {
+        writeln!(f, "  not whole: {}", shown(package))?;
+    }
+    units(system, f)?;
+    let id = system.first_boot.registration_id.as_deref().map_or_else(String::new, |id| format!(" as {id}"));
+    let marks = match system.first_boot.marks.is_empty() {
+        true => String::new(),
+        false => format!("  ({})", system.first_boot.marks.join(", ")),
+    };
+    writeln!(f, "first boot   {}{}", system.first_boot.state, shown(&format!("{id}{marks}")))?;
+    match &system.config {
+        None => Ok(()),
+        Some(Config::CannotBeRead { cannot_be_read: why }) => {
+            writeln!(f, "\n/etc/aziot/config.toml cannot be read: {}", shown(why))
+        }
+        Some(Config::Masked(table)) => {
+            writeln!(f, "\n/etc/aziot/config.toml, without comments, secrets masked")?;
+            let text = toml::to_string(table).unwrap_or_default();
+            text.lines().try_for_each(|line| writeln!(f, "{}", format!("  {}", shown(line)).trim_end()))
+        }
+    }
+}
+
+/// Enabled units by what starts them.
+fn units(system: &System, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut by: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for unit in system.units.iter().filter(|unit| unit.enabled) {
+        by.entry(&unit.by).or_default().push(&unit.unit);
+    }
+    let enabled: usize = by.values().map(Vec::len).sum();
+    let others = system.units.len() - enabled;
+    writeln!(f, "units        {enabled} enabled; {others} more that packages start always")?;
+    for (by, units) in by {
+        writeln!(f, "  {}: {}", shown(by), shown(&units.join(" ")))?;
+    }
+    match &system.masked[..] {
+        [] => Ok(()),
+        masked => writeln!(f, "  masked: {}", shown(&masked.join(" "))),
     }
 }
 
@@ -52,7 +151,9 @@ fn line(partition: &Partition) -> String {
         Some(system) => {
             text.push_str(&format!("  {:<6} {:<11} {}", system.kind, system.label, system.uuid));
             if let Some(size) = system.size {
-                text.push_str(&format!(" ({})", bytes(size)));
+                let used =
+                    system.free.map_or_else(String::new, |free| format!("{} used of ", bytes(size - free)));
+                text.push_str(&format!(" ({used}{})", bytes(size)));
             }
         }
     }
@@ -114,7 +215,7 @@ fn findings(findings: &[Finding], f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 /// Whole, but without control characters: a file of an image may come from anybody.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

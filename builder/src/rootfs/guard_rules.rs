@@ -114,7 +114,8 @@ pub const RULES: &[Rule] = &[
         "an archive's address with a password",
         REMOVE,
     ),
-    any("var/lib/apt/lists/*_*", "an index of packages, old by the time the device is up", REMOVE),
+    any("var/lib/apt/lists/*_InRelease", "an index of packages, old by the time the device is up", REMOVE),
+    any("var/lib/apt/lists/*_Packages", "an index of packages, old by the time the device is up", REMOVE),
     if_holds("etc/wireguard/*", has_wireguard_key, "a WireGuard key", REMOVE),
     if_holds("etc/systemd/network/*", has_wireguard_key, "a WireGuard key", REMOVE),
 ];

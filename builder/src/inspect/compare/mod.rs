@@ -1,0 +1,239 @@
+//! What differs between two images, in the order in which a machine uses them.
+//!
+//! ```text
+//! a ─┐
+//!    ├─► bytes ─► equal: done
+//! b ─┘     └────► tables ─► FAT files ─► root files ─► packages ─► and where the differing bytes lie
+//! ```
+
+mod bytes;
+mod place;
+mod text;
+mod tree;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+pub use self::bytes::Region;
+pub use self::tree::{Changed, Files};
+use super::source::Source;
+use super::system::{self, Package};
+use super::{FileFacts, Report, list, look_at_fat, outline, root, root_part};
+use crate::disk::table::Role;
+use crate::event::Sink;
+use crate::format::Container;
+use crate::units::Digest;
+
+/// Most bytes of one file on the FAT partition that are compared.
+const FAT_FILE_MAX: u64 = 512 << 20;
+
+/// What differs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Comparison {
+    /// The two images.
+    pub images: [PathBuf; 2],
+    /// How they lie in their files; that alone is no difference.
+    pub containers: [Container; 2],
+    /// Bytes of the two disks.
+    pub sizes: [u64; 2],
+    /// Not one bit differs.
+    pub identical: bool,
+    /// Partition tables and file systems.
+    pub tables: Vec<Change>,
+    /// Files on the FAT partition.
+    pub fat: Files,
+    /// Files on the root.
+    pub root: Files,
+    /// Packages: one or both versions.
+    pub packages: Vec<PackageChange>,
+    /// Where the bytes lie that differ.
+    pub bytes: Vec<Region>,
+    /// What could not be compared, and why.
+    pub not_compared: Vec<String>,
+}
+
+/// One value that differs; absent where it is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// What.
+    pub what: String,
+    /// In the first image.
+    pub a: Option<String>,
+    /// In the second.
+    pub b: Option<String>,
+}
+
+/// A package that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PackageChange {
+    /// Name and architecture, as dpkg writes it: `libc6:amd64`.
+    pub package: String,
+    /// Version in the first image.
+    pub a: Option<String>,
+    /// Version in the second.
+    pub b: Option<String>,
+}
+
+/// Compares two images; they are only read.
+///
+/// # Errors
+/// A [`crate::error::Problem`] when one of them is none.
+pub fn compare(a: &PathBuf, b: &PathBuf, sink: &dyn Sink) -> Result<Comparison> {
+    let sources = [Source::open(a, sink)?, Source::open(b, sink)?];
+    let [a, b] = &sources;
+    let differing = bytes::differing(a, b)?;
+    let mut found = Comparison {
+        images: [a.path.clone(), b.path.clone()],
+        containers: [a.container, b.container],
+        sizes: [a.size, b.size],
+        identical: differing.is_empty() && a.size == b.size,
+        tables: Vec::new(),
+        fat: Files::default(),
+        root: Files::default(),
+        packages: Vec::new(),
+        bytes: Vec::new(),
+        not_compared: Vec::new(),
+    };
+    if found.identical {
+        return Ok(found);
+    }
+    let reports = [outline(a)?, outline(b)?];
+    found.tables = tables(&reports);
+    match fat(&sources, &reports) {
+        Ok(files) => found.fat = files,
+        Err(error) => found.not_compared.push(format!("FAT partition: {error:#}")),
+    }
+    match roots(&sources, &reports) {
+        Ok(Some((files, packages))) => (found.root, found.packages) = (files, packages),
+        Ok(None) => found.not_compared.push("root: not both images have one in ext4".into()),
+        Err(error) => found.not_compared.push(format!("root: {error:#}")),
+    }
+    found.bytes = bytes::regions(&differing, &place::Places::of(a, &reports[0]));
+    Ok(found)
+}
+
+fn tables([a, b]: &[Report; 2]) -> Vec<Change> {
+    let facts = |report: &Report| {
+        let mut facts = BTreeMap::from([
+            ((0, "disk: size"), report.size.to_string()),
+            ((0, "disk: table"), format!("{:?}", report.table).to_uppercase()),
+            ((0, "disk: id"), report.disk.clone()),
+        ]);
+        for partition in &report.partitions {
+            let (entry, system) = (&partition.entry, partition.file_system.as_ref());
+            let text = |of: fn(&super::FileSystem) -> String| system.map(of).unwrap_or_default();
+            for (what, value) in [
+                ("begins at", entry.offset.to_string()),
+                ("size", entry.size.to_string()),
+                ("role", format!("{:?}", entry.role)),
+                ("PARTUUID", entry.partuuid.clone()),
+                ("name", entry.name.clone()),
+                ("file system", text(|system| system.kind.to_owned())),
+                ("file system's UUID", text(|system| system.uuid.clone())),
+                ("file system's label", text(|system| system.label.clone())),
+                ("file system's size", text(|system| system.size.unwrap_or_default().to_string())),
+            ] {
+                facts.insert((entry.number, what), value);
+            }
+        }
+        facts
+    };
+    let (a, b) = (facts(a), facts(b));
+    let keys: BTreeSet<_> = a.keys().chain(b.keys()).collect();
+    let changed = keys.into_iter().filter(|key| a.get(key) != b.get(key));
+    let change = |key: &(u32, &str)| {
+        let what = if key.0 == 0 { key.1.to_owned() } else { format!("partition {}: {}", key.0, key.1) };
+        Change { what, a: a.get(key).cloned(), b: b.get(key).cloned() }
+    };
+    changed.map(change).collect()
+}
+
+/// The files of both FAT partitions, by size and digest: FAT's times are those of the last writer.
+fn fat(sources: &[Source; 2], reports: &[Report; 2]) -> Result<Files> {
+    let mut sides = Vec::new();
+    for (source, report) in sources.iter().zip(reports) {
+        let fat = report.partitions.iter().find(|partition| partition.entry.role == Some(Role::Fat));
+        let Some(fat) = fat else {
+            sides.push(BTreeMap::new());
+            continue;
+        };
+        sides.push(look_at_fat(source, &fat.entry, |volume| {
+            let digest = |file: FileFacts| {
+                let content =
+                    volume.read(&file.path, FAT_FILE_MAX)?.context("reading a file that is gone")?;
+                Ok((file.path, (file.size, Digest::of(&content))))
+            };
+            list(volume)?.into_iter().map(digest).collect::<Result<BTreeMap<_, _>>>()
+        })?);
+    }
+    let mut files = Files::default();
+    for (path, (size, digest)) in &sides[0] {
+        match sides[1].get(path) {
+            None => files.removed.push(path.clone()),
+            Some((other, other_digest)) => {
+                let mut changes = Vec::new();
+                tree::differ(&mut changes, "size", size, other);
+                tree::differ(&mut changes, "sha256", digest, other_digest);
+                files.push(path.clone(), changes);
+            }
+        }
+    }
+    files.added.extend(sides[1].keys().filter(|path| !sides[0].contains_key(*path)).cloned());
+    Ok(files)
+}
+
+fn roots(sources: &[Source; 2], reports: &[Report; 2]) -> Result<Option<(Files, Vec<PackageChange>)>> {
+    let part = |at: usize| root_part(&sources[at], &reports[at].partitions);
+    let (Some(a), Some(b)) = (part(0)?, part(1)?) else { return Ok(None) };
+    root::look(vec![a, b], |roots| {
+        let files = tree::compare(&roots[0], &roots[1])?;
+        let packages = [system::installed(&roots[0])?, system::installed(&roots[1])?];
+        Ok(Some((files, packages_changed(&packages))))
+    })
+}
+
+fn packages_changed([a, b]: &[Vec<Package>; 2]) -> Vec<PackageChange> {
+    let versions = |packages: &[Package]| -> BTreeMap<String, String> {
+        let name = |package: &Package| format!("{}:{}", package.name, package.architecture);
+        packages.iter().map(|package| (name(package), package.version.clone())).collect()
+    };
+    let (a, b) = (versions(a), versions(b));
+    let names: BTreeSet<_> = a.keys().chain(b.keys()).collect();
+    let changed = names.into_iter().filter(|name| a.get(*name) != b.get(*name));
+    let change = |name: &String| PackageChange {
+        package: name.clone(),
+        a: a.get(name).cloned(),
+        b: b.get(name).cloned(),
+    };
+    changed.map(change).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PackageChange, packages_changed};
+    use crate::inspect::system::Package;
+
+    #[test]
+    fn versions_that_changed() {
+        let package = |name: &str, version: &str| Package {
+            name: name.into(),
+            architecture: "all".into(),
+            version: version.into(),
+        };
+        let a = vec![package("a", "1"), package("b", "1"), package("c", "1")];
+        let b = vec![package("a", "1"), package("b", "2"), package("d", "1")];
+        let found = packages_changed(&[a, b]);
+        let change = |name: &str, a: Option<&str>, b: Option<&str>| PackageChange {
+            package: format!("{name}:all"),
+            a: a.map(str::to_owned),
+            b: b.map(str::to_owned),
+        };
+        assert_eq!(
+            found,
+            [change("b", Some("1"), Some("2")), change("c", Some("1"), None), change("d", None, Some("1"))]
+        );
+    }
+}

@@ -1,0 +1,218 @@
+//! Points on the disk: generation, size, footer, partitions.
+
+use std::os::unix::fs::FileExt as _;
+
+use anyhow::{Context as _, Result};
+
+use super::Point;
+use crate::disk::table::Kind;
+use crate::format::{Container, VHD_COOKIE, VHD_FOOTER};
+use crate::inspect::source::Source;
+use crate::inspect::{Partition, Report, ext4_uuids};
+use crate::units::Arch;
+
+const MIB: u64 = 1 << 20;
+/// Largest OS disk, bytes: 1,023 GB. Azure counts in powers of 1024.
+const LARGEST: u64 = 1023 << 30;
+
+/// What is known of the disk.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// How the image lies in its file.
+    pub container: Container,
+    /// Bytes of the disk.
+    pub size: u64,
+    /// The footer of a VHD.
+    pub footer: Option<[u8; VHD_FOOTER as usize]>,
+    /// How the partition table is written.
+    pub table: Kind,
+    /// The loaders in EFI/BOOT.
+    pub loaders: Vec<String>,
+    /// Architecture, as the manifest or the loaders tell it.
+    pub arch: Option<Arch>,
+    /// UUIDs of the ext4 file systems.
+    pub roots: Vec<String>,
+    /// The partitions' file systems, by partition number.
+    pub kinds: Vec<(u32, String)>,
+}
+
+impl Disk {
+    /// Gathers it.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn of(source: &Source, report: &Report) -> Result<Self> {
+        let footer = if source.container == Container::Vhd {
+            let mut footer = [0; VHD_FOOTER as usize];
+            let read = source.file.read_exact_at(&mut footer, source.size);
+            read.with_context(|| format!("reading {}", source.path.display()))?;
+            Some(footer)
+        } else {
+            None
+        };
+        let loaders = report.loaders.as_ref().map(|loaders| loaders.files.clone()).unwrap_or_default();
+        let loads = |name: &str| loaders.iter().any(|file| file.ends_with(name));
+        let by_loader = || match (loads("BOOTX64.EFI"), loads("BOOTAA64.EFI")) {
+            (true, _) => Some(Arch::X86_64),
+            (false, true) => Some(Arch::Aarch64),
+            _ => None,
+        };
+        let kind = |partition: &Partition| {
+            let kind = partition.file_system.as_ref()?.kind;
+            Some((partition.entry.number, kind.to_owned()))
+        };
+        Ok(Self {
+            container: source.container,
+            size: source.size,
+            footer,
+            table: report.table,
+            arch: report.arch.or_else(by_loader),
+            loaders,
+            roots: ext4_uuids(&report.partitions),
+            kinds: report.partitions.iter().filter_map(kind).collect(),
+        })
+    }
+}
+
+/// Every point on the disk.
+pub fn points(disk: &Disk) -> Vec<Point> {
+    vec![generation(disk), size(disk), footer(disk), lvm(disk)]
+}
+
+fn generation(disk: &Disk) -> Point {
+    const NAME: &str = "generation";
+    match (disk.table, disk.loaders.is_empty()) {
+        (Kind::Gpt, false) => Point::passed(NAME, format!("2 (UEFI, {})", disk.loaders.join(", "))),
+        (Kind::Gpt, true) => Point::failed(
+            NAME,
+            "a GPT without a loader in EFI/BOOT: neither generation 1 nor 2 boots it",
+            "install shim-signed and the signed grub",
+        ),
+        (Kind::Mbr, false) => Point::failed(
+            NAME,
+            "an EFI loader on a disk with an MBR: VMs of generation 2 want a GPT",
+            "board = \"uefi\" in [target] makes one",
+        ),
+        (Kind::Mbr, true) if disk.arch == Some(Arch::Aarch64) => Point::failed(
+            NAME,
+            "an MBR without an EFI loader: VMs with Arm processors are of generation 2",
+            "board = \"uefi\" in [target]",
+        ),
+        (Kind::Mbr, true) => Point::skipped(NAME, "1, if its boot sector is one: that is not read"),
+    }
+}
+
+fn size(disk: &Disk) -> Point {
+    const NAME: &str = "size";
+    let size = disk.size;
+    if !size.is_multiple_of(MIB) {
+        let next = size.next_multiple_of(MIB);
+        return Point::failed(
+            NAME,
+            format!("{size} bytes are not whole MiB"),
+            format!("enlarge the raw image, `truncate -s {next}`, and make the VHD again"),
+        );
+    }
+    if size > LARGEST {
+        return Point::failed(NAME, format!("{} GiB", size >> 30), "an OS disk has at most 1,023 GB");
+    }
+    Point::passed(NAME, format!("{} MiB, uploaded as {} bytes", size / MIB, size + VHD_FOOTER))
+}
+
+/// A footer's fields, big endian: the specification's page 6.
+fn footer(disk: &Disk) -> Point {
+    const NAME: &str = "vhd-footer";
+    const FIX: &str =
+        "formats = [\"vhd\"] in [target], or `qemu-img convert -O vpc -o subformat=fixed,force_size=on`";
+    let Some(footer) = &disk.footer else {
+        return Point::skipped(
+            NAME,
+            format!("{} has none; what is uploaded is a VHD: {FIX}", disk.container),
+        );
+    };
+    let word = |at: usize| u32::from_be_bytes([footer[at], footer[at + 1], footer[at + 2], footer[at + 3]]);
+    let long = |at: usize| u64::from(word(at)) << 32 | u64::from(word(at + 4));
+    let sum =
+        footer.iter().enumerate().filter(|(at, _)| !(64..68).contains(at)).map(|(_, byte)| u32::from(*byte));
+    let mut faults = Vec::new();
+    let mut expect = |right: bool, fault: String| {
+        if !right {
+            faults.push(fault);
+        }
+    };
+    expect(footer.starts_with(VHD_COOKIE), "no VHD footer".into());
+    expect(word(12) == 0x1_0000, format!("version {:#x}, not 1.0", word(12)));
+    expect(long(16) == u64::MAX, "it points to a header, as a growing VHD does".into());
+    expect(word(60) == 2, format!("disk type {}, not 2 (fixed)", word(60)));
+    expect(long(48) == disk.size, format!("it says {} bytes, the file has {}", long(48), disk.size));
+    expect(word(64) == !sum.sum::<u32>(), "its checksum is wrong".into());
+    Point::of(NAME, &faults, "fixed, and its checksum is right", FIX)
+}
+
+fn lvm(disk: &Disk) -> Point {
+    let faults: Vec<_> = disk
+        .kinds
+        .iter()
+        .filter(|(_, kind)| kind == "lvm" || kind == "swap")
+        .map(|(number, kind)| format!("partition {number} is {kind}"))
+        .collect();
+    Point::of(
+        "partitions",
+        &faults,
+        "no LVM and no swap",
+        "leave the partition out: swap belongs on the resource disk",
+    )
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::{Disk, MIB, points};
+    use crate::disk::table::Kind;
+    use crate::format::{Container, VHD_FOOTER};
+    use crate::prove::checks::Outcome;
+    use crate::units::Arch;
+
+    pub fn disk() -> Disk {
+        let mut footer = [0; VHD_FOOTER as usize];
+        footer[..8].copy_from_slice(b"conectix");
+        footer[12..16].copy_from_slice(&0x1_0000_u32.to_be_bytes());
+        footer[16..24].fill(0xff);
+        footer[48..56].copy_from_slice(&(8 * MIB).to_be_bytes());
+        footer[63] = 2;
+        let sum: u32 = footer.iter().map(|byte| u32::from(*byte)).sum();
+        footer[64..68].copy_from_slice(&(!sum).to_be_bytes());
+        Disk {
+            container: Container::Vhd,
+            size: 8 * MIB,
+            footer: Some(footer),
+            table: Kind::Gpt,
+            loaders: vec!["EFI/BOOT/BOOTX64.EFI".into()],
+            arch: Some(Arch::X86_64),
+            roots: vec!["1".into()],
+            kinds: vec![(1, "fat32".into()), (2, "ext4".into())],
+        }
+    }
+
+    fn failed(change: impl Fn(&mut Disk)) -> Vec<&'static str> {
+        let mut disk = disk();
+        change(&mut disk);
+        points(&disk).into_iter().filter(|p| p.outcome == Outcome::Failed).map(|p| p.name).collect()
+    }
+
+    #[test]
+    fn each_point_fails_by_itself() {
+        assert_eq!(failed(|_| {}), [""; 0]);
+        assert_eq!(failed(|disk| disk.loaders.clear()), ["generation"]);
+        assert_eq!(failed(|disk| disk.table = Kind::Mbr), ["generation"]);
+        assert_eq!(failed(|disk| disk.size += 512), ["size", "vhd-footer"]);
+        assert_eq!(failed(|disk| disk.kinds.push((3, "lvm".into()))), ["partitions"]);
+        assert_eq!(failed(|disk| disk.kinds.push((3, "swap".into()))), ["partitions"]);
+        for at in [0, 13, 16, 50, 63, 64, 100] {
+            let flip = |disk: &mut Disk| disk.footer.as_mut().expect("footer")[at] ^= 1;
+            assert_eq!(failed(flip), ["vhd-footer"], "byte {at}");
+        }
+        let mut raw = disk();
+        (raw.footer, raw.container) = (None, Container::Raw);
+        assert!(points(&raw).iter().any(|p| p.name == "vhd-footer" && p.outcome == Outcome::Skipped));
+    }
+}

@@ -1,0 +1,342 @@
+//! Points on what is installed: kernel, initramfs, command line, mounts, cloud-init, the agent, packages.
+
+use super::Point;
+use super::facts::{Inside, Kernel};
+use crate::units::Arch;
+
+/// The drivers of a VM's disks and network.
+const DRIVERS: [&str; 4] = ["hv_vmbus", "hv_storvsc", "hv_netvsc", "nvme"];
+/// The provisioning disk is a CD in UDF, the EFI system partition FAT.
+const FILE_SYSTEMS: [(&str, &str); 2] = [("vfat", "CONFIG_VFAT_FS"), ("udf", "CONFIG_UDF_FS")];
+/// Seconds that a root's disk may take to appear.
+const ROOT_DELAY: u64 = 300;
+/// The agent's package, at Debian and at Ubuntu.
+const AGENT: [&str; 2] = ["waagent", "walinuxagent"];
+
+/// Every point on the software; `roots` are the UUIDs of the image's ext4 file systems.
+pub fn points(inside: &Inside, roots: &[String], arch: Arch) -> Vec<Point> {
+    vec![
+        root_by_uuid(inside, roots),
+        swap(inside),
+        drivers(inside),
+        file_systems(inside),
+        console(inside, arch),
+        root_delay(inside),
+        cloud_init(inside),
+        agent(inside),
+        packages(inside),
+    ]
+}
+
+fn root_by_uuid(inside: &Inside, roots: &[String]) -> Point {
+    const NAME: &str = "root-by-uuid";
+    let known = |uuid: &str| roots.iter().any(|root| root.eq_ignore_ascii_case(uuid.trim_matches('"')));
+    let named = |device: &str| match device.split_once('=') {
+        Some(("UUID", uuid)) => known(uuid),
+        Some(("PARTUUID", _)) => true,
+        _ => false,
+    };
+    let mut faults = Vec::new();
+    if inside.entries.is_empty() {
+        faults.push("boot/grub/grub.cfg starts no kernel".to_owned());
+    }
+    for entry in &inside.entries {
+        let root = entry.arguments.iter().find_map(|argument| argument.strip_prefix("root="));
+        match root {
+            Some(root) if named(root) => {}
+            Some(root) => faults.push(format!("grub.cfg says root={}", clean(root))),
+            None => faults.push("an entry of grub.cfg has no root=".into()),
+        }
+    }
+    match inside.mounts.iter().find(|[_, at, _]| at == "/") {
+        Some([device, ..]) if named(device) => {}
+        Some([device, ..]) => faults.push(format!("fstab mounts {} on /", clean(device))),
+        None => faults.push("fstab mounts nothing on /".into()),
+    }
+    faults.dedup();
+    let fix = "name the root by its UUID, in /etc/fstab and in GRUB_CMDLINE_LINUX or the recipe's board";
+    Point::of(NAME, &faults, "in grub.cfg and fstab", fix)
+}
+
+fn swap(inside: &Inside) -> Point {
+    let mut faults: Vec<_> = inside
+        .mounts
+        .iter()
+        .filter(|[_, _, kind]| kind == "swap")
+        .map(|[device, ..]| format!("fstab swaps to {}", clean(device)))
+        .collect();
+    faults.extend(inside.swap_files.iter().map(|file| format!("{file} is there")));
+    if setting(inside, "ResourceDisk.EnableSwap") == Some("y") {
+        faults.push("waagent.conf has ResourceDisk.EnableSwap=y".into());
+    }
+    let fix = "remove it: the OS disk is no place for swap, and ResourceDisk.EnableSwap=n";
+    Point::of("no-swap", &faults, "none in fstab, in files, by the agent", fix)
+}
+
+fn drivers(inside: &Inside) -> Point {
+    const NAME: &str = "initramfs";
+    let faults = of_kernels(inside, |kernel| {
+        let there = |driver: &str| {
+            kernel.builtin.contains(driver)
+                || kernel.initramfs.as_ref().is_ok_and(|files| files.has_module(driver))
+        };
+        let missing: Vec<_> = DRIVERS.into_iter().filter(|driver| !there(driver)).collect();
+        match (&kernel.initramfs, missing.is_empty()) {
+            (_, true) => None,
+            (Err(why), false) => Some(format!("the initramfs cannot be read: {why}")),
+            (Ok(_), false) => Some(format!("without {}", missing.join(", "))),
+        }
+    });
+    let fix = "target.modules = [\"hv_vmbus\", \"hv_storvsc\", \"hv_netvsc\", \"nvme\"], or the same lines in \
+               /etc/initramfs-tools/modules and update-initramfs -u";
+    Point::of(NAME, &faults, format!("has {}, or the kernel has them built in", DRIVERS.join(", ")), fix)
+}
+
+fn file_systems(inside: &Inside) -> Point {
+    let faults = of_kernels(inside, |kernel| {
+        let there = |(module, option): (&str, &str)| {
+            let config = kernel.config.as_deref().unwrap_or_default();
+            let builtin = config.lines().any(|line| line == format!("{option}=y"));
+            builtin || kernel.builtin.contains(module) || kernel.modules.contains(module)
+        };
+        let missing = FILE_SYSTEMS.into_iter().filter(|known| !there(*known)).map(|(module, _)| module);
+        let missing: Vec<_> = missing.collect();
+        (!missing.is_empty()).then(|| format!("without {}", missing.join(" and ")))
+    });
+    let fix = "install a kernel made for clouds: linux-image-cloud-amd64 (Debian), linux-azure (Ubuntu)";
+    Point::of("kernel-file-systems", &faults, "vfat and udf", fix)
+}
+
+/// What is wrong, kernel by kernel.
+fn of_kernels(inside: &Inside, fault: impl Fn(&Kernel) -> Option<String>) -> Vec<String> {
+    if inside.kernels.is_empty() {
+        return vec!["there is no kernel".into()];
+    }
+    let fault = |kernel| fault(kernel).map(|fault| format!("kernel {}: {fault}", clean(&kernel.version)));
+    inside.kernels.iter().filter_map(fault).collect()
+}
+
+fn console(inside: &Inside, arch: Arch) -> Point {
+    let (serial, wanted): (_, &[&str]) = match arch {
+        Arch::X86_64 => ("ttyS0", &["console=tty1", "console=ttyS0,115200n8", "earlyprintk=ttyS0,115200"]),
+        Arch::Aarch64 => ("ttyAMA0", &["console=tty1", "console=ttyAMA0,115200n8"]),
+    };
+    let mut faults = Vec::new();
+    let Some(entry) = inside.entries.first() else {
+        return Point::failed("command-line", "grub.cfg starts no kernel", "install grub");
+    };
+    for wanted in wanted {
+        if !entry.arguments.iter().any(|argument| argument == wanted) {
+            faults.push(format!("no {wanted}"));
+        }
+    }
+    for unwanted in ["quiet", "rhgb", "crashkernel=auto"] {
+        if entry.arguments.iter().any(|argument| argument == unwanted) {
+            faults.push(format!("`{unwanted}` is there"));
+        }
+    }
+    let fix = format!(
+        "target.cmdline = {wanted:?}, or the same in GRUB_CMDLINE_LINUX and update-grub: Azure shows what goes to {serial}"
+    );
+    Point::of("command-line", &faults, wanted.join(" "), fix)
+}
+
+/// Either on the command line, or as the limit that initramfs-tools waits at most: with the argument it sleeps all of
+/// that at each boot (its `init`, after "Loading essential drivers").
+fn root_delay(inside: &Inside) -> Point {
+    const NAME: &str = "rootdelay";
+    let entry = inside.entries.first();
+    let on_line = entry.and_then(|entry| {
+        let arguments = entry.arguments.iter().rev();
+        arguments
+            .filter_map(|argument| argument.strip_prefix("rootdelay="))
+            .find_map(|delay| delay.parse().ok())
+    });
+    if on_line.is_some_and(|delay: u64| delay >= ROOT_DELAY) {
+        return Point::passed(NAME, "on the command line");
+    }
+    let of_kernel = |kernel: &Kernel| {
+        let scripts = kernel.initramfs.as_ref().map(|files| files.scripts.as_str()).unwrap_or_default();
+        let words = scripts.split(|c: char| c.is_whitespace() || "'\";".contains(c));
+        words
+            .filter_map(|word| word.strip_prefix("ROOTDELAY="))
+            .any(|delay| delay.parse().is_ok_and(|delay: u64| delay >= ROOT_DELAY))
+    };
+    if !inside.kernels.is_empty() && inside.kernels.iter().all(of_kernel) {
+        return Point::passed(NAME, "a script of the initramfs waits as long");
+    }
+    Point::failed(
+        NAME,
+        format!("a root's disk may take {ROOT_DELAY} s to appear, and nothing waits for it"),
+        format!(
+            "rootdelay={ROOT_DELAY} on the command line, or ROOTDELAY={ROOT_DELAY} in /conf/param.conf by a script of the initramfs"
+        ),
+    )
+}
+
+fn cloud_init(inside: &Inside) -> Point {
+    const NAME: &str = "cloud-init";
+    if !inside.packages.contains("cloud-init") {
+        return Point::failed(NAME, "it is not installed", "install cloud-init");
+    }
+    let fix = "datasource_list: [ Azure ] in a file of /etc/cloud/cloud.cfg.d";
+    match &inside.sources {
+        None => Point::failed(NAME, "no datasource_list: it would look for every cloud", fix),
+        Some(list) if list.iter().any(|source| source == "Azure") => {
+            Point::passed(NAME, format!("datasource_list: [ {} ]", clean(&list.join(", "))))
+        }
+        Some(list) => Point::failed(NAME, format!("datasource_list: [ {} ]", clean(&list.join(", "))), fix),
+    }
+}
+
+fn setting<'a>(inside: &'a Inside, name: &str) -> Option<&'a str> {
+    inside.agent.as_ref()?.get(name).map(String::as_str)
+}
+
+fn agent(inside: &Inside) -> Point {
+    const NAME: &str = "agent";
+    if !AGENT.iter().any(|package| inside.packages.contains(*package)) {
+        return Point::failed(NAME, "it is not installed", "install walinuxagent (Ubuntu), waagent (Debian)");
+    }
+    if inside.agent.is_none() {
+        return Point::failed(NAME, "/etc/waagent.conf is not there", "install the agent's package again");
+    }
+    let mut faults = Vec::new();
+    match setting(inside, "Provisioning.Agent") {
+        Some("auto" | "cloud-init") => {}
+        other => faults.push(format!("Provisioning.Agent={}", clean(other.unwrap_or("(nothing)")))),
+    }
+    if setting(inside, "ResourceDisk.Format") == Some("y") {
+        faults.push("ResourceDisk.Format=y: that is cloud-init's".into());
+    }
+    let fix =
+        "in /etc/waagent.conf: Provisioning.Agent=auto, ResourceDisk.Format=n, ResourceDisk.EnableSwap=n";
+    Point::of(NAME, &faults, "leaves provisioning and the resource disk to cloud-init", fix)
+}
+
+fn packages(inside: &Inside) -> Point {
+    let is_ubuntu = inside.id == "ubuntu";
+    let has = |head: &str| inside.packages.iter().any(|package| package.starts_with(head));
+    let mut missing = Vec::new();
+    if is_ubuntu && !has("linux-image-azure") && !inside.packages.iter().any(|name| name.ends_with("-azure"))
+    {
+        missing.push("linux-azure");
+    }
+    if inside.id == "debian"
+        && !has("linux-image-cloud")
+        && !inside.packages.iter().any(|name| is_cloud_kernel(name))
+    {
+        missing.push("linux-image-cloud-amd64 (or -arm64)");
+    }
+    if !has("gdisk") {
+        missing.push("gdisk");
+    }
+    if is_ubuntu && !has("netplan.io") {
+        missing.push("netplan.io");
+    }
+    let faults: Vec<_> = missing.iter().map(|name| format!("no {name}")).collect();
+    Point::of("packages", &faults, "a kernel for clouds, gdisk", format!("install {}", missing.join(", ")))
+}
+
+/// `linux-image-6.1.0-18-cloud-amd64`.
+fn is_cloud_kernel(name: &str) -> bool {
+    name.starts_with("linux-image-") && name.contains("-cloud-")
+}
+
+/// Text of a file that anybody may have written.
+fn clean(text: &str) -> String {
+    crate::board::raspberry_pi::chain::clean(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::points;
+    use crate::inspect::grub::entries;
+    use crate::inspect::preflight::facts::{Inside, Kernel};
+    use crate::inspect::preflight::initramfs::Initramfs;
+    use crate::prove::checks::Outcome;
+    use crate::units::Arch;
+
+    const LINE: &str = "linux /vmlinuz root=UUID=1 console=tty1 console=ttyS0,115200n8 earlyprintk=ttyS0,115200 rootdelay=300";
+
+    fn names(names: &[&str]) -> std::collections::BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// Everything is right.
+    fn inside() -> Inside {
+        let files = ["hv_vmbus.ko", "hv_storvsc.ko", "hv_netvsc.ko"];
+        let agent = [("Provisioning.Agent", "auto"), ("ResourceDisk.EnableSwap", "n")];
+        Inside {
+            entries: entries(LINE),
+            mounts: vec![["UUID=1".into(), "/".into(), "ext4".into()]],
+            swap_files: Vec::new(),
+            kernels: vec![Kernel {
+                version: "6.1".into(),
+                initramfs: Ok(Initramfs { names: names(&files), scripts: String::new() }),
+                builtin: names(&["nvme"]),
+                modules: names(&["udf"]),
+                config: Some("CONFIG_VFAT_FS=y\n".into()),
+            }],
+            sources: Some(vec!["Azure".into()]),
+            agent: Some(agent.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
+            packages: names(&["cloud-init", "waagent", "gdisk", "linux-image-6.1.0-18-cloud-amd64"]),
+            id: "debian".into(),
+        }
+    }
+
+    fn failed(change: impl Fn(&mut Inside)) -> Vec<&'static str> {
+        let mut inside = inside();
+        change(&mut inside);
+        let points = points(&inside, &["1".to_owned()], Arch::X86_64);
+        assert!(points.iter().all(|point| (point.outcome == Outcome::Failed) == point.fix.is_some()));
+        points.into_iter().filter(|point| point.outcome == Outcome::Failed).map(|point| point.name).collect()
+    }
+
+    #[test]
+    fn each_point_fails_by_itself() {
+        assert_eq!(failed(|_| {}), [""; 0]);
+        let line = |from: &'static str, to: &'static str| {
+            move |inside: &mut Inside| inside.entries = entries(&LINE.replace(from, to))
+        };
+        assert_eq!(failed(line("UUID=1", "/dev/sda1")), ["root-by-uuid"]);
+        assert_eq!(failed(line("UUID=1", "UUID=2")), ["root-by-uuid"]);
+        assert_eq!(failed(line("console=tty1", "quiet console=tty1")), ["command-line"]);
+        assert_eq!(failed(line("earlyprintk", "x")), ["command-line"]);
+        assert_eq!(failed(line("rootdelay=300", "rootdelay=30")), ["rootdelay"]);
+        assert_eq!(failed(|inside| inside.mounts[0][0] = "/dev/sda1".into()), ["root-by-uuid"]);
+        assert_eq!(failed(|inside| inside.swap_files.push("/swapfile".into())), ["no-swap"]);
+        assert_eq!(
+            failed(|inside| inside.mounts.push(["UUID=3", "none", "swap"].map(str::to_owned))),
+            ["no-swap"]
+        );
+        assert_eq!(failed(|inside| inside.kernels[0].builtin.clear()), ["initramfs"]);
+        assert_eq!(failed(|inside| inside.kernels[0].initramfs = Err("lz4".into())), ["initramfs"]);
+        assert_eq!(failed(|inside| inside.kernels[0].modules.clear()), ["kernel-file-systems"]);
+        assert_eq!(failed(|inside| inside.kernels.clear()), ["initramfs", "kernel-file-systems"]);
+        assert_eq!(failed(|inside| inside.sources = None), ["cloud-init"]);
+        assert_eq!(failed(|inside| inside.sources = Some(vec!["NoCloud".into()])), ["cloud-init"]);
+        for package in ["cloud-init", "waagent", "gdisk", "linux-image-6.1.0-18-cloud-amd64"] {
+            let without = |inside: &mut Inside| assert!(inside.packages.remove(package));
+            assert_eq!(failed(without).len(), 1, "{package}");
+        }
+        let agent = |name: &'static str, value: &'static str| {
+            move |inside: &mut Inside| {
+                drop(inside.agent.as_mut().map(|agent| agent.insert(name.into(), value.into())))
+            }
+        };
+        assert_eq!(failed(agent("Provisioning.Agent", "waagent")), ["agent"]);
+        assert_eq!(failed(agent("ResourceDisk.EnableSwap", "y")), ["no-swap"]);
+    }
+
+    #[test]
+    fn a_script_may_wait_instead() {
+        let wait = |inside: &mut Inside| {
+            inside.entries = entries(&LINE.replace("rootdelay=300", ""));
+            if let Ok(files) = &mut inside.kernels[0].initramfs {
+                files.scripts = "echo 'ROOTDELAY=300' >>/conf/param.conf\n".into();
+            }
+        };
+        assert_eq!(failed(wait), [""; 0]);
+    }
+}
