@@ -110,6 +110,9 @@ impl Card {
                 None => fs::write(path, content).expect("file"),
             }
         }
+        let mut find = std::process::Command::new("find");
+        find.arg(tree.path()).args(["-exec", "touch", "-h", "-d", "@1700000000", "{}", "+"]);
+        assert!(find.status().expect("find").success());
         let mut mke2fs = std::process::Command::new("mke2fs");
         // No path of this machine and no hour in it: what is compared differs only where a test wants it.
         mke2fs.env("E2FSPROGS_FAKE_TIME", "1700000000").env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
@@ -341,6 +344,48 @@ fn what_is_installed() {
     assert_eq!(report["azure"], Value::Null, "nothing says that it is for Azure");
     assert!(!report.to_string().contains("SECRET"));
 }
+
+/// All of it, as a person sees it.
+#[test]
+fn the_whole_text() {
+    let card = Card::uefi();
+    card.write(with_gpt);
+    let output = card.inspect(&[]).success();
+    let said = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    let said = said.replace(&card.path().display().to_string(), "card.img");
+    let (head, rest) = said.split_once("\n\nFAT partition").expect("two parts");
+    assert_eq!(head.lines().count(), 3, "the disk and two partitions: {head}");
+    assert_eq!(format!("FAT partition{rest}"), WHOLE_TEXT);
+}
+
+const WHOLE_TEXT: &str = "\
+FAT partition: 3 files
+        7 B  EFI/BOOT/BOOTX64.EFI
+        7 B  EFI/BOOT/grubx64.efi
+       57 B  EFI/debian/grub.cfg
+
+identity: none, as a golden image should be
+
+loaders: EFI/BOOT/BOOTX64.EFI, EFI/BOOT/grubx64.efi
+root looked for: 49494949-4949-4949-4949-494949494949 (EFI/debian/grub.cfg)
+
+system       Debian GNU/Linux 12 (bookworm)
+kernel       6.1.0  (boots)
+engine       containerd 1.6.20
+runtime      aziot-edge 1.5.1
+packages     2  (--packages lists them)
+units        1 enabled; 0 more that packages start always
+  multi-user.target: ssh.service
+first boot   golden
+
+/etc/aziot/config.toml, without comments, secrets masked
+  [provisioning]
+  source = \"manual\"
+  connection_string = \"(masked)\"
+
+boot-chain              ok  the loaders are there, and the root that they look for
+identity-leak           ok  nothing of one device, nothing that opens one
+";
 
 #[test]
 fn a_configuration_that_is_none_is_not_shown() {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Change, Comparison, Files};
+use super::{Change, Changed, Comparison, Files};
 use crate::inspect::text::shown;
 
 /// Lines of one kind that are shown.
@@ -63,7 +63,10 @@ fn sides(change: &Change) -> String {
 fn files(f: &mut fmt::Formatter<'_>, name: &str, files: &Files) -> fmt::Result {
     let mut lines: Vec<String> = files.removed.iter().map(|path| format!("- {path}")).collect();
     lines.extend(files.added.iter().map(|path| format!("+ {path}")));
-    lines.extend(files.changed.iter().map(|changed| {
+    // Where little else differs, times do: what differs in nothing else comes last.
+    let only_time = |changed: &&Changed| changed.changes.iter().all(|change| change.what == "time");
+    let (times, others): (Vec<_>, Vec<_>) = files.changed.iter().partition(only_time);
+    lines.extend(others.into_iter().chain(times).map(|changed| {
         let change = |change: &Change| match change.what.as_str() {
             "sha256" => "content".to_owned(),
             what => format!("{what} {}", sides(change)),
