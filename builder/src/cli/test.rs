@@ -81,7 +81,9 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE", requires = "pki")]
     patch: Option<PathBuf>,
     /// The authorities that issued what is in the patch: the folder of `edgepress sim --dir DIR --issue …`
-    #[arg(long, value_name = "DIR", requires = "patch")]
+    ///
+    /// Without --patch: the image holds the identity already, as a flashed card does.
+    #[arg(long, value_name = "DIR")]
     pki: Option<PathBuf>,
     /// Keep the copy of the disk and everything else that is private to the run, for a look
     #[arg(long)]
@@ -134,7 +136,7 @@ pub(super) fn run(arguments: Arguments, session: &Session) -> Result<()> {
         tpm: arguments.tpm,
         azure: arguments.azure,
         harm,
-        stamped: arguments.patch.zip(arguments.pki).map(|(patch, pki)| Stamped { patch, pki }),
+        stamped: arguments.pki.map(|pki| Stamped { patch: arguments.patch, pki }),
         keep: arguments.keep,
     };
     let report = prove::prove(&options, session.sink.as_ref())?;

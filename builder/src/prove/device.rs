@@ -53,6 +53,8 @@ pub struct Device {
     told: bool,
     /// What a patch of the device's own changes in the image.
     patch: Vec<(u64, Vec<u8>)>,
+    /// Its identity is its own, by a patch or in the image, and not made up.
+    own: bool,
 }
 
 /// Most bytes of a file of an identity.
@@ -87,34 +89,35 @@ impl Device {
             CertificateSource::KeyVault { token: VaultToken::Arc, .. } => return Err(without_arc()),
         };
         let server_ca = pki.server_ca_pem().to_owned();
-        Ok(Self { pki: pki_folder, server_ca, certificate, names, told, patch: Vec::new() })
+        Ok(Self { pki: pki_folder, server_ca, certificate, names, told, patch: Vec::new(), own: false })
     }
 
-    /// The device that a patch makes of an image, in the world whose authorities are in the folder `pki`. Its source of
-    /// certificates takes the place of the recipe's.
+    /// The device that a patch makes of an image, or whose identity the image holds already, in the world whose
+    /// authorities are in the folder `pki`. Its source of certificates takes the place of the recipe's.
     ///
     /// # Errors
     /// A [`Problem`] when the patch is not this image's, the folder holds no authorities, or the identity does not say
     /// what the device's registration id is.
-    pub fn patched(image: &Path, patch: &Path, pki: &Path, provisioning: &mut Provisioning) -> Result<Self> {
+    pub fn stamped(
+        image: &Path,
+        patch: Option<&Path>,
+        pki: &Path,
+        provisioning: &mut Provisioning,
+    ) -> Result<Self> {
         let authorities = Pki::open_or_create(pki)?;
-        let patch_name = patch.display();
-        let patch = Patch::read(patch)?;
-        let file = File::open(image).with_context(|| format!("opening {}", image.display()))?;
-        let size = file.metadata().with_context(|| format!("looking at {}", image.display()))?.len();
-        patch.check(&file, size)?;
+        let name = patch.unwrap_or(image).display();
+        let runs = patch.map_or_else(|| Ok(Vec::new()), |patch| runs(image, patch))?;
         let mut files = Files::default();
-        Master::open(image)?.make_over(patch.runs(), 0, |volume| files.read(volume))?;
+        Master::open(image)?.make_over(&runs, 0, |volume| files.read(volume))?;
         if let Some(source) = files.source()?.filter(|_| provisioning.overrides) {
             provisioning.certificate = source.certificate;
         }
         let certificate = files.certificate().ok_or_else(|| {
-            Problem::input(format!("{patch_name} does not say what the device is called"))
+            Problem::input(format!("{name} does not say what the device is called"))
                 .hint("state registration_id in the identity: a test must know whom it waits for")
         })?;
         let server_ca = authorities.server_ca_pem().to_owned();
-        let patch = patch.runs().to_vec();
-        Ok(Self { pki: pki.to_owned(), server_ca, certificate, names: None, told: false, patch })
+        Ok(Self { pki: pki.to_owned(), server_ca, certificate, names: None, told: false, patch: runs, own: true })
     }
 
     /// The sectors of the image that the identity changes.
@@ -141,8 +144,7 @@ impl Device {
             files.push(file(certificate, &self.certificate.chain_pem));
             files.push(file(key, &self.certificate.key_pem));
         }
-        if let (CertificateSource::SymmetricKey {}, true) = (&provisioning.certificate, self.patch.is_empty())
-        {
+        if let (CertificateSource::SymmetricKey {}, false) = (&provisioning.certificate, self.own) {
             // Any key will do: nobody is asked with it.
             let key = Digest::of(&self.certificate.key_pem);
             let base64 = base64::engine::general_purpose::STANDARD.encode(key.to_string().as_bytes());
@@ -157,6 +159,15 @@ impl Device {
         }
         files
     }
+}
+
+/// What a patch changes in the image that it is for.
+fn runs(image: &Path, patch: &Path) -> Result<Vec<(u64, Vec<u8>)>> {
+    let patch = Patch::read(patch)?;
+    let file = File::open(image).with_context(|| format!("opening {}", image.display()))?;
+    let size = file.metadata().with_context(|| format!("looking at {}", image.display()))?.len();
+    patch.check(&file, size)?;
+    Ok(patch.runs().to_vec())
 }
 
 /// The files of an identity that a test must know.

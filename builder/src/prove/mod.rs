@@ -88,17 +88,17 @@ pub struct Options {
     pub azure: bool,
     /// What is done to the device besides.
     pub harm: Harm,
-    /// The device that a patch makes of the image, instead of a made-up one.
+    /// The device that a patch makes of the image, or that the image is already, instead of a made-up one.
     pub stamped: Option<Stamped>,
     /// Keep the copy of the disk, and everything else that is private to the run.
     pub keep: bool,
 }
 
-/// A patch made by `edgepress stamp`, and the world that knows its device.
+/// A device with an identity of its own, and the world that knows it.
 #[derive(Debug, Clone)]
 pub struct Stamped {
-    /// The patch.
-    pub patch: PathBuf,
+    /// The patch made by `edgepress stamp`; none where the image holds the identity.
+    pub patch: Option<PathBuf>,
     /// Folder of the simulators' authorities that issued what is in it.
     pub pki: PathBuf,
 }
@@ -120,7 +120,7 @@ pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
     let device = match &options.stamped {
         None => Device::create(scratch.path(), &image.manifest, vm.as_ref())?,
         Some(Stamped { patch, pki }) => {
-            Device::patched(&image.path, patch, pki, &mut image.manifest.provisioning)?
+            Device::stamped(&image.path, patch.as_deref(), pki, &mut image.manifest.provisioning)?
         }
     };
     let (copy, trust) = copy(&image, &machine, &device, &scratch, options, sink)?;
