@@ -201,10 +201,7 @@ fn flash(
     patch: Option<&Patch>,
 ) -> Vec<Result<Work, String>> {
     let seen = Seen::default();
-    let target = |medium| {
-        let size = Faulty::content(medium).len() as u64;
-        Target { medium, size, patch, watch: &seen }
-    };
+    let target = |medium| Target { medium, size: Faulty::content(medium).len() as u64, patch, watch: &seen };
     let targets: Vec<Target<'_>> = devices.iter().map(target).collect();
     let results = Mutex::new(vec![Err(String::new()); devices.len()]);
     let done = |slot: usize, work: &Work, result: &engine::Result| {
@@ -252,8 +249,7 @@ fn all_bytes_arrive() {
     devices.push(Faulty::new(case.disk.len(), Fault::Short));
     let results = flash(&source, &devices, &engine::feed(5), None);
     for (device, result) in devices.iter().zip(&results) {
-        let work = result.as_ref().expect("good");
-        assert_eq!(work.read, case.disk.len() as u64);
+        assert_eq!(result.as_ref().expect("good").read, case.disk.len() as u64);
         assert!(good(device, &case.disk));
     }
     // Between the image and the last MiB nothing is touched.
@@ -300,12 +296,8 @@ fn a_patch_of_another_image_boots_nothing() {
 }
 
 #[test]
-fn an_error_in_the_middle() {
+fn errors_and_no_room() {
     fails(Fault::Error(5 * MIB + 700, libc::EIO), "writing at 5.0 MiB: Input/output error");
-}
-
-#[test]
-fn no_room() {
     fails(Fault::Error(9 * MIB, libc::ENOSPC), "writing at 9.0 MiB: the device ends here");
 }
 
@@ -425,8 +417,7 @@ fn what_cannot_be_noted_down_does_not_boot() {
     let case = Case::new();
     let (source, device) = (case.source(), Faulty::new(case.disk.len(), Fault::None));
     let seen = Seen { refuse: true, ..Seen::default() };
-    let size = case.disk.len() as u64;
-    let targets = [Target { medium: &device, size, patch: None, watch: &seen }];
+    let targets = [Target { medium: &device, size: case.disk.len() as u64, patch: None, watch: &seen }];
     let said = Mutex::new(String::new());
     let done = |_: usize, _: &Work, result: &engine::Result| {
         *said.lock().expect("said") = result.as_ref().expect_err("refused").message.clone();

@@ -24,6 +24,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Chunks in a queue; most of an image may be zeros, which take no buffer.
 const LONGEST: usize = 512;
 
+/// The reason of a run that the user stopped.
+pub const INTERRUPTED: &str = "interrupted";
+
 /// What became of the image: all of it read and found to be what it must be, or why not.
 pub type Outcome = Result<Arc<Verified>, String>;
 
@@ -188,7 +191,7 @@ impl Feed {
         let mut state = self.state();
         loop {
             if self.stopped() {
-                return Next::Broken("interrupted".into());
+                return Next::Broken(INTERRUPTED.into());
             }
             if let Some(Err(reason)) = &state.outcome {
                 return Next::Broken(reason.clone());
@@ -222,7 +225,7 @@ impl Feed {
         let mut state = self.state();
         loop {
             if self.stopped() {
-                return Err("interrupted".into());
+                return Err(INTERRUPTED.into());
             }
             if let Some(outcome) = &state.outcome {
                 return outcome.clone();

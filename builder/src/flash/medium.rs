@@ -148,13 +148,13 @@ impl Medium for Disk {
         let length = range.end - range.start;
         match fallocate(&self.file, flags, range.start as libc::off_t, length as libc::off_t) {
             Ok(()) => Ok(true),
-            // EINVAL: no whole blocks of the device.
+            // No whole blocks of the device.
             Err(nix::errno::Errno::EINVAL) => Ok(false),
-            Err(nix::errno::Errno::EOPNOTSUPP) => {
+            // Some bridges claim that they can and fail: then it is written, and a dead device says so there.
+            Err(_) => {
                 self.no_holes.store(true, Ordering::Relaxed);
                 Ok(false)
             }
-            Err(error) => Err(error.into()),
         }
     }
 

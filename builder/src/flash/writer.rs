@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use super::check::{Line, Verified};
 use super::chunk::{Aligned, CHUNK, Chunk, Extents, Pool, ZEROS, is_zero};
-use super::feed::{Feed, Next};
+use super::feed::{Feed, INTERRUPTED, Next};
 use super::medium::{Medium, read_all, write_all};
 use super::source::Source;
 use crate::stamp::patch::{Patch, Stream};
@@ -33,7 +33,7 @@ impl Fault {
     }
 
     fn broken(reason: String) -> Self {
-        Self { interrupted: reason == "interrupted", message: reason }
+        Self { interrupted: reason == INTERRUPTED, message: reason }
     }
 
     fn io(doing: &str, at: u64, error: &io::Error) -> Self {
@@ -159,7 +159,7 @@ impl<'a, 'b> Writer<'a, 'b> {
     }
 
     fn going_on(&self) -> Result<(), Fault> {
-        if self.job.feed.stopped() { Err(Fault::broken("interrupted".into())) } else { Ok(()) }
+        if self.job.feed.stopped() { Err(Fault::broken(INTERRUPTED.into())) } else { Ok(()) }
     }
 
     fn put(&mut self, bytes: &[u8], at: u64) -> Result<(), Fault> {
