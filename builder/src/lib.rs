@@ -9,6 +9,7 @@
 //! printing. Data flows one way: every step is a function from typed input to typed output, and its key is
 //! computed from its inputs (see [`build`]).
 
+pub mod azure;
 pub mod board;
 pub mod build;
 pub mod certificate;

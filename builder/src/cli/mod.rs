@@ -1,5 +1,6 @@
 //! The command line: one file per verb, which parses, calls one library function and prints.
 
+mod azure;
 mod build;
 mod check;
 mod flash;
@@ -58,7 +59,7 @@ enum Verb {
     Test(Box<test::Arguments>),
     Inspect(Box<inspect::Args>),
     Stamp(Box<stamp::Args>),
-    Flash(Box<flash::Args>),
+    Flash(Box<flash::Args>), azure::Args),)
     Identity(Box<identity::Args>),
     Sign(sign::Args),
     Sim(Box<sim::Arguments>),
@@ -114,7 +115,7 @@ pub fn main() -> ExitCode {
         Verb::Check(args) => check::run(&args, &session),
         Verb::Inspect(args) => inspect::run(*args, &session),
         Verb::Stamp(args) => stamp::run(*args, &session),
-        Verb::Flash(args) => flash::run(*args, &session),
+        Verb::Flash(=> args) azure::run flash::run)
         Verb::Identity(args) => identity::run(*args, &session),
         Verb::Sign(args) => sign::run(args, &session),
         Verb::Test(arguments) => test::run(*arguments, &session),

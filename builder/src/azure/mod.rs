@@ -1,0 +1,198 @@
+//! `edgepress azure`: everything that puts an image into a subscription, as files for people to read and run.
+//!
+//! ```text
+//! recipe or built folder ─► facts ─► template ─► model ─┬► main.bicep
+//!                                                      ├► azuredeploy.json, azuredeploy.parameters.json
+//!                             └────► upload.sh, dps.sh, README.md
+//! ```
+//! Nothing here speaks to Azure.
+
+mod arm;
+mod bicep;
+mod facts;
+mod model;
+mod names;
+mod template;
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+use tera::Tera;
+
+use self::facts::Facts;
+use crate::error::Problem;
+
+/// What to write, and where.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A recipe, or what `edgepress build` made of one.
+    pub input: PathBuf,
+    /// The folder to write to; made where it is not there.
+    pub out: PathBuf,
+    /// Replace files that are there.
+    pub force: bool,
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outcome {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The files in it, in the order in which they are needed.
+    pub files: Vec<String>,
+    /// The image's name in the gallery.
+    pub image: String,
+    /// Its version.
+    pub version: String,
+    /// Bytes to upload, footer included; none where only the recipe is known.
+    pub upload_size: Option<u64>,
+    /// The vault that VMs read, if any.
+    pub vault: Option<String>,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for file in &self.files {
+            writeln!(f, "{}", self.folder.join(file).display())?;
+        }
+        match self.upload_size {
+            Some(size) => write!(f, "{} {}: {size} bytes to upload; ", self.image, self.version)?,
+            None => write!(f, "{}: not built yet; ", self.image)?,
+        }
+        write!(f, "nothing was done in Azure: README.md tells the order")
+    }
+}
+
+/// The scripts and the page, in whose place the others stand.
+const TEMPLATES: [(&str, &str, bool); 3] = [
+    ("upload.sh", include_str!("templates/upload.sh.tera"), true),
+    ("dps.sh", include_str!("templates/dps.sh.tera"), true),
+    ("README.md", include_str!("templates/README.md.tera"), false),
+];
+
+/// A file to be written.
+struct File {
+    name: &'static str,
+    text: String,
+    executable: bool,
+}
+
+/// Writes the files; all or, when one is there already, none.
+///
+/// # Errors
+/// A [`Problem`] when there is nothing that Azure takes, or something is in the way.
+pub fn azure(options: &Options) -> Result<Outcome> {
+    let facts = Facts::of(&options.input)?;
+    let files = files(&facts)?;
+    refuse_existing(options, &files)?;
+    fs::create_dir_all(&options.out).with_context(|| format!("creating {}", options.out.display()))?;
+    for file in &files {
+        publish(&options.out, file)?;
+    }
+    Ok(Outcome {
+        folder: options.out.clone(),
+        files: files.iter().map(|file| file.name.to_owned()).collect(),
+        image: facts.names.image,
+        version: facts.version,
+        upload_size: facts.vhd.map(|vhd| vhd.upload_size),
+        vault: facts.vault,
+    })
+}
+
+fn refuse_existing(options: &Options, files: &[File]) -> Result<()> {
+    let there = files.iter().map(|file| options.out.join(file.name)).find(|path| path.exists());
+    match there {
+        Some(path) if !options.force => Err(Problem::input(format!("{} is there already", path.display()))
+            .hint("name another folder with --out, or replace the files with --force")
+            .into()),
+        _ => Ok(()),
+    }
+}
+
+fn files(facts: &Facts) -> Result<Vec<File>> {
+    let deployment = template::deployment(facts);
+    let json =
+        |value: &serde_json::Value| serde_json::to_string_pretty(value).map(|text| format!("{text}\n"));
+    let plain = |name, text| File { name, text, executable: false };
+    let mut files = render(facts)?;
+    let templates = [
+        plain("main.bicep", bicep::write(&deployment)),
+        plain("azuredeploy.json", json(&arm::write(&deployment))?),
+        plain("azuredeploy.parameters.json", json(&arm::parameters(&deployment))?),
+    ];
+    files.splice(1..1, templates);
+    Ok(files)
+}
+
+fn render(facts: &Facts) -> Result<Vec<File>> {
+    let mut tera = Tera::default();
+    tera.autoescape_on(Vec::new());
+    tera.add_raw_templates(TEMPLATES.map(|(name, text, _)| (name, text))).context("reading a template")?;
+    let context = context(facts);
+    TEMPLATES
+        .iter()
+        .map(|(name, _, executable)| {
+            let text = tera.render(name, &context).with_context(|| format!("rendering {name}"))?;
+            Ok(File { name, text, executable: *executable })
+        })
+        .collect()
+}
+
+fn context(facts: &Facts) -> tera::Context {
+    let mut context = tera::Context::new();
+    let names = &facts.names;
+    for (name, value) in [
+        ("name", &facts.name),
+        ("description", &facts.description),
+        ("version", &facts.version),
+        ("disk", &names.disk),
+        ("gallery", &names.gallery),
+        ("image", &names.image),
+        ("vm", &names.vm),
+        ("secret", &facts.secret),
+        ("registration_id", &facts.registration_id),
+        ("id_scope", &facts.id_scope),
+    ] {
+        context.insert(name, value);
+    }
+    context.insert("arch", &facts.arch.to_string());
+    context.insert("azure_arch", if facts.arch == crate::units::Arch::X86_64 { "x64" } else { "Arm64" });
+    context.insert("vault", &facts.vault);
+    context.insert("by_name", &(facts.registration_id == "{{ vm_name }}"));
+    // In single quotes for a shell: a path may hold anything.
+    let vhd = facts.vhd.as_ref();
+    context.insert("vhd", &vhd.map(|vhd| quoted(&vhd.path)));
+    context.insert("upload_size", &vhd.map(|vhd| vhd.upload_size));
+    context.insert("virtual_size", &vhd.map(|vhd| vhd.virtual_size));
+    context.insert("sha256", &vhd.map(|vhd| vhd.sha256.to_string()));
+    context
+}
+
+/// A path as one word of a shell.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
+}
+
+fn publish(folder: &Path, file: &File) -> Result<()> {
+    let path = folder.join(file.name);
+    let mode = if file.executable { 0o755 } else { 0o644 };
+    let mut made = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(mode))
+        .tempfile_in(folder)
+        .with_context(|| format!("writing to {}", folder.display()))?;
+    std::io::Write::write_all(&mut made, file.text.as_bytes())
+        .with_context(|| format!("writing {}", path.display()))?;
+    // The mode that was asked for, whatever the umask takes off it.
+    made.as_file()
+        .set_permissions(fs::Permissions::from_mode(mode))
+        .with_context(|| format!("writing {}", path.display()))?;
+    made.persist(&path).with_context(|| format!("writing {}", path.display()))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

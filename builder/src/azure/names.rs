@@ -1,0 +1,82 @@
+//! Names by Azure's rules. <https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules>
+
+use crate::stamp::names::label;
+
+/// Longest name of a Linux VM that is its computer's name as well.
+const LONGEST_VM: usize = 64;
+/// Longest name of most things.
+const LONGEST: usize = 80;
+
+/// The names of what is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// The gallery: letters, digits, `_` and `.`.
+    pub gallery: String,
+    /// The image definition: letters, digits, `_`, `-` and `.`.
+    pub image: String,
+    /// The managed disk: letters, digits, `_` and `-`.
+    pub disk: String,
+    /// The VM: letters, digits and `-`.
+    pub vm: String,
+    /// The image's publisher, offer and stock-keeping unit are free text of these signs; these two are ours.
+    pub publisher: String,
+    /// See `publisher`.
+    pub sku: String,
+}
+
+impl Names {
+    /// Names for an image of this name and version.
+    pub fn of(name: &str, version: &str) -> Self {
+        let plain = clean(name, "-", LONGEST);
+        let suffix = format!("-{}", clean(version, "-", 20));
+        Self {
+            gallery: clean(&format!("{}_images", name.replace('-', "_")), "_", LONGEST),
+            disk: format!("{}{suffix}", clean(name, "-", LONGEST - suffix.len())),
+            vm: host(&plain),
+            publisher: "edgepress".into(),
+            sku: clean(name, "-", 64),
+            image: plain,
+        }
+    }
+}
+
+/// Letters, digits and `sign`, at most `longest`, with a letter or digit at both ends; never empty.
+fn clean(name: &str, sign: &str, longest: usize) -> String {
+    let good = |c: char| if c.is_ascii_alphanumeric() { c.to_string() } else { sign.to_owned() };
+    let name: String = name.chars().map(good).collect();
+    let name = name.trim_start_matches(sign);
+    let cut: String = name.chars().take(longest).collect();
+    match cut.trim_end_matches(sign) {
+        "" => "edgepress".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// As first boot makes host names, so that VM, host and registration id are one: `ubuntu-24-04-azure-1`.
+fn host(name: &str) -> String {
+    let short: String = label(name).chars().take(LONGEST_VM - 4).collect();
+    format!("{}-1", short.trim_end_matches('-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Names, clean};
+
+    #[test]
+    fn azure_s_rules() {
+        let names = Names::of("ubuntu-24-04-azure", "2026.1122.712");
+        assert_eq!(names.gallery, "ubuntu_24_04_azure_images");
+        assert_eq!(names.image, "ubuntu-24-04-azure");
+        assert_eq!(names.disk, "ubuntu-24-04-azure-2026-1122-712");
+        assert_eq!(names.vm, "ubuntu-24-04-azure-1");
+        let long = Names::of(&"9x-".repeat(60), "1.0.0");
+        for (name, longest) in [(&long.gallery, 80), (&long.image, 80), (&long.disk, 80), (&long.vm, 64)] {
+            assert!(name.len() <= longest && !name.is_empty(), "{name}");
+            assert!(name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric()), "{name}");
+            assert!(name.chars().last().is_some_and(|c| c.is_ascii_alphanumeric()), "{name}");
+        }
+        assert!(long.vm.starts_with("edge-9x-"), "a host name begins with a letter: {}", long.vm);
+        assert!(!long.gallery.contains('-'));
+        assert_eq!(clean("--", "-", 5), "edgepress");
+    }
+}

@@ -1,0 +1,188 @@
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use serde_json::Value as Json;
+
+use super::facts::{Facts, Vhd};
+use super::model::{Deployment, Value};
+use super::names::Names;
+use super::{arm, bicep, files, quoted, template};
+use crate::units::{Arch, Digest};
+
+fn facts(arch: Arch, built: bool, vault: bool) -> Facts {
+    let version = if built { "2026.1122.732" } else { "1.0.0" };
+    let vhd = Vhd {
+        path: PathBuf::from("/out/factory-x86_64/factory.vhd"),
+        virtual_size: 1200 << 20,
+        upload_size: (1200 << 20) + 512,
+        sha256: Digest::of("vhd"),
+    };
+    Facts {
+        name: "factory".into(),
+        description: "A factory's gateways".into(),
+        arch,
+        names: Names::of("factory", version),
+        version: version.into(),
+        vhd: built.then_some(vhd),
+        vault: vault.then(|| "factory-keys".into()),
+        secret: "edge-{{ registration_id }}".into(),
+        registration_id: "{{ vm_name }}".into(),
+        id_scope: "0ne00123456".into(),
+    }
+}
+
+fn all() -> impl Iterator<Item = Facts> {
+    [(Arch::X86_64, true, true), (Arch::Aarch64, true, false), (Arch::X86_64, false, true)]
+        .into_iter()
+        .map(|(arch, built, vault)| facts(arch, built, vault))
+}
+
+/// What stands in tests/golden; `EDGEPRESS_UPDATE_GOLDENS=1` writes it anew.
+fn golden(name: &str, text: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/azure/golden").join(name);
+    if std::env::var_os("EDGEPRESS_UPDATE_GOLDENS").is_some() {
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(&path, text).expect("write");
+    }
+    let expected =
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(text == expected, "{name} differs; EDGEPRESS_UPDATE_GOLDENS=1 writes it anew:\n{text}");
+}
+
+#[test]
+fn the_files_of_an_image() {
+    for file in files(&facts(Arch::X86_64, true, true)).expect("files") {
+        golden(file.name, &file.text);
+        assert_eq!(file.executable, file.name.ends_with(".sh"));
+    }
+}
+
+/// Every symbol and parameter that is used is there, and nothing is stated in vain.
+#[test]
+fn deployments_are_whole() {
+    for facts in all() {
+        let deployment = template::deployment(&facts);
+        let (mut symbols, mut parameters) = (BTreeSet::new(), BTreeSet::new());
+        let mut visit = |value: &Value| match value {
+            Value::Id(symbol) | Value::Principal(symbol) => drop(symbols.insert(*symbol)),
+            Value::Parameter(name) => drop(parameters.insert(*name)),
+            _ => {}
+        };
+        for resource in &deployment.resources {
+            resource.name.walk(&mut visit);
+            resource.fields.iter().for_each(|(_, value)| value.walk(&mut visit));
+        }
+        deployment.outputs.iter().for_each(|(_, value)| value.walk(&mut visit));
+        symbols.extend(deployment.resources.iter().flat_map(|it| it.parent.into_iter().chain(it.scope)));
+        let known: BTreeSet<_> = deployment.resources.iter().map(|resource| resource.symbol).collect();
+        assert!(symbols.is_subset(&known), "{symbols:?} {known:?}");
+        let stated: BTreeSet<_> = deployment.parameters.iter().map(|parameter| parameter.name).collect();
+        assert_eq!(parameters, stated);
+        for resource in &deployment.resources {
+            let at = |symbol| deployment.resources.iter().position(|resource| resource.symbol == symbol);
+            for needed in deployment.needs(resource) {
+                assert!(at(needed) < at(resource.symbol), "{} comes before {needed}", resource.symbol);
+            }
+            // A child's type is its parent's and one word more.
+            if let Some(parent) = resource.parent.and_then(|symbol| deployment.resource(symbol)) {
+                let (of, _) = resource.kind.rsplit_once('/').expect("a type");
+                assert_eq!(of, parent.kind);
+            }
+        }
+    }
+}
+
+/// ARM's own rules for the shape of a template.
+#[test]
+fn the_template_has_the_shape_of_one() {
+    for facts in all() {
+        let deployment = template::deployment(&facts);
+        let json = arm::write(&deployment);
+        for key in ["$schema", "contentVersion", "parameters", "resources", "outputs"] {
+            assert!(!json[key].is_null(), "{key}");
+        }
+        for resource in json["resources"].as_array().expect("resources") {
+            let kind = resource["type"].as_str().expect("a type");
+            let name = resource["name"].as_str().expect("a name");
+            let api = resource["apiVersion"].as_str().expect("a version");
+            assert!(api.len() == 10 && api.bytes().filter(|byte| *byte == b'-').count() == 2, "{api}");
+            let extension = kind == "Microsoft.Authorization/roleAssignments";
+            assert_eq!(resource["location"].is_null(), extension || kind.matches('/').count() == 0, "{kind}");
+            assert!(!name.is_empty() && resource["properties"].is_object());
+            balanced(resource);
+        }
+        let parameters = arm::parameters(&deployment);
+        for (name, value) in parameters["parameters"].as_object().expect("parameters") {
+            assert_eq!(json["parameters"][name]["defaultValue"], value["value"], "{name}");
+        }
+        assert!(json["parameters"]["sshPublicKey"]["defaultValue"].is_null(), "nobody's key is the default");
+    }
+}
+
+/// Expressions are closed.
+fn balanced(value: &Json) {
+    match value {
+        Json::String(text) if text.starts_with('[') && !text.starts_with("[[") => {
+            let count = |sign| text.matches(sign).count();
+            assert!(text.ends_with(']') && count('(') == count(')') && count('\'') % 2 == 0, "{text}");
+        }
+        Json::Array(all) => all.iter().for_each(balanced),
+        Json::Object(all) => all.values().for_each(balanced),
+        _ => {}
+    }
+}
+
+/// Both are written from one model; this looks at the texts themselves.
+#[test]
+fn bicep_and_json_say_the_same() {
+    for facts in all() {
+        let deployment: Deployment = template::deployment(&facts);
+        let (text, json) = (bicep::write(&deployment), arm::write(&deployment));
+        let resources: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with("resource ") && !line.contains(" existing "))
+            .map(|line| line.split('\'').nth(1).expect("a type").to_owned())
+            .collect();
+        let of_json: Vec<_> = json["resources"]
+            .as_array()
+            .expect("resources")
+            .iter()
+            .map(|of| {
+                format!("{}@{}", of["type"].as_str().expect("type"), of["apiVersion"].as_str().expect("api"))
+            })
+            .collect();
+        assert_eq!(resources, of_json);
+        let parameters: BTreeSet<_> =
+            text.lines().filter_map(|line| line.strip_prefix("param ")?.split(' ').next()).collect();
+        let of_json: BTreeSet<_> =
+            json["parameters"].as_object().expect("parameters").keys().map(String::as_str).collect();
+        assert_eq!(parameters, of_json);
+        for sign in [('{', '}'), ('[', ']'), ('(', ')')] {
+            assert_eq!(text.matches(sign.0).count(), text.matches(sign.1).count(), "{text}");
+        }
+    }
+}
+
+#[test]
+fn what_depends_on_architecture_and_source() {
+    let text = |facts: &Facts| arm::write(&template::deployment(facts)).to_string();
+    let x64 = text(&facts(Arch::X86_64, true, true));
+    let arm64 = text(&facts(Arch::Aarch64, true, false));
+    for (what, in_x64) in [
+        ("TrustedLaunchSupported", true),
+        ("secureBootEnabled", true),
+        ("\"x64\"", true),
+        ("Microsoft.KeyVault/vaults", true),
+        ("roleAssignments", true),
+        ("\"Arm64\"", false),
+    ] {
+        assert_eq!((x64.contains(what), arm64.contains(what)), (in_x64, !in_x64), "{what}");
+    }
+    assert!(x64.contains("SystemAssigned") && arm64.contains("SystemAssigned"));
+    assert!(!x64.contains("publicIPAddress\""), "no VM has an address of its own");
+}
+
+#[test]
+fn paths_are_words() {
+    assert_eq!(quoted("/a b/c's.vhd".as_ref()), "'/a b/c'\\''s.vhd'");
+}

@@ -1,0 +1,45 @@
+//! `edgepress azure`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::Session;
+use crate::azure::{Options, azure};
+
+/// Writes what puts an image into an Azure subscription: templates, scripts, and the order to run them in
+///
+/// A Bicep template and the same as ARM JSON (gallery, image version, a VM with an identity of its own that may read the
+/// vault, a network without a way in), a script that uploads the VHD, one for the Device Provisioning Service, and a README.
+/// Nothing is run and no account is needed.
+///
+/// From what was built, names, sizes and digests are the image's own. From a recipe the size is left to the script.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  edgepress build ubuntu-24.04-azure.toml && edgepress azure out/ubuntu-24-04-azure-x86_64 --out azure
+      azure/README.md tells the order
+  edgepress azure recipes/debian-12-azure.toml --out azure
+      before anything is built
+
+Exit status: 0 done, 1 the work failed, 2 the command line or the image is wrong.")]
+pub struct Args {
+    /// A recipe (*.toml), or the folder that `edgepress build` made
+    #[arg(value_name = "RECIPE|IMAGE")]
+    input: PathBuf,
+    /// Folder for the files
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Replace files that are there already
+    #[arg(long)]
+    force: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When the image is none that Azure takes, or files are in the way.
+pub fn run(args: Args, session: &Session) -> Result<()> {
+    let options = Options { input: args.input, out: args.out, force: args.force };
+    session.answer(&azure(&options)?)
+}

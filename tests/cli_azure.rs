@@ -1,0 +1,225 @@
+//! `edgepress azure` as a user meets it: what it writes, and what its script does with an Azure that is none.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+const MIB: usize = 1 << 20;
+
+fn edgepress(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_edgepress")).args(arguments).output().expect("edgepress")
+}
+
+fn recipe(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes").join(name).display().to_string()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+/// What `edgepress build` makes of a recipe for Azure, with a disk of one MiB.
+fn built(folder: &Path) -> PathBuf {
+    let built = folder.join("it's built");
+    fs::create_dir_all(&built).expect("a folder");
+    let mut vhd = vec![0; MIB + 512];
+    let footer = &mut vhd[MIB..];
+    footer[..8].copy_from_slice(b"conectix");
+    footer[48..56].copy_from_slice(&(MIB as u64).to_be_bytes());
+    footer[60..64].copy_from_slice(&2_u32.to_be_bytes());
+    fs::write(built.join("factory.vhd"), &vhd).expect("write");
+    let digest: String = Sha256::digest(&vhd).iter().map(|byte| format!("{byte:02x}")).collect();
+    let manifest = json!({
+        "edgepress": "0.1.0", "name": "factory", "description": "A factory", "arch": "x86_64", "board": "uefi",
+        "inputs": {}, "kernels": [], "epoch": 1_795_332_720, "config_toml": "", "engine_dns": [], "partitions": [],
+        "provisioning": {
+            "id_scope": "0ne00123456", "registration_id": "{{ vm_name }}",
+            "certificate": {"from": "key-vault", "vault": "https://factory-keys.vault.azure.net"},
+        },
+        "outputs": [{"file": "factory.vhd", "size": vhd.len(), "sha256": digest}],
+        "seconds": {},
+    });
+    fs::write(built.join("manifest.json"), manifest.to_string()).expect("write");
+    built
+}
+
+#[test]
+fn from_a_recipe_and_not_twice() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("azure");
+    let recipe = recipe("debian-12-azure.toml");
+    let output = edgepress(&["azure", &recipe, "--out", path(&out), "--json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&said["image"], &said["upload_size"]), (&json!("debian-12-azure"), &Value::Null));
+    assert_eq!(said["vault"], "edgepress-demo");
+    let names =
+        ["upload.sh", "main.bicep", "azuredeploy.json", "azuredeploy.parameters.json", "dps.sh", "README.md"];
+    assert_eq!(said["files"], json!(names));
+    let mode = |name: &str| fs::metadata(out.join(name)).expect(name).permissions().mode() & 0o777;
+    assert_eq!((mode("upload.sh"), mode("main.bicep")), (0o755, 0o644));
+    assert_eq!(fs::read_dir(&out).expect("list").count(), names.len(), "nothing is left over");
+
+    fs::write(out.join("README.md"), "mine").expect("write");
+    let again = edgepress(&["azure", &recipe, "--out", path(&out)]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(text(&again.stderr).contains("is there already") && text(&again.stderr).contains("--force"));
+    assert_eq!(fs::read_to_string(out.join("README.md")).expect("read"), "mine");
+    let forced = edgepress(&["azure", &recipe, "--out", path(&out), "--force"]);
+    assert!(forced.status.success(), "{}", text(&forced.stderr));
+    assert_ne!(fs::read_to_string(out.join("README.md")).expect("read"), "mine");
+}
+
+#[test]
+fn what_azure_does_not_take_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("azure");
+    let refused = |input: &str, said: &str| {
+        let output = edgepress(&["azure", input, "--out", path(&out)]);
+        assert_eq!(output.status.code(), Some(2), "{input}");
+        assert!(text(&output.stderr).contains(said), "{input}: {}", text(&output.stderr));
+        assert!(!out.exists(), "{input}: something was written");
+    };
+    refused(&recipe("demo.toml"), "makes no VHD");
+    refused(path(&folder.path().join("nothing")), "cannot open");
+    refused(path(folder.path()), "manifest.json");
+    let built = built(folder.path());
+    let manifest = fs::read_to_string(built.join("manifest.json")).expect("read");
+    for (from, to, said) in [
+        ("factory.vhd", "factory.img", "holds no VHD"),
+        ("0ne00123456", "0ne'; rm -rf /", "ID scope has characters"),
+        ("{\"", "[\"", "is no manifest"),
+    ] {
+        fs::write(built.join("manifest.json"), manifest.replace(from, to)).expect("write");
+        refused(path(&built), said);
+    }
+    fs::write(built.join("manifest.json"), &manifest).expect("write");
+    fs::write(built.join("factory.vhd"), [0; MIB + 512]).expect("write");
+    refused(path(&built), "it has no footer");
+}
+
+#[test]
+fn scripts_are_clean() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let inputs =
+        [("built", path(&built(folder.path())).to_owned()), ("recipe", recipe("debian-12-azure.toml"))];
+    for (name, input) in inputs {
+        let out = folder.path().join(name);
+        let output = edgepress(&["azure", &input, "--out", path(&out)]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let mut command = Command::new("shellcheck");
+        let checked = command.args(["upload.sh", "dps.sh"]).current_dir(&out).output().expect("shellcheck");
+        assert!(checked.status.success(), "{name}: {}", text(&checked.stdout));
+    }
+}
+
+/// `az` and `azcopy` as far as upload.sh uses them: one disk, whose state is a file, and a log of what was asked.
+const AZ: &str = r#"#!/bin/sh
+cd "$WORLD" || exit 9
+printf 'az %s\n' "$*" >>log
+case "$*" in
+    'account show'*) [ -e login ] && echo subscription || exit 1 ;;
+    'group exists'*) [ -e group ] && echo true || echo false ;;
+    'group create'*) : >group ;;
+    'disk list'*diskState*) cat state 2>/dev/null ;;
+    'disk list'*sha256*) cat sha256 2>/dev/null ;;
+    'disk list'*uploaded*) cat uploaded 2>/dev/null ;;
+    'disk create'*) echo ReadyToUpload >state; printf '%s' "$*" | sed 's/.*edgepress-sha256=\([0-9a-f]*\).*/\1/' >sha256 ;;
+    'disk grant-access'*) echo ActiveUpload >state; echo 'https://disk.example/?sig=secret' ;;
+    'disk revoke-access'*) echo Unattached >state ;;
+    'disk update'*) echo yes >uploaded ;;
+    *) exit 8 ;;
+esac
+"#;
+const AZCOPY: &str = "#!/bin/sh\ncd \"$WORLD\" || exit 9\necho \"azcopy $1\" >>log\n[ ! -e broken ]\n";
+
+/// A folder of programs, and the state of what they pretend to be.
+struct World(PathBuf);
+
+impl World {
+    fn new(folder: &Path) -> Self {
+        let world = Self(folder.join("world"));
+        fs::create_dir_all(world.0.join("bin")).expect("a folder");
+        for (name, program) in [("az", AZ), ("azcopy", AZCOPY)] {
+            let file = world.0.join("bin").join(name);
+            fs::write(&file, program).expect("write");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("mode");
+        }
+        world
+    }
+
+    fn put(&self, name: &str) {
+        fs::write(self.0.join(name), "").expect("write");
+    }
+
+    fn run(&self, script: &Path, arguments: &[&str]) -> Output {
+        let own = self.0.join("bin").display().to_string();
+        let search = std::env::var("PATH").expect("PATH");
+        let mut command = Command::new(script);
+        command.args(arguments).env("PATH", format!("{own}:{search}")).env("WORLD", &self.0);
+        command.output().expect("the script")
+    }
+
+    /// What was asked since the last time.
+    fn log(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.0.join("log")).unwrap_or_default();
+        fs::remove_file(self.0.join("log")).ok();
+        log.lines().map(|line| line.split(' ').take(3).collect::<Vec<_>>().join(" ")).collect()
+    }
+}
+
+#[test]
+fn an_upload_goes_on_where_it_broke_off() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("azure");
+    let built = built(folder.path());
+    assert!(edgepress(&["azure", path(&built), "--out", path(&out)]).status.success());
+    let (world, script) = (World::new(folder.path()), out.join("upload.sh"));
+    let upload = || world.run(&script, &["edge", "westeurope"]);
+
+    assert_eq!(world.run(&script, &["edge"]).status.code(), Some(2));
+    let output = upload();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("nobody is logged in"));
+    world.put("login");
+    world.put("broken");
+    world.log();
+
+    let output = upload();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("run this again"));
+    let log = world.log();
+    assert!(log.contains(&"az group create".into()) && log.contains(&"az disk create".into()), "{log:?}");
+    assert!(!log.contains(&"az disk revoke-access".into()), "half a disk must not count as one: {log:?}");
+
+    fs::remove_file(world.0.join("broken")).expect("mended");
+    let output = upload();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stderr) + &text(&output.stdout);
+    assert!(said.contains("waits for its bytes") && !said.contains("sig=secret"), "{said}");
+    let log = world.log();
+    assert!(!log.contains(&"az disk create".into()) && log.ends_with(&["az disk update".into()]), "{log:?}");
+
+    let output = upload();
+    assert!(output.status.success() && text(&output.stderr).contains("uploaded already"));
+    assert!(!world.log().iter().any(|line| line.starts_with("azcopy")));
+
+    fs::write(world.0.join("sha256"), "another").expect("write");
+    let output = upload();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("another image"));
+
+    let vhd = built.join("factory.vhd");
+    let mut bytes = fs::read(&vhd).expect("read");
+    bytes[0] ^= 1;
+    fs::write(&vhd, bytes).expect("write");
+    assert!(text(&upload().stderr).contains("is damaged"));
+}
