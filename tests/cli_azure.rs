@@ -129,9 +129,9 @@ case "$*" in
     'account show'*) [ -e login ] && echo subscription || exit 1 ;;
     'group exists'*) [ -e group ] && echo true || echo false ;;
     'group create'*) : >group ;;
-    'disk list'*diskState*) cat state 2>/dev/null ;;
-    'disk list'*sha256*) cat sha256 2>/dev/null ;;
-    'disk list'*uploaded*) cat uploaded 2>/dev/null ;;
+    'disk list'*diskState*) cat state 2>/dev/null || : ;;
+    'disk list'*sha256*) cat sha256 2>/dev/null || : ;;
+    'disk list'*uploaded*) cat uploaded 2>/dev/null || : ;;
     'disk create'*) echo ReadyToUpload >state; printf '%s' "$*" | sed 's/.*edgepress-sha256=\([0-9a-f]*\).*/\1/' >sha256 ;;
     'disk grant-access'*) echo ActiveUpload >state; echo 'https://disk.example/?sig=secret' ;;
     'disk revoke-access'*) echo Unattached >state ;;
