@@ -55,10 +55,13 @@ impl Own {
 #[test]
 fn the_recipes_of_the_repository_are_good() {
     let (id_scope, country) = ("provisioning.id_scope=0ne00123456", "network.wifi.country=DE");
+    let vault = "provisioning.certificate.vault=https://factory.vault.azure.net";
     for arguments in [
         &["recipes/demo.toml"][..],
         &["recipes/demo-arm64.toml"],
         &["recipes/debian-12-raspberry-pi.toml"],
+        &["recipes/debian-12-azure.toml"],
+        &["recipes/ubuntu-24.04-azure.toml", "--set", id_scope, "--set", vault],
         &["recipes/raspberry-pi-os-12.toml", "--set", id_scope, "--set", country],
         &["recipes/ubuntu-24.04-raspberry-pi.toml", "--set", id_scope],
         &["recipes/ubuntu-24.04.toml", "--set", "provisioning.id_scope=0ne00123456"],

@@ -24,8 +24,8 @@ const DISK_TYPE: std::ops::Range<usize> = 60..64;
 const FIXED: u32 = 2;
 /// What Azure's disks are a multiple of.
 const MIB: u64 = 1 << 20;
-/// The largest system disk of a VM: 4,095 GiB less one, as Microsoft says of generation 2.
-const LARGEST: u64 = 4095 << 30;
+/// The largest VHD, by Microsoft's pages on images of Linux: 1,023 GB.
+const LARGEST: u64 = 1023 << 30;
 /// Far above any manifest.
 const MANIFEST_MAX: u64 = 16 << 20;
 
@@ -106,7 +106,7 @@ impl Facts {
             names: Names::of(&manifest.name, &version),
             version,
             vhd: Some(vhd),
-            ..Self::common(manifest.name, manifest.description, manifest.arch, &manifest.provisioning)?
+            ..Self::common(manifest.name, &manifest.description, manifest.arch, &manifest.provisioning)?
         };
         Ok(of)
     }
@@ -121,10 +121,10 @@ impl Facts {
             .hint("add \"vhd\" to target.formats")
             .into());
         }
-        Self::common(recipe.name, recipe.description, recipe.target.arch, &recipe.provisioning)
+        Self::common(recipe.name, &recipe.description, recipe.target.arch, &recipe.provisioning)
     }
 
-    fn common(name: String, description: String, arch: Arch, provisioning: &Provisioning) -> Result<Self> {
+    fn common(name: String, description: &str, arch: Arch, provisioning: &Provisioning) -> Result<Self> {
         let version = "1.0.0".to_owned();
         let registration_id = provisioning.registration_id.clone().unwrap_or_default();
         let (vault, secret) = match &provisioning.certificate {
@@ -209,7 +209,7 @@ fn look_at_vhd(path: &Path, size: u64) -> Result<u64> {
     }
     if virtual_size % MIB != 0 || virtual_size == 0 || virtual_size > LARGEST {
         return Err(
-            wrong(format!("holds {virtual_size} bytes: Azure takes whole MiB, at most 4095 GiB")).into()
+            wrong(format!("holds {virtual_size} bytes: Azure takes whole MiB, at most 1023 GiB")).into()
         );
     }
     Ok(virtual_size)

@@ -292,6 +292,17 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn consoles_of_a_recipe_take_the_place_of_the_board_s() {
+        let line = |cmdline: &[&str]| {
+            let mut recipe = recipe();
+            recipe.target.cmdline = cmdline.iter().map(ToString::to_string).collect();
+            super::command_line(&recipe).expect("a line")
+        };
+        assert_eq!(line(&["a=b"]), "panic=30 console=tty0 console=ttyS0,115200 a=b");
+        assert_eq!(line(&["console=tty1", "a=b"]), "panic=30 console=tty1 a=b");
+    }
+
+    #[test]
     fn loaders_of_both_distributions() {
         let tree = tempfile::tempdir().expect("temp folder");
         let tree = tree.path();

@@ -1,6 +1,5 @@
 //! The part of a test that runs in the sandbox: the simulated world, the machine, and who watches both.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use super::harm::{Moment, Planned};
 use super::machine::{Boot, Start};
 use super::milestone::Milestone;
 use super::qemu::Qemu;
+pub use super::run::{Cut, Run};
 use super::tracker::Tracker;
 use super::world::{self, Setting, World};
 use crate::event::{Event, Sink, Unit};
@@ -61,56 +61,6 @@ pub struct Inside {
     pub console: PathBuf,
     /// Where the console of the boot before the power cut is written.
     pub console_before: PathBuf,
-}
-
-/// What was seen.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Run {
-    /// Milestone → seconds since power-on; after a power cut, of the second boot.
-    pub seconds: BTreeMap<Milestone, f64>,
-    /// Why not all of them came.
-    pub failure: Option<String>,
-    /// The console's last lines.
-    pub tail: Vec<String>,
-    /// The registration id that first boot reported on the console.
-    pub registration_id: Option<String>,
-    /// Did the guest shut down when asked? Not asked after a failure, nor in a test of power cuts.
-    pub shut_down: Option<bool>,
-    /// The power cut, if it came to that.
-    pub cut: Option<Cut>,
-    /// Everything that the simulators were asked.
-    pub entries: Vec<Entry>,
-}
-
-/// A power cut that took place.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Cut {
-    /// Seconds since power-on.
-    pub seconds: f64,
-    /// Milestone → seconds since power-on, of what was reached before.
-    pub milestones: BTreeMap<Milestone, f64>,
-}
-
-impl Cut {
-    /// The milestone that was reached last.
-    pub fn after(&self) -> Option<Milestone> {
-        self.milestones.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(milestone, _)| *milestone)
-    }
-}
-
-impl Run {
-    /// A machine that was never switched on.
-    pub fn not_started(reason: String) -> Self {
-        Self {
-            seconds: BTreeMap::new(),
-            failure: Some(reason),
-            tail: Vec::new(),
-            registration_id: None,
-            shut_down: None,
-            cut: None,
-            entries: Vec::new(),
-        }
-    }
 }
 
 enum Seen {
@@ -309,7 +259,6 @@ impl<'a> Watch<'a> {
                 break;
             }
             if self.awaits() && self.tracker.decided() && self.now() >= timeout {
-                // What is missing the checks will tell.
                 break;
             }
             if !silent && self.now() >= timeout {
@@ -321,7 +270,7 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// Is the device provisioned, and its platform not through with it?
+    /// Is something still missing that its platform is told? What is missing in the end the checks will tell.
     fn awaits(&self) -> bool {
         self.tracker.failure().is_none() && self.azure.as_ref().is_some_and(|awaited| !awaited.all())
     }

@@ -31,6 +31,7 @@ mod qemu;
 mod qmp;
 pub mod report;
 mod root;
+pub mod run;
 pub(crate) mod scratch;
 pub mod timeline;
 mod tpm;
