@@ -154,7 +154,7 @@ fn a_kill_in_each_phase_leaves_nothing_broken() {
         fs::read_dir(out.join("demo-x86_64")).expect("out").map(|entry| entry.expect("entry").file_name());
     let mut left: Vec<_> = left.collect();
     left.sort();
-    assert_eq!(left, ["SHA256SUMS", "demo.img", "manifest.json"]);
+    assert_eq!(left, ["SHA256SUMS", "demo.img", "manifest.json", "sbom.cdx.json", "sbom.spdx.json"]);
 }
 
 /// In a copy of the recipes, because the lock stands beside the recipe.

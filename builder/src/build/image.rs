@@ -12,6 +12,7 @@ use crate::event::Sink;
 use crate::recipe::types::Recipe;
 use crate::rootfs::layer::{Stack, kernels};
 use crate::rootfs::{guard, images};
+use crate::sbom::{self, Inventory};
 use crate::units::Digest;
 use crate::{board, disk, foreign};
 
@@ -43,6 +44,8 @@ pub struct Made {
     pub partitions: Vec<Partition>,
     /// Kernel versions in it.
     pub kernels: Vec<String>,
+    /// What is in its root.
+    pub inventory: Inventory,
 }
 
 impl ImageJob {
@@ -71,7 +74,8 @@ impl ImageJob {
             fat_files,
         };
         let partitions = disk::make(&plan, sink)?;
-        Ok(Made { partitions, kernels: kernels(root)? })
+        let inventory = sbom::collect(root, &self.recipe.engine.images)?;
+        Ok(Made { partitions, kernels: kernels(root)?, inventory })
     }
 
     fn guard(&self, root: &Path) -> Result<()> {

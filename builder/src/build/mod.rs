@@ -11,6 +11,7 @@ pub mod image;
 pub mod kept;
 pub mod manifest;
 pub mod outputs;
+pub mod papers;
 pub mod partial;
 pub mod plan;
 pub mod steps;

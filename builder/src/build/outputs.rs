@@ -16,6 +16,7 @@ use super::Build;
 use super::image::{ImageJob, Made};
 use super::kept::{Kept, KeptImage, KeptOutputs, Seen, manifest_in};
 use super::manifest::{self, Manifest, Output, Raw};
+use super::papers;
 use super::partial::{Partial, replace};
 use super::plan::Plan;
 use super::steps::Step;
@@ -112,7 +113,8 @@ impl Outputs<'_> {
             }
         };
         let timer = Instant::now();
-        let outputs = self.export(&folder, source)?;
+        let (mut outputs, raw) = self.export(&folder, source)?;
+        outputs.extend(papers::write(self.plan, &folder, &made, raw, &outputs)?);
         build.finish(&export_step, false, timer);
         self.remove_stale(&folder, &outputs)?;
         self.describe(&folder, &made, &outputs, build.seconds())?;
@@ -138,7 +140,7 @@ impl Outputs<'_> {
     }
 
     /// Makes what the recipe asks for and moves all of it to its places.
-    fn export(&self, folder: &Path, source: Source) -> Result<Vec<Output>> {
+    fn export(&self, folder: &Path, source: Source) -> Result<(Vec<Output>, Raw)> {
         let formats = &self.plan.recipe.target.formats;
         let wanted = |format| formats.contains(&format);
         // The raw image becomes the VHD where nobody else wants it.
@@ -197,7 +199,7 @@ impl Outputs<'_> {
                 partial.persist_as(&folder.join(self.file(Format::Vhd)))?;
             }
         }
-        Ok(outputs)
+        Ok((outputs, raw))
     }
 
     fn root(&self, out: &Path) -> Result<Packed> {
@@ -237,6 +239,7 @@ impl Outputs<'_> {
         let inputs = [
             ("image".to_owned(), image.key().to_string()),
             ("formats".to_owned(), formats.join(" ")),
+            ("papers".to_owned(), papers::VERSION.to_owned()),
             // The manifest carries these.
             ("manifest".to_owned(), Digest::of_json(&(&self.plan.inputs, &recipe.description)).to_string()),
         ];

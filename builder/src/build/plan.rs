@@ -20,6 +20,7 @@ use crate::rootfs::images::{Image, Source};
 use crate::rootfs::initramfs;
 use crate::rootfs::layer::Action;
 use crate::rootfs::packages::DebFile;
+use crate::sbom::origin::{self, Origins};
 use crate::store::Store;
 use crate::units::{Arch, Digest};
 
@@ -38,6 +39,8 @@ pub struct Plan {
     pub seed: Digest,
     /// The account's authorized_keys; empty: none.
     pub authorized_keys: String,
+    /// Where each package comes from.
+    pub origins: Origins,
     debs: Vec<DebFile>,
     tools: Vec<DebFile>,
     entries: Vec<Entry>,
@@ -94,7 +97,8 @@ impl Plan {
             ("ssh keys".to_owned(), Digest::of(&authorized_keys)),
         ]);
         let seed = seed(&recipe, &inputs);
-        Ok(Self { recipe, inputs, epoch, seed, authorized_keys, debs, tools, entries, images })
+        let origins = origin::origins(&recipe, section, local);
+        Ok(Self { recipe, inputs, epoch, seed, authorized_keys, origins, debs, tools, entries, images })
     }
 
     /// The native tools that build a tree of another architecture; nothing where the lock has none for this machine.
