@@ -140,6 +140,19 @@ fn a_minisign_key_signs_what_minisign_checks() {
 }
 
 #[test]
+fn a_key_that_minisign_made_signs() {
+    let folder = folder();
+    let (secret, public) = (folder.keys.path().join("its.key"), folder.keys.path().join("its.pub"));
+    succeed(Command::new("minisign").args(["-G", "-W", "-p"]).arg(&public).arg("-s").arg(&secret));
+    succeed(&mut folder.sign(&secret));
+    assert!(folder.passes(&public));
+    // And what minisign signs passes here.
+    let mut sign = Command::new("minisign");
+    succeed(sign.args(["-S", "-s"]).arg(&secret).arg("-m").arg(folder.file("SHA256SUMS")));
+    assert!(folder.passes(&public));
+}
+
+#[test]
 fn a_pass_phrase_is_asked_on_a_terminal_only() {
     let folder = folder();
     let key = folder.minisign_key(Some("correct horse"));

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use minisign::{PublicKey, SecretKey, SecretKeyBox, SignatureBox};
 
 use super::SUMS;
@@ -19,18 +21,23 @@ pub fn sign(path: &Path, secret: &str, text: &str, sink: &dyn Sink) -> Result<(S
     let comment = format!("timestamp:{seconds}\tfile:{SUMS}\thashed");
     let signature = minisign::sign(None, &secret, Cursor::new(text), Some(&comment), None)
         .map_err(|error| Problem::work(format!("signing with {}: {error}", path.display())))?;
-    let signer = shown(signature.keynum());
-    Ok((signature.into_string(), signer))
+    let signature = signature.into_string();
+    // The file holds the public half too: one that does not belong to the secret half would sign in vain.
+    let public = PublicKey::from_secret_key(&secret).map(|key| key.to_base64());
+    let public = public.with_context(|| format!("reading the public half in {}", path.display()))?;
+    let signer = verify(&public, &signature, text)
+        .map_err(|why| Problem::input(format!("the minisign key {} is damaged: {why}", path.display())))?;
+    Ok((signature, signer))
 }
 
 fn unlock(path: &Path, secret: &str, sink: &dyn Sink) -> Result<SecretKey> {
     let boxed = || SecretKeyBox::from_string(secret);
-    if let Ok(key) = boxed().and_then(SecretKeyBox::into_unencrypted_secret_key) {
-        return Ok(key);
-    }
     let refused = |error: &dyn std::fmt::Display| {
         Problem::input(format!("the minisign key {} cannot be used: {error}", path.display()))
     };
+    if let Some(key) = open(secret) {
+        return Ok(key);
+    }
     // Asked on the terminal itself: standard input and output may be somebody else's.
     if !std::io::stderr().is_terminal() {
         let hint =
@@ -45,6 +52,19 @@ fn unlock(path: &Path, secret: &str, sink: &dyn Sink) -> Result<SecretKey> {
     boxed()
         .and_then(|boxed| boxed.into_secret_key(Some(password)))
         .map_err(|error| refused(&error).hint("was the pass phrase right?").into())
+}
+
+/// A key without a pass phrase. The file is: algorithm (2 bytes), key derivation (2, zero: none), checksum's algorithm (2),
+/// salt and limits (48), the key's id (8), the key (64), checksum (32).
+fn open(secret: &str) -> Option<SecretKey> {
+    const CHECKSUM: std::ops::Range<usize> = 126..158;
+    if let Ok(key) = SecretKeyBox::from_string(secret).and_then(SecretKeyBox::into_unencrypted_secret_key) {
+        return Some(key);
+    }
+    // `minisign -G -W` leaves the checksum zero; the crate insists on one.
+    let bytes = STANDARD.decode(secret.lines().nth(1)?.trim()).ok()?;
+    let unlocked = bytes.len() == CHECKSUM.end && bytes[2..4] == [0; 2] && bytes[CHECKSUM] == [0; 32];
+    unlocked.then(|| SecretKey::from_bytes(&bytes).ok()).flatten()
 }
 
 /// Who made a signature, as it says itself: without the public key this cannot be checked.
