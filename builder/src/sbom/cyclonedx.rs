@@ -98,8 +98,8 @@ fn package(bill: &Bill<'_>, package: &Package, reference: &str) -> Value {
     if let Some(url) = origin.and_then(|origin| origin.url.as_ref()) {
         links.push(json!({ "type": "distribution", "url": url }));
     }
-    if !package.homepage.is_empty() && !package.homepage.contains(char::is_whitespace) {
-        links.push(json!({ "type": "website", "url": package.homepage }));
+    if let Some(url) = package.website() {
+        links.push(json!({ "type": "website", "url": url }));
     }
     if !links.is_empty() {
         component.insert("externalReferences".into(), json!(links));
@@ -149,15 +149,11 @@ fn dependencies(bill: &Bill<'_>, references: &[String]) -> Vec<Value> {
     all.extend(containers.iter().cloned());
     let mut list = vec![json!({ "ref": IMAGE, "dependsOn": all }), json!({ "ref": SYSTEM })];
     for (package, reference) in bill.inventory.packages.iter().zip(references) {
-        let on: Vec<&String> = package.depends.iter().filter_map(|number| references.get(*number)).collect();
-        let itself = on.contains(&reference);
-        let on: Vec<&String> =
-            if itself { on.into_iter().filter(|id| *id != reference).collect() } else { on };
-        list.push(if on.is_empty() {
-            json!({ "ref": reference })
-        } else {
-            json!({ "ref": reference, "dependsOn": on })
-        });
+        // dpkg lets a package name what it provides itself.
+        let others = package.depends.iter().filter_map(|number| references.get(*number));
+        let on: Vec<&String> = others.filter(|other| *other != reference).collect();
+        let edge = json!({ "ref": reference, "dependsOn": on });
+        list.push(if on.is_empty() { json!({ "ref": reference }) } else { edge });
     }
     list.extend(containers.iter().map(|reference| json!({ "ref": reference })));
     list

@@ -290,6 +290,16 @@ impl Bill<'_> {
     }
 }
 
+impl Package {
+    /// Its home page, if it is an address: the field holds what its maintainer wrote.
+    fn website(&self) -> Option<&str> {
+        let url = url::Url::parse(&self.homepage).ok()?;
+        let plain = url.has_host()
+            && self.homepage.chars().all(|c| c.is_ascii_graphic() && !"<>\"{}|\\^`".contains(c));
+        plain.then_some(&self.homepage)
+    }
+}
+
 impl Container {
     /// Name and tag.
     fn parts(&self) -> (&str, &str) {
@@ -319,7 +329,11 @@ impl Container {
 /// Name and address of `Name <address>`.
 fn person(maintainer: &str) -> (&str, &str) {
     match maintainer.rsplit_once('<') {
-        Some((name, address)) => (name.trim().trim_matches('"'), address.trim().trim_end_matches('>')),
+        Some((name, address)) => {
+            let address = address.trim().trim_end_matches('>');
+            let good = address.contains('@') && !address.contains(char::is_whitespace);
+            (name.trim().trim_matches('"'), if good { address } else { "" })
+        }
         None => (maintainer.trim(), ""),
     }
 }

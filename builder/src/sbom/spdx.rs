@@ -109,9 +109,7 @@ fn package(bill: &Bill<'_>, package: &Package) -> Value {
         entry.insert("checksums".into(), checksum(&origin.sha256));
         put(&mut entry, "downloadLocation", origin.url.as_deref().unwrap_or(UNKNOWN));
     }
-    if !package.homepage.contains(char::is_whitespace) {
-        put(&mut entry, "homepage", &package.homepage);
-    }
+    put(&mut entry, "homepage", package.website().unwrap_or_default());
     let Package { source, source_version, .. } = package;
     put(&mut entry, "sourceInfo", &format!("built from the Debian source package {source} {source_version}"));
     put(&mut entry, "summary", &package.summary);

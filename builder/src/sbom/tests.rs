@@ -163,4 +163,15 @@ fn a_tree_without_a_package_database_is_an_error() {
     assert!(error.contains("/var/lib/dpkg/status"), "{error}");
     assert_eq!(person("\"A, Inc.\" <a@b.example>"), ("A, Inc.", "a@b.example"));
     assert_eq!(person("nobody"), ("nobody", ""));
+    assert_eq!(person("A <not an address>"), ("A", ""));
+    for (homepage, good) in [
+        ("https://www.gnu.org/software/libc/", true),
+        ("", false),
+        ("www.gnu.org", false),
+        ("https://a.example/b c", false),
+        ("https://a.example/<b>", false),
+    ] {
+        let package = Package { homepage: homepage.into(), ..Package::default() };
+        assert_eq!(package.website().is_some(), good, "{homepage}");
+    }
 }

@@ -110,14 +110,15 @@ pub fn verify(folder: &Path, key: Option<&Path>) -> Result<Vec<Check>> {
             Check::new("digests", false, missing),
         ]);
     };
+    let key = key.as_ref().map(|(path, key)| (*path, key));
     Ok(vec![signature(folder, key, &text)?, digests(folder, &text)])
 }
 
-fn signature(folder: &Path, key: Option<(&Path, Public)>, text: &str) -> Result<Check> {
+fn signature(folder: &Path, key: Option<(&Path, &Public)>, text: &str) -> Result<Check> {
     const NAME: &str = "signature";
     let ssh = read(&folder.join(SSH_SIGNATURE))?;
     let minisign = read(&folder.join(MINISIGN_SIGNATURE))?;
-    let verdict = match (&key, &ssh, &minisign) {
+    let verdict = match (key, &ssh, &minisign) {
         (None, None, None) => return Ok(Check::skipped(NAME, format!("{SUMS} is not signed"))),
         (None, Some(signature), _) => match ssh::signer(signature, text)? {
             Ok(signer) => return Ok(unchecked(NAME, &signer)),
