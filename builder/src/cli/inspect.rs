@@ -9,7 +9,6 @@ use crate::board::raspberry_pi::model;
 use crate::error::Problem;
 use crate::inspect::compare::compare;
 use crate::inspect::leaks::Meant;
-use crate::inspect::verify::Verify;
 use crate::inspect::{Options, inspect};
 use crate::recipe::types::Model;
 
@@ -90,10 +89,15 @@ pub fn run(args: Args, session: &Session) -> Result<()> {
         (_, true) => Meant::Stamped,
         _ => Meant::Either,
     };
-    // Signatures are checked by `sign::verify`, which is put here.
-    let verify = args.verify.then_some(Verify { key: args.key, signature: None });
-    let (image, models) = (args.image, args.model);
-    let options = Options { image, models, meant, azure: args.azure, verify, packages: args.packages };
+    let options = Options {
+        image: args.image,
+        models: args.model,
+        meant,
+        azure: args.azure,
+        verify: args.verify,
+        key: args.key,
+        packages: args.packages,
+    };
     let report = inspect(&options, &*session.sink)?;
     session.answer(&report)?;
     let failed: Vec<_> =

@@ -59,7 +59,8 @@ enum Verb {
     Test(Box<test::Arguments>),
     Inspect(Box<inspect::Args>),
     Stamp(Box<stamp::Args>),
-    Flash(Box<flash::Args>), azure::Args),)
+    Flash(Box<flash::Args>),
+    Azure(azure::Args),
     Identity(Box<identity::Args>),
     Sign(sign::Args),
     Sim(Box<sim::Arguments>),
@@ -115,7 +116,8 @@ pub fn main() -> ExitCode {
         Verb::Check(args) => check::run(&args, &session),
         Verb::Inspect(args) => inspect::run(*args, &session),
         Verb::Stamp(args) => stamp::run(*args, &session),
-        Verb::Flash(=> args) azure::run flash::run)
+        Verb::Flash(args) => flash::run(*args, &session),
+        Verb::Azure(args) => azure::run(args, &session),
         Verb::Identity(args) => identity::run(*args, &session),
         Verb::Sign(args) => sign::run(args, &session),
         Verb::Test(arguments) => test::run(*arguments, &session),

@@ -20,7 +20,6 @@ pub mod source;
 pub mod system;
 mod text;
 mod uefi;
-pub mod verify;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -35,7 +34,6 @@ use self::root::Part;
 use self::source::Source;
 use self::system::{Started, System};
 pub use self::uefi::Loaders;
-use self::verify::Verify;
 use crate::board::raspberry_pi::chain::{self, Chain, Files, RootPartition};
 use crate::board::raspberry_pi::{config_txt, model};
 use crate::build::manifest::Manifest;
@@ -47,6 +45,7 @@ use crate::event::Sink;
 use crate::format::Container;
 use crate::prove::checks::{Check, Outcome};
 use crate::recipe::types::{Board, Model};
+use crate::sign;
 use crate::units::{Arch, Digest};
 
 /// What to inspect.
@@ -61,7 +60,9 @@ pub struct Options {
     /// Judge it as an Azure image, also where neither its form nor its manifest says that it is one.
     pub azure: bool,
     /// Hold it against the list of digests beside it.
-    pub verify: Option<Verify>,
+    pub verify: bool,
+    /// Whose signature that list must have.
+    pub key: Option<PathBuf>,
     /// List the packages in text.
     pub packages: bool,
 }
@@ -159,8 +160,8 @@ pub fn inspect(options: &Options, sink: &dyn Sink) -> Result<Report> {
     let source = Source::open(&options.image, sink)?;
     let mut report = outline(&source)?;
     report.list_packages = options.packages;
-    if let Some(verify) = &options.verify {
-        report.verdicts.extend(verify::verify(&source.path, verify)?);
+    if options.verify {
+        report.verdicts.extend(sign::verify(&source.path, options.key.as_deref())?);
     }
     let started = on_fat(&source, &mut report, options)?;
     let azure = options.azure || is_for_azure(&source);

@@ -117,7 +117,15 @@ impl Device {
                 .hint("state registration_id in the identity: a test must know whom it waits for")
         })?;
         let server_ca = authorities.server_ca_pem().to_owned();
-        Ok(Self { pki: pki.to_owned(), server_ca, certificate, names: None, told: false, patch: runs, own: true })
+        Ok(Self {
+            pki: pki.to_owned(),
+            server_ca,
+            certificate,
+            names: None,
+            told: false,
+            patch: runs,
+            own: true,
+        })
     }
 
     /// The sectors of the image that the identity changes.

@@ -22,6 +22,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use self::key::{Public, Secret};
+use self::sums::Compared;
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::prove::checks::Check;
@@ -77,7 +78,9 @@ pub fn sign(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
         Problem::input(format!("{SUMS} in {} cannot be read: {what}", options.folder.display()))
             .hint("`edgepress build` writes it anew")
     })?;
-    let wrong = sums::compare(&options.folder, &listed);
+    let compared = sums::compare(&options.folder, &listed);
+    let missing = compared.missing.iter().map(|name| format!("{name} is missing"));
+    let wrong: Vec<_> = compared.wrong.iter().cloned().chain(missing).collect();
     if !wrong.is_empty() {
         let message = format!("{} is not what {SUMS} says:\n{}", options.folder.display(), wrong.join("\n"));
         return Err(Problem::input(message).hint("build the image anew; nothing was signed").into());
@@ -96,22 +99,22 @@ pub fn sign(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     Ok(Outcome { signature, signer, files: listed.len() })
 }
 
-/// Judges a folder: its signature against `key` (a public key of either kind, or an allowed_signers file), then every
-/// file against `SHA256SUMS`. Without a key it is told who signed, and that this was checked against nothing.
+/// Judges the list beside an image: its signature against `key` (a public key of either kind, or an allowed_signers
+/// file), then the image and every other file that is there against `SHA256SUMS`. Without a key it is told who signed,
+/// and that this was checked against nothing.
 ///
 /// # Errors
-/// A key that cannot be read or is of no known kind. What is wrong with the folder is in the checks.
-pub fn verify(folder: &Path, key: Option<&Path>) -> Result<Vec<Check>> {
+/// A key that cannot be read or is of no known kind; no list. What is wrong with the files is in the checks.
+pub fn verify(image: &Path, key: Option<&Path>) -> Result<Vec<Check>> {
+    let folder = image.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = image.file_name().context("naming the image")?.to_string_lossy();
     let key = key.map(|path| Ok::<_, anyhow::Error>((path, key::public(path)?))).transpose()?;
-    let Some(text) = sums_of(folder)? else {
-        let missing = format!("{} has no {SUMS}", folder.display());
-        return Ok(vec![
-            Check::new("signature", false, missing.clone()),
-            Check::new("digests", false, missing),
-        ]);
-    };
+    let text = sums_of(folder)?.ok_or_else(|| {
+        Problem::input(format!("there is no {SUMS} beside {}", image.display()))
+            .hint("`edgepress build` writes it; where an image was published, it is published beside it")
+    })?;
     let key = key.as_ref().map(|(path, key)| (*path, key));
-    Ok(vec![signature(folder, key, &text)?, digests(folder, &text)])
+    Ok(vec![signature(folder, key, &text)?, digests(folder, &name, &text)])
 }
 
 fn signature(folder: &Path, key: Option<(&Path, &Public)>, text: &str) -> Result<Check> {
@@ -151,16 +154,24 @@ fn unchecked(name: &str, signer: &str) -> Check {
     )
 }
 
-fn digests(folder: &Path, text: &str) -> Check {
+/// Signed and true is of no use when it is about other files: the image must be listed.
+fn digests(folder: &Path, image: &str, text: &str) -> Check {
     const NAME: &str = "digests";
-    match sums::parse(text) {
-        Err(what) => Check::new(NAME, false, format!("{SUMS} cannot be read: {what}")),
-        Ok(listed) => {
-            let wrong = sums::compare(folder, &listed);
-            let right = || format!("{} files are as {SUMS} says", listed.len());
-            Check::new(NAME, wrong.is_empty(), if wrong.is_empty() { right() } else { wrong.join("; ") })
-        }
+    let listed = match sums::parse(text) {
+        Err(what) => return Check::new(NAME, false, format!("{SUMS} cannot be read: {what}")),
+        Ok(listed) => listed,
+    };
+    let Compared { mut wrong, missing } = sums::compare(folder, &listed);
+    if !listed.iter().any(|(name, _)| name == image) {
+        wrong.insert(0, format!("{SUMS} does not list {image}"));
     }
+    if !wrong.is_empty() {
+        let detail = format!("{}; fetch it again, from where it was published", wrong.join("; "));
+        return Check::new(NAME, false, detail);
+    }
+    let rest = if missing.is_empty() { String::new() } else { format!("; not here: {}", missing.join(", ")) };
+    let right = listed.len() - missing.len();
+    Check::new(NAME, true, format!("{right} of {} files are as {SUMS} says{rest}", listed.len()))
 }
 
 fn sums_of(folder: &Path) -> Result<Option<String>> {

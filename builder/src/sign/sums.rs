@@ -35,22 +35,31 @@ pub fn parse(text: &str) -> Result<Vec<(String, Digest)>, String> {
     if listed.is_empty() { Err("it names no file".to_owned()) } else { Ok(listed) }
 }
 
-/// What differs, a line each; holes are hashed without being read.
-pub fn compare(folder: &Path, listed: &[(String, Digest)]) -> Vec<String> {
-    let judge = |name: &str, digest: &Digest| {
+/// What a list says of a folder's files.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// What differs, a line each.
+    pub wrong: Vec<String>,
+    /// Names of files that are not there.
+    pub missing: Vec<String>,
+}
+
+/// Holds a folder's files against the list; holes are hashed without being read.
+pub fn compare(folder: &Path, listed: &[(String, Digest)]) -> Compared {
+    let mut compared = Compared::default();
+    for (name, digest) in listed {
         let path = folder.join(name);
         match path.metadata() {
-            Ok(data) if !data.is_file() => return Some(format!("{name} is not a file")),
-            Err(_) => return Some(format!("{name} is missing")),
-            Ok(_) => {}
+            Ok(data) if !data.is_file() => compared.wrong.push(format!("{name} is not a file")),
+            Err(_) => compared.missing.push(name.clone()),
+            Ok(_) => match sparse::digest(&path) {
+                Ok(found) if found == *digest => {}
+                Ok(found) => compared.wrong.push(format!("{name} has SHA-256 {found}, {digest} is listed")),
+                Err(error) => compared.wrong.push(format!("{name} cannot be read: {error:#}")),
+            },
         }
-        match sparse::digest(&path) {
-            Ok(found) if found == *digest => None,
-            Ok(found) => Some(format!("{name} has SHA-256 {found}, {digest} is listed")),
-            Err(error) => Some(format!("{name} cannot be read: {error:#}")),
-        }
-    };
-    listed.iter().filter_map(|(name, digest)| judge(name, digest)).collect()
+    }
+    compared
 }
 
 #[cfg(test)]

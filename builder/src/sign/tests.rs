@@ -41,7 +41,7 @@ fn signed(folder: &Path, key: &Path) -> anyhow::Result<super::Outcome> {
 }
 
 fn outcomes(folder: &Path, key: Option<&Path>) -> (Outcome, Outcome, String) {
-    let checks: Vec<Check> = verify(folder, key).expect("a verdict");
+    let checks: Vec<Check> = verify(&folder.join("demo.img"), key).expect("a verdict");
     let [signature, digests] = checks.as_slice() else { panic!("{checks:?}") };
     (signature.outcome, digests.outcome, format!("{}; {}", signature.detail, digests.detail))
 }
@@ -149,14 +149,21 @@ fn what_was_changed_after_signing_is_named() {
     assert!(detail.contains("demo.img has SHA-256"), "{detail}");
     let error = signed(folder, &secret).expect_err("not true");
     assert_eq!(problem(&error).expect("a problem").kind, Kind::Input);
-    fs::remove_file(folder.join("demo.img")).expect("removes");
-    assert!(outcomes(folder, None).2.contains("demo.img is missing"));
+    fs::write(folder.join("demo.img"), "demo.img").expect("file");
+    fs::remove_file(folder.join("manifest.json")).expect("removes");
+    let (_, digests, detail) = outcomes(folder, Some(&public));
+    assert_eq!(digests, Outcome::Passed);
+    assert!(detail.ends_with("1 of 2 files are as SHA256SUMS says; not here: manifest.json"), "{detail}");
+    assert!(signed(folder, &secret).expect_err("not whole").to_string().contains("manifest.json is missing"));
     let sums = fs::read_to_string(folder.join(SUMS)).expect("digests");
-    fs::write(folder.join(SUMS), sums.lines().last().expect("a line")).expect("file");
+    fs::write(folder.join(SUMS), sums.lines().next().expect("a line")).expect("file");
     let (signature, digests, detail) = outcomes(folder, Some(&public));
     assert_eq!((signature, digests), (Outcome::Failed, Outcome::Passed), "{detail}");
+    fs::write(folder.join(SUMS), sums.lines().last().expect("a line")).expect("file");
+    assert!(outcomes(folder, None).2.contains("SHA256SUMS does not list demo.img"));
     fs::remove_file(folder.join(SUMS)).expect("removes");
-    assert!(outcomes(folder, None).2.contains("has no SHA256SUMS"));
+    let error = verify(&folder.join("demo.img"), None).expect_err("no list").to_string();
+    assert!(error.starts_with("there is no SHA256SUMS beside"), "{error}");
     assert!(signed(folder, &secret).is_err());
 }
 
@@ -193,7 +200,7 @@ fn wrong_keys_teach() {
         (nonsense, "is no key that verifies"),
         (secret, "is no key that verifies"),
     ] {
-        let error = verify(folder.path(), Some(&key)).expect_err(expected);
+        let error = verify(&folder.path().join("demo.img"), Some(&key)).expect_err(expected);
         assert!(problem(&error).expect("a problem").message.contains(expected), "{error}");
     }
 }
