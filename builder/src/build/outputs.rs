@@ -139,22 +139,49 @@ impl Outputs<'_> {
         sandbox::run(&Job::Image(Box::new(job)), self.sink)
     }
 
-    /// Makes what the recipe asks for and moves all of it to its places.
+    /// Makes what the recipe asks for and moves all of it to its places; says also what the raw image is.
     fn export(&self, folder: &Path, source: Source) -> Result<(Vec<Output>, Raw)> {
         let formats = &self.plan.recipe.target.formats;
         let wanted = |format| formats.contains(&format);
         // The raw image becomes the VHD where nobody else wants it.
         let becomes = wanted(Format::Vhd) && !wanted(Format::Img) && matches!(source, Source::New(_));
-        for format in Format::ALL.iter().filter(|format| !formats.contains(format) && **format != Format::Img)
-        {
-            Partial::sweep(&folder.join(self.file(*format)))?;
-        }
-        let mut partials: Vec<(Format, Partial)> = Vec::new();
-        for format in formats.iter().copied().filter(|format| *format != Format::Img) {
-            if !(format == Format::Vhd && becomes) {
-                partials.push((format, Partial::claim(&folder.join(self.file(format)))?));
+        let partials = self.claims(folder, becomes)?;
+        let made = self.pass(&partials, &source, becomes).map_err(|error| disk::full(error, folder))?;
+        let outputs = formats.iter().map(|format| self.output(*format, &made, &partials));
+        let outputs = outputs.collect::<Result<Vec<_>>>()?;
+        partials.into_iter().try_for_each(|(_, partial)| partial.persist())?;
+        if let Source::New(partial) = source {
+            if wanted(Format::Img) {
+                partial.persist()?;
+            } else if becomes {
+                partial.persist_as(&folder.join(self.file(Format::Vhd)))?;
             }
         }
+        Ok((outputs, Raw { size: made.size, sha256: made.sha256 }))
+    }
+
+    /// The places of all files but the raw image and what it becomes; what a killed build left of others goes.
+    fn claims(&self, folder: &Path, becomes: bool) -> Result<Vec<(Format, Partial)>> {
+        let formats = &self.plan.recipe.target.formats;
+        let mut partials = Vec::new();
+        for format in Format::ALL.into_iter().filter(|format| *format != Format::Img) {
+            let path = folder.join(self.file(format));
+            if formats.contains(&format) && !(format == Format::Vhd && becomes) {
+                partials.push((format, Partial::claim(&path)?));
+            } else {
+                Partial::sweep(&path)?;
+            }
+        }
+        Ok(partials)
+    }
+
+    /// The one pass over the raw image.
+    fn pass(
+        &self,
+        partials: &[(Format, Partial)],
+        source: &Source,
+        becomes: bool,
+    ) -> Result<export::Outcome> {
         let disks = partials.iter().filter(|(format, _)| *format != Format::TarZst);
         let mut targets: Vec<_> = disks.map(|(format, partial)| (*format, partial.path.clone())).collect();
         if becomes {
@@ -167,39 +194,30 @@ impl Outputs<'_> {
             vhd: vhd::Identity { id, epoch: self.plan.epoch },
             threads: export::threads(),
         };
-        let made = export::run(&request, self.sink).map_err(|error| disk::full(error, folder))?;
+        export::run(&request, self.sink)
+    }
+
+    /// What the manifest says of one format; the tar is made here, since it is not made of the disk.
+    fn output(
+        &self,
+        format: Format,
+        made: &export::Outcome,
+        partials: &[(Format, Partial)],
+    ) -> Result<Output> {
         let raw = Raw { size: made.size, sha256: made.sha256 };
-        let mut outputs = Vec::new();
-        for format in formats {
-            let done = made.files.iter().find(|file| file.format == *format);
-            let (size, sha256, raw) = match (format, done) {
-                (Format::Img, _) => (raw.size, raw.sha256, None),
-                (Format::TarZst, _) => {
-                    let partial = partials.iter().find(|(format, _)| *format == Format::TarZst);
-                    let packed = self.root(&partial.context("packing the root tree")?.1.path)?;
-                    (
-                        packed.size,
-                        packed.sha256,
-                        Some(Raw { size: packed.raw_size, sha256: packed.raw_sha256 }),
-                    )
-                }
-                (Format::Bmap, Some(done)) => (done.size, done.sha256, None),
-                (_, Some(done)) => (done.size, done.sha256, Some(raw)),
-                (_, None) => anyhow::bail!("a format was not made"),
-            };
-            outputs.push(Output { file: self.file(*format), format: Some(*format), size, sha256, raw });
-        }
-        for (_, partial) in partials {
-            partial.persist()?;
-        }
-        if let Source::New(partial) = source {
-            if wanted(Format::Img) {
-                partial.persist()?;
-            } else if becomes {
-                partial.persist_as(&folder.join(self.file(Format::Vhd)))?;
-            }
-        }
-        Ok((outputs, raw))
+        let (size, sha256, raw) = if format == Format::Img {
+            (raw.size, raw.sha256, None)
+        } else if format == Format::TarZst {
+            let partial = partials.iter().find(|(format, _)| *format == Format::TarZst);
+            let packed = self.root(&partial.context("packing the root tree")?.1.path)?;
+            let raw = Raw { size: packed.raw_size, sha256: packed.raw_sha256 };
+            (packed.size, packed.sha256, Some(raw))
+        } else {
+            let done =
+                made.files.iter().find(|file| file.format == format).context("finding what was made")?;
+            (done.size, done.sha256, (format != Format::Bmap).then_some(raw))
+        };
+        Ok(Output { file: self.file(format), format: Some(format), size, sha256, raw })
     }
 
     fn root(&self, out: &Path) -> Result<Packed> {

@@ -24,8 +24,9 @@ mod zst;
 
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use anyhow::{Context as _, Result};
 use sha2::Sha256;
@@ -98,43 +99,42 @@ pub fn run(request: &Request<'_>, sink: &dyn Sink) -> Result<Outcome> {
     let progress = |done| {
         sink.emit(Event::Progress { step: STEP.into(), done, message: message.clone() });
     };
-    let made = thread::scope(|scope| -> Result<Products> {
-        let mut lines = Lines::default();
-        let chunks = lines.add();
-        let hasher = scope.spawn(move || consume::hash(&chunks));
-        let map = ranges.map(|ranges| {
-            let chunks = lines.add();
-            scope.spawn(move || consume::ranges(&chunks, ranges))
-        });
-        let mut files = Vec::new();
-        for (format, path) in &request.targets {
-            let threads = request.threads;
-            let handle = match format {
-                Format::ImgZst => {
-                    let chunks = lines.add();
-                    scope.spawn(move || zst::write(chunks, path, threads).map(Some))
-                }
-                Format::ImgGz => {
-                    let chunks = lines.add();
-                    scope.spawn(move || gz::write(chunks, path, threads).map(Some))
-                }
-                Format::ImgXz => {
-                    let chunks = lines.add();
-                    scope.spawn(move || xz::write(&chunks, path, threads).map(Some))
-                }
-                Format::Qcow2 => scope.spawn(move || qcow2::convert(request.raw, path).map(Some)),
-                Format::Vhd if path != request.raw => {
-                    scope.spawn(move || sparse::fill(request.raw, path).map(|()| None))
-                }
-                Format::Vhd | Format::Img | Format::Bmap | Format::TarZst => scope.spawn(|| Ok(None)),
-            };
-            files.push(handle);
-        }
-        let read = lines.read(&image, size, progress).with_context(|| format!("reading {raw}"));
-        let made = Products::join(hasher, map, files);
-        read.and(made)
+    let lines = Lines::default();
+    let made = thread::scope(|scope| {
+        Products::make(scope, lines, request, ranges, |lines| {
+            lines.read(&image, size, progress).with_context(|| format!("reading {raw}"))
+        })
     })?;
     made.finish(request, size)
+}
+
+/// What makes one file, on a thread of its own; what is made of digests alone comes later.
+fn start<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    lines: &mut Lines,
+    request: &'scope Request<'_>,
+    (format, path): &'scope (Format, PathBuf),
+) -> ScopedJoinHandle<'scope, Result<Option<Whole>>> {
+    let threads = request.threads;
+    match format {
+        Format::ImgZst => {
+            let chunks = lines.add();
+            scope.spawn(move || zst::write(chunks, path, threads).map(Some))
+        }
+        Format::ImgGz => {
+            let chunks = lines.add();
+            scope.spawn(move || gz::write(chunks, path, threads).map(Some))
+        }
+        Format::ImgXz => {
+            let chunks = lines.add();
+            scope.spawn(move || xz::write(&chunks, path, threads).map(Some))
+        }
+        Format::Qcow2 => scope.spawn(move || qcow2::convert(request.raw, path).map(Some)),
+        Format::Vhd if path != request.raw => {
+            scope.spawn(move || sparse::fill(request.raw, path).map(|()| None))
+        }
+        Format::Vhd | Format::Img | Format::Bmap | Format::TarZst => scope.spawn(|| Ok(None)),
+    }
 }
 
 /// What the pass yields.
@@ -145,15 +145,27 @@ struct Products {
 }
 
 impl Products {
-    fn join(
-        hasher: ScopedJoinHandle<'_, Sha256>,
-        map: Option<ScopedJoinHandle<'_, Vec<bmap::Mapped>>>,
-        files: Vec<ScopedJoinHandle<'_, Result<Option<Whole>>>>,
+    /// Starts all consumers, then reads.
+    fn make<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        mut lines: Lines,
+        request: &'scope Request<'_>,
+        ranges: Option<Vec<Range<u64>>>,
+        read: impl FnOnce(Lines) -> Result<()>,
     ) -> Result<Self> {
-        let hasher = joined(hasher);
-        let map = map.map(joined);
+        let chunks = lines.add();
+        let hasher = scope.spawn(move || consume::hash(&chunks));
+        let map = ranges.map(|ranges| {
+            let chunks = lines.add();
+            scope.spawn(move || consume::ranges(&chunks, ranges))
+        });
+        let files: Vec<_> =
+            request.targets.iter().map(|target| start(scope, &mut lines, request, target)).collect();
+        let read = read(lines);
+        let (hasher, map) = (joined(hasher), map.map(joined));
         // All of them, before the first that failed is reported.
         let files: Vec<_> = files.into_iter().map(joined).collect();
+        read?;
         Ok(Self { hasher, map, files: files.into_iter().collect::<Result<_>>()? })
     }
 

@@ -191,9 +191,9 @@ pub fn read_manifest(path: &Path) -> Result<Manifest> {
 /// # Errors
 /// When it lists none.
 pub fn raw_image(manifest: &Manifest, folder: &Path) -> Result<PathBuf> {
-    let names = manifest.outputs.iter().filter_map(Output::plain_name);
-    let found = names.cloned().find(|file| file.extension().is_some_and(|ending| ending == "img"));
-    found.ok_or_else(|| {
+    let mut names = manifest.outputs.iter().filter_map(Output::plain_name);
+    let found = names.find(|file| file.extension().is_some_and(|ending| ending == "img"));
+    found.cloned().ok_or_else(|| {
         Problem::input(format!("{} lists no .img file", folder.join(FILE_NAME).display()))
             .hint("name the image itself, or add `img` to target.formats and build again")
             .into()

@@ -69,7 +69,8 @@ pub(super) fn used(image: &File, offset: u64, size: u64) -> Result<Option<Unders
     let mut raw = [0; SUPERBLOCK as usize];
     image.read_exact_at(&mut raw, offset + SUPERBLOCK).context("reading a superblock")?;
     let Some(layout) = Layout::parse(&raw, size) else { return Ok(None) };
-    let mut walk = Walk { image, offset, layout: &layout, used: vec![0..layout.first + 1] };
+    let mut walk = Walk { image, offset, layout: &layout, used: Vec::new() };
+    push(&mut walk.used, 0..layout.first + 1);
     for group in 0..layout.groups() {
         if !walk.group(group)? || walk.used.len() > MOST_RANGES {
             return Ok(None);

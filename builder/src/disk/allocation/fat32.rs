@@ -24,7 +24,8 @@ pub(super) fn used(image: &File, offset: u64, size: u64) -> Result<Option<Unders
         return Ok(None);
     }
     let table = geometry.table(&mut Part { image, offset, at: 0 })?;
-    let mut used = vec![0..geometry.data_offset];
+    let mut used = Vec::new();
+    push(&mut used, 0..geometry.data_offset);
     for cluster in (2..).zip(&table[2..]).filter(|(_, next)| **next != 0).map(|(cluster, _)| cluster) {
         let start = geometry.offset(cluster);
         push(&mut used, start..start + geometry.cluster_bytes);

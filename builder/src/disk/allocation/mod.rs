@@ -14,6 +14,7 @@ mod ext4;
 mod fat32;
 
 use std::fs::File;
+use std::iter;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
@@ -53,7 +54,7 @@ pub fn mapped(image: &File, size: u64) -> Result<Vec<Range<u64>>> {
     let (kind, partitions) = partitions(image, size)?;
     let mut used = match kind {
         None => Vec::new(),
-        Some(Kind::Mbr) => vec![0..SECTOR],
+        Some(Kind::Mbr) => iter::once(0..SECTOR).collect(),
         Some(Kind::Gpt) => gpt_areas(image, size)?,
     };
     let mut known = Vec::new();
@@ -129,7 +130,7 @@ fn common(list: &[Range<u64>], within: &Range<u64>) -> Vec<Range<u64>> {
 fn gaps(list: &[Range<u64>], size: u64) -> Vec<Range<u64>> {
     let mut at = 0;
     let mut gaps = Vec::new();
-    for range in list.iter().cloned().chain([size..size]) {
+    for range in list.iter().cloned().chain(iter::once(size..size)) {
         if at < range.start {
             gaps.push(at..range.start);
         }
