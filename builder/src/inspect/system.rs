@@ -211,7 +211,7 @@ fn packages(root: &Root) -> Result<(Vec<Package>, Vec<String>)> {
         let (name, status) = (get("Package"), get("Status"));
         match status.split_whitespace().nth(2) {
             Some("installed") => {
-                packages.push(Package { name, version: get("Version"), architecture: get("Architecture") })
+                packages.push(Package { name, version: get("Version"), architecture: get("Architecture") });
             }
             // Removed, and its configuration stayed.
             Some("not-installed" | "config-files") => {}

@@ -12,7 +12,7 @@ mod text;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -81,7 +81,7 @@ pub struct PackageChange {
 ///
 /// # Errors
 /// A [`crate::error::Problem`] when one of them is none.
-pub fn compare(a: &PathBuf, b: &PathBuf, sink: &dyn Sink) -> Result<Comparison> {
+pub fn compare(a: &Path, b: &Path, sink: &dyn Sink) -> Result<Comparison> {
     let sources = [Source::open(a, sink)?, Source::open(b, sink)?];
     let [a, b] = &sources;
     let differing = bytes::differing(a, b)?;

@@ -18,7 +18,7 @@ impl fmt::Display for Comparison {
         writeln!(f, "a  {}\nb  {}", a.display(), b.display())?;
         forms(self, f)?;
         let changes = self.tables.iter().map(|change| format!("{}: {}", change.what, sides(change)));
-        section(f, "partition tables and file systems", changes.collect())?;
+        section(f, "partition tables and file systems", &changes.collect::<Vec<_>>())?;
         files(f, "FAT partition", &self.fat)?;
         files(f, "root", &self.root)?;
         let packages = self.packages.iter().map(|change| match (&change.a, &change.b) {
@@ -26,7 +26,7 @@ impl fmt::Display for Comparison {
             (Some(a), None) => format!("- {} {a}", change.package),
             (None, b) => format!("+ {} {}", change.package, b.as_deref().unwrap_or_default()),
         });
-        section(f, "packages", packages.collect())?;
+        section(f, "packages", &packages.collect::<Vec<_>>())?;
         if self.tables.is_empty()
             && self.fat.is_empty()
             && self.root.is_empty()
@@ -43,8 +43,8 @@ impl fmt::Display for Comparison {
             let more = if count > 1 { format!(", {count} ranges") } else { String::new() };
             format!("{}: {} KiB from byte {}{more}", region.place, region.bytes.div_ceil(1024), first.0)
         });
-        section(f, "bytes that differ, in blocks of 4 KiB", bytes.collect())?;
-        section(f, "not compared", self.not_compared.clone())
+        section(f, "bytes that differ, in blocks of 4 KiB", &bytes.collect::<Vec<_>>())?;
+        section(f, "not compared", &self.not_compared)
     }
 }
 
@@ -74,10 +74,10 @@ fn files(f: &mut fmt::Formatter<'_>, name: &str, files: &Files) -> fmt::Result {
         let changes: Vec<_> = changed.changes.iter().map(change).collect();
         format!("~ {}: {}", changed.path, changes.join(", "))
     }));
-    section(f, &format!("files of the {name}"), lines)
+    section(f, &format!("files of the {name}"), &lines)
 }
 
-fn section(f: &mut fmt::Formatter<'_>, name: &str, lines: Vec<String>) -> fmt::Result {
+fn section(f: &mut fmt::Formatter<'_>, name: &str, lines: &[String]) -> fmt::Result {
     if lines.is_empty() {
         return Ok(());
     }

@@ -156,6 +156,7 @@ fn xz(bytes: &[u8]) -> Result<impl Read + '_, String> {
     Ok(liblzma::bufread::XzDecoder::new_stream(bytes, stream))
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 fn unreadable(error: std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::UnexpectedEof => "it is cut off".into(),
