@@ -322,7 +322,7 @@ mod tests {
         }
         let agent = |name: &'static str, value: &'static str| {
             move |inside: &mut Inside| {
-                drop(inside.agent.as_mut().map(|agent| agent.insert(name.into(), value.into())))
+                inside.agent.as_mut().expect("settings").insert(name.into(), value.into());
             }
         };
         assert_eq!(failed(agent("Provisioning.Agent", "waagent")), ["agent"]);
