@@ -38,9 +38,19 @@ pub struct Verified {
     pub raw_sha256: Digest,
     /// SHA-256 of the file.
     pub file_sha256: Digest,
-    /// For each chunk, what must be read back.
-    pub lines: Vec<Line>,
-    _only_here: (),
+    lines: Vec<Line>,
+}
+
+impl Verified {
+    /// What must be read back from the place of a chunk, if the image has so many.
+    pub fn line(&self, chunk: u64) -> Option<&Line> {
+        self.lines.get(usize::try_from(chunk).ok()?)
+    }
+
+    /// How many chunks the image has.
+    pub fn chunks(&self) -> u64 {
+        self.lines.len() as u64
+    }
 }
 
 /// Looks at every chunk as it goes by.
@@ -97,13 +107,7 @@ impl<'a> Check<'a> {
                 "the {container} holds another disk than its manifest says: {raw}, not {expected}"
             ));
         }
-        Ok(Arc::new(Verified {
-            size: self.size,
-            raw_sha256: raw,
-            file_sha256,
-            lines: self.lines,
-            _only_here: (),
-        }))
+        Ok(Arc::new(Verified { size: self.size, raw_sha256: raw, file_sha256, lines: self.lines }))
     }
 }
 

@@ -227,6 +227,7 @@ impl Chunk {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "one part is what is expected, not a run of numbers")]
 mod tests {
     use super::{ALIGN, Aligned, CHUNK, Chunk, Extents, GAP, PIECE, Pool, is_zero};
     use std::time::Duration;

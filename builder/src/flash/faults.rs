@@ -201,7 +201,7 @@ fn flash(
     patch: Option<&Patch>,
 ) -> Vec<Result<Work, String>> {
     let seen = Seen::default();
-    let target = |medium| Target { medium, size: Faulty::content(medium).len() as u64, patch, watch: &seen };
+    let target = |medium| Target { size: Faulty::content(medium).len() as u64, medium, patch, watch: &seen };
     let targets: Vec<Target<'_>> = devices.iter().map(target).collect();
     let results = Mutex::new(vec![Err(String::new()); devices.len()]);
     let done = |slot: usize, work: &Work, result: &engine::Result| {

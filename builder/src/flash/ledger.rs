@@ -207,7 +207,7 @@ fn read(file: &File, path: &Path, sink: &dyn Sink) -> Result<BTreeMap<String, Re
                 }
             }
             Err(error) => {
-                sink.warn(format!("{}:{}: this is no line of a ledger: {error}", path.display(), at + 1))
+                sink.warn(format!("{}:{}: this is no line of a ledger: {error}", path.display(), at + 1));
             }
         }
     }

@@ -287,9 +287,9 @@ impl<'a, 'b> Writer<'a, 'b> {
     /// Was the image that was written the one that was verified, and the one that the patch is for?
     fn compare(&mut self, verified: &Verified) -> Result<(), Fault> {
         let same = |(index, line): &(u64, Line)| {
-            verified.lines.get(*index as usize).is_some_and(|expected| expected.sha256 == line.sha256)
+            verified.line(*index).is_some_and(|expected| expected.sha256 == line.sha256)
         };
-        if self.next != verified.lines.len() as u64 || !self.alone.iter().all(same) {
+        if self.next != verified.chunks() || !self.alone.iter().all(same) {
             return Err(Fault::new("the image's file was changed while it was written"));
         }
         self.alone.clear();
@@ -301,7 +301,7 @@ impl<'a, 'b> Writer<'a, 'b> {
 
     /// Everything but the first MiB.
     fn read_back(&mut self, verified: &Verified) -> Result<(), Fault> {
-        for index in 1..verified.lines.len() as u64 {
+        for index in 1..verified.chunks() {
             self.going_on()?;
             self.read_chunk(index, verified)?;
         }
@@ -309,7 +309,7 @@ impl<'a, 'b> Writer<'a, 'b> {
     }
 
     fn read_chunk(&mut self, index: u64, verified: &Verified) -> Result<(), Fault> {
-        let line = self.own.get(&index).or_else(|| verified.lines.get(index as usize));
+        let line = self.own.get(&index).or_else(|| verified.line(index));
         let Some(line) = line.cloned() else { return Ok(()) };
         let start = index * CHUNK as u64;
         let length = (verified.size - start).min(CHUNK as u64) as usize;
