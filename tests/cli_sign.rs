@@ -54,7 +54,7 @@ impl Folder {
     }
 
     fn passes(&self, key: &Path) -> bool {
-        let checks = verify(self.image.path(), Some(key)).expect("a verdict");
+        let checks = verify(&self.image.path().join("demo.img"), Some(key)).expect("a verdict");
         checks.iter().all(|check| check.outcome == Outcome::Passed)
     }
 

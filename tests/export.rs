@@ -15,11 +15,11 @@ use assert_cmd::cargo::CommandCargoExt as _;
 use edgepress::build::manifest::Partition;
 use edgepress::disk::fat::FatFile;
 use edgepress::disk::ids::Ids;
-use edgepress::disk::{self, Plan};
+use edgepress::disk::{self, Plan, sparse};
 use edgepress::event::Silent;
 use edgepress::export::{self, Request, vhd};
 use edgepress::format::bmap::Bmap;
-use edgepress::format::decode;
+use edgepress::format::unpack::unpack;
 use edgepress::host;
 use edgepress::recipe::types::{Board, Format};
 use edgepress::units::{Arch, Digest};
@@ -181,8 +181,10 @@ fn qemu_reads_vhd_and_qcow2() {
     }
     run("qemu-img", &["check", "-q", text(&made.path(Format::Qcow2))]);
     let folder = tempfile::tempdir().expect("folder");
-    let unpacked = decode::unpack(&made.path(Format::Qcow2), &folder.path().join("raw"), |_| {});
-    assert_eq!(unpacked.expect("unpacks"), (made.size(), made.sha256));
+    let raw = folder.path().join("raw");
+    let unpacked = unpack(&made.path(Format::Qcow2), &File::create_new(&raw).expect("raw"), &Silent);
+    assert_eq!(unpacked.expect("unpacks"), made.size());
+    assert_eq!(sparse::digest(&raw).expect("digest"), made.sha256);
     let vhd = fs::read(made.path(Format::Vhd)).expect("read");
     let footer = &vhd[made.size() as usize..];
     assert_eq!((footer.len(), &footer[..8]), (512, &b"conectix"[..]));
@@ -234,12 +236,17 @@ fn a_build_hands_out_what_its_recipe_asks_for_and_remakes_only_that() {
     let folder = out.path().join("demo-x86_64");
     let first = built(out.path(), "['img.zst', 'bmap', 'vhd', 'tar.zst']");
     assert_eq!(missed(&first), ["image", "export"]);
-    let all = ["SHA256SUMS", "demo.bmap", "demo.img.zst", "demo.tar.zst", "demo.vhd", "manifest.json"];
-    assert_eq!(names(&folder), all);
+    let papers = ["SHA256SUMS", "manifest.json", "sbom.cdx.json", "sbom.spdx.json"];
+    let with_papers = |files: &[&str]| {
+        let mut all = [files, &papers].concat();
+        all.sort_unstable();
+        all
+    };
+    assert_eq!(names(&folder), with_papers(&["demo.bmap", "demo.img.zst", "demo.tar.zst", "demo.vhd"]));
     let check =
         Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(&folder).output();
     let check = check.expect("sha256sum");
-    assert!(check.status.success() && check.stdout.split(|byte| *byte == b'\n').count() == 6, "{check:?}");
+    assert!(check.status.success() && check.stdout.split(|byte| *byte == b'\n').count() == 8, "{check:?}");
     let manifest: Value =
         serde_json::from_slice(&fs::read(folder.join("manifest.json")).expect("manifest")).expect("JSON");
     let outputs = manifest["outputs"].as_array().expect("outputs");
@@ -260,7 +267,7 @@ fn a_build_hands_out_what_its_recipe_asks_for_and_remakes_only_that() {
         "nothing changed"
     );
     assert_eq!(missed(&built(out.path(), "['img']")), ["image", "export"], "the raw image became the VHD");
-    assert_eq!(names(&folder), ["SHA256SUMS", "demo.img", "manifest.json"], "what is out of date goes");
+    assert_eq!(names(&folder), with_papers(&["demo.img"]), "what is out of date goes");
     let again = built(out.path(), "['img', 'vhd']");
     assert_eq!(missed(&again), ["export"], "the raw image was there");
     assert_eq!(again["outputs"][0]["sha256"], disks[0]["raw"]["sha256"], "two builds differ");

@@ -9,7 +9,8 @@ use super::chunk::Chunk;
 use super::feed::{Feed, Next, Nobody};
 use super::medium::Medium;
 use super::source::{Hashed, Source};
-use super::writer::{self, Fault, Job, Watch, Work, fill};
+use super::writer::{self, Fault, Job, Watch, Work};
+use crate::format::decode::fill;
 use crate::stamp::patch::Patch;
 
 /// Buffers of a MiB for everybody, and for each target besides. With what decoders, read-back and first MiB take (6 MiB,

@@ -16,6 +16,7 @@ use super::chunk::{Aligned, CHUNK, Chunk, Extents, Pool, ZEROS, is_zero};
 use super::feed::{Feed, INTERRUPTED, Next};
 use super::medium::{Medium, read_all, write_all};
 use super::source::Source;
+use crate::format::decode::fill;
 use crate::stamp::patch::{Patch, Stream};
 
 /// Why a device is not done.
@@ -352,21 +353,4 @@ impl<'a, 'b> Writer<'a, 'b> {
         }
         Ok(())
     }
-}
-
-/// Reads until the buffer is full or the stream ends; says how much.
-///
-/// # Errors
-/// When the stream cannot be read.
-pub fn fill(stream: &mut dyn io::Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match stream.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

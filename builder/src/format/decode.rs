@@ -2,22 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use sha2::{Digest as _, Sha256};
 
 use super::{Container, VHD_FOOTER, detect};
-use crate::disk::sparse;
 use crate::error::Problem;
-use crate::host;
-use crate::units::Digest;
 
 /// Bytes read from the file at a time.
 const BUFFER: usize = 1 << 20;
-/// Zeros of this length become a hole.
-const HOLE: usize = 64 << 10;
 /// Largest window of Zstandard that is unpacked (`zstd --long=27`); bounds what a hostile file can make us allocate.
 const WINDOW_LOG_MAX: u32 = 27;
 /// Most memory that unpacking xz may take (`xz -9` takes 65 MiB).
@@ -70,48 +63,11 @@ pub fn open(path: &Path) -> Result<(Container, Box<dyn Read + Send>)> {
     Ok((container, stream(file, container, size, path)?))
 }
 
-/// Writes the disk that an image's file holds to `to`, which must not exist, with holes where it is zeros for long; says
-/// how many bytes it has and their digest. `progress` is called with the bytes done.
+/// Reads until the buffer is full or the stream ends; says how much.
 ///
 /// # Errors
-/// As [`open`]; when the file is damaged, or `to` cannot be written.
-pub fn unpack(path: &Path, to: &Path, progress: impl Fn(u64)) -> Result<(u64, Digest)> {
-    let container = File::open(path).and_then(|file| {
-        let size = file.metadata()?.len();
-        detect(&file, size).map_err(io::Error::other)
-    });
-    if container.with_context(|| format!("opening {}", path.display()))? == Container::Qcow2 {
-        let mut convert = host::command("qemu-img")?;
-        host::run(convert.args(["convert", "-q", "-f", "qcow2", "-O", "raw"]).arg(path).arg(to))?;
-        let size = to.metadata().with_context(|| format!("looking at {}", to.display()))?.len();
-        return Ok((size, sparse::digest(to)?));
-    }
-    let (_, mut stream) = open(path)?;
-    let file = File::create_new(to).with_context(|| format!("creating {}", to.display()))?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; BUFFER];
-    let mut size = 0;
-    loop {
-        let count =
-            fill(&mut stream, &mut buffer).with_context(|| format!("unpacking {}", path.display()))?;
-        if count == 0 {
-            break;
-        }
-        hasher.update(&buffer[..count]);
-        for (block, at) in buffer[..count].chunks(HOLE).zip((size..).step_by(HOLE)) {
-            if block.iter().any(|byte| *byte != 0) {
-                file.write_all_at(block, at).with_context(|| format!("writing {}", to.display()))?;
-            }
-        }
-        size += count as u64;
-        progress(size);
-    }
-    file.set_len(size).with_context(|| format!("writing {}", to.display()))?;
-    Ok((size, Digest::from_hasher(hasher)))
-}
-
-/// Reads until the buffer is full or the stream ends.
-fn fill(stream: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+/// When the stream cannot be read.
+pub fn fill(stream: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
         match stream.read(&mut buffer[done..]) {

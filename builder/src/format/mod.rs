@@ -12,6 +12,7 @@
 
 pub mod bmap;
 pub mod decode;
+pub mod unpack;
 
 use std::fmt;
 use std::fs::File;

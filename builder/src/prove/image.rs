@@ -3,14 +3,15 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
 use crate::build::manifest::{FILE_NAME, Manifest, Output, Partition};
+use crate::disk::sparse;
 use crate::error::Problem;
-use crate::event::{Event, Sink, Unit};
-use crate::format::{Container, decode, detect};
+use crate::event::Sink;
+use crate::format::unpack::unpack;
+use crate::format::{Container, detect};
 use crate::units::Digest;
 
 /// Far above any manifest: a limit for a file that is not one.
@@ -80,23 +81,17 @@ impl Image {
         if self.is_raw() {
             return Ok(());
         }
-        let timer = Instant::now();
-        let step = "unpack";
+        let path = folder.join(format!("{}.img", self.name()));
+        let file = File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;
+        let size = unpack(&self.file, &file, sink)?;
         let known = self.listed().and_then(|output| output.raw);
-        sink.emit(Event::Started { step: step.into(), total: known.map(|raw| raw.size), unit: Unit::Bytes });
-        let name = format!("{}.img", self.name());
-        let path = folder.join(name);
-        let progress = |done| {
-            sink.emit(Event::Progress { step: step.into(), done, message: String::new() });
-        };
-        let (size, sha256) = decode::unpack(&self.file, &path, progress)?;
-        if known.is_some_and(|raw| raw.sha256 != sha256) {
+        if let Some(raw) = known
+            && sparse::digest(&path)? != raw.sha256
+        {
             let message =
                 format!("{} does not hold the disk that its {FILE_NAME} speaks of", self.file.display());
             return Err(Problem::input(message).hint("build it again: it was damaged or exchanged").into());
         }
-        let seconds = timer.elapsed().as_secs_f64();
-        sink.emit(Event::Finished { step: step.into(), seconds, outcome: self.container.to_string() });
         (self.path, self.size) = (path, size);
         self.check_size()
     }
@@ -186,29 +181,24 @@ pub fn read_manifest(path: &Path) -> Result<Manifest> {
     serde_json::from_slice(&text).map_err(|error| unusable(error.to_string()).into())
 }
 
-/// The raw image that a manifest lists, by its bare name.
+/// The image of the folder that a manifest lies in: the raw one, or else the form of it that unpacks fastest.
 ///
 /// # Errors
-/// When it lists none.
-pub fn raw_image(manifest: &Manifest, folder: &Path) -> Result<PathBuf> {
-    let mut names = manifest.outputs.iter().filter_map(Output::plain_name);
-    let found = names.find(|file| file.extension().is_some_and(|ending| ending == "img"));
-    found.cloned().ok_or_else(|| {
-        Problem::input(format!("{} lists no .img file", folder.join(FILE_NAME).display()))
-            .hint("name the image itself, or add `img` to target.formats and build again")
-            .into()
-    })
-}
-
-/// The raw image that a manifest lists, or else the one that unpacks fastest.
-fn disk_image(manifest: &Manifest, folder: &Path) -> Result<PathBuf> {
-    const ORDER: [&str; 5] = [".vhd", ".img.zst", ".img.gz", ".img.xz", ".qcow2"];
+/// A [`Problem`] when none is listed, or none of those is there.
+pub fn disk_image(manifest: &Manifest, folder: &Path) -> Result<PathBuf> {
+    const ORDER: [&str; 6] = [".img", ".vhd", ".img.zst", ".img.gz", ".img.xz", ".qcow2"];
     let names: Vec<_> = manifest.outputs.iter().filter_map(Output::plain_name).collect();
-    let ends = |ending: &str| names.iter().find(|name| name.to_string_lossy().ends_with(ending));
-    match raw_image(manifest, folder) {
-        Err(error) => ORDER.into_iter().find_map(ends).map(|name| (*name).clone()).ok_or(error),
-        found => found,
-    }
+    let listed = |form: &&str| names.iter().find(|name| name.to_string_lossy().ends_with(form)).copied();
+    let mut known = ORDER.iter().filter_map(listed).peekable();
+    let Some(first) = known.peek().copied() else {
+        let message = format!("{} lists no image", folder.join(FILE_NAME).display());
+        return Err(Problem::input(message).hint("add `img` to target.formats and build again").into());
+    };
+    let there = known.find(|name| folder.join(name).is_file());
+    Ok(there.cloned().ok_or_else(|| {
+        Problem::input(format!("cannot open the image {}: it is missing", folder.join(first).display()))
+            .hint("build it again, or name the image itself")
+    })?)
 }
 
 #[cfg(test)]

@@ -1,0 +1,193 @@
+//! The disk that an image's file holds, as a raw sparse file.
+//!
+//! ```text
+//! zst, xz, gz, vhd  ─► decode ──┐
+//! qcow2             ─► qemu-img ┴► sparse file
+//! ```
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use super::decode::{self, fill};
+use super::{Container, detect};
+use crate::error::Problem;
+use crate::event::{Event, Sink, Unit};
+use crate::host;
+
+/// Largest disk that is unpacked, bytes; a hostile file of a few KiB could claim any size.
+pub const LARGEST: u64 = 64 << 30;
+/// Bytes unpacked at a time.
+const CHUNK: usize = 1 << 20;
+/// Zeros of this length become a hole.
+const HOLE: usize = 64 << 10;
+const STEP: &str = "unpack";
+
+/// Counts what is read of the compressed file, for the progress.
+struct Counted {
+    file: File,
+    count: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+/// Writes the disk that an image's file holds into an empty file, with holes where it is zeros for long; says how many
+/// bytes it has.
+///
+/// # Errors
+/// A [`Problem`] when the file is damaged, the disk larger than [`LARGEST`], a qcow2 one that other files are part of,
+/// or there is no room.
+pub fn unpack(path: &Path, target: &File, sink: &dyn Sink) -> Result<u64> {
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let packed = file.metadata().with_context(|| format!("looking at {}", path.display()))?.len();
+    let container = detect(&file, packed).with_context(|| format!("reading {}", path.display()))?;
+    if container == Container::Qcow2 {
+        return convert(&file, path, target);
+    }
+    let begin = Instant::now();
+    sink.emit(Event::Started { step: STEP.into(), total: Some(packed), unit: Unit::Bytes });
+    let count = Arc::new(AtomicU64::new(0));
+    let counted = Counted { file, count: Arc::clone(&count) };
+    let mut stream = decode::stream(counted, container, packed, path)?;
+    let mut buffer = vec![0; CHUNK];
+    let mut size = 0;
+    loop {
+        let filled = fill(&mut *stream, &mut buffer).map_err(|error| damaged(path, container, &error))?;
+        if filled == 0 {
+            break;
+        }
+        if size + filled as u64 > LARGEST {
+            return Err(too_large(path).into());
+        }
+        write_sparse(target, &buffer[..filled], size).map_err(no_room)?;
+        size += filled as u64;
+        let done = count.load(Ordering::Relaxed);
+        sink.emit(Event::Progress { step: STEP.into(), done, message: String::new() });
+    }
+    target.set_len(size).map_err(no_room)?;
+    let outcome = format!("{} MiB", size >> 20);
+    let seconds = begin.elapsed().as_secs_f64();
+    sink.emit(Event::Finished { step: STEP.into(), seconds, outcome });
+    Ok(size)
+}
+
+fn write_sparse(target: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    for (at, piece) in (offset..).step_by(HOLE).zip(bytes.chunks(HOLE)) {
+        if piece.iter().any(|byte| *byte != 0) {
+            target.write_all_at(piece, at)?;
+        }
+    }
+    Ok(())
+}
+
+fn damaged(path: &Path, container: Container, error: &io::Error) -> Problem {
+    Problem::input(format!("{} is a damaged {container} file: {error}", path.display()))
+        .hint("fetch it again, and compare it with its SHA256SUMS")
+}
+
+fn too_large(path: &Path) -> Problem {
+    Problem::input(format!("{} holds a disk of more than {} GiB", path.display(), LARGEST >> 30))
+        .hint("unpack it yourself, and name the raw image")
+}
+
+fn no_room(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Problem::work("there is no room to unpack the image")
+                .hint("name a folder with more room in TMPDIR (else it is /var/tmp)")
+                .into()
+        }
+        _ => anyhow::Error::new(error).context("writing the unpacked image"),
+    }
+}
+
+/// A qcow2's head (QEMU's `docs/interop/qcow2.txt`): 104 bytes, big endian.
+struct Qcow2 {
+    size: u64,
+}
+
+impl Qcow2 {
+    /// Refuses what would make qemu-img open another file: an image may come from anybody.
+    fn parse(head: &[u8; 104]) -> Result<Self, &'static str> {
+        let long = |at: usize| head[at..at + 8].iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+        let (version, crypt) = (long(0) & 0xffff_ffff, long(28) & 0xffff_ffff);
+        if long(8) != 0 {
+            return Err("it is a layer over another file (a backing file)");
+        }
+        if crypt != 0 {
+            return Err("it is encrypted");
+        }
+        match version {
+            2 => {}
+            // Bit 2: the data lies in another file.
+            3 if long(72) & 4 == 0 => {}
+            3 => return Err("its data lies in another file"),
+            _ => return Err("it is of an unknown version"),
+        }
+        Ok(Self { size: long(24) })
+    }
+}
+
+fn convert(file: &File, path: &Path, target: &File) -> Result<u64> {
+    let refuse = |why: &str| {
+        Problem::input(format!("the qcow2 {} is not read: {why}", path.display()))
+            .hint("if you trust it: qemu-img convert -O raw IMAGE.qcow2 IMAGE.img, and name that")
+    };
+    let mut head = [0; 104];
+    file.read_exact_at(&mut head, 0).map_err(|_| refuse("it is cut off"))?;
+    let disk = Qcow2::parse(&head).map_err(refuse)?;
+    if disk.size > LARGEST {
+        return Err(too_large(path).into());
+    }
+    target.set_len(disk.size).map_err(no_room)?;
+    // As an absolute path, lest a name like `json:…` mean something to qemu-img.
+    let path = path.canonicalize().with_context(|| format!("finding {}", path.display()))?;
+    let out = format!("/proc/{}/fd/{}", std::process::id(), target.as_raw_fd());
+    let mut command = host::command("qemu-img")?;
+    command.args(["convert", "-n", "--target-is-zero", "-f", "qcow2", "-O", "raw"]).arg(&path).arg(out);
+    host::run(&mut command)
+        .map_err(|error| Problem::input(format!("{} is a damaged qcow2: {error:#}", path.display())))?;
+    Ok(disk.size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HOLE, Qcow2, write_sparse};
+
+    #[test]
+    fn sparse_pieces() {
+        let file = tempfile::tempfile().expect("file");
+        let mut bytes = vec![0; 3 * HOLE + 5];
+        bytes[2 * HOLE] = 1;
+        write_sparse(&file, &bytes, 0).expect("write");
+        assert_eq!(file.metadata().expect("stat").len(), 3 * HOLE as u64);
+    }
+
+    #[test]
+    fn a_qcow2_that_reaches_for_other_files() {
+        let mut head = [0; 104];
+        head[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        head[31] = 9;
+        assert_eq!(Qcow2::parse(&head).map(|disk| disk.size), Ok(9));
+        for (at, bit, why) in
+            [(15, 1, "backing"), (79, 4, "another file"), (35, 1, "encrypted"), (7, 7, "version")]
+        {
+            let mut head = head;
+            head[at] = bit;
+            assert!(Qcow2::parse(&head).is_err_and(|said| said.contains(why)), "{why}");
+        }
+    }
+}
