@@ -230,18 +230,19 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// Names of a build's folder that has these files, sorted.
+fn with_papers(files: &[&'static str]) -> Vec<&'static str> {
+    let mut all = [files, &["SHA256SUMS", "manifest.json", "sbom.cdx.json", "sbom.spdx.json"]].concat();
+    all.sort_unstable();
+    all
+}
+
 #[test]
 fn a_build_hands_out_what_its_recipe_asks_for_and_remakes_only_that() {
     let out = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("folder");
     let folder = out.path().join("demo-x86_64");
     let first = built(out.path(), "['img.zst', 'bmap', 'vhd', 'tar.zst']");
     assert_eq!(missed(&first), ["image", "export"]);
-    let papers = ["SHA256SUMS", "manifest.json", "sbom.cdx.json", "sbom.spdx.json"];
-    let with_papers = |files: &[&str]| {
-        let mut all = [files, &papers].concat();
-        all.sort_unstable();
-        all
-    };
     assert_eq!(names(&folder), with_papers(&["demo.bmap", "demo.img.zst", "demo.tar.zst", "demo.vhd"]));
     let check =
         Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(&folder).output();
