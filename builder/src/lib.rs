@@ -1,8 +1,10 @@
 //! edgepress: a recipe goes in; a bootable, provisionable device image comes out.
 //!
 //! ```text
-//! recipe ─► lock ─► store ─► rootfs ─► overlay ─► disk ─► <name>.img + manifest.json
-//!                                                            └─► prove (QEMU + sim → report)
+//! recipe ─► lock ─► store ─► rootfs ─► overlay ─► disk ─► export ─► <name>.img, … + manifest.json, sbom
+//!                                                                    ├─► inspect, prove (QEMU + sim → report)
+//!                                                                    ├─► stamp ─► flash (N cards, each its own)
+//!                                                                    └─► azure (templates and scripts)
 //! ```
 //!
 //! One folder per word of the design; `cli/` has one file per verb and nothing but argument parsing and

@@ -36,6 +36,8 @@ From a recipe to a device that is proved to provision itself:
   edgepress test  out/gateway-x86_64    boots a copy in QEMU against simulated Azure services
   edgepress stamp out/gateway-x86_64 --fleet fleet.csv --out patches    an identity for each device
   edgepress flash out/gateway-x86_64 --fleet patches --to /dev/sdb --to /dev/sdc     a card for each
+  edgepress azure out/gateway-x86_64 --out azure    templates and scripts for a subscription
+  edgepress sign  out/gateway-x86_64 --key KEY      SHA256SUMS, signed
 
 Exit status: 0 done, 1 the work failed, 2 the command line or an input is wrong, 130 interrupted.
 Recipes to start from are in recipes/; every key is explained in docs/recipe.md.";
