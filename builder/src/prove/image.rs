@@ -313,6 +313,6 @@ pub(super) mod tests {
         assert!(refusal(&path).contains("at least 3145728 bytes"));
         let outside = manifest_text().replace("demo.img", "../demo.img");
         let (kept, _path) = folder(Some(&outside), 4 << 20);
-        assert!(refusal(kept.path()).contains("lists no .img file"));
+        assert!(refusal(kept.path()).contains("lists no image"));
     }
 }
