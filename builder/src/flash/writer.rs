@@ -288,7 +288,7 @@ impl<'a, 'b> Writer<'a, 'b> {
     /// Was the image that was written the one that was verified, and the one that the patch is for?
     fn compare(&mut self, verified: &Verified) -> Result<(), Fault> {
         let same = |(index, line): &(u64, Line)| {
-            verified.line(*index).is_some_and(|expected| expected.sha256 == line.sha256)
+            verified.line(*index).is_some_and(|expected| expected.sum == line.sum)
         };
         if self.next != verified.chunks() || !self.alone.iter().all(same) {
             return Err(Fault::new("the image's file was changed while it was written"));
@@ -325,7 +325,7 @@ impl<'a, 'b> Writer<'a, 'b> {
         }
         let clean =
             !line.extents.zeros || line.extents.rest(length).into_iter().all(|range| is_zero(&bytes[range]));
-        let same = clean && Line::of(&bytes[..length], &line.extents).sha256 == line.sha256;
+        let same = clean && Line::of(&bytes[..length], &line.extents).sum == line.sum;
         self.scratch = bytes;
         if !same {
             let at = start as f64 / CHUNK as f64;
