@@ -17,40 +17,7 @@ use tempfile::TempDir;
 
 pub const SIZE: u64 = ALIGN + LEAST + 3 * ALIGN;
 const EPOCH: u64 = 1_700_000_000;
-const CONFIG: &str = r#"auto_reprovisioning_mode = "Dynamic"
-cloud_timeout_sec = 70
-
-[provisioning]
-source = "dps"
-global_endpoint = "https://global.azure-devices-provisioning.net"
-id_scope = "0ne00123456"
-
-[provisioning.attestation]
-method = "x509"
-identity_cert = "file:///var/secrets/aziot/certs/device-id.pem"
-identity_pk = "file:///var/secrets/aziot/keys/device-id.key.pem"
-
-[edge_ca]
-auto_generated_edge_ca_expiry_days = 90
-
-[agent]
-name = "edgeAgent"
-type = "docker"
-imagePullPolicy = "on-create"
-
-[agent.config]
-image = "mcr.microsoft.com/azureiotedge-agent:1.6.1"
-
-[agent.config.createOptions.HostConfig]
-Binds = ["/var/lib/edgepress/agent:/var/lib/edgepress/agent"]
-
-[agent.env]
-storageFolder = "/var/lib/edgepress/agent"
-
-[moby_runtime]
-uri = "unix:///var/run/docker.sock"
-network = "azure-iot-edge"
-"#;
+const CONFIG: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/provisioning/lint/good.toml"));
 
 /// A folder with a golden image, its manifest, and an authority of two levels.
 pub struct Plant {

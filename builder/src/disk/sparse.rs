@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -23,32 +24,41 @@ pub fn digest(path: &Path) -> Result<Digest> {
 }
 
 fn digest_open(path: &Path) -> Result<Digest> {
-    let mut file = File::open(path)?;
+    let file = File::open(path)?;
     let size = file.metadata()?.len();
+    Ok(Digest::from_hasher(hash(&file, size, |_| ())?))
+}
+
+/// Hashes the first `size` bytes of a file, holes included but not read; `progress` is told how many are done.
+///
+/// # Errors
+/// When the file cannot be read or is shorter.
+pub fn hash(file: &File, size: u64, progress: impl Fn(u64)) -> Result<Sha256> {
     let mut hasher = Sha256::new();
     let mut done = 0;
     let mut buffer = vec![0; BUFFER];
-    let zeros = vec![0; BUFFER];
-    for data in data_ranges(&file, size)? {
-        hash_zeros(&mut hasher, &zeros, data.start - done);
-        file.seek(SeekFrom::Start(data.start))?;
-        let mut left = data.end - data.start;
-        while left > 0 {
-            let chunk = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            file.read_exact(&mut buffer[..chunk])?;
+    for data in data_ranges(file, size)? {
+        hash_zeros(&mut hasher, data.start - done);
+        done = data.start;
+        while done < data.end {
+            let chunk = buffer.len().min(usize::try_from(data.end - done).unwrap_or(usize::MAX));
+            file.read_exact_at(&mut buffer[..chunk], done)?;
             hasher.update(&buffer[..chunk]);
-            left -= chunk as u64;
+            done += chunk as u64;
+            progress(done);
         }
-        done = data.end;
     }
-    hash_zeros(&mut hasher, &zeros, size - done);
-    Ok(Digest::from_hasher(hasher))
+    hash_zeros(&mut hasher, size - done);
+    progress(size);
+    Ok(hasher)
 }
 
-fn hash_zeros(hasher: &mut Sha256, zeros: &[u8], mut count: u64) {
+fn hash_zeros(hasher: &mut Sha256, mut count: u64) {
+    // Short enough to stay in the fastest cache.
+    const ZEROS: &[u8] = &[0; 16 << 10];
     while count > 0 {
-        let chunk = zeros.len().min(usize::try_from(count).unwrap_or(usize::MAX));
-        hasher.update(&zeros[..chunk]);
+        let chunk = ZEROS.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+        hasher.update(&ZEROS[..chunk]);
         count -= chunk as u64;
     }
 }

@@ -1,4 +1,4 @@
-//! Consumers that only hash, and the file that is hashed while it is written.
+//! The digests of the block map, and the file that is hashed while it is written.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -63,15 +63,6 @@ impl Write for Hashed {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
-}
-
-/// The digest of everything, to be gone on with.
-pub(super) fn hash(chunks: &Receiver<Chunk>) -> Sha256 {
-    let mut hasher = Sha256::new();
-    for chunk in chunks {
-        chunk.pieces().for_each(|piece| hasher.update(piece));
-    }
-    hasher
 }
 
 /// The digest of each range (bytes, ascending, on whole blocks but where the disk ends).

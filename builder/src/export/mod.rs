@@ -1,13 +1,17 @@
 //! From the raw image to the files that are handed on, in one pass.
 //!
 //! ```text
-//!                              ┌─► SHA-256 of the disk (and of the VHD, which is the disk and a footer)
-//!             chunks of 4 MiB, ├─► digests of the block map's ranges
+//!             chunks of 4 MiB, ┌─► digests of the block map's ranges
 //! raw image ─► shared, through ├─► frames of Zstandard  ─┐ several at a time,
 //!  data only   bounded queues  ├─► deflate for gzip     ─┘ written in order
-//!                              └─► xz, several blocks at a time
+//!           │                  └─► xz, several blocks at a time
+//!           ├► SHA-256 of the disk (and of the VHD, which is the disk and a footer)
 //!           └► copied in the kernel to the VHD, where the raw image stays too;  qemu-img makes the qcow2
 //! ```
+//! Who hashes the disk has to go through its holes too, alone and in order, and there is a large one at the end of most
+//! images. So it reads for itself and runs ahead of those that compress, who find what it read in the page cache; waiting
+//! for them, it would hash that hole when nobody else has anything left to do.
+//!
 //! Holes are not read. What is made is the same whatever the number of cores. Memory: the chunks under way, at most
 //! 4 MiB × (10 + 4 × cores), and for each core what a compressor needs (Zstandard 4 MiB, deflate 0.3 MiB, xz 150 MiB).
 
@@ -99,12 +103,7 @@ pub fn run(request: &Request<'_>, sink: &dyn Sink) -> Result<Outcome> {
     let progress = |done| {
         sink.emit(Event::Progress { step: STEP.into(), done, message: message.clone() });
     };
-    let lines = Lines::default();
-    let made = thread::scope(|scope| {
-        Products::make(scope, lines, request, ranges, |lines| {
-            lines.read(&image, size, progress).with_context(|| format!("reading {raw}"))
-        })
-    })?;
+    let made = thread::scope(|scope| Products::make(scope, request, (&image, size), ranges, progress))?;
     made.finish(request, size)
 }
 
@@ -145,27 +144,34 @@ struct Products {
 }
 
 impl Products {
-    /// Starts all consumers, then reads.
+    /// Starts all consumers, then reads the image, so many bytes long.
     fn make<'scope>(
         scope: &'scope Scope<'scope, '_>,
-        mut lines: Lines,
         request: &'scope Request<'_>,
+        (image, size): (&'scope File, u64),
         ranges: Option<Vec<Range<u64>>>,
-        read: impl FnOnce(Lines) -> Result<()>,
+        progress: impl Fn(u64),
     ) -> Result<Self> {
-        let chunks = lines.add();
-        let hasher = scope.spawn(move || consume::hash(&chunks));
+        let mut lines = Lines::default();
         let map = ranges.map(|ranges| {
             let chunks = lines.add();
             scope.spawn(move || consume::ranges(&chunks, ranges))
         });
         let files: Vec<_> =
             request.targets.iter().map(|target| start(scope, &mut lines, request, target)).collect();
-        let read = read(lines);
-        let (hasher, map) = (joined(hasher), map.map(joined));
+        let (hasher, read) = if lines.is_empty() {
+            (sparse::hash(image, size, progress), Ok(()))
+        } else {
+            let hasher = scope.spawn(move || sparse::hash(image, size, |_| ()));
+            let read = lines.read(image, size, progress);
+            (joined(hasher), read)
+        };
+        let map = map.map(joined);
         // All of them, before the first that failed is reported.
         let files: Vec<_> = files.into_iter().map(joined).collect();
-        read?;
+        let context = || format!("reading {}", request.raw.display());
+        read.with_context(context)?;
+        let hasher = hasher.with_context(context)?;
         Ok(Self { hasher, map, files: files.into_iter().collect::<Result<_>>()? })
     }
 

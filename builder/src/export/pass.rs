@@ -56,6 +56,11 @@ pub(super) struct Lines {
 }
 
 impl Lines {
+    /// Whether nobody wants the bytes.
+    pub fn is_empty(&self) -> bool {
+        self.queues.is_empty()
+    }
+
     /// One more consumer.
     pub fn add(&mut self) -> Receiver<Chunk> {
         let (sender, receiver) = sync_channel(QUEUE);

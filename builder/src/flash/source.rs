@@ -15,11 +15,11 @@ use crate::build::manifest::FILE_NAME;
 use crate::error::Problem;
 use crate::format::bmap::Bmap;
 use crate::format::{Container, VHD_FOOTER, decode, detect};
+use crate::sign::{SUMS, sums};
 use crate::units::Digest;
 
 /// Far above any manifest, list of digests or block map.
 const LARGEST_TEXT: u64 = 64 << 20;
-const SUMS: &str = "SHA256SUMS";
 /// Which of a build's outputs is taken: the one that is read fastest and is checked best.
 const PREFERRED: [&str; 5] = [".img.zst", ".img", ".img.xz", ".img.gz", ".vhd"];
 
@@ -198,10 +198,13 @@ impl Beside {
     fn of(image: &Path) -> Result<Self> {
         let mut beside = Self::default();
         let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if let Some(text) = text(&image.with_file_name(SUMS))?
-            && let Some(sum) = listed(&text, &name)
-        {
-            beside.file.push((sum, SUMS.to_owned()));
+        let sums = image.with_file_name(SUMS);
+        if let Some(text) = text(&sums)? {
+            let sum = sums::find(&text, &name).map_err(|error| {
+                Problem::input(format!("{}: {error}", sums.display()))
+                    .hint("fetch or build the image anew, with all that lies beside it")
+            })?;
+            beside.file.extend(sum.map(|sum| (sum, SUMS.to_owned())));
         }
         if let Some(text) = text(&image.with_file_name(FILE_NAME))? {
             // Another program's manifest.json is none of ours: what cannot be read there says nothing.
@@ -239,14 +242,6 @@ fn text(path: &Path) -> Result<Option<String>> {
             Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
         }
     }
-}
-
-/// The digest of a file in a list as sha256sum writes it.
-fn listed(sums: &str, name: &str) -> Option<Digest> {
-    sums.lines().find_map(|line| {
-        let (sum, file) = line.split_once([' ', '\t'])?;
-        (file.trim_start_matches([' ', '*', '\t']).trim_end() == name).then(|| sum.parse().ok())?
-    })
 }
 
 fn expected(given: Option<Digest>, beside: &Beside, path: &Path) -> Result<Option<(Digest, String)>> {
@@ -311,7 +306,7 @@ fn preferred(folder: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Map, Options, Source, listed};
+    use super::{Map, Options, Source};
     use crate::error::problem;
     use crate::format::bmap::{Bmap, Mapped};
     use crate::units::Digest;
@@ -367,6 +362,8 @@ mod tests {
         // A list that says otherwise.
         fs::write(at("SHA256SUMS"), format!("{}  x.img.zst\n", Digest::of("?"))).expect("write");
         assert!(refusal(&options(folder.path())).starts_with("SHA256SUMS and manifest.json give "));
+        fs::write(at("SHA256SUMS"), "12  x.img.zst\n").expect("write");
+        assert!(refusal(&options(folder.path())).contains("SHA256SUMS: line 1: "));
         fs::write(at("x.img.zst.bmap"), map(9999)).expect("write");
         fs::remove_file(at("SHA256SUMS")).expect("remove");
         assert!(refusal(&options(folder.path())).contains("is for an image of 9999 bytes"));
@@ -387,14 +384,5 @@ mod tests {
         fs::write(at("e.bmap"), "<bmap").expect("write");
         fs::write(at("e"), b"x").expect("write");
         assert!(refusal(&options(&at("e"))).contains("e.bmap cannot be used: it is no XML"));
-    }
-
-    #[test]
-    fn lists_of_digests() {
-        let sum = Digest::of("x");
-        let text = format!("nonsense\n{} *other\n{sum}  a b.img\r\n", Digest::of("y"));
-        assert_eq!(listed(&text, "a b.img"), Some(sum));
-        assert_eq!(listed(&text, "other"), Some(Digest::of("y")));
-        assert_eq!(listed(&text, "nonsense"), None);
     }
 }

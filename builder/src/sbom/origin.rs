@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn archives_by_host_then_by_role() {
         for (role, url, namespace, repository) in [
-            ("main", "http://deb.debian.org/debian", "debian", None),
+            ("main", "http://ftp.debian.org/debian", "debian", None),
             ("debian-security", "http://mirror.example/debian-security", "debian", None),
             ("ubuntu", "http://ports.ubuntu.com/ubuntu-ports", "ubuntu", None),
             (

@@ -47,7 +47,7 @@ fn origins() -> Origins {
     let deb = |version: &str, archive: Option<Archive>| Origin {
         version: version.into(),
         sha256: Digest::of(version),
-        url: archive.as_ref().map(|_| format!("http://deb.debian.org/debian/pool/{version}.deb")),
+        url: archive.as_ref().map(|_| format!("http://ftp.debian.org/debian/pool/{version}.deb")),
         archive,
     };
     Origins::from([

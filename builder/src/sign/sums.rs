@@ -19,11 +19,8 @@ pub fn parse(text: &str) -> Result<Vec<(String, Digest)>, String> {
             return Err(format!("it has more than {MOST_LINES} lines"));
         }
         let wrong = |what: &str| format!("line {}: {what}", at + 1);
-        let (digest, rest) =
-            line.split_once(' ').ok_or_else(|| wrong("expected a digest and a file name"))?;
+        let (digest, name) = split(line).map_err(wrong)?;
         let digest = digest.parse().map_err(|error: String| wrong(&error))?;
-        let name =
-            rest.strip_prefix([' ', '*']).ok_or_else(|| wrong("expected two characters between the two"))?;
         // A path would let the list vouch for files elsewhere.
         let mut parts = Path::new(name).components();
         let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
@@ -33,6 +30,24 @@ pub fn parse(text: &str) -> Result<Vec<(String, Digest)>, String> {
         listed.push((name.to_owned(), digest));
     }
     if listed.is_empty() { Err("it names no file".to_owned()) } else { Ok(listed) }
+}
+
+/// The digest of one file, by its name; other lines may have any form: a list of somebody else's is not ours to judge.
+///
+/// # Errors
+/// Names the line that names the file without a digest.
+pub fn find(text: &str, name: &str) -> Result<Option<Digest>, String> {
+    let mut lines = text.lines().enumerate();
+    let line = lines.find_map(|(at, line)| split(line).ok().filter(|it| it.1 == name).map(|it| (at, it.0)));
+    let Some((at, digest)) = line else { return Ok(None) };
+    digest.parse().map(Some).map_err(|error: String| format!("line {}: {error}", at + 1))
+}
+
+/// Digest and name of a line, as they stand there.
+fn split(line: &str) -> Result<(&str, &str), &'static str> {
+    let (digest, rest) = line.split_once(' ').ok_or("expected a digest and a file name")?;
+    let name = rest.strip_prefix([' ', '*']).ok_or("expected two characters between the two")?;
+    Ok((digest, name))
 }
 
 /// What a list says of a folder's files.
@@ -64,7 +79,7 @@ pub fn compare(folder: &Path, listed: &[(String, Digest)]) -> Compared {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{find, parse};
     use crate::units::Digest;
 
     #[test]
@@ -76,6 +91,16 @@ mod tests {
         for length in 0..text.len() {
             let _ = parse(&text[..length]);
         }
+    }
+
+    #[test]
+    fn one_file_in_a_list_of_any_form() {
+        let sum = Digest::of("x");
+        let text = format!("nonsense\n{sum}\tno.img\n{sum} *a b.img\n12  short.img\n");
+        assert_eq!(find(&text, "a b.img"), Ok(Some(sum)));
+        assert_eq!(find(&text, "no.img"), Ok(None));
+        let error = find(&text, "short.img").expect_err("no digest");
+        assert!(error.starts_with("line 4: "), "{error}");
     }
 
     #[test]

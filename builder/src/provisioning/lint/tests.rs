@@ -3,39 +3,8 @@
 use super::{Finding, lint};
 use crate::recipe::diagnostic::Severity;
 
-const GOOD: &str = r#"auto_reprovisioning_mode = "Dynamic"
-cloud_timeout_sec = 70
-cloud_retries = 1
-
-[provisioning]
-source = "dps"
-global_endpoint = "https://global.azure-devices-provisioning.net"
-id_scope = "0ne00123456"
-
-[provisioning.attestation]
-method = "x509"
-identity_cert = "file:///var/secrets/aziot/certs/device-id.pem"
-identity_pk = "file:///var/secrets/aziot/keys/device-id.key.pem"
-
-[edge_ca]
-auto_generated_edge_ca_expiry_days = 90
-
-[agent]
-name = "edgeAgent"
-type = "docker"
-imagePullPolicy = "never"
-
-[agent.config]
-image = "mcr.microsoft.com/azureiotedge-agent:1.6.1"
-createOptions = { HostConfig = { Binds = ["/var/lib/agent:/var/lib/agent"] } }
-
-[agent.env]
-storageFolder = "/var/lib/agent"
-
-[moby_runtime]
-uri = "unix:///var/run/docker.sock"
-network = "azure-iot-edge"
-"#;
+/// Also what the tests of stamping take for a golden image's configuration (tests/support/plant.rs).
+const GOOD: &str = include_str!("good.toml");
 
 /// The good file with `old` replaced; the table would be wrong if `old` were not in it.
 fn changed(old: &str, new: &str) -> String {
