@@ -1,7 +1,7 @@
 //! An image for Azure boots as a VM of a simulated Azure: cloud-init and the agent are content, and the device is provisioned
 //! under the VM's name with a certificate that its own identity got from the vault.
 //!
-//! Builds the recipe `debian-12-azure` (minutes with a cold store) and boots it in QEMU: `ci/azure-boot`.
+//! Builds the recipe `debian-12-azure` and boots its VHD in QEMU.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,6 @@ fn edgepress(arguments: &[&str]) -> Command {
 }
 
 #[test]
-#[ignore = "minutes of emulation: ci/azure-boot runs it"]
 fn a_vm_of_a_simulated_azure_is_provisioned() {
     fs::remove_dir_all(scratch()).ok();
     fs::create_dir_all(scratch()).expect("a folder");
