@@ -8,7 +8,10 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use card::{CMDLINE, CONFIG, Card, SIZE, STATUS, UUID, edgepress, with_gpt, with_mbr};
+use card::{
+    BOOT, BOOT_SIZE, CMDLINE, CONFIG, Card, SIZE, STATUS, UUID, edgepress, mke2fs, with_boot_and_data,
+    with_gpt, with_mbr,
+};
 use edgepress::disk::gpt::ALIGN;
 use predicates::str::contains;
 use serde_json::{Value, json};
@@ -149,7 +152,7 @@ fn what_is_installed() {
         "packages     2\n",
         "  multi-user.target: ssh.service",
         "first boot   golden",
-        "connection_string = \"(masked)\"",
+        "password = \"(masked)\"",
         "identity-leak           ok",
     ] {
         assert!(said.contains(line), "{line}: {said}");
@@ -199,8 +202,14 @@ first boot   golden
 
 /etc/aziot/config.toml, without comments, secrets masked
   [provisioning]
-  source = \"manual\"
-  connection_string = \"(masked)\"
+  source = \"dps\"
+
+  [agent.config.auth]
+  username = \"puller\"
+  password = \"(masked)\"
+
+to be known: right if the recipe brings it, for only the recipe tells
+  /etc/aziot/config.toml: it holds secrets: agent.config.auth.password
 
 boot-chain              ok  the loaders are there, and the root that they look for
 identity-leak           ok  nothing of one device, nothing that opens one
@@ -234,6 +243,54 @@ fn leaks_are_named_with_their_fix() {
 }
 
 #[test]
+fn a_device_in_the_configuration() {
+    let mut card = Card::uefi();
+    let manual =
+        "[provisioning]\nsource = \"manual\"\nconnection_string = \"HostName=h;SharedAccessKey=SECRET\"\n";
+    card.root("etc/aziot/config.toml", manual);
+    card.write(with_gpt);
+    let output = card
+        .inspect(&[])
+        .code(1)
+        .stdout(contains("/etc/aziot/config.toml: a secret of a device in the runtime's configuration; "));
+    assert!(!String::from_utf8_lossy(&output.get_output().stdout).contains("SECRET"));
+}
+
+/// A terminal takes what an image's names hold for commands.
+#[test]
+fn names_of_an_image_are_no_commands() {
+    let mut card = Card::uefi();
+    card.root("etc/ssh/ssh_host_\u{1b}]0;owned\u{7}", "key");
+    card.write(with_gpt);
+    let output = card.inspect(&[]).code(1).stderr(contains("]0;owned"));
+    for stream in [&output.get_output().stdout, &output.get_output().stderr] {
+        assert!(!stream.contains(&0x1b) && !stream.contains(&0x07));
+    }
+}
+
+/// A disk of a server: /boot is the first that looks like a root, and something else lies behind the root.
+#[test]
+fn the_root_is_where_the_system_is() {
+    let mut card = Card::uefi();
+    card.root("etc/ssh/ssh_host_rsa_key", "key");
+    card.write(with_boot_and_data);
+    let (grub, key) =
+        (("grub/grub.cfg".to_owned(), b"x".to_vec()), ("plant/Key.pfx".to_owned(), b"x".to_vec()));
+    mke2fs(&card.path(), BOOT, BOOT_SIZE, &[grub.clone(), key]);
+    card.inspect(&[])
+        .code(1)
+        .stdout(contains("Debian GNU/Linux 12"))
+        .stderr(contains("/etc/ssh/ssh_host_rsa_key: an SSH host key"))
+        .stderr(contains("partition 2, /plant/Key.pfx: a key store (PKCS #12)"));
+    card.root.retain(|(path, _)| !path.contains("ssh_host"));
+    card.write(with_boot_and_data);
+    mke2fs(&card.path(), BOOT, BOOT_SIZE, &[grub]);
+    let verdict = "identity-leak           ok  nothing of one device, nothing that opens one; not looked through: partition 4 \
+                   (unknown)";
+    card.inspect(&[]).success().stdout(contains(verdict));
+}
+
+#[test]
 fn golden_and_stamped() {
     let mut card = Card::uefi();
     card.write(with_gpt);
@@ -246,6 +303,11 @@ fn golden_and_stamped() {
     card.write(with_gpt);
     card.inspect(&["--stamped"]).success();
     card.inspect(&["--golden"]).code(1).stderr(contains("edgepress stamp --remove"));
+    // A device's own settings, as Windows names them.
+    let mut card = Card::uefi();
+    card.put("edgepress/Authorized_Keys.txt", "ssh-ed25519 AAAA stranger\n");
+    card.write(with_gpt);
+    card.inspect(&["--golden"]).code(1).stderr(contains("an identity (authorized_keys)"));
 }
 
 /// The footer of a fixed VHD.

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use edgepress::disk::fat::{self, LEAST};
@@ -95,30 +95,8 @@ impl Card {
         for (at, bytes) in device.changes().expect("changes") {
             image.write_all_at(&bytes, ALIGN + at).expect("write");
         }
-        self.write_root();
+        mke2fs(&self.path(), ROOT, ROOT_SIZE, &self.root);
         table(&image);
-    }
-
-    fn write_root(&self) {
-        let tree = tempfile::tempdir().expect("folder");
-        for (path, content) in &self.root {
-            let path = tree.path().join(path);
-            fs::create_dir_all(path.parent().expect("parent")).expect("folder");
-            match content.strip_prefix(b"-> ") {
-                Some(target) => symlink(OsStr::from_bytes(target), path).expect("link"),
-                None => fs::write(path, content).expect("file"),
-            }
-        }
-        let mut find = std::process::Command::new("find");
-        find.arg(tree.path()).args(["-exec", "touch", "-h", "-d", "@1700000000", "{}", "+"]);
-        assert!(find.status().expect("find").success());
-        let mut mke2fs = std::process::Command::new("mke2fs");
-        // No path of this machine and no hour in it: what is compared differs only where a test wants it.
-        mke2fs.env("E2FSPROGS_FAKE_TIME", "1700000000").env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
-        mke2fs.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-O", "^has_journal", "-L", "root", "-U", UUID]);
-        mke2fs.args(["-E", &format!("offset={ROOT},root_owner=0:0,hash_seed={UUID}"), "-d"]).arg(tree.path());
-        let done = mke2fs.arg(self.path()).arg(format!("{}k", ROOT_SIZE >> 10)).status().expect("mke2fs");
-        assert!(done.success());
     }
 
     pub fn manifest(&self, models: &[&str]) {
@@ -142,8 +120,31 @@ impl Card {
     }
 }
 
+/// Makes an ext4 file system of these files in an image.
+pub fn mke2fs(image: &Path, offset: u64, size: u64, files: &[(String, Vec<u8>)]) {
+    let tree = tempfile::tempdir().expect("folder");
+    for (path, content) in files {
+        let path = tree.path().join(path);
+        fs::create_dir_all(path.parent().expect("parent")).expect("folder");
+        match content.strip_prefix(b"-> ") {
+            Some(target) => symlink(OsStr::from_bytes(target), path).expect("link"),
+            None => fs::write(path, content).expect("file"),
+        }
+    }
+    let mut find = std::process::Command::new("find");
+    find.arg(tree.path()).args(["-exec", "touch", "-h", "-d", "@1700000000", "{}", "+"]);
+    assert!(find.status().expect("find").success());
+    let mut mke2fs = std::process::Command::new("mke2fs");
+    // No path of this machine and no hour in it: what is compared differs only where a test wants it.
+    mke2fs.env("E2FSPROGS_FAKE_TIME", "1700000000").env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
+    mke2fs.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-O", "^has_journal", "-L", "root", "-U", UUID]);
+    mke2fs.args(["-E", &format!("offset={offset},root_owner=0:0,hash_seed={UUID}"), "-d"]).arg(tree.path());
+    let done = mke2fs.arg(image).arg(format!("{}k", size >> 10)).status().expect("mke2fs");
+    assert!(done.success());
+}
+
 const CONFIG_TOML: &str =
-    "[provisioning]\nsource = \"manual\"\nconnection_string = \"HostName=h;SharedAccessKey=SECRET\"\n";
+    "[provisioning]\nsource = \"dps\"\n\n[agent.config.auth]\nusername = \"puller\"\npassword = \"SECRET\"\n";
 pub const STATUS: &str = "Package: aziot-edge\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.5.1\n\n\
                       Package: containerd\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.6.20\n\n\
                       Package: old\nStatus: deinstall ok config-files\nArchitecture: all\nVersion: 1\n";
@@ -192,4 +193,24 @@ pub fn with_gpt(image: &File) {
         part(gpt::root_type(Arch::X86_64), ids.root_partition, ROOT, ROOT_SIZE),
     ];
     gpt::write(image, SIZE, &gpt::Table { disk: ids.disk, partitions }).expect("table");
+}
+
+/// Where the file system for /boot lies: second in the table, behind the root on the disk.
+pub const BOOT: u64 = SIZE;
+pub const BOOT_SIZE: u64 = 4 * ALIGN;
+
+/// As servers have it: /boot by itself, which the table calls a root too, and a partition without a known file system.
+pub fn with_boot_and_data(image: &File) {
+    let ids = Ids::from_seed(&Digest::of("inspect"));
+    let part = |kind, guid, offset, size| gpt::Partition { kind, guid, offset, size, name: String::new() };
+    let (boot, root) = (gpt::root_type(Arch::Aarch64), gpt::root_type(Arch::X86_64));
+    let partitions = vec![
+        part(gpt::ESP, ids.fat_partition, ALIGN, LEAST),
+        part(boot, ids.vhd, BOOT, BOOT_SIZE),
+        part(root, ids.root_partition, ROOT, ROOT_SIZE),
+        part(root, ids.hash_seed, BOOT + BOOT_SIZE, ALIGN),
+    ];
+    let size = BOOT + BOOT_SIZE + 2 * ALIGN;
+    image.set_len(size).expect("size");
+    gpt::write(image, size, &gpt::Table { disk: ids.disk, partitions }).expect("table");
 }

@@ -9,7 +9,7 @@ use crate::board::raspberry_pi::model;
 use crate::error::Problem;
 use crate::inspect::compare::compare;
 use crate::inspect::leaks::Meant;
-use crate::inspect::{Options, inspect};
+use crate::inspect::{Options, inspect, shown};
 use crate::recipe::types::Model;
 
 /// Shows what is in an image and judges it, or tells what differs between two
@@ -100,7 +100,9 @@ pub fn run(args: Args, session: &Session) -> Result<()> {
     };
     let report = inspect(&options, &*session.sink)?;
     session.answer(&report)?;
+    // Line by line, for what an image holds must not reach the terminal as it is.
+    let detail = |text: &str| text.lines().map(shown).collect::<Vec<_>>().join("\n");
     let failed: Vec<_> =
-        report.failed().map(|verdict| format!("{}: {}", verdict.name, verdict.detail)).collect();
+        report.failed().map(|verdict| format!("{}: {}", verdict.name, detail(&verdict.detail))).collect();
     if failed.is_empty() { Ok(()) } else { Err(Problem::work(failed.join("\n")).into()) }
 }

@@ -9,7 +9,7 @@ use toml::{Table, Value};
 pub const MASK: &str = "(masked)";
 
 /// Parts of the names of keys that hold secrets, in lower case without `_` and `-`.
-const SECRET: [&str; 12] = [
+const SECRET: [&str; 14] = [
     "password",
     "passwd",
     "passphrase",
@@ -22,42 +22,102 @@ const SECRET: [&str; 12] = [
     "accountkey",
     "apikey",
     "credential",
+    // Of a TPM's hierarchies: all that lies below is a password.
+    "authorization",
+    "pwd",
 ];
+/// Their ends.
+const SECRET_END: [&str; 2] = ["pin", "pass"];
 /// What stands in secrets of Azure: connection strings and signatures.
 const TELLING: [&str; 6] =
     ["sharedaccesskey=", "sharedaccesssignature", "accountkey=", "sig=", "-----begin", "pin-value="];
 /// As long as the base64 of a key of 24 bytes; DPS makes keys of 64.
 const KEY_LENGTH: usize = 32;
+/// Variables of the runtime's own modules and of proxies; all others of an environment are masked, for a module's
+/// environment may hold anything.
+const SHOWN: [&str; 8] = [
+    "storagefolder",
+    "upstreamprotocol",
+    "runtimeloglevel",
+    "noproxy",
+    "httpproxy",
+    "httpsproxy",
+    "sslcertfile",
+    "tz",
+];
 
-/// The configuration without its secrets; comments are dropped, for they may hold anything.
+/// The configuration without its secrets; comments are dropped, for they may hold anything. With it the names of what is
+/// surely a secret, as `agent.config.auth.password`.
 ///
 /// # Errors
 /// When it is no TOML; the reason holds nothing of it.
-pub fn masked(text: &str) -> Result<Table, String> {
+pub fn masked(text: &str) -> Result<(Table, Vec<String>), String> {
     let mut table: Table = text.parse().map_err(|_| "it is no TOML".to_owned())?;
-    mask_table(&mut table, false, false);
-    Ok(table)
+    let mut surely = Vec::new();
+    mask_table(&mut table, &Place::default(), &mut surely);
+    Ok((table, surely))
 }
 
-fn mask_table(table: &mut Table, secret: bool, environment: bool) {
+/// Where in the configuration.
+#[derive(Debug, Clone, Default)]
+struct Place {
+    name: String,
+    /// By its own name, or that of what it lies below.
+    secret: bool,
+    environment: bool,
+}
+
+fn bare(name: &str) -> String {
+    name.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect()
+}
+
+fn mask_table(table: &mut Table, place: &Place, surely: &mut Vec<String>) {
     for (key, value) in table.iter_mut() {
-        let name: String = key.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
-        let named = SECRET.iter().any(|part| name.contains(part)) || name.ends_with("pin");
-        // A module's environment may hold anything: names say too little.
-        mask(value, secret || named, environment || (name == "env" && value.is_table()));
+        let name = bare(key);
+        // `auth` is a table with an address in it; as a text, it is a login.
+        let named = SECRET.iter().any(|part| name.contains(part))
+            || SECRET_END.iter().any(|end| name.ends_with(end))
+            || (name == "auth" && value.is_str());
+        let below = Place {
+            name: if place.name.is_empty() { key.clone() } else { format!("{}.{key}", place.name) },
+            secret: place.secret || named,
+            environment: place.environment || name == "env",
+        };
+        mask(value, &below, surely);
     }
 }
 
-fn mask(value: &mut Value, secret: bool, environment: bool) {
+fn mask(value: &mut Value, place: &Place, surely: &mut Vec<String>) {
     match value {
-        Value::Table(table) => mask_table(table, secret, environment),
-        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, secret, environment)),
-        Value::String(text) if is_address(text) && !is_telling(text) => {}
-        Value::String(text) if secret || is_telling(text) || looks_like_a_key(text, environment) => {
+        Value::Table(table) => mask_table(table, place, surely),
+        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, place, surely)),
+        Value::String(text) if text.is_empty() || (is_address(text) && !is_telling(text)) => {}
+        Value::String(text) if place.secret || is_telling(text) => {
+            surely.push(place.name.clone());
             *text = MASK.into();
         }
-        Value::Integer(_) | Value::Float(_) if secret => *value = Value::String(MASK.into()),
+        Value::String(text) if place.environment => *text = variable(&place.name, text),
+        Value::String(text) if looks_like_a_key(text) => *text = MASK.into(),
+        Value::Integer(_) | Value::Float(_) if place.secret => {
+            surely.push(place.name.clone());
+            *value = Value::String(MASK.into());
+        }
         _ => {}
+    }
+}
+
+/// The value of a variable, or `NAME=value` as docker has it in a list, as far as it may be shown.
+fn variable(place: &str, text: &str) -> String {
+    let own = place.rsplit('.').next().unwrap_or_default();
+    let (name, value) = match text.split_once('=') {
+        Some(pair) if bare(own) == "env" => pair,
+        _ => (own, text),
+    };
+    let known = SHOWN.contains(&bare(name).as_str()) || ["true", "false"].contains(&value);
+    match known && !value.contains('@') {
+        true => text.to_owned(),
+        false if value.len() < text.len() => format!("{name}={MASK}"),
+        false => MASK.to_owned(),
     }
 }
 
@@ -71,24 +131,23 @@ fn is_telling(text: &str) -> bool {
     TELLING.iter().any(|part| lower.contains(part)) || has_login(text)
 }
 
-/// `https://user:password@host`.
+/// `https://user:password@host`, or `https://token@host`.
 fn has_login(text: &str) -> bool {
     text.split("://").skip(1).any(|rest| {
         let host = rest.split(['/', '?', ' ']).next().unwrap_or_default();
-        host.rsplit_once('@').is_some_and(|(login, _)| login.contains(':'))
+        host.contains('@')
     })
 }
 
-/// Base64 or hexadecimal digits as long as a key; in an environment, where anything may stand, also shorter ones.
-fn looks_like_a_key(text: &str, environment: bool) -> bool {
-    let least = if environment { KEY_LENGTH / 2 } else { KEY_LENGTH };
+/// Base64 or hexadecimal digits as long as a key.
+fn looks_like_a_key(text: &str) -> bool {
     let text = text.trim();
     let digits = text.trim_end_matches('=');
     let plain = digits.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/-_".contains(&byte));
     let mixed = digits.bytes().any(|byte| byte.is_ascii_digit())
         && digits.bytes().any(|byte| byte.is_ascii_alphabetic());
     // A path has slashes and no digits between; a GUID has its dashes.
-    plain && mixed && text.len() >= least && !digits.starts_with('/') && !is_guid(digits)
+    plain && mixed && text.len() >= KEY_LENGTH && !digits.starts_with('/') && !is_guid(digits)
 }
 
 fn is_guid(text: &str) -> bool {
@@ -121,6 +180,14 @@ password = "S3CRET"
 UpstreamProtocol = "AmqpWs"
 HTTPS_PROXY = "http://user:S3CRET@proxy:3128"
 UNNAMED = "S3CRET0123456789"
+DB_PASS = "S3CRET"
+Optimize = "false"
+storageFolder = "/var/lib/agent"
+NO_PROXY = "localhost"
+[agent.config.createOptions]
+Env = ["DB=S3CRET", "storageFolder=/data", "https_proxy=user:S3CRET@proxy:3128", "S3CRET"]
+[tpm.hierarchy_authorization]
+owner = "S3CRET"
 [aziot_keys]
 pkcs11_pin = 1234567
 deep = [{ token = ["S3CRET"] }]
@@ -132,7 +199,8 @@ imagePullPolicy = "never"
 
     #[test]
     fn no_secret_stays() {
-        let text = toml::to_string(&masked(CONFIG).expect("TOML")).expect("TOML");
+        let (table, surely) = masked(CONFIG).expect("TOML");
+        let text = toml::to_string(&table).expect("TOML");
         for secret in ["S3CRET", "UzNDUkVU", "dmFsdWUg", "1234567"] {
             assert!(!text.contains(secret), "{secret} in {text}");
         }
@@ -146,10 +214,31 @@ imagePullPolicy = "never"
             "496e403c-81de-48e8-a48c-5de5248addec",
             "https://r.example",
             "\"never\"",
+            "\"false\"",
+            "/var/lib/agent",
+            "localhost",
+            "\"DB=(masked)\"",
+            "storageFolder=/data",
+            "https_proxy=(masked)",
         ] {
             assert!(text.contains(open), "{open} not in {text}");
         }
-        assert_eq!(text.matches(MASK).count(), 9, "{text}");
+        assert_eq!(text.matches(MASK).count(), 14, "{text}");
+        let surely: Vec<_> = surely.iter().map(String::as_str).collect();
+        assert_eq!(
+            surely,
+            [
+                "provisioning.connection_string",
+                "provisioning.attestation.symmetric_key.value",
+                "provisioning.attestation.other_pk",
+                "agent.config.auth.password",
+                "agent.env.HTTPS_PROXY",
+                "agent.env.DB_PASS",
+                "tpm.hierarchy_authorization.owner",
+                "aziot_keys.pkcs11_pin",
+                "aziot_keys.deep.token",
+            ]
+        );
     }
 
     #[test]

@@ -11,15 +11,20 @@ use serde::Serialize;
 
 use super::FileFacts;
 use super::root::Root;
+use super::system::System;
 use crate::board::raspberry_pi::chain::Files;
 use crate::prove::checks::Check;
 use crate::rootfs::guard::{self, Allowed, Leak};
-use crate::rootfs::guard_rules::{PRIVATE_KEY, matches};
+use crate::rootfs::guard_rules::{PKCS12, PRIVATE_KEY, has_yaml_password, is_key_store, matches};
+use crate::stamp::golden::{AUTHORITIES, FOLDER, identity_file, is_authority};
 
 /// The verdict's name.
 pub const NAME: &str = "identity-leak";
-/// Folder of the identity on the FAT partition.
-pub const FOLDER: &str = "edgepress";
+/// The root, among partitions.
+const ROOT: &str = "root";
+/// The partition that the firmware reads.
+pub const FAT: &str = "fat";
+const CONFIG: &str = "/etc/aziot/config.toml";
 /// A larger file on the FAT partition is no key.
 const KEY_MAX: u64 = 64 << 10;
 
@@ -31,23 +36,26 @@ const PAIRS: [[&str; 2]; 3] = [
 ];
 
 /// Files on the FAT partition that make one machine or open one, wherever the machine's own tools look for them:
-/// Raspberry Pi OS's `userconf` and `wpa_supplicant.conf`, cloud-init's seed, systemd-boot's seed.
+/// Raspberry Pi OS's `userconf` and `wpa_supplicant.conf`, what its Imager writes, cloud-init's seed, systemd-boot's seed.
 const ON_FAT: [(&str, &str, &str); 8] = [
     ("userconf.txt", "an account and its password", "remove it: access in the recipe makes the account"),
     ("userconf", "an account and its password", "remove it: access in the recipe makes the account"),
     ("wpa_supplicant.conf", "the key of a Wi-Fi network", "name it in network.wifi of the recipe"),
     ("custom.toml", "settings of Raspberry Pi Imager, with passwords", "remove it"),
-    ("user-data", "cloud-init's data of one machine", "remove it, or keep it without secrets"),
-    ("edgepress/wifi-key", "the key of a Wi-Fi network", "let `edgepress stamp` bring it to each device"),
+    ("firstrun.sh", "settings of Raspberry Pi Imager, with passwords", "remove it"),
+    (USER_DATA, "cloud-init's data of one machine", "remove it, or keep it without secrets"),
     ("loader/random-seed", "a random seed, the same on every device", "remove it"),
     ("ssh_host_*", "an SSH host key", "remove it: first boot makes the device's own"),
 ];
+const USER_DATA: &str = "user-data";
+/// Cloud-init's settings of networks: a fault where they have a key.
+const NETWORK_CONFIG: &str = "network-config";
 
 /// Something that must not be in an image for many devices.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Found {
-    /// `root` or `fat`.
-    pub partition: &'static str,
+    /// `root`, `fat`, or `partition 3` for one that a machine may mount anywhere.
+    pub partition: String,
     /// Path on that partition.
     pub path: String,
     /// What it is.
@@ -74,41 +82,99 @@ pub enum Meant {
 ///
 /// # Errors
 /// When the file system cannot be read.
-pub fn on_root(root: &Root) -> Result<Vec<Found>> {
-    let found = |leak: Leak| Found {
-        partition: "root",
-        path: leak.path.to_string_lossy().into_owned(),
-        what: leak.what,
-        fix: leak.fix,
-        perhaps_meant: leak.perhaps_meant,
-    };
-    Ok(guard::check_tree(root, &Allowed::default())?.into_iter().map(found).collect())
+pub fn on_root(root: &Root, system: &System) -> Result<Vec<Found>> {
+    let leaks = guard::check_tree(root, &Allowed::default())?;
+    let mut all: Vec<_> = leaks.into_iter().map(|leak| Found::of(leak, ROOT)).collect();
+    // The rules name a device's own; of others, as a registry's password, only the recipe's author knows.
+    if !system.config_secrets.is_empty() && !all.iter().any(|found| found.path == CONFIG) {
+        all.push(Found {
+            partition: ROOT.into(),
+            path: CONFIG.into(),
+            what: format!("it holds secrets: {}", system.config_secrets.join(", ")),
+            fix: "whoever has the image has them: give the devices secrets of their own".into(),
+            perhaps_meant: true,
+        });
+    }
+    Ok(all)
 }
 
-/// Looks through the FAT partition; the identity itself is judged by [`judge`].
-pub fn on_fat(files: &dyn Files, list: &[FileFacts]) -> Vec<Found> {
-    let mut all = Vec::new();
-    for file in list {
-        let path = file.path.to_lowercase();
-        let known = ON_FAT.iter().find(|(pattern, ..)| matches(pattern, Path::new(&path)));
-        let found = match known {
-            Some((_, what, fix)) if file.size > 0 => Some((*what, *fix)),
-            _ if !path.starts_with("edgepress/") && is_key(files, file) => {
-                Some((PRIVATE_KEY.what, "remove it, or put it into the folder edgepress/"))
-            }
-            _ => None,
-        };
-        if let Some((what, fix)) = found {
-            all.push(Found {
-                partition: "fat",
-                path: file.path.clone(),
-                what: what.into(),
-                fix: fix.into(),
-                perhaps_meant: path == "user-data",
-            });
+/// Looks for keys in a file system that is neither the root nor the firmware's.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn elsewhere(tree: &Root, partition: &str) -> Result<Vec<Found>> {
+    let leaks = guard::check_keys(tree)?;
+    Ok(leaks.into_iter().map(|leak| Found::of(leak, partition)).collect())
+}
+
+impl Found {
+    fn of(leak: Leak, partition: &str) -> Self {
+        Self {
+            partition: partition.to_owned(),
+            path: leak.path.to_string_lossy().into_owned(),
+            what: leak.what,
+            fix: leak.fix,
+            perhaps_meant: leak.perhaps_meant,
         }
     }
-    all
+}
+
+/// The files of an identity in the folder `edgepress/`, by the names under which first boot takes them; a golden image has
+/// none.
+pub fn identity(files: &[FileFacts]) -> Vec<String> {
+    let mut found: Vec<String> = files.iter().filter_map(|file| of_identity(&file.path)).collect();
+    found.dedup();
+    found
+}
+
+fn of_identity(path: &str) -> Option<String> {
+    let (folder, name) = path.split_once('/')?;
+    if !folder.eq_ignore_ascii_case(FOLDER) {
+        return None;
+    }
+    match name.split_once('/') {
+        None => identity_file(name).map(str::to_owned),
+        Some((below, name)) => {
+            let authority = below.eq_ignore_ascii_case(AUTHORITIES) && is_authority(name);
+            authority.then(|| format!("{AUTHORITIES}/{name}"))
+        }
+    }
+}
+
+/// Looks through a FAT partition; the identity itself, on the firmware's, is judged by [`judge`].
+pub fn on_fat(files: &dyn Files, list: &[FileFacts], partition: &str) -> Vec<Found> {
+    let found = |file: &FileFacts| {
+        let (what, fix) = on_fat_is(files, file, partition)?;
+        Some(Found {
+            partition: partition.to_owned(),
+            path: file.path.clone(),
+            what: what.into(),
+            fix: fix.into(),
+            perhaps_meant: file.path.eq_ignore_ascii_case(USER_DATA),
+        })
+    };
+    list.iter().filter(|file| file.size > 0).filter_map(found).collect()
+}
+
+fn on_fat_is(files: &dyn Files, file: &FileFacts, partition: &str) -> Option<(&'static str, &'static str)> {
+    let path = file.path.to_lowercase();
+    if partition == FAT && of_identity(&path).is_some() {
+        return None;
+    }
+    if let Some((_, what, fix)) = ON_FAT.iter().find(|(pattern, ..)| matches(pattern, Path::new(&path))) {
+        return Some((what, fix));
+    }
+    if path == NETWORK_CONFIG && file.size <= KEY_MAX {
+        let keys = files.read(&file.path).is_some_and(|content| has_yaml_password(&content));
+        return keys.then_some(("the key of a network", "name it in network.wifi of the recipe"));
+    }
+    if is_key_store(Path::new(&path)) {
+        return Some((PKCS12.what, "remove it"));
+    }
+    is_key(files, file).then_some((
+        PRIVATE_KEY.what,
+        "remove it: an identity is put on by `edgepress stamp`, under the names that first boot knows",
+    ))
 }
 
 fn is_key(files: &dyn Files, file: &FileFacts) -> bool {
@@ -116,12 +182,27 @@ fn is_key(files: &dyn Files, file: &FileFacts) -> bool {
     small && files.read(&file.path).is_some_and(|content| (PRIVATE_KEY.holds)(&content))
 }
 
+/// What was looked through.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The root.
+    pub root: bool,
+    /// The firmware's FAT partition, if there is one.
+    pub fat: bool,
+    /// Partitions that were not, with what they hold.
+    pub not: Vec<String>,
+}
+
 /// The verdict; `identity` has the identity's files on the FAT partition, by name.
-pub fn judge(found: &[Found], identity: &[String], meant: Meant, root_was_read: bool) -> Check {
+pub fn judge(found: &[Found], identity: &[String], meant: Meant, seen: &Seen) -> Check {
+    let place = |found: &Found| match found.partition.as_str() {
+        ROOT | FAT => found.path.clone(),
+        other => format!("{other}, {}", found.path),
+    };
     let mut faults: Vec<String> = found
         .iter()
         .filter(|found| !found.perhaps_meant)
-        .map(|found| format!("{}: {}; {}", found.path, found.what, found.fix))
+        .map(|found| format!("{}: {}; {}", place(found), found.what, found.fix))
         .collect();
     let has = |name: &str| identity.iter().any(|file| file == name);
     let half = PAIRS.iter().find(|[one, other]| has(one) != has(other));
@@ -145,22 +226,26 @@ pub fn judge(found: &[Found], identity: &[String], meant: Meant, root_was_read: 
     if !faults.is_empty() {
         return Check::new(NAME, false, faults.join("\n"));
     }
-    if !root_was_read {
+    if !seen.root {
         return Check::skipped(NAME, "there is no ext4 root to look through");
     }
-    match identity.is_empty() {
-        true => Check::new(NAME, true, "nothing of one device, nothing that opens one"),
-        false => Check::new(
-            NAME,
-            true,
-            format!("one device's identity where first boot takes it ({list}), and nothing else"),
-        ),
+    if !seen.fat {
+        return Check::skipped(NAME, "the FAT partition cannot be read");
     }
+    let not = match &seen.not[..] {
+        [] => String::new(),
+        not => format!("; not looked through: {}", not.join(", ")),
+    };
+    let detail = match identity.is_empty() {
+        true => format!("nothing of one device, nothing that opens one{not}"),
+        false => format!("one device's identity where first boot takes it ({list}), and nothing else{not}"),
+    };
+    Check::new(NAME, true, detail)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Meant, judge, on_fat};
+    use super::{Meant, Seen, identity, judge, on_fat};
     use crate::disk::fat::FatFile;
     use crate::inspect::FileFacts;
     use crate::prove::checks::Outcome;
@@ -176,15 +261,29 @@ mod tests {
             .iter()
             .map(|file| FileFacts { path: file.path.clone(), size: file.content.len() as u64 })
             .collect();
-        on_fat(&&files[..], &list).into_iter().map(|found| (found.path, found.what)).collect()
+        on_fat(&&files[..], &list, super::FAT).into_iter().map(|found| (found.path, found.what)).collect()
     }
 
     #[test]
     fn what_lies_on_a_boot_partition() {
         assert_eq!(
-            found(&[("config.txt", "a=1"), ("edgepress/private-key.pem", KEY), ("userconf.txt", "")]),
+            found(&[
+                ("config.txt", "a=1"),
+                ("edgepress/Private-Key.pem.TXT", KEY),
+                ("edgepress/wifi-key", "hunter22"),
+                ("userconf.txt", ""),
+                ("network-config", "network: {version: 2}\n"),
+            ]),
             []
         );
+        let found_in_folder = found(&[
+            ("edgepress/pump-7.key", KEY),
+            ("firstrun.sh", "x"),
+            ("Network-Config", "x:\n  password: hunter22\n"),
+            ("Plant.P12", "x"),
+        ]);
+        let paths: Vec<_> = found_in_folder.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(paths, ["edgepress/pump-7.key", "firstrun.sh", "Network-Config", "Plant.P12"]);
         let found = found(&[("UserConf.txt", "pi:$6$x"), ("certs/key.pem", KEY), ("ssh_host_rsa_key", "x")]);
         let paths: Vec<_> = found.iter().map(|(path, _)| path.as_str()).collect();
         assert_eq!(paths, ["UserConf.txt", "certs/key.pem", "ssh_host_rsa_key"]);
@@ -192,9 +291,10 @@ mod tests {
 
     #[test]
     fn golden_stamped_and_half() {
+        let seen = Seen { root: true, fat: true, not: vec!["partition 3 (swap)".into()] };
         let outcome = |identity: &[&str], meant| {
             let identity: Vec<_> = identity.iter().map(|name| (*name).to_owned()).collect();
-            judge(&[], &identity, meant, true).outcome
+            judge(&[], &identity, meant, &seen).outcome
         };
         let whole = &["certificate.pem", "private-key.pem"][..];
         assert_eq!(outcome(&[], Meant::Either), Outcome::Passed);
@@ -204,6 +304,29 @@ mod tests {
         assert_eq!(outcome(whole, Meant::Stamped), Outcome::Passed);
         assert_eq!(outcome(whole, Meant::Golden), Outcome::Failed);
         assert_eq!(outcome(&whole[..1], Meant::Either), Outcome::Failed);
-        assert_eq!(judge(&[], &[], Meant::Either, false).outcome, Outcome::Skipped);
+        let check = judge(&[], &[], Meant::Either, &seen);
+        assert!(check.detail.ends_with("; not looked through: partition 3 (swap)"), "{}", check.detail);
+        for unseen in [Seen { root: false, ..seen.clone() }, Seen { fat: false, ..seen.clone() }] {
+            assert_eq!(judge(&[], &[], Meant::Either, &unseen).outcome, Outcome::Skipped);
+        }
+    }
+
+    #[test]
+    fn an_identity_is_seen_as_first_boot_sees_it() {
+        let files = [
+            "config.txt",
+            "edgepress/README.md",
+            "edgepress/Certificate.pem",
+            "edgepress/private-key.pem.txt",
+            "edgepress/WIPING.TMP",
+            "EDGEPRESS/ca/plant.CRT",
+            "edgepress/ca/notes",
+            "edgepress/authorized_keys",
+            "other/certificate.pem",
+        ];
+        let files: Vec<_> = files.map(|path| FileFacts { path: path.into(), size: 1 }).into();
+        let expected =
+            ["certificate.pem", "private-key.pem", "wiping.tmp", "ca/plant.CRT", "authorized_keys"];
+        assert_eq!(identity(&files), expected);
     }
 }

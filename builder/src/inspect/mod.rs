@@ -28,11 +28,12 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 pub use self::file_system::FileSystem;
-use self::leaks::{Found, Meant};
+use self::leaks::{Found, Meant, Seen};
 use self::preflight::{Disk, Inside, Point};
 use self::root::Part;
 use self::source::Source;
 use self::system::{Started, System};
+pub use self::text::shown;
 pub use self::uefi::Loaders;
 use crate::board::raspberry_pi::chain::{self, Chain, Files, RootPartition};
 use crate::board::raspberry_pi::{config_txt, model};
@@ -135,19 +136,6 @@ impl Report {
     }
 }
 
-/// Files that make an identity, in the folder `edgepress/`.
-const IDENTITY: [&str; 10] = [
-    "certificate.pem",
-    "private-key.pem",
-    "registration-id",
-    "symmetric-key",
-    "bootstrap-certificate.pem",
-    "bootstrap-key.pem",
-    "bootstrap-username",
-    "bootstrap-password",
-    "bootstrap-token",
-    "source.toml",
-];
 /// How deep folders are read, and how many files: no boot partition has more.
 const DEPTH_MAX: usize = 16;
 const FILES_MAX: usize = 20_000;
@@ -163,11 +151,14 @@ pub fn inspect(options: &Options, sink: &dyn Sink) -> Result<Report> {
     if options.verify {
         report.verdicts.extend(sign::verify(&source.path, options.key.as_deref())?);
     }
-    let started = on_fat(&source, &mut report, options)?;
+    let mut seen = Seen::default();
+    let started = on_fat(&source, &mut report, options, &mut seen)?;
     let azure = options.azure || is_for_azure(&source);
-    let inside = on_root(&source, &mut report, started, azure)?;
-    let read = report.system.is_some();
-    report.verdicts.push(leaks::judge(&report.leaks, &report.identity, options.meant, read));
+    let root = root_of(&source, &report.partitions)?;
+    let inside = on_root(&source, &mut report, root.as_ref(), started, azure)?;
+    seen.root = report.system.is_some();
+    elsewhere(&source, &mut report, root.as_ref(), &mut seen)?;
+    report.verdicts.push(leaks::judge(&report.leaks, &report.identity, options.meant, &seen));
     if azure {
         let points = preflight::points(&Disk::of(&source, &report)?, inside.as_ref(), &report.leaks);
         report.verdicts.push(preflight::judge(&points));
@@ -221,9 +212,14 @@ fn outline(source: &Source) -> Result<Report> {
 }
 
 /// Reads the FAT partition, and judges the boot chain; the kernel there that a Raspberry Pi starts.
-fn on_fat(source: &Source, report: &mut Report, options: &Options) -> Result<Option<Started>> {
-    let fat = report.partitions.iter().find(|partition| partition.entry.role == Some(Role::Fat));
-    let Some(entry) = fat.map(|partition| partition.entry.clone()) else {
+fn on_fat(
+    source: &Source,
+    report: &mut Report,
+    options: &Options,
+    seen: &mut Seen,
+) -> Result<Option<Started>> {
+    let Some(entry) = fat_of(&report.partitions).map(|partition| partition.entry.clone()) else {
+        seen.fat = true;
         let detail = "there is no FAT partition for a firmware to read";
         report.verdicts.push(Check::new(BOOT_CHAIN, false, detail));
         return Ok(None);
@@ -231,8 +227,8 @@ fn on_fat(source: &Source, report: &mut Report, options: &Options) -> Result<Opt
     let mut started = None;
     let judged = look_at_fat(source, &entry, |volume| {
         report.files = list(volume)?;
-        report.identity = identity(&report.files);
-        report.leaks.extend(leaks::on_fat(volume, &report.files));
+        report.identity = leaks::identity(&report.files);
+        report.leaks.extend(leaks::on_fat(volume, &report.files, leaks::FAT));
         let verdict = boot_chain(volume, report, options, source.manifest.as_ref());
         let kernel =
             report.chains.iter().filter(|chain| chain.sound()).find_map(|chain| chain.kernel.as_ref());
@@ -242,10 +238,18 @@ fn on_fat(source: &Source, report: &mut Report, options: &Options) -> Result<Opt
     });
     let verdict = match judged {
         Err(error) if problem(&error).is_some() => Check::new(BOOT_CHAIN, false, format!("{error:#}")),
-        judged => judged?,
+        judged => {
+            seen.fat = true;
+            judged?
+        }
     };
     report.verdicts.push(verdict);
     Ok(started)
+}
+
+/// The partition that the firmware reads.
+fn fat_of(partitions: &[Partition]) -> Option<&Partition> {
+    partitions.iter().find(|partition| partition.entry.role == Some(Role::Fat))
 }
 
 /// A FAT file system of an image; nothing is ever written to that.
@@ -265,14 +269,68 @@ pub fn look_at_fat<T>(
     fat::look(&mut device, entry.size, look)
 }
 
-/// The part of an image that holds its root, if that is ext4.
-pub fn root_part(source: &Source, partitions: &[Partition]) -> Result<Option<Part>> {
-    let is_ext4 = |partition: &&Partition| partition.file_system.as_ref().is_some_and(FileSystem::is_ext4);
-    let ext4 = || partitions.iter().filter(is_ext4);
-    let root = ext4().find(|partition| partition.entry.role == Some(Role::Root)).or_else(|| ext4().next());
-    let Some(root) = root else { return Ok(None) };
+/// The partition that holds the root, if that is ext4: the one with a system's folders, for /boot may be ext4 too.
+fn root_of(source: &Source, partitions: &[Partition]) -> Result<Option<Partition>> {
+    let ext4 = |partition: &&Partition| partition.file_system.as_ref().is_some_and(FileSystem::is_ext4);
+    let mut candidates: Vec<_> = partitions.iter().filter(ext4).collect();
+    // What its table calls a root is looked at first.
+    candidates.sort_by_key(|partition| partition.entry.role != Some(Role::Root));
+    if let [only] = candidates[..] {
+        return Ok(Some(only.clone()));
+    }
+    for candidate in &candidates {
+        let system = root::look(vec![part(source, candidate)?], |roots| {
+            let folder = |name| Ok::<_, anyhow::Error>(roots[0].stat(Path::new(name))?.is_some());
+            Ok(folder("etc")? && folder("usr")?)
+        });
+        // One that cannot be read is told of where it is read for itself.
+        if system.unwrap_or(false) {
+            return Ok(Some((*candidate).clone()));
+        }
+    }
+    Ok(candidates.first().map(|first| (*first).clone()))
+}
+
+fn part(source: &Source, partition: &Partition) -> Result<Part> {
     let file = source.file.try_clone().with_context(|| format!("reading {}", source.path.display()))?;
-    Ok(Some(Part { file, offset: root.entry.offset, size: root.entry.size }))
+    Ok(Part { file, offset: partition.entry.offset, size: partition.entry.size })
+}
+
+/// The part of an image that holds its root, if that is ext4.
+///
+/// # Errors
+/// When the image cannot be read.
+pub fn root_part(source: &Source, partitions: &[Partition]) -> Result<Option<Part>> {
+    root_of(source, partitions)?.map(|root| part(source, &root)).transpose()
+}
+
+/// Looks for keys in what is neither the firmware's partition nor the root, and names what cannot be looked through.
+fn elsewhere(source: &Source, report: &mut Report, root: Option<&Partition>, seen: &mut Seen) -> Result<()> {
+    let known = [fat_of(&report.partitions).cloned(), root.cloned()];
+    let others: Vec<_> =
+        report.partitions.iter().filter(|one| !known.contains(&Some((*one).clone()))).cloned().collect();
+    for other in others {
+        let name = format!("partition {}", other.entry.number);
+        let kind = other.file_system.as_ref().map_or("unknown", |system| system.kind);
+        let label = name.clone();
+        let found = match kind {
+            "ext4" => {
+                root::look(vec![part(source, &other)?], move |trees| leaks::elsewhere(&trees[0], &label))
+            }
+            "fat32" | "fat16" => {
+                look_at_fat(source, &other.entry, |volume| Ok(leaks::on_fat(volume, &list(volume)?, &name)))
+            }
+            _ => {
+                seen.not.push(format!("{name} ({kind})"));
+                continue;
+            }
+        };
+        match found {
+            Ok(found) => report.leaks.extend(found),
+            Err(_) => seen.not.push(format!("{name} ({kind}, which cannot be read)")),
+        }
+    }
+    Ok(())
 }
 
 const ROOT: &str = "root-file-system";
@@ -281,15 +339,17 @@ const ROOT: &str = "root-file-system";
 fn on_root(
     source: &Source,
     report: &mut Report,
+    root: Option<&Partition>,
     started: Option<Started>,
     azure: bool,
 ) -> Result<Option<Inside>> {
-    let Some(part) = root_part(source, &report.partitions)? else { return Ok(None) };
-    let found = root::look(vec![part], move |roots| {
+    let Some(root) = root else { return Ok(None) };
+    let found = root::look(vec![part(source, root)?], move |roots| {
         let root = &roots[0];
         let system = system::look(root, started)?;
         let inside = if azure { Some(Inside::of(root, &system)?) } else { None };
-        Ok((system, leaks::on_root(root)?, inside))
+        let leaks = leaks::on_root(root, &system)?;
+        Ok((system, leaks, inside))
     });
     match found {
         Ok((system, leaks, inside)) => {
@@ -334,14 +394,6 @@ fn list<D: std::io::Read + std::io::Write + std::io::Seek>(
     }
     files.sort();
     Ok(files)
-}
-
-fn identity(files: &[FileFacts]) -> Vec<String> {
-    let there = |name: &&str| {
-        let path = format!("edgepress/{name}");
-        files.iter().any(|file| file.path.eq_ignore_ascii_case(&path))
-    };
-    IDENTITY.into_iter().filter(there).map(str::to_owned).collect()
 }
 
 const BOOT_CHAIN: &str = "boot-chain";

@@ -59,6 +59,8 @@ pub struct System {
     pub runtime: Vec<Package>,
     /// /etc/aziot/config.toml; nothing where there is none.
     pub config: Option<Config>,
+    /// Names of secrets in it, as `agent.config.auth.password`.
+    pub config_secrets: Vec<String>,
     /// How far first boot got.
     pub first_boot: FirstBoot,
 }
@@ -131,6 +133,7 @@ pub fn look(root: &Root, started: Option<Started>) -> Result<System> {
         packages.iter().filter(|package| names.contains(&package.name.as_str())).cloned().collect()
     };
     let (units, masked) = units(root)?;
+    let (config, config_secrets) = configuration(root)?;
     Ok(System {
         os_release: os_release(root)?,
         kernels: kernels(root, started)?,
@@ -140,7 +143,8 @@ pub fn look(root: &Root, started: Option<Started>) -> Result<System> {
         unfinished,
         units,
         masked,
-        config: configuration(root)?,
+        config,
+        config_secrets,
         first_boot: first_boot(root)?,
     })
 }
@@ -243,9 +247,10 @@ fn units(root: &Root) -> Result<(Vec<Unit>, Vec<String>)> {
     Ok((units.into_iter().collect(), masked.into_iter().collect()))
 }
 
-fn configuration(root: &Root) -> Result<Option<Config>> {
+/// The configuration, and the names of its secrets.
+fn configuration(root: &Root) -> Result<(Option<Config>, Vec<String>)> {
     let path = Path::new("etc/aziot/config.toml");
-    let Some(stat) = root.stat(path)? else { return Ok(None) };
+    let Some(stat) = root.stat(path)? else { return Ok((None, Vec::new())) };
     let shown = if stat.kind != '-' || stat.size > TEXT_MAX {
         Err(format!("it is no file of at most {TEXT_MAX} bytes"))
     } else {
@@ -254,10 +259,10 @@ fn configuration(root: &Root) -> Result<Option<Config>> {
             None => Err("it is no file".into()),
         }
     };
-    Ok(Some(match shown {
-        Ok(table) => Config::Masked(table),
-        Err(cannot_be_read) => Config::CannotBeRead { cannot_be_read },
-    }))
+    Ok(match shown {
+        Ok((table, secrets)) => (Some(Config::Masked(table)), secrets),
+        Err(cannot_be_read) => (Some(Config::CannotBeRead { cannot_be_read }), Vec::new()),
+    })
 }
 
 fn first_boot(root: &Root) -> Result<FirstBoot> {

@@ -12,15 +12,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 
 use super::guard_rules::{
-    AUTHORIZED_KEYS, AUTHORIZED_KEYS_AT, NO_KEYS_UNDER, PKCS12, PRELOADED, PRIVATE_KEY, RULES, Rule, WIFI,
+    AUTHORIZED_KEYS, NO_KEYS_UNDER, PKCS12, PRELOADED, PRIVATE_KEY, RULES, Rule, WIFI, is_key_store, lets_in,
     matches,
 };
 use crate::error::Problem;
 use crate::units::Digest;
 
-/// The folders that hold what is not a package's own. `usr` is packages' but for `local`; documentation there is full
-/// of example keys.
-const WALKED: [&str; 8] = ["boot", "etc", "home", "opt", "root", "srv", "usr/local", "var"];
+/// Folders at the top that are not looked through: packages' own (`usr`, but for `local`; documentation there is full of
+/// example keys), and those that are empty but on a running machine.
+const PASSED_BY: [&str; 11] =
+    ["bin", "dev", "lib", "lib32", "lib64", "libx32", "proc", "run", "sbin", "sys", "usr"];
+const LOCAL: &str = "usr/local";
 /// A larger file is no key; container images and databases need not be read.
 const MOST_READ: u64 = 256 * 1024;
 
@@ -132,9 +134,15 @@ pub fn check(tree: &Path, allowed: &Allowed) -> Result<Vec<Leak>> {
 /// As [`check`].
 pub fn check_tree(tree: &dyn Tree, allowed: &Allowed) -> Result<Vec<Leak>> {
     let mut guard = Guard { tree, allowed, leaks: Vec::new(), folders: BTreeMap::new() };
-    for folder in WALKED {
-        guard.folder(Path::new(folder))?;
+    for (name, kind) in tree.list(Path::new(""))? {
+        let passed_by = PASSED_BY.iter().any(|folder| name == *folder);
+        match kind {
+            Kind::Folder if !passed_by => guard.folder(Path::new(&name))?,
+            Kind::File => guard.file(Path::new(&name))?,
+            Kind::Folder | Kind::Other => {}
+        }
     }
+    guard.folder(Path::new(LOCAL))?;
     let mut leaks = guard.leaks;
     for ((folder, what, fix), count) in guard.folders {
         let what = if count == 1 { what.to_owned() } else { format!("{what} ({count} files)") };
@@ -142,6 +150,17 @@ pub fn check_tree(tree: &dyn Tree, allowed: &Allowed) -> Result<Vec<Leak>> {
     }
     leaks.sort();
     Ok(leaks)
+}
+
+/// The keys in a tree that is mounted somewhere on a machine, nobody knows where.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_keys(tree: &dyn Tree) -> Result<Vec<Leak>> {
+    let mut guard = Guard { tree, allowed: &Allowed::default(), leaks: Vec::new(), folders: BTreeMap::new() };
+    guard.keys(Path::new(""))?;
+    guard.leaks.sort();
+    Ok(guard.leaks)
 }
 
 /// Refuses a tree that leaks.
@@ -184,6 +203,19 @@ impl Guard<'_> {
         Ok(())
     }
 
+    fn keys(&mut self, folder: &Path) -> Result<()> {
+        ensure!(folder.components().count() <= DEEPEST, "{} is nested too deep", folder.display());
+        for (name, kind) in self.tree.list(folder)? {
+            let path = folder.join(name);
+            match kind {
+                Kind::Folder => self.keys(&path)?,
+                Kind::File => self.key(&path, &mut None)?,
+                Kind::Other => {}
+            }
+        }
+        Ok(())
+    }
+
     fn file(&mut self, path: &Path) -> Result<()> {
         let mut content = None;
         for rule in RULES.iter().filter(|rule| matches(rule.pattern, path)) {
@@ -195,7 +227,7 @@ impl Guard<'_> {
                 return Ok(());
             }
         }
-        if AUTHORIZED_KEYS_AT.iter().any(|pattern| matches(pattern, path)) {
+        if lets_in(path) {
             let digest = Digest::of(self.content(path, &mut content)?);
             if !self.allowed.authorized_keys.contains(&digest) {
                 self.leak(path, &AUTHORIZED_KEYS);
@@ -220,7 +252,7 @@ impl Guard<'_> {
     }
 
     fn key(&mut self, path: &Path, content: &mut Option<Vec<u8>>) -> Result<()> {
-        if path.extension().is_some_and(|ending| ending == "p12" || ending == "pfx") {
+        if is_key_store(path) {
             self.leak(path, &PKCS12);
         } else if !path.starts_with(NO_KEYS_UNDER) && (PRIVATE_KEY.holds)(self.content(path, content)?) {
             self.leak(path, &PRIVATE_KEY);
@@ -282,6 +314,10 @@ mod tests {
                 pattern if pattern.contains("NetworkManager/system") => "[wifi-security]\npsk=hunter22\n",
                 "etc/wireguard/*" | "etc/systemd/network/*" => "[WireGuard]\nPrivateKey=AAAA\n",
                 pattern if pattern.ends_with("config.json") => r#"{"auths":{"x":{}}}"#,
+                "etc/aziot/config.toml" => "[cert_issuance.est.auth]\nusername = \"u\"\npassword = \"p\"\n",
+                pattern if pattern.starts_with("etc/netplan") => "network: {x:\n  password: hunter22}\n",
+                pattern if pattern.starts_with("var/lib/iwd") => "[Security]\nPassphrase=hunter22\n",
+                pattern if pattern.starts_with("etc/cloud") => "users:\n- name: x\n  hashed_passwd: $6$x\n",
                 _ => "0123456789abcdef0123456789abcdef\n",
             };
             put(tree.path(), &file, content);
@@ -321,8 +357,10 @@ mod tests {
         let tree = tree.path();
         let wanted = [
             "/boot/efi/edgepress/private-key.pem",
+            "/data/app/Server.PFX",
             "/etc/ssl/private/ssl-cert-snakeoil.key",
             "/home/edge/.ssh/id_ed25519",
+            "/key",
             "/opt/app/server.pfx",
             "/root/key",
             "/srv/key",

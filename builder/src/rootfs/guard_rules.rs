@@ -30,6 +30,7 @@ const fn if_holds(
 const REMOVE: &str = "remove it at the end of the build";
 const NOT_STARTED: &str = "let no service start while the image is built, and remove what it left";
 const FROM_RECIPE: &str = "name the key in access.ssh_keys of the recipe, or remove the file";
+const NETWORK: &str = "let the identity bring it, or name it in network.wifi of the recipe";
 const FROM_PARTITION: &str = "leave it to first boot, which takes it from the FAT partition";
 
 /// The list in order of the tree. systemd(1) makes a machine id and a seed anew where they are missing, openssh's keys
@@ -60,8 +61,21 @@ pub const RULES: &[Rule] = &[
     any("var/lib/aziot/edged/cache/**", "state of aziot-edged", NOT_STARTED),
     any("var/lib/aziot/edged/gc/**", "state of aziot-edged", NOT_STARTED),
     any("var/lib/aziot/edged/mnt/**", "state of aziot-edged", NOT_STARTED),
+    if_holds(
+        "etc/aziot/config.toml",
+        has_identity,
+        "a secret of a device in the runtime's configuration",
+        FROM_PARTITION,
+    ),
+    any(
+        "etc/aziot/*/config.d/00-super.toml",
+        "the runtime's configuration as a device applied it",
+        "remove it: `iotedge config apply` makes it anew",
+    ),
     any("var/secrets/**", "a device's secrets", FROM_PARTITION),
     any("var/lib/edgepress/state", "the state of a first boot", NOT_STARTED),
+    any("var/lib/edgepress/configured", "the mark of a first boot", NOT_STARTED),
+    any("var/lib/edgepress/installed", "the mark of a first boot", NOT_STARTED),
     any("var/lib/edgepress/provisioned", "the mark of a finished first boot", NOT_STARTED),
     any("var/lib/edgepress/grown", "the mark of a grown root", NOT_STARTED),
     // The engine. Its image store too: its layers are tied to keys and ids of one engine.
@@ -78,6 +92,9 @@ pub const RULES: &[Rule] = &[
     any("var/lib/cloud/data/**", "state of cloud-init", "run: cloud-init clean"),
     any("var/lib/cloud/instances/**", "state of cloud-init", "run: cloud-init clean"),
     any("var/lib/cloud/sem/**", "state of cloud-init", "run: cloud-init clean"),
+    any("var/lib/cloud/seed/**", "cloud-init's data of one machine", REMOVE),
+    if_holds("etc/cloud/cloud.cfg", has_account_password, "an account's password", REMOVE),
+    if_holds("etc/cloud/cloud.cfg.d/*", has_account_password, "an account's password", REMOVE),
     any("var/log/cloud-init*", "a log of cloud-init", "run: cloud-init clean --logs"),
     any("var/lib/waagent/**", "state of the Azure agent", "run: waagent -deprovision"),
     any("var/log/waagent.log", "a log of the Azure agent", REMOVE),
@@ -85,12 +102,9 @@ pub const RULES: &[Rule] = &[
     any("var/lib/tailscale/**", "a node of a Tailscale network", NOT_STARTED),
     if_holds("var/lib/dhcp/*", is_not_empty, "a DHCP lease", REMOVE),
     if_holds("var/lib/dhcpcd/*", is_not_empty, "a DHCP lease or DUID", REMOVE),
-    if_holds(
-        "etc/NetworkManager/system-connections/*",
-        has_network_key,
-        "the key of a network",
-        "let the identity bring it, or name it in network.wifi of the recipe",
-    ),
+    if_holds("etc/NetworkManager/system-connections/*", has_network_key, "the key of a network", NETWORK),
+    if_holds("etc/netplan/*", has_yaml_password, "the key of a network", NETWORK),
+    if_holds("var/lib/iwd/*", has_iwd_key, "the key of a network", NETWORK),
     any("var/lib/NetworkManager/*.lease", "a DHCP lease", REMOVE),
     any("var/lib/NetworkManager/secret_key", "the key of NetworkManager's stable addresses", REMOVE),
     any("var/lib/systemd/network/**", "state of systemd-networkd", REMOVE),
@@ -122,9 +136,13 @@ pub const RULES: &[Rule] = &[
 
 /// Allowed where the recipe names the file's digest.
 pub const AUTHORIZED_KEYS: Rule = any("", "SSH keys that may log in, not from the recipe", FROM_RECIPE);
-/// Where [`AUTHORIZED_KEYS`] are looked for.
-pub const AUTHORIZED_KEYS_AT: [&str; 3] =
-    ["root/.ssh/authorized_keys*", "home/*/.ssh/authorized_keys*", "etc/ssh/authorized_keys*"];
+/// Where [`AUTHORIZED_KEYS`] are looked for: in any account's `.ssh`, wherever its home is, and in the system's own place.
+pub fn lets_in(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    (name.starts_with("authorized_keys") && (folder.ends_with(".ssh") || folder == Path::new("etc/ssh")))
+        || folder == Path::new("etc/ssh/authorized_keys")
+}
 
 /// Allowed where it is what the recipe's network.wifi becomes.
 pub const WIFI: Rule = if_holds(
@@ -144,6 +162,12 @@ pub const PRELOADED: Rule = any(
 /// Anywhere in the folders that the guard walks, except where a package's scripts quote one.
 pub const PRIVATE_KEY: Rule = if_holds("", has_private_key, "a private key", FROM_PARTITION);
 /// PKCS #12 is binary; the ending has to do.
+pub fn is_key_store(path: &Path) -> bool {
+    let ending = path.extension().unwrap_or_default();
+    ending.eq_ignore_ascii_case("p12") || ending.eq_ignore_ascii_case("pfx")
+}
+
+/// What [`is_key_store`] finds.
 pub const PKCS12: Rule = any("", "a key store (PKCS #12)", FROM_PARTITION);
 /// Package scripts and checksums: packages' own text, which may quote a key's first line.
 pub const NO_KEYS_UNDER: &str = "var/lib/dpkg/info";
@@ -209,6 +233,61 @@ fn has_network_key(content: &[u8]) -> bool {
     String::from_utf8_lossy(content).lines().any(|line| secret.iter().any(|key| line.trim().starts_with(key)))
 }
 
+/// A key of YAML called `password` (netplan's for networks) with a value.
+pub fn has_yaml_password(content: &[u8]) -> bool {
+    has_yaml(content, &["password"])
+}
+
+/// Cloud-init's keys for an account's password; `lock_passwd` is none.
+fn has_account_password(content: &[u8]) -> bool {
+    has_yaml(content, &["passwd", "hashed_passwd", "plain_text_passwd", "password"])
+}
+
+fn has_yaml(content: &[u8], keys: &[&str]) -> bool {
+    String::from_utf8_lossy(content).lines().any(|line| {
+        let line = line.trim_start_matches([' ', '\t', '-', '{']);
+        let pair = line.split_once(':');
+        pair.is_some_and(|(key, value)| {
+            keys.contains(&key.trim().trim_matches(['"', '\''])) && !value.trim().is_empty()
+        })
+    })
+}
+
+/// A network of iwd(8) with its key.
+fn has_iwd_key(content: &[u8]) -> bool {
+    let secret = ["Passphrase=", "PreSharedKey=", "SAE-PT", "EAP-Password="];
+    String::from_utf8_lossy(content).lines().any(|line| secret.iter().any(|key| line.trim().starts_with(key)))
+}
+
+/// The secrets that make a device, or let one enrol: whoever has the image has them.
+fn has_identity(content: &[u8]) -> bool {
+    let Ok(config) = String::from_utf8_lossy(content).parse::<toml::Table>() else { return false };
+    let at = |path: &[&str]| {
+        let mut value = config.get(path[0])?;
+        for name in &path[1..] {
+            value = value.get(name)?;
+        }
+        value.as_str().filter(|text| !text.is_empty())
+    };
+    [
+        &["provisioning", "connection_string"][..],
+        &["provisioning", "attestation", "symmetric_key", "value"],
+        &["provisioning", "authentication", "device_id_pk", "value"],
+    ]
+    .iter()
+    .any(|path| at(path).is_some())
+        || config.get("cert_issuance").is_some_and(enrols)
+}
+
+/// A password of an EST server; each certificate may have its own.
+fn enrols(issuance: &toml::Value) -> bool {
+    let Some(table) = issuance.as_table() else { return false };
+    table.iter().any(|(key, value)| match value.as_str() {
+        Some(text) => key == "password" && !text.is_empty(),
+        None => enrols(value),
+    })
+}
+
 fn has_registry_login(content: &[u8]) -> bool {
     match serde_json::from_slice::<serde_json::Value>(content) {
         Ok(config) => config["auths"].as_object().is_some_and(|auths| !auths.is_empty()),
@@ -254,8 +333,9 @@ fn has_private_key(content: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{
-        has_login_in_address, has_network_key, has_private_key, has_registry_login, has_working_password,
-        is_machine_id, matches,
+        has_account_password, has_identity, has_iwd_key, has_login_in_address, has_network_key,
+        has_private_key, has_registry_login, has_working_password, has_yaml_password, is_key_store,
+        is_machine_id, lets_in, matches,
     };
     use std::path::Path;
 
@@ -278,6 +358,21 @@ mod tests {
     }
 
     #[test]
+    fn places() {
+        for (path, expected) in [
+            ("root/.ssh/authorized_keys", true),
+            ("var/lib/app/.ssh/authorized_keys2", true),
+            ("etc/ssh/authorized_keys", true),
+            ("etc/ssh/authorized_keys/ops", true),
+            ("etc/ssh/sshd_config", false),
+            ("srv/authorized_keys", false),
+        ] {
+            assert_eq!(lets_in(Path::new(path)), expected, "{path}");
+        }
+        assert!(is_key_store(Path::new("a/B.P12")) && !is_key_store(Path::new("a/p12")));
+    }
+
+    #[test]
     fn contents() {
         type Holds = fn(&[u8]) -> bool;
         for (holds, content, expected) in [
@@ -294,6 +389,18 @@ mod tests {
             (has_registry_login, r#"{"auths":{}}"#, false),
             (has_registry_login, r#"{"auths":{"r.example":{"auth":"eA=="}}}"#, true),
             (has_registry_login, "{", true),
+            (has_yaml_password, "access-points:\n  x:\n    password: \"hunter22\"\n", true),
+            (has_yaml_password, "# password: x\nlock_passwd: true\npassword:\n", false),
+            (has_account_password, "- {passwd: x}\n", true),
+            (has_account_password, "  lock_passwd: True\n", false),
+            (has_iwd_key, "[Security]\nPassphrase=hunter22\n", true),
+            (has_iwd_key, "[Settings]\nAutoConnect=true\n", false),
+            (has_identity, "[provisioning]\nconnection_string = \"x\"\n", true),
+            (has_identity, "provisioning.attestation.symmetric_key.value = \"x\"\n", true),
+            (has_identity, "provisioning.attestation.symmetric_key.uri = \"file:///x\"\n", false),
+            (has_identity, "cert_issuance.certs.device-id.auth.password = \"x\"\n", true),
+            (has_identity, "agent.config.auth.password = \"x\"\n", false),
+            (has_identity, "x = [", false),
             (has_login_in_address, "deb https://archive.example/x y main\n", false),
             (has_login_in_address, "deb [signed-by=/k] https://u:p@archive.example/x y main\n", true),
             (has_login_in_address, "# deb https://u:p@archive.example/x y main\n", false),

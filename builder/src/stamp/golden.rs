@@ -41,6 +41,24 @@ pub const FILES: [&str; 18] = [
     // What first boot leaves for a moment while it wipes a key.
     "wiping.tmp",
 ];
+
+/// The file of an identity that first boot takes a file of this name for: in any case, as FAT has it, and with the ending
+/// that Notepad adds and Explorer hides.
+pub fn identity_file(name: &str) -> Option<&'static str> {
+    let known = |name: &str| FILES.into_iter().find(|file| file.eq_ignore_ascii_case(name));
+    let end = name.len().saturating_sub(".txt".len());
+    known(name).or_else(|| {
+        let (plain, ending) = name.split_at_checked(end)?;
+        ending.eq_ignore_ascii_case(".txt").then(|| known(plain))?
+    })
+}
+
+/// Is this, in the folder [`AUTHORITIES`], an authority that first boot takes?
+pub fn is_authority(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.ends_with(".pem") || name.ends_with(".crt")
+}
+
 /// Where certificate authorities lie.
 pub const AUTHORITIES: &str = "ca";
 
@@ -123,8 +141,7 @@ impl Golden {
 
 fn refuse_identity(path: &Path, master: &Master) -> Result<()> {
     let found = master.look(|volume| volume.list(FOLDER))?;
-    let known = |name: &str| FILES.iter().any(|file| file.eq_ignore_ascii_case(name));
-    match found.into_iter().find(|entry| !entry.folder && known(&entry.name)) {
+    match found.into_iter().find(|entry| !entry.folder && identity_file(&entry.name).is_some()) {
         None => Ok(()),
         Some(entry) => Err(Problem::input(format!(
             "{} is no golden image: {FOLDER}/{} lies on its FAT partition",

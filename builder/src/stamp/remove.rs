@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::golden::{AUTHORITIES, FILES, FOLDER};
+use super::golden::{AUTHORITIES, FOLDER, identity_file, is_authority};
 use super::output;
 use super::patch::{MAGIC, Patch};
 use crate::disk::patch::{Draft, Master};
@@ -118,18 +118,12 @@ fn beside(path: &Path) -> Result<Option<Digest>> {
 
 /// The files of an identity on a FAT partition, and the folder of authorities after what is in it.
 fn identity(volume: &Draft<'_>) -> Result<Vec<String>> {
-    let named = |name: &str| {
-        let plain = name.to_ascii_lowercase();
-        // Explorer hides the ending that Notepad adds.
-        FILES.contains(&plain.trim_end_matches(".txt"))
-    };
+    let named = |name: &str| identity_file(name).is_some();
     let files = volume.list(FOLDER)?.into_iter().filter(|entry| !entry.folder && named(&entry.name));
     let mut paths: Vec<String> = files.map(|entry| format!("{FOLDER}/{}", entry.name)).collect();
     let below = format!("{FOLDER}/{AUTHORITIES}");
-    let (ours, others): (Vec<_>, Vec<_>) = volume.list(&below)?.into_iter().partition(|entry| {
-        let name = entry.name.to_ascii_lowercase();
-        !entry.folder && (name.ends_with(".pem") || name.ends_with(".crt"))
-    });
+    let (ours, others): (Vec<_>, Vec<_>) =
+        volume.list(&below)?.into_iter().partition(|entry| !entry.folder && is_authority(&entry.name));
     let any = !ours.is_empty();
     paths.extend(ours.into_iter().map(|entry| format!("{below}/{}", entry.name)));
     paths.extend((any && others.is_empty()).then_some(below));

@@ -77,8 +77,8 @@ fn what_is_there_is_read() {
 
 /// As much as an inspection does, and every file.
 fn everything(root: &Root) -> Result<u64> {
-    system::look(root, None)?;
-    leaks::on_root(root)?;
+    leaks::on_root(root, &system::look(root, None)?)?;
+    leaks::elsewhere(root, "partition 3")?;
     let mut folders = vec![std::path::PathBuf::from("/")];
     let mut bytes = 0;
     while let Some(folder) = folders.pop() {
