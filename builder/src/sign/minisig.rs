@@ -13,6 +13,10 @@ use super::SUMS;
 use crate::error::Problem;
 use crate::event::Sink;
 
+/// Line and bytes of the two signatures in a file: algorithm (2), the key's id (8) and the signature (64); and the signature over
+/// that one with the comment (minisign(1), "Signature format").
+const SIGNATURES: [(usize, usize); 2] = [(2, 74), (4, 64)];
+
 /// The signature and the id of its key.
 pub fn sign(path: &Path, secret: &str, text: &str, sink: &dyn Sink) -> Result<(String, String)> {
     let secret = unlock(path, secret, sink)?;
@@ -69,16 +73,14 @@ fn open(secret: &str) -> Option<SecretKey> {
 
 /// Who made a signature, as it says itself: without the public key this cannot be checked.
 pub fn signer(signature: &str) -> Result<String, String> {
-    SignatureBox::from_string(signature)
-        .map(|signature| shown(signature.keynum()))
-        .map_err(|error| unreadable(&error))
+    parse(signature).map(|signature| shown(signature.keynum()))
 }
 
 /// Did this key sign? Says who did, with what the signed comment says.
 pub fn verify(public: &str, signature: &str, text: &str) -> Result<String, String> {
     let public =
         PublicKey::from_base64(public).map_err(|error| format!("the public key is damaged: {error}"))?;
-    let signature = SignatureBox::from_string(signature).map_err(|error| unreadable(&error))?;
+    let signature = parse(signature)?;
     match minisign::verify(&public, &signature, Cursor::new(text), true, false, false) {
         Ok(()) => Ok(shown(public.keynum())),
         Err(_) if signature.keynum() != public.keynum() => Err(format!(
@@ -90,8 +92,16 @@ pub fn verify(public: &str, signature: &str, text: &str) -> Result<String, Strin
     }
 }
 
-fn unreadable(error: &minisign::PError) -> String {
-    format!("the signature cannot be read: {error}")
+/// The crate takes signatures of any length, and panics on a short one.
+fn parse(signature: &str) -> Result<SignatureBox, String> {
+    let unreadable = |why: &dyn std::fmt::Display| format!("the signature cannot be read: {why}");
+    for (line, length) in SIGNATURES {
+        let text = signature.lines().nth(line - 1).unwrap_or_default().trim();
+        if STANDARD.decode(text).map(|bytes| bytes.len()) != Ok(length) {
+            return Err(unreadable(&format!("line {line} is not {length} bytes in base64")));
+        }
+    }
+    SignatureBox::from_string(signature).map_err(|error| unreadable(&error))
 }
 
 /// A key's id, in minisign's way: the bytes as a little-endian number.

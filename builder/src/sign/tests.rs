@@ -2,7 +2,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{MINISIGN_SIGNATURE, NAMESPACE, Options, SSH_SIGNATURE, SUMS, sign, verify};
+use super::{MINISIGN_SIGNATURE, NAMESPACE, Options, SSH_SIGNATURE, SUMS, minisig, sign, verify};
 use crate::error::{Kind, problem};
 use crate::event::Silent;
 use crate::prove::checks::{Check, Outcome};
@@ -134,6 +134,41 @@ fn minisign_signatures() {
             !passed || comment || damaged[at].is_ascii_whitespace() || text[at].is_ascii_whitespace(),
             "{at}: {detail}"
         );
+    }
+}
+
+#[test]
+fn a_minisign_signature_of_another_length() {
+    let (folder, keys) = (folder(), tempfile::tempdir().expect("temporary folder"));
+    let (secret, public) = minisign_key(keys.path(), "mine");
+    signed(folder.path(), &secret).expect("signs");
+    let read = |path: &Path| fs::read_to_string(path).expect("file");
+    let (text, sums) = (read(&folder.path().join(MINISIGN_SIGNATURE)), read(&folder.path().join(SUMS)));
+    let public = read(&public);
+    let public = public.lines().nth(1).expect("a key");
+    let passes = |signature: &str| minisig::verify(public, signature, &sums).is_ok();
+    let whole = text.trim_end().len();
+    for end in 0..=text.len() {
+        assert_eq!(passes(&text[..end]), end >= whole, "cut after {end} bytes");
+        assert_eq!(minisig::signer(&text[..end]).is_ok(), end >= whole, "cut after {end} bytes");
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    for at in [1, 3] {
+        let with = |line: &str| {
+            let mut lines = lines.clone();
+            lines[at] = line;
+            lines.join("\n")
+        };
+        // Four characters are three bytes: what is left is base64 without padding.
+        for end in (0..lines[at].len()).step_by(4) {
+            let error = minisig::verify(public, &with(&lines[at][..end]), &sums).expect_err("short");
+            assert!(
+                error.starts_with(&format!("the signature cannot be read: line {} is", at + 1)),
+                "{error}"
+            );
+        }
+        assert!(!passes(&with(&format!("AAAA{}", lines[at]))), "longer");
+        assert!(!passes(&with(&lines[at].trim_end_matches('=').repeat(2))), "longer");
     }
 }
 
