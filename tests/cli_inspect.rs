@@ -183,7 +183,7 @@ fn the_whole_text() {
 const WHOLE_TEXT: &str = "\
 FAT partition: 3 files
         7 B  EFI/BOOT/BOOTX64.EFI
-        7 B  EFI/BOOT/grubx64.efi
+       20 B  EFI/BOOT/grubx64.efi
        57 B  EFI/debian/grub.cfg
 
 identity: none, as a golden image should be

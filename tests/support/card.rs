@@ -61,7 +61,7 @@ impl Card {
     pub fn uefi() -> Self {
         let mut card =
             Self { folder: tempfile::tempdir().expect("temp dir"), files: Vec::new(), root: root() };
-        card.put("EFI/BOOT/BOOTX64.EFI", "MZ shim").put("EFI/BOOT/grubx64.efi", "MZ grub");
+        card.put("EFI/BOOT/BOOTX64.EFI", "MZ shim").put("EFI/BOOT/grubx64.efi", "MZ grub\0/EFI/debian\0");
         card.put("EFI/debian/grub.cfg", format!("search.fs_uuid {UUID} root\n"));
         card
     }

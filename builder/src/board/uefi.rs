@@ -113,7 +113,16 @@ fn find(tree: &Path, loader: &Loader) -> Result<Option<Vec<u8>>> {
     Err(Problem::input(message).hint(format!("add `{}` to packages.install", loader.package)).into())
 }
 
-/// The signed grub looks for grub.cfg in one folder only, whatever folder it was started from. Its name is in the
+/// The folders in which the signed grub looks for grub.cfg, in its order; none where its image names none.
+pub fn config_folders(image: &[u8]) -> Vec<String> {
+    /// The end of the script that Debian and Ubuntu build in: else, what lies beside grub itself.
+    const BESIDE: &[u8] = b"source $cmdpath/grub.cfg";
+    let Some(vendor) = vendor_folder(image) else { return Vec::new() };
+    let beside = image.windows(BESIDE.len()).any(|window| window == BESIDE);
+    [format!("EFI/{vendor}")].into_iter().chain(beside.then(|| "EFI/BOOT".to_owned())).collect()
+}
+
+/// The signed grub looks for grub.cfg in the same folder first, whatever folder it was started from. Its name is in the
 /// image: `/EFI/debian`, `/EFI/ubuntu`.
 fn vendor_folder(image: &[u8]) -> Option<String> {
     const START: &[u8] = b"/EFI/";
@@ -254,7 +263,7 @@ fn command_line(recipe: &Recipe) -> Result<String> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{boot_files, root_files, vendor_folder};
+    use super::{boot_files, config_folders, root_files, vendor_folder};
     use crate::disk::ids::Ids;
     use crate::error::problem;
     use crate::host;
@@ -351,6 +360,10 @@ pub(super) mod tests {
         ] {
             assert_eq!(vendor_folder(image).as_deref(), vendor);
         }
+        let script = b"else\n\tsource $cmdpath/grub.cfg\nfi\n\0/EFI/debian\0";
+        assert_eq!(config_folders(script), ["EFI/debian", "EFI/BOOT"]);
+        assert_eq!(config_folders(&script[20..]), ["EFI/debian"]);
+        assert_eq!(config_folders(&script[..30]), [""; 0]);
     }
 
     #[test]
