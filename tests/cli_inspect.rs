@@ -384,13 +384,16 @@ fn a_container_that_is_damaged_or_reaches_out() {
 /// Everything that Azure asks.
 fn azure() -> Card {
     let mut card = Card::uefi();
+    const KERNEL: &str = "6.1.0-cloud-amd64";
     let line = "console=tty1 console=ttyS0,115200n8 earlyprintk=ttyS0,115200 rootdelay=300";
     let modules = ["hv_vmbus", "hv_storvsc", "hv_netvsc", "nvme"];
     let names: Vec<_> =
-        modules.iter().map(|name| format!("usr/lib/modules/6.1.0/kernel/{name}.ko")).collect();
-    card.root("boot/grub/grub.cfg", format!("linux /boot/vmlinuz-6.1.0 root=UUID={UUID} ro {line}\n"));
-    card.root("boot/initrd.img-6.1.0", zstd::encode_all(&cpio(&names)[..], 1).expect("zst"));
-    card.root("boot/config-6.1.0", "CONFIG_VFAT_FS=y\n");
+        modules.iter().map(|name| format!("usr/lib/modules/{KERNEL}/kernel/{name}.ko")).collect();
+    card.root("boot/grub/grub.cfg", format!("linux /boot/vmlinuz-{KERNEL} root=UUID={UUID} ro {line}\n"));
+    card.root(&format!("boot/vmlinuz-{KERNEL}"), "kernel");
+    card.root(&format!("boot/initrd.img-{KERNEL}"), zstd::encode_all(&cpio(&names)[..], 1).expect("zst"));
+    card.root(&format!("boot/config-{KERNEL}"), "CONFIG_VFAT_FS=y\n");
+    card.root(&format!("usr/lib/modules/{KERNEL}/modules.dep"), "kernel/fs/udf/udf.ko:\n");
     card.root("etc/cloud/cloud.cfg.d/90-azure.cfg", "datasource_list: [ Azure ]\n");
     card.root("etc/waagent.conf", "Provisioning.Agent=auto\nResourceDisk.EnableSwap=n\n");
     let package =
@@ -421,9 +424,9 @@ fn azure_takes_it() {
         .arg(&vhd)
         .assert()
         .success()
-        .stdout(contains("azure-preflight         ok  14 points are right"));
+        .stdout(contains("azure-preflight         ok  15 points are right"));
     // As a raw image it has no footer; without the flag nobody asks.
-    card.inspect(&["--azure"]).success().stdout(contains("13 points are right, 1 do not apply"));
+    card.inspect(&["--azure"]).success().stdout(contains("14 points are right, 1 do not apply"));
     assert_eq!(card.json(&[])["azure"], Value::Null);
 }
 
@@ -431,13 +434,18 @@ fn azure_takes_it() {
 fn azure_refuses_it() {
     let mut card = azure();
     card.root("etc/fstab", format!("UUID={UUID} / ext4 defaults 0 1\n/swapfile none swap sw 0 0\n"));
-    card.root("boot/initrd.img-6.1.0", [0x02, 0x21, 0x4c, 0x18, 0, 0, 0, 0]);
+    card.root("boot/initrd.img-6.1.0-cloud-amd64", [0x02, 0x21, 0x4c, 0x18, 0, 0, 0, 0]);
     card.root("home/edge/.ssh/authorized_keys", "ssh-ed25519 AAAA ops\n");
+    card.root("etc/cloud/cloud-init.disabled", "");
+    card.root("etc/systemd/system/walinuxagent.service", "-> /dev/null");
+    card.root("etc/systemd/system/swap.target.wants/var-more.swap", "-> ../var-more.swap");
     card.write(with_gpt);
     card.inspect(&["--azure"])
         .code(1)
-        .stdout(contains("no-swap: fstab swaps to /swapfile; fix: remove it"))
-        .stdout(contains("kernel 6.1.0: the initramfs cannot be read: it is compressed with lz4"))
+        .stdout(contains("cloud-init-starts: /etc/cloud/cloud-init.disabled is there; fix: remove the file"))
+        .stdout(contains("agent: walinuxagent.service is masked; fix: "))
+        .stdout(contains("no-swap: fstab swaps to /swapfile; var-more.swap is enabled; fix: remove it"))
+        .stdout(contains("kernel 6.1.0-cloud-amd64: the initramfs cannot be read: it is compressed with lz4"))
         .stdout(contains("generalised: /home/edge/.ssh/authorized_keys"));
 }
 

@@ -8,7 +8,7 @@ use super::Point;
 use crate::disk::table::Kind;
 use crate::format::{Container, VHD_COOKIE, VHD_FOOTER};
 use crate::inspect::source::Source;
-use crate::inspect::{Partition, Report, ext4_uuids};
+use crate::inspect::{FileSystem, Partition, Report, ext4_uuids};
 use crate::units::Arch;
 
 const MIB: u64 = 1 << 20;
@@ -32,6 +32,8 @@ pub struct Disk {
     pub arch: Option<Arch>,
     /// UUIDs of the ext4 file systems.
     pub roots: Vec<String>,
+    /// PARTUUIDs of their partitions.
+    pub partuuids: Vec<String>,
     /// The partitions' file systems, by partition number.
     pub kinds: Vec<(u32, String)>,
 }
@@ -61,6 +63,9 @@ impl Disk {
             let kind = partition.file_system.as_ref()?.kind;
             Some((partition.entry.number, kind.to_owned()))
         };
+        let is_ext4 =
+            |partition: &&Partition| partition.file_system.as_ref().is_some_and(FileSystem::is_ext4);
+        let ext4 = report.partitions.iter().filter(is_ext4);
         Ok(Self {
             container: source.container,
             size: source.size,
@@ -69,6 +74,7 @@ impl Disk {
             arch: report.arch.or_else(by_loader),
             loaders,
             roots: ext4_uuids(&report.partitions),
+            partuuids: ext4.map(|partition| partition.entry.partuuid.clone()).collect(),
             kinds: report.partitions.iter().filter_map(kind).collect(),
         })
     }
@@ -189,6 +195,7 @@ pub(super) mod tests {
             loaders: vec!["EFI/BOOT/BOOTX64.EFI".into()],
             arch: Some(Arch::X86_64),
             roots: vec!["1".into()],
+            partuuids: vec!["1a2b-02".into()],
             kinds: vec![(1, "fat32".into()), (2, "ext4".into())],
         }
     }

@@ -8,13 +8,15 @@ use anyhow::Result;
 use super::initramfs::{Initramfs, module_of};
 use crate::inspect::grub::{self, Entry};
 use crate::inspect::root::Root;
-use crate::inspect::system::{System, text};
+use crate::inspect::system::{System, Unit, text};
 
 /// Most bytes that are read of a text, and of an initramfs.
 const TEXT_MAX: u64 = 4 << 20;
 const INITRAMFS_MAX: u64 = 512 << 20;
 /// Files that systems swap into.
 const SWAP_FILES: [&str; 4] = ["swapfile", "swap.img", "swap", "var/swap"];
+/// With this file there, cloud-init does nothing.
+const DISABLED: &str = "etc/cloud/cloud-init.disabled";
 
 /// What is on the root.
 #[derive(Debug, Clone, Default)]
@@ -25,8 +27,14 @@ pub struct Inside {
     pub mounts: Vec<[String; 3]>,
     /// Swap files that are there.
     pub swap_files: Vec<String>,
+    /// Units that swap, and that are started.
+    pub swap_units: Vec<String>,
     /// The kernels that can boot.
     pub kernels: Vec<Kernel>,
+    /// Units that cannot be started.
+    pub masked: Vec<String>,
+    /// cloud-init is turned off by its file.
+    pub disabled: bool,
     /// cloud-init's `datasource_list`; absent where nobody sets it.
     pub sources: Option<Vec<String>>,
     /// /etc/waagent.conf; absent where there is none.
@@ -71,6 +79,9 @@ impl Inside {
             entries: grub::of(root)?,
             mounts: mounts(&root.text("etc/fstab", TEXT_MAX)?.unwrap_or_default()),
             swap_files,
+            swap_units: swap_units(&system.units),
+            masked: system.masked.clone(),
+            disabled: root.stat(Path::new(DISABLED))?.is_some(),
             kernels: kernels.map(|found| kernel(root, &found.version)).collect::<Result<_>>()?,
             sources: sources(root)?,
             agent: root.text("etc/waagent.conf", TEXT_MAX)?.map(|text| settings(&text)),
@@ -113,11 +124,22 @@ fn mounts(text: &str) -> Vec<[String; 3]> {
     lines.filter_map(fields).collect()
 }
 
-/// `Name=value`, as the Azure Linux agent reads its file: the rest of a line behind `#` is a comment.
+/// By name, once each: several targets may want one.
+fn swap_units(units: &[Unit]) -> Vec<String> {
+    let names = units.iter().map(|unit| &unit.unit).filter(|name| name.ends_with(".swap"));
+    names.collect::<BTreeSet<_>>().into_iter().cloned().collect()
+}
+
+/// `Name=value`, as the Azure Linux agent reads its file: the rest of a line behind `#` is a comment, and `None` is as if the line
+/// were not there.
 fn settings(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().filter_map(|line| line.split('#').next());
     let pairs = lines.filter_map(|line| line.split_once('='));
-    pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().trim_matches('"').to_owned())).collect()
+    let pairs = pairs.map(|(name, value)| (name.trim(), value.trim_matches(['"', ' ']).trim()));
+    let mut settings: BTreeMap<_, _> =
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    settings.retain(|_, value| value != "None");
+    settings
 }
 
 /// The list that counts: files in cloud.cfg.d replace cloud.cfg's and each other's, in order of their names.
@@ -159,7 +181,8 @@ fn datasource_list(text: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{datasource_list, mounts, settings};
+    use super::{datasource_list, mounts, settings, swap_units};
+    use crate::inspect::system::Unit;
 
     #[test]
     fn lists_of_sources() {
@@ -181,7 +204,19 @@ mod tests {
             (found.len(), found["ResourceDisk.EnableSwap"].as_str(), found["X"].as_str()),
             (2, "n", "1")
         );
+        assert!(settings("Provisioning.Agent=auto\nProvisioning.Agent=None\n").is_empty());
         let found = mounts("# x y z\n\nUUID=1\t/\text4 noatime 0 1\nshort\n");
         assert_eq!(found, [["UUID=1".to_owned(), "/".into(), "ext4".into()]]);
+    }
+
+    #[test]
+    fn units_that_swap() {
+        let unit = |unit: &str, by: &str| Unit { unit: unit.into(), by: by.into(), enabled: true };
+        let units = [
+            unit("ssh.service", "multi-user.target"),
+            unit("var-swap.swap", "multi-user.target"),
+            unit("var-swap.swap", "swap.target"),
+        ];
+        assert_eq!(swap_units(&units), ["var-swap.swap"]);
     }
 }

@@ -14,7 +14,6 @@ pub use self::disk::Disk;
 pub use self::facts::Inside;
 use super::leaks::Found;
 use crate::prove::checks::{Check, Outcome};
-use crate::units::Arch;
 
 /// The verdict's name.
 pub const NAME: &str = "azure-preflight";
@@ -59,8 +58,7 @@ pub fn points(disk: &Disk, inside: Option<&Inside>, leaks: &[Found]) -> Vec<Poin
         points.push(Point::failed("root", "there is no ext4 root that can be read", "make the root ext4"));
         return points;
     };
-    let arch = disk.arch.unwrap_or(Arch::X86_64);
-    points.extend(software::points(inside, &disk.roots, arch));
+    points.extend(software::points(inside, disk));
     points.push(generalised(leaks));
     points
 }

@@ -1,7 +1,7 @@
 //! Points on what is installed: kernel, initramfs, command line, mounts, cloud-init, the agent, packages.
 
-use super::Point;
 use super::facts::{Inside, Kernel};
+use super::{Disk, Point};
 use crate::units::Arch;
 
 /// The drivers of a VM's disks and network.
@@ -13,27 +13,44 @@ const ROOT_DELAY: u64 = 300;
 /// The agent's package, at Debian and at Ubuntu.
 const AGENT: [&str; 2] = ["waagent", "walinuxagent"];
 
-/// Every point on the software; `roots` are the UUIDs of the image's ext4 file systems.
-pub fn points(inside: &Inside, roots: &[String], arch: Arch) -> Vec<Point> {
+/// The agent's unit, at Debian and Ubuntu, and as upstream has it.
+const AGENT_UNITS: [&str; 2] = ["walinuxagent.service", "waagent.service"];
+/// cloud-init's stages; `-main` and `-network` are those of version 24.3 and newer.
+const CLOUD_INIT_UNITS: [&str; 8] = [
+    "cloud-init-local.service",
+    "cloud-init.service",
+    "cloud-init-main.service",
+    "cloud-init-network.service",
+    "cloud-config.service",
+    "cloud-config.target",
+    "cloud-final.service",
+    "cloud-init.target",
+];
+
+/// Every point on the software.
+pub fn points(inside: &Inside, disk: &Disk) -> Vec<Point> {
+    let arch = disk.arch.unwrap_or(Arch::X86_64);
     vec![
-        root_by_uuid(inside, roots),
+        root_by_uuid(inside, disk),
         swap(inside),
         drivers(inside),
         file_systems(inside),
         console(inside, arch),
         root_delay(inside),
         cloud_init(inside),
+        cloud_init_starts(inside),
         agent(inside),
         packages(inside),
     ]
 }
 
-fn root_by_uuid(inside: &Inside, roots: &[String]) -> Point {
+fn root_by_uuid(inside: &Inside, disk: &Disk) -> Point {
     const NAME: &str = "root-by-uuid";
-    let known = |uuid: &str| roots.iter().any(|root| root.eq_ignore_ascii_case(uuid.trim_matches('"')));
+    let known =
+        |ids: &[String], id: &str| ids.iter().any(|known| known.eq_ignore_ascii_case(id.trim_matches('"')));
     let named = |device: &str| match device.split_once('=') {
-        Some(("UUID", uuid)) => known(uuid),
-        Some(("PARTUUID", _)) => true,
+        Some(("UUID", uuid)) => known(&disk.roots, uuid),
+        Some(("PARTUUID", uuid)) => known(&disk.partuuids, uuid),
         _ => false,
     };
     let mut faults = Vec::new();
@@ -66,11 +83,12 @@ fn swap(inside: &Inside) -> Point {
         .map(|[device, ..]| format!("fstab swaps to {}", clean(device)))
         .collect();
     faults.extend(inside.swap_files.iter().map(|file| format!("{file} is there")));
-    if setting(inside, "ResourceDisk.EnableSwap") == Some("y") {
+    faults.extend(inside.swap_units.iter().map(|unit| format!("{} is enabled", clean(unit))));
+    if switched_on(inside, "ResourceDisk.EnableSwap") {
         faults.push("waagent.conf has ResourceDisk.EnableSwap=y".into());
     }
     let fix = "remove it: the OS disk is no place for swap, and ResourceDisk.EnableSwap=n";
-    Point::of("no-swap", &faults, "none in fstab, in files, by the agent", fix)
+    Point::of("no-swap", &faults, "none in fstab, in files, in units, by the agent", fix)
 }
 
 fn drivers(inside: &Inside) -> Point {
@@ -189,8 +207,35 @@ fn cloud_init(inside: &Inside) -> Point {
     }
 }
 
+/// What turns cloud-init off: the two ways that its cloud-init.target describes, and a mask.
+fn cloud_init_starts(inside: &Inside) -> Point {
+    const ARGUMENT: &str = "cloud-init=disabled";
+    let mut faults = Vec::new();
+    if inside.disabled {
+        faults.push("/etc/cloud/cloud-init.disabled is there".to_owned());
+    }
+    let mut arguments = inside.entries.first().into_iter().flat_map(|entry| &entry.arguments);
+    if arguments.any(|argument| argument == ARGUMENT) {
+        faults.push(format!("the command line says {ARGUMENT}"));
+    }
+    faults.extend(masked(inside, &CLOUD_INIT_UNITS));
+    let fix = "remove the file and the argument; systemctl unmask the unit: without cloud-init no VM gets its name and users";
+    Point::of("cloud-init-starts", &faults, "nothing turns it off", fix)
+}
+
+/// Those of `units` that cannot be started.
+fn masked<'a>(inside: &'a Inside, units: &'a [&str]) -> impl Iterator<Item = String> + 'a {
+    let masked = units.iter().filter(|unit| inside.masked.iter().any(|masked| masked == *unit));
+    masked.map(|unit| format!("{unit} is masked"))
+}
+
 fn setting<'a>(inside: &'a Inside, name: &str) -> Option<&'a str> {
     inside.agent.as_ref()?.get(name).map(String::as_str)
+}
+
+/// As the agent's `get_switch` has it, whose default is off for what is asked here.
+fn switched_on(inside: &Inside, name: &str) -> bool {
+    setting(inside, name).is_some_and(|value| value.eq_ignore_ascii_case("y"))
 }
 
 fn agent(inside: &Inside) -> Point {
@@ -203,44 +248,53 @@ fn agent(inside: &Inside) -> Point {
     }
     let mut faults = Vec::new();
     match setting(inside, "Provisioning.Agent") {
-        Some("auto" | "cloud-init") => {}
-        other => faults.push(format!("Provisioning.Agent={}", clean(other.unwrap_or("(nothing)")))),
+        // Without the line it is `auto`.
+        None | Some("auto" | "cloud-init") => {}
+        Some(other) => faults.push(format!("Provisioning.Agent={}", clean(other))),
     }
-    if setting(inside, "ResourceDisk.Format") == Some("y") {
+    if switched_on(inside, "ResourceDisk.Format") {
         faults.push("ResourceDisk.Format=y: that is cloud-init's".into());
     }
-    let fix =
-        "in /etc/waagent.conf: Provisioning.Agent=auto, ResourceDisk.Format=n, ResourceDisk.EnableSwap=n";
+    faults.extend(masked(inside, &AGENT_UNITS));
+    let fix = "in /etc/waagent.conf: Provisioning.Agent=auto, ResourceDisk.Format=n, ResourceDisk.EnableSwap=n; \
+               systemctl unmask the unit";
     Point::of(NAME, &faults, "leaves provisioning and the resource disk to cloud-init", fix)
 }
 
 fn packages(inside: &Inside) -> Point {
     let is_ubuntu = inside.id == "ubuntu";
-    let has = |head: &str| inside.packages.iter().any(|package| package.starts_with(head));
-    let mut missing = Vec::new();
-    if is_ubuntu && !has("linux-image-azure") && !inside.packages.iter().any(|name| name.ends_with("-azure"))
-    {
-        missing.push("linux-azure");
+    let (mut faults, mut fixes) = (Vec::new(), Vec::new());
+    let cloud = match inside.id.as_str() {
+        "ubuntu" => Some(("-azure", "linux-azure")),
+        "debian" => Some(("-cloud-", "linux-image-cloud-amd64 (or -arm64)")),
+        _ => None,
+    };
+    if let Some((mark, package)) = cloud {
+        let fault = "no package for clouds brings it";
+        let other = |kernel: &Kernel| (!is_from(inside, kernel, mark)).then(|| fault.to_owned());
+        faults.extend(of_kernels(inside, other));
+        if !faults.is_empty() {
+            fixes.push(format!("{package} as the only kernel"));
+        }
     }
-    if inside.id == "debian"
-        && !has("linux-image-cloud")
-        && !inside.packages.iter().any(|name| is_cloud_kernel(name))
-    {
-        missing.push("linux-image-cloud-amd64 (or -arm64)");
+    let wanted = ["gdisk"].into_iter().chain(is_ubuntu.then_some("netplan.io"));
+    for name in wanted.filter(|name| !inside.packages.contains(*name)) {
+        faults.push(format!("no {name}"));
+        fixes.push(name.to_owned());
     }
-    if !has("gdisk") {
-        missing.push("gdisk");
-    }
-    if is_ubuntu && !has("netplan.io") {
-        missing.push("netplan.io");
-    }
-    let faults: Vec<_> = missing.iter().map(|name| format!("no {name}")).collect();
-    Point::of("packages", &faults, "a kernel for clouds, gdisk", format!("install {}", missing.join(", ")))
+    Point::of("packages", &faults, "a kernel for clouds, gdisk", format!("install {}", fixes.join(", ")))
 }
 
-/// `linux-image-6.1.0-18-cloud-amd64`.
-fn is_cloud_kernel(name: &str) -> bool {
-    name.starts_with("linux-image-") && name.contains("-cloud-")
+/// Is it a kernel with `mark` in its version, and from a package? `linux-image-6.1.0-18-cloud-amd64`; one that is not signed is
+/// `linux-image-unsigned-…` at Ubuntu, `…-unsigned` at Debian. Headers and tools have the mark, too, and start nothing.
+fn is_from(inside: &Inside, kernel: &Kernel, mark: &str) -> bool {
+    let version = &kernel.version;
+    let names = [
+        format!("linux-image-{version}"),
+        format!("linux-image-unsigned-{version}"),
+        format!("linux-image-{version}-unsigned"),
+    ];
+    version.contains(mark) && names.iter().any(|name| inside.packages.contains(name))
 }
 
 /// Text of a file that anybody may have written.
@@ -252,10 +306,10 @@ fn clean(text: &str) -> String {
 mod tests {
     use super::points;
     use crate::inspect::grub::entries;
+    use crate::inspect::preflight::disk;
     use crate::inspect::preflight::facts::{Inside, Kernel};
     use crate::inspect::preflight::initramfs::Initramfs;
     use crate::prove::checks::Outcome;
-    use crate::units::Arch;
 
     const LINE: &str = "linux /vmlinuz root=UUID=1 console=tty1 console=ttyS0,115200n8 earlyprintk=ttyS0,115200 rootdelay=300";
 
@@ -271,8 +325,11 @@ mod tests {
             entries: entries(LINE),
             mounts: vec![["UUID=1".into(), "/".into(), "ext4".into()]],
             swap_files: Vec::new(),
+            swap_units: Vec::new(),
+            masked: vec!["apt-daily.timer".into()],
+            disabled: false,
             kernels: vec![Kernel {
-                version: "6.1".into(),
+                version: "6.1.0-18-cloud-amd64".into(),
                 initramfs: Ok(Initramfs { names: names(&files), scripts: String::new() }),
                 builtin: names(&["nvme"]),
                 modules: names(&["udf"]),
@@ -288,7 +345,7 @@ mod tests {
     fn failed(change: impl Fn(&mut Inside)) -> Vec<&'static str> {
         let mut inside = inside();
         change(&mut inside);
-        let points = points(&inside, &["1".to_owned()], Arch::X86_64);
+        let points = points(&inside, &disk::tests::disk());
         assert!(points.iter().all(|point| (point.outcome == Outcome::Failed) == point.fix.is_some()));
         points.into_iter().filter(|point| point.outcome == Outcome::Failed).map(|point| point.name).collect()
     }
@@ -301,10 +358,24 @@ mod tests {
         };
         assert_eq!(failed(line("UUID=1", "/dev/sda1")), ["root-by-uuid"]);
         assert_eq!(failed(line("UUID=1", "UUID=2")), ["root-by-uuid"]);
+        assert_eq!(failed(line("UUID=1", "PARTUUID=1A2B-02")), [""; 0]);
+        assert_eq!(failed(line("UUID=1", "PARTUUID=1a2b-01")), ["root-by-uuid"]);
         assert_eq!(failed(line("console=tty1", "quiet console=tty1")), ["command-line"]);
         assert_eq!(failed(line("earlyprintk", "x")), ["command-line"]);
         assert_eq!(failed(line("rootdelay=300", "rootdelay=30")), ["rootdelay"]);
-        assert_eq!(failed(|inside| inside.mounts[0][0] = "/dev/sda1".into()), ["root-by-uuid"]);
+        assert_eq!(failed(line("rootdelay", "cloud-init=disabled rootdelay")), ["cloud-init-starts"]);
+        for device in ["/dev/sda1", "PARTUUID=2", "LABEL=1"] {
+            assert_eq!(failed(|inside| inside.mounts[0][0] = device.into()), ["root-by-uuid"], "{device}");
+        }
+        assert_eq!(failed(|inside| inside.disabled = true), ["cloud-init-starts"]);
+        for (unit, point) in [
+            ("cloud-init-local.service", "cloud-init-starts"),
+            ("cloud-init.target", "cloud-init-starts"),
+            ("walinuxagent.service", "agent"),
+        ] {
+            assert_eq!(failed(|inside| inside.masked.push(unit.into())), [point], "{unit}");
+        }
+        assert_eq!(failed(|inside| inside.swap_units.push("var-swap.swap".into())), ["no-swap"]);
         assert_eq!(failed(|inside| inside.swap_files.push("/swapfile".into())), ["no-swap"]);
         assert_eq!(
             failed(|inside| inside.mounts.push(["UUID=3", "none", "swap"].map(str::to_owned))),
@@ -313,7 +384,7 @@ mod tests {
         assert_eq!(failed(|inside| inside.kernels[0].builtin.clear()), ["initramfs"]);
         assert_eq!(failed(|inside| inside.kernels[0].initramfs = Err("lz4".into())), ["initramfs"]);
         assert_eq!(failed(|inside| inside.kernels[0].modules.clear()), ["kernel-file-systems"]);
-        assert_eq!(failed(|inside| inside.kernels.clear()), ["initramfs", "kernel-file-systems"]);
+        assert_eq!(failed(|inside| inside.kernels.clear()), ["initramfs", "kernel-file-systems", "packages"]);
         assert_eq!(failed(|inside| inside.sources = None), ["cloud-init"]);
         assert_eq!(failed(|inside| inside.sources = Some(vec!["NoCloud".into()])), ["cloud-init"]);
         for package in ["cloud-init", "waagent", "gdisk", "linux-image-6.1.0-18-cloud-amd64"] {
@@ -326,7 +397,40 @@ mod tests {
             }
         };
         assert_eq!(failed(agent("Provisioning.Agent", "waagent")), ["agent"]);
-        assert_eq!(failed(agent("ResourceDisk.EnableSwap", "y")), ["no-swap"]);
+        for on in ["y", "Y"] {
+            assert_eq!(failed(agent("ResourceDisk.EnableSwap", on)), ["no-swap"]);
+            assert_eq!(failed(agent("ResourceDisk.Format", on)), ["agent"]);
+        }
+        assert_eq!(failed(|inside| inside.agent.as_mut().expect("settings").clear()), [""; 0]);
+    }
+
+    #[test]
+    fn the_kernel_that_boots_is_one_for_clouds() {
+        let with = |id: &'static str, version: &'static str, package: &'static str| {
+            move |inside: &mut Inside| {
+                inside.id = id.into();
+                inside.kernels[0].version = version.into();
+                inside
+                    .packages
+                    .extend(["netplan.io", "linux-headers-6.8.0-1-azure", package].map(str::to_owned));
+            }
+        };
+        for (id, version, package) in [
+            ("ubuntu", "6.8.0-1-azure", "linux-image-6.8.0-1-azure"),
+            ("ubuntu", "6.8.0-1-azure-fde", "linux-image-unsigned-6.8.0-1-azure-fde"),
+            ("debian", "6.1.0-1-cloud-arm64", "linux-image-6.1.0-1-cloud-arm64-unsigned"),
+            ("alma", "6.1.0", "gdisk"),
+        ] {
+            assert_eq!(failed(with(id, version, package)), [""; 0], "{version}");
+        }
+        for (id, version, package) in [
+            ("ubuntu", "6.8.0-31-generic", "linux-image-6.8.0-31-generic"),
+            ("ubuntu", "6.8.0-31-generic", "linux-image-6.8.0-1-azure"),
+            ("ubuntu", "6.8.0-1-azure", "linux-modules-6.8.0-1-azure"),
+            ("debian", "6.1.0-1-amd64", "linux-image-6.1.0-1-amd64"),
+        ] {
+            assert_eq!(failed(with(id, version, package)), ["packages"], "{version}");
+        }
     }
 
     #[test]
