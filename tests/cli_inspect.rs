@@ -12,7 +12,9 @@ use card::{
     BOOT, BOOT_SIZE, CMDLINE, CONFIG, Card, SIZE, STATUS, UUID, edgepress, mke2fs, with_boot_and_data,
     with_gpt, with_mbr,
 };
+use edgepress::disk::fat::LEAST;
 use edgepress::disk::gpt::ALIGN;
+use edgepress::disk::mbr;
 use predicates::str::contains;
 use serde_json::{Value, json};
 
@@ -477,6 +479,36 @@ fn what_differs() {
     output
         .stdout(contains("all files are equal"))
         .stdout(contains("partition 2 (ext4): files and folders: 4 KiB from byte"));
+}
+
+/// A third partition in the last MiB.
+fn with_another(image: &File) {
+    let part = |kind, offset, end| mbr::Partition { kind, offset, size: end - offset, active: false };
+    let (root, last) = (ALIGN + LEAST, SIZE - ALIGN);
+    let partitions =
+        vec![part(mbr::FAT32_LBA, ALIGN, root), part(mbr::LINUX, root, last), part(mbr::LINUX, last, SIZE)];
+    mbr::write(image, SIZE, &mbr::Table { disk_id: 1, partitions }).expect("table");
+}
+
+#[test]
+fn a_partition_that_nobody_looks_into() {
+    let card = Card::uefi();
+    card.write(with_another);
+    let other = card.folder.path().join("other.img");
+    let compared = |at: u64| {
+        fs::copy(card.path(), &other).expect("copy");
+        File::options().write(true).open(&other).expect("image").write_all_at(&[1], at).expect("write");
+        let output = edgepress().arg(card.path()).arg(&other).assert().code(1);
+        String::from_utf8_lossy(&output.get_output().stdout).into_owned()
+    };
+    let said = compared(SIZE - 5);
+    assert!(
+        said.contains("not compared file by file (1)\n  partition 3 (unknown): its bytes differ"),
+        "{said}"
+    );
+    assert!(!said.contains("all files are equal"), "{said}");
+    let said = compared(SIZE - ALIGN - 5);
+    assert!(said.contains("all files are equal") && !said.contains("not compared"), "{said}");
 }
 
 #[test]

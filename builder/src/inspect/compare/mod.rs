@@ -12,6 +12,7 @@ mod text;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -51,7 +52,7 @@ pub struct Comparison {
     pub packages: Vec<PackageChange>,
     /// Where the bytes lie that differ.
     pub bytes: Vec<Region>,
-    /// What could not be compared, and why.
+    /// What could not be compared file by file, and why.
     pub not_compared: Vec<String>,
 }
 
@@ -111,6 +112,7 @@ pub fn compare(a: &Path, b: &Path, sink: &dyn Sink) -> Result<Comparison> {
         Ok(None) => found.not_compared.push("root: not both images have one in ext4".into()),
         Err(error) => found.not_compared.push(format!("root: {error:#}")),
     }
+    found.not_compared.extend(others(&sources, &reports, &differing)?);
     found.bytes = bytes::regions(&differing, &place::Places::of(a, &reports[0]));
     Ok(found)
 }
@@ -193,6 +195,30 @@ fn roots(sources: &[Source; 2], reports: &[Report; 2]) -> Result<Option<(Files, 
         let packages = [system::installed(&roots[0])?, system::installed(&roots[1])?];
         Ok(Some((files, packages_changed(&packages))))
     })
+}
+
+/// The partitions that differ although nobody looks at their files: all but one FAT partition and one root of each image.
+fn others(
+    sources: &[Source; 2],
+    reports: &[Report; 2],
+    differing: &[Range<u64>],
+) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for (source, Report { partitions, .. }) in sources.iter().zip(reports) {
+        let fat = partitions.iter().find(|partition| partition.entry.role == Some(Role::Fat));
+        let fat = fat.map(|partition| partition.entry.offset);
+        let root = root_part(source, partitions)?.map(|part| part.offset);
+        for partition in partitions {
+            let (start, size) = (partition.entry.offset, partition.entry.size);
+            let end = start.saturating_add(size);
+            let differs = differing.iter().any(|range| range.start < end && start < range.end);
+            if differs && ![fat, root].contains(&Some(start)) {
+                let kind = partition.file_system.as_ref().map_or("unknown", |system| system.kind);
+                names.insert(format!("partition {} ({kind}): its bytes differ", partition.entry.number));
+            }
+        }
+    }
+    Ok(names)
 }
 
 fn packages_changed([a, b]: &[Vec<Package>; 2]) -> Vec<PackageChange> {

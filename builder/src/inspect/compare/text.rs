@@ -34,7 +34,7 @@ impl fmt::Display for Comparison {
         {
             writeln!(
                 f,
-                "\nall files are equal, with their times, owners and modes; what differs is how they lie on the disk"
+                "\nall files are equal, those of the root with their times, owners and modes; what differs lies outside of them"
             )?;
         }
         let bytes = self.bytes.iter().map(|region| {
@@ -44,7 +44,7 @@ impl fmt::Display for Comparison {
             format!("{}: {} KiB from byte {}{more}", region.place, region.bytes.div_ceil(1024), first.0)
         });
         section(f, "bytes that differ, in blocks of 4 KiB", &bytes.collect::<Vec<_>>())?;
-        section(f, "not compared", &self.not_compared)
+        section(f, "not compared file by file", &self.not_compared)
     }
 }
 
