@@ -163,6 +163,29 @@ fn a_compressed_image_with_its_map() {
     assert!(fs::read(plant.path("card")).expect("card")[..MIB].iter().all(|byte| *byte == 0));
 }
 
+/// A build like the golden one in every sector that identities change.
+#[test]
+fn a_patch_of_another_golden_image() {
+    let plant = stamped();
+    let path = packed(&plant);
+    let mut other = fs::read(plant.golden()).expect("image");
+    other[SIZE as usize - 2 * MIB] ^= 1;
+    let bytes = zstd::bulk::compress(&other, 1).expect("zst");
+    fs::write(&path, &bytes).expect("write");
+    for name in ["SHA256SUMS", "gateway.bmap"] {
+        fs::remove_file(plant.path("ship").join(name)).expect("remove");
+    }
+    let flash = ["flash", "ship/gateway.img.zst", "--to", "card", "--create", "--yes"];
+    let flash = [&flash[..], &["--patch", "patches/pump-1.patch"]].concat();
+    // Nothing says what the disk is: known only when all of it was read.
+    plant.run(&flash).code(1).stdout(contains("the patch of pump-1 is for another image"));
+    assert!(fs::read(plant.path("card")).expect("card")[..MIB].iter().all(|byte| *byte == 0));
+    let raw = serde_json::json!({ "size": SIZE, "sha256": Digest::of(&other) });
+    let output = serde_json::json!({ "file": "gateway.img.zst", "sha256": Digest::of(&bytes), "raw": raw });
+    plant.put("ship/manifest.json", &serde_json::json!({ "outputs": [output] }).to_string());
+    plant.run(&flash).code(2).stderr(contains("is for another image than gateway.img.zst"));
+}
+
 #[test]
 fn an_identity_that_failed_is_free_again() {
     let plant = stamped();

@@ -111,7 +111,9 @@ impl Source {
             None => io::copy(&mut decode::stream(file, container, length, &path)?, &mut io::sink())
                 .with_context(|| format!("unpacking {}", path.display()))?,
         };
-        let raw_sha256 = beside.raw_sha256;
+        // A VHD's disk is rounded up to whole MiB, and the manifest has the digest of what it was made from.
+        let padded = container == Container::Vhd && beside.raw_size.is_some_and(|raw| raw != size);
+        let raw_sha256 = beside.raw_sha256.filter(|_| !padded);
         Ok(Self { path, container, size, bmap, bmap_path, file_sha256, raw_sha256 })
     }
 
@@ -220,13 +222,15 @@ impl Beside {
         let outputs = || manifest["outputs"].as_array().into_iter().flatten();
         let Some(own) = outputs().find(|output| output["file"] == name) else { return };
         self.file.extend(sum(own).map(|sum| (sum, FILE_NAME.to_owned())));
+        // The disk: it says itself what comes out of it, or is raw, or has the raw one beside it.
         let stem = PREFERRED.iter().find_map(|ending| name.strip_suffix(ending));
-        let raw = |output: &&Value| {
+        let sibling = |output: &&Value| {
             let file = output["file"].as_str().unwrap_or_default();
             stem.is_some() && file.strip_suffix(".img") == stem
         };
-        if let Some(raw) = outputs().find(raw) {
-            (self.raw_sha256, self.raw_size) = (sum(raw), raw["size"].as_u64());
+        let inside = Some(&own["raw"]).filter(|raw| sum(raw).is_some());
+        if let Some(disk) = inside.or_else(|| outputs().find(sibling)) {
+            (self.raw_sha256, self.raw_size) = (sum(disk), disk["size"].as_u64());
         }
     }
 }
@@ -307,11 +311,15 @@ fn preferred(folder: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::{Map, Options, Source};
+    use crate::disk::ids::Uuid;
     use crate::error::problem;
+    use crate::export::vhd;
     use crate::format::bmap::{Bmap, Mapped};
     use crate::units::Digest;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
     use std::fs;
-    use std::io::Read as _;
+    use std::io::{Read as _, Write as _};
     use std::path::Path;
 
     fn options(image: &Path) -> Options {
@@ -369,6 +377,42 @@ mod tests {
         assert!(refusal(&options(folder.path())).contains("is for an image of 9999 bytes"));
         let all = Options { bmap: Map::None, ..options(folder.path()) };
         assert!(Source::open(&all).expect("opens").bmap.is_none());
+    }
+
+    /// What a build makes without `img`: only the outputs themselves say what is in them.
+    #[test]
+    fn the_disk_is_known_without_a_raw_image() {
+        let folder = tempfile::tempdir().expect("folder");
+        let at = |name: &str| folder.path().join(name);
+        let raw = vec![7; 5000];
+        let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
+        gz.write_all(&raw).expect("gz");
+        // Cut: what the manifest says of the disk spares unpacking it.
+        let gz = &gz.finish().expect("gz")[..12];
+        fs::write(at("x.img.gz"), gz).expect("write");
+        fs::write(at("x.img.zst"), zstd::encode_all(raw.as_slice(), 1).expect("zst")).expect("write");
+        fs::write(at("x.bmap"), map(5000)).expect("write");
+        let footer = vhd::footer(5120, &vhd::Identity { id: Uuid([1; 16]), epoch: 0 });
+        fs::write(at("x.vhd"), [&vec![0; 5120][..], &footer].concat()).expect("write");
+        let digest = Digest::of(&raw);
+        let known = |raw: &serde_json::Value| {
+            let names = ["x.img.zst", "x.img.gz", "x.vhd"];
+            let outputs = names.map(|file| serde_json::json!({ "file": file, "raw": raw }));
+            let manifest = serde_json::json!({ "outputs": outputs });
+            fs::write(at("manifest.json"), manifest.to_string()).expect("write");
+            names.map(|name| {
+                let source = Source::open(&Options { bmap: Map::None, ..options(&at(name)) });
+                source.ok().map(|source| (source.size, source.raw_sha256))
+            })
+        };
+        let found = known(&serde_json::json!({ "size": 5000, "sha256": digest }));
+        // The VHD holds a longer disk than that.
+        assert_eq!(found, [Some((5000, Some(digest))), Some((5000, Some(digest))), Some((5120, None))]);
+        let found = known(&serde_json::json!({ "size": 5120, "sha256": digest }));
+        assert_eq!(found[2], Some((5120, Some(digest))));
+        for nothing in [serde_json::json!({ "size": 5000 }), serde_json::json!("?")] {
+            assert_eq!(known(&nothing), [Some((5000, None)), None, Some((5120, None))]);
+        }
     }
 
     #[test]

@@ -295,7 +295,9 @@ impl<'a, 'b> Writer<'a, 'b> {
         }
         self.alone.clear();
         match self.patch.take() {
-            Some(patch) => patch.finish().map_err(|error| Fault::new(error.to_string())),
+            Some(patch) => {
+                patch.finish(Some(verified.raw_sha256)).map_err(|error| Fault::new(error.to_string()))
+            }
             None => Ok(()),
         }
     }

@@ -118,10 +118,10 @@ impl Image {
         })
     }
 
-    /// The disk's digest as the manifest has it; none for an image that the manifest does not list.
+    /// The disk's digest as the manifest has it; none for an image that the manifest does not list, or only as a file.
     pub fn digest(&self) -> Option<Digest> {
         let listed = self.listed()?;
-        Some(listed.raw.map_or(listed.sha256, |raw| raw.sha256))
+        listed.raw.map(|raw| raw.sha256).or_else(|| self.is_raw().then_some(listed.sha256))
     }
 
     fn listed(&self) -> Option<&Output> {

@@ -75,7 +75,7 @@ fn streams_in_pieces_of_any_length() {
         let mut bytes = image();
         let mut stream = patch.stream();
         bytes.chunks_mut(piece).for_each(|chunk| stream.replace(chunk));
-        stream.finish().expect("the right image");
+        stream.finish(None).expect("the right image");
         assert!(bytes == patched(), "{piece}");
     }
 }
@@ -88,7 +88,7 @@ fn holes_are_written_where_the_patch_is() {
     stream.replace(&mut bytes[..40 * 512]);
     let hole: Vec<(u64, Vec<u8>)> =
         stream.hole(SIZE - 40 * 512).into_iter().map(|(at, new)| (at, new.to_vec())).collect();
-    stream.finish().expect("the right image");
+    stream.finish(None).expect("the right image");
     assert_eq!(hole, [(50 * 512, vec![0xcc; 512])]);
     bytes[50 * 512..51 * 512].copy_from_slice(&hole[0].1);
     assert!(bytes == patched());
@@ -101,10 +101,16 @@ fn a_stream_of_another_image_is_noticed() {
     bytes[600] ^= 1;
     let mut stream = patch.stream();
     stream.replace(&mut bytes);
-    assert!(stream.finish().is_err());
+    assert!(stream.finish(None).is_err());
     let mut stream = patch.stream();
     stream.replace(&mut image()[..SIZE as usize - 1]);
-    assert!(stream.finish().is_err(), "it ended early");
+    assert!(stream.finish(None).is_err(), "it ended early");
+    // Another one in sectors that the patch does not change.
+    for (sha256, right) in [(None, true), (patch.header.image.sha256, true), (Some(Digest::of("?")), false)] {
+        let mut stream = patch.stream();
+        stream.replace(&mut image());
+        assert_eq!(stream.finish(sha256).is_ok(), right);
+    }
 }
 
 /// A body with its right digest: what a hostile file would have.
