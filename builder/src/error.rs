@@ -33,6 +33,16 @@ impl Problem {
         Self { kind: Kind::Input, message: message.into(), hint: None }
     }
 
+    /// The same failure where no work was begun yet: with the exit code of a wrong input.
+    pub fn to_input(error: anyhow::Error) -> anyhow::Error {
+        let known = problem(&error);
+        if known.is_some_and(|problem| problem.kind == Kind::Input) {
+            return error;
+        }
+        let hint = known.and_then(|problem| problem.hint.clone());
+        Self { kind: Kind::Input, message: format!("{error:#}"), hint }.into()
+    }
+
     /// With a line on what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -52,4 +62,29 @@ impl std::error::Error for Problem {}
 /// The problem in an error's chain, if there is one.
 pub fn problem(error: &anyhow::Error) -> Option<&Problem> {
     error.chain().find_map(|cause| cause.downcast_ref::<Problem>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, Problem, problem};
+    use anyhow::Context as _;
+
+    #[test]
+    fn before_work_began() {
+        let locked = Problem::work("it is locked").hint("wait");
+        for (error, message, hint) in [
+            (anyhow::anyhow!("no room").context("opening x"), "opening x: no room", None),
+            (
+                Err::<(), _>(locked).context("opening y").expect_err("an error"),
+                "opening y: it is locked",
+                Some("wait"),
+            ),
+            (Problem::input("z is wrong").into(), "z is wrong", None),
+        ] {
+            let error = Problem::to_input(error);
+            assert_eq!(format!("{error:#}"), message);
+            let problem = problem(&error).expect("a problem");
+            assert_eq!((problem.kind, problem.hint.as_deref()), (Kind::Input, hint));
+        }
+    }
 }

@@ -164,7 +164,7 @@ pub fn lock(folder: &Path) -> Result<Flock<File>> {
     let open = File::open(folder).with_context(|| format!("opening {}", folder.display()))?;
     Flock::lock(open, FlockArg::LockExclusiveNonblock).map_err(|_| {
         Problem::work(format!("another edgepress is writing to {}", folder.display()))
-            .hint("wait for it to end, or choose another folder with --out")
+            .hint("wait for it to end, or name another folder")
             .into()
     })
 }
