@@ -212,6 +212,71 @@ fn an_identity_that_failed_is_free_again() {
     assert_eq!(verdicts(&ledger).last().expect("a line").1, "pump-2");
 }
 
+/// Whatever else is named, the fleet's folder remembers who is given away.
+#[test]
+fn no_identity_twice() {
+    let plant = stamped();
+    let to = ["flash", "golden", "--to", "card", "--create", "--yes"];
+    let flash = |arguments: &[&str]| plant.run(&[&to[..], arguments].concat());
+    let given = "the ledger says that pump-1 is given away already (card of ";
+    let patch = ["--patch", "patches/pump-1.patch"];
+    flash(&patch).success().stderr(contains(given).not());
+    flash(&patch).success().stderr(contains(given));
+    let copy = ["--fleet", "patches", "--ledger", "copy.jsonl"];
+    flash(&copy).success();
+    flash(&copy).success();
+    flash(&copy).code(2).stderr(contains("1 targets, and 0 identities are left in patches"));
+    let ids = |ledger: &str| {
+        let good = verdicts(&plant.path(ledger)).into_iter().filter(|(verdict, _)| verdict == "good");
+        good.map(|(_, id)| id).collect::<Vec<_>>()
+    };
+    assert_eq!(ids("patches/ledger.jsonl"), ["pump-1", "pump-1", "pump:3", "pump-2"]);
+    assert_eq!(ids("copy.jsonl"), ["pump:3", "pump-2"]);
+    // A patch alone, with no fleet around it.
+    fs::copy(plant.path("patches/pump-1.patch"), plant.path("alone.patch")).expect("copy");
+    flash(&["--patch", "alone.patch"]).success().stdout(contains("ledger").not());
+}
+
+#[test]
+fn a_new_golden_image_for_the_same_devices() {
+    let plant = stamped();
+    let flash = ["flash", "golden", "--to", "card", "--create", "--yes", "--fleet", "patches"];
+    plant.run(&flash).success().stdout(contains("good, pump:3"));
+    let old = plant.digest().to_string();
+    let image = File::options().write(true).open(plant.golden()).expect("open");
+    image.write_all_at(b"a newer file system", SIZE - 2 * ALIGN).expect("write");
+    let manifest = fs::read_to_string(plant.path("golden/manifest.json")).expect("manifest");
+    plant.put("golden/manifest.json", &manifest.replace(&old, &plant.digest().to_string()));
+    plant.run(&["stamp", "golden", "--fleet", "issued", "--out", "patches", "--force"]).success();
+    let passed = "passed over, because devices have them with another golden image: pump:3";
+    plant.run(&flash).success().stdout(contains("good, pump-1")).stderr(contains(passed));
+    plant.run(&flash).success().stdout(contains("good, pump-2"));
+    plant.run(&flash).code(2).stderr(contains("hint: --reflash, if these are the same devices"));
+    let again = [&flash[..], &["--reflash"]].concat();
+    plant.run(&again).success().stdout(contains("good, pump:3")).stderr(contains("are given again"));
+    plant.run(&again).code(2).stderr(contains("0 identities are left"));
+}
+
+/// Exit status 2: nothing was begun.
+#[test]
+fn what_is_locked_or_cannot_be_written() {
+    let plant = stamped();
+    fs::write(plant.path("patches/ledger.jsonl"), "").expect("write");
+    let flash = ["flash", "golden", "--to", "card", "--create", "--yes", "--fleet", "patches"];
+    for (held, expected) in [
+        ("patches/ledger.jsonl", "error: another edgepress is writing to the ledger patches/ledger.jsonl\n"),
+        ("patches", "error: another edgepress is writing to patches\n hint: wait for it to end, or name"),
+    ] {
+        let file = File::open(plant.path(held)).expect("open");
+        let lock = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive);
+        plant.run(&flash).code(2).stderr(contains(expected));
+        drop(lock.map_err(|(_, errno)| errno).expect("lock"));
+    }
+    let elsewhere = [&flash[..], &["--ledger", "golden"]].concat();
+    plant.run(&elsewhere).code(2).stderr(contains("error: opening the ledger golden: Is a directory"));
+    assert!(!plant.path("card").exists());
+}
+
 #[test]
 fn interrupted() {
     let plant = stamped();

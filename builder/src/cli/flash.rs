@@ -30,7 +30,8 @@ Examples:
   edgepress flash gateway.img.zst --to card.img --create --patch patches/pump-7.patch --yes
       into a file, without questions
 
-Exit status: 0 all are good, 1 at least one is not, 2 nothing was begun, 130 interrupted.
+Exit status: 0 all are good, 1 at least one is not, 2 nothing was begun (refused, or the fleet or its ledger is locked
+or cannot be written), 130 interrupted.
 docs/flashing.md explains the ledger, and what is done in which order.")]
 pub struct Args {
     /// The image, or the folder that `edgepress build` made
@@ -45,10 +46,14 @@ pub struct Args {
     /// With --fleet: each target gets the identity with its serial (the card's, or that of the USB device)
     #[arg(long = "match", value_name = "WHAT", value_parser = ["serial"], requires = "fleet")]
     by: Option<String>,
-    /// One target's identity
+    /// With --fleet: the same devices get a new golden image. Identities that went out with another one are given again;
+    /// without this they are passed over, since two devices with one identity lock each other out
+    #[arg(long, requires = "fleet")]
+    reflash: bool,
+    /// One target's identity; warns if the ledger beside it says that it is given away
     #[arg(long, value_name = "FILE")]
     patch: Option<PathBuf>,
-    /// Where every target gets a line [default with --fleet: ledger.jsonl in its folder]
+    /// Where every target gets a line, besides the ledger.jsonl that lies with the fleet's patches
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
     /// Name of this station in the ledger [default: the host's name]
@@ -88,6 +93,11 @@ pub fn run(args: Args, session: &Session) -> Result<()> {
     if args.even_if_not_removable {
         session.sink.warn("--even-if-not-removable: a built-in disk is overwritten like a card".into());
     }
+    if args.reflash {
+        session
+            .sink
+            .warn("--reflash: identities that devices have with another golden image are given again".into());
+    }
     let yes = args.yes;
     let again = again(&args);
     let options = options(args);
@@ -103,7 +113,9 @@ fn options(args: Args) -> Options {
         (None, false) => Map::Beside,
     };
     let identities = match (args.fleet, args.patch) {
-        (Some(folder), _) => Identities::Fleet { folder, by_serial: args.by.is_some() },
+        (Some(folder), _) => {
+            Identities::Fleet { folder, by_serial: args.by.is_some(), reflash: args.reflash }
+        }
         (None, Some(patch)) => Identities::Patch(patch),
         (None, None) => Identities::None,
     };
@@ -151,6 +163,7 @@ fn again(args: &Args) -> String {
     option("--bmap", path(&args.bmap));
     option("--sha256", args.sha256.map(|sum| sum.to_string()));
     let flags = [
+        (args.reflash, "--reflash"),
         (args.no_bmap, "--no-bmap"),
         (args.no_verify, "--no-verify"),
         (args.even_if_not_removable, "--even-if-not-removable"),

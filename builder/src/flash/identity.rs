@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use nix::fcntl::Flock;
 
-use super::ledger::Ledger;
+use super::LEDGER;
+use super::ledger::{Ledger, Record, Taken};
 use super::source::Source;
 use super::target::Target;
 use crate::error::Problem;
@@ -27,7 +28,20 @@ pub enum Identities {
         folder: PathBuf,
         /// By the serial of the target, not in the order of the index.
         by_serial: bool,
+        /// Identities that devices have with another golden image, too: those devices get a new one.
+        reflash: bool,
     },
+}
+
+impl Identities {
+    /// The ledger that lies with them: it remembers who is given away, wherever else that is written down.
+    pub fn ledger(&self) -> Option<PathBuf> {
+        match self {
+            Self::None => None,
+            Self::Patch(path) => path.with_file_name(INDEX).exists().then(|| path.with_file_name(LEDGER)),
+            Self::Fleet { folder, .. } => Some(folder.join(LEDGER)),
+        }
+    }
 }
 
 /// A patch for each target, or none for any; and the fleet's folder, locked.
@@ -58,17 +72,19 @@ pub fn assign(
             }
             let patch = read(path, source)?;
             let id = &patch.header.registration_id;
-            if let Some(record) = ledger.and_then(|ledger| ledger.taken(id, patch.header.image.sha256)) {
-                let said = format!("{} of {}", record.target, record.time);
-                sink.warn(format!("the ledger says that {id} is given away already ({said}): two devices with one identity lock each other out"));
+            if let Some(taken) = ledger.and_then(|ledger| ledger.taken(id, patch.header.image.sha256)) {
+                sink.warn(format!("the ledger says that {id} is given away already ({taken}): two devices with one identity lock each other out"));
             }
             Ok(Assigned { patches: vec![Some(patch)], _lock: None })
         }
-        Identities::Fleet { folder, by_serial } => {
+        Identities::Fleet { folder, by_serial, reflash } => {
             let lock = lock(folder)?;
-            let free = free(folder, ledger)?;
-            let chosen =
-                if *by_serial { matched(&free, targets, folder)? } else { in_order(&free, targets, folder)? };
+            let free = free(folder, ledger, *reflash)?;
+            let chosen = if *by_serial {
+                matched(&free, targets, folder)?
+            } else {
+                in_order(&free, targets, folder, sink)?
+            };
             let patches: Result<Vec<_>> =
                 chosen.into_iter().map(|entry| read(&folder.join(&entry.file), source).map(Some)).collect();
             Ok(Assigned { patches: patches?, _lock: Some(lock) })
@@ -76,8 +92,17 @@ pub fn assign(
     }
 }
 
-/// The index's lines that no good device has.
-fn free(folder: &Path, ledger: Option<&Ledger>) -> Result<Vec<Entry>> {
+/// An identity that may be given away.
+#[derive(Debug, PartialEq)]
+struct Free<'a> {
+    entry: Entry,
+    /// The devices that have it with other golden images. Whether they are the same devices as now nobody knows, unless
+    /// their serials say so.
+    elsewhere: Vec<&'a Record>,
+}
+
+/// The index's lines that no good device has with this golden image.
+fn free<'a>(folder: &Path, ledger: Option<&'a Ledger>, reflash: bool) -> Result<Vec<Free<'a>>> {
     let index = folder.join(INDEX);
     if !index.exists() {
         let message = format!("{} holds no patches: there is no {INDEX}", folder.display());
@@ -95,29 +120,50 @@ fn free(folder: &Path, ledger: Option<&Ledger>) -> Result<Vec<Entry>> {
                 .hint("stamp the fleet without --full; whole images are flashed by name")
                 .into());
         }
-        let taken =
-            ledger.is_some_and(|ledger| ledger.taken(&entry.registration_id, entry.golden_sha256).is_some());
-        if !taken {
-            free.push(entry);
-        }
+        let taken = ledger.and_then(|ledger| ledger.taken(&entry.registration_id, entry.golden_sha256));
+        let elsewhere = match taken {
+            Some(Taken::Same(_)) => continue,
+            Some(Taken::Other(records)) if !reflash => records,
+            _ => Vec::new(),
+        };
+        free.push(Free { entry, elsewhere });
     }
     Ok(free)
 }
 
-fn in_order<'a>(free: &'a [Entry], targets: &[Target], folder: &Path) -> Result<Vec<&'a Entry>> {
-    if free.len() < targets.len() {
+fn in_order<'a>(
+    free: &'a [Free<'_>],
+    targets: &[Target],
+    folder: &Path,
+    sink: &dyn Sink,
+) -> Result<Vec<&'a Entry>> {
+    let (left, elsewhere): (Vec<_>, Vec<_>) = free.iter().partition(|free| free.elsewhere.is_empty());
+    let ids: Vec<&str> = elsewhere.iter().map(|free| free.entry.registration_id.as_str()).collect();
+    if let Some((first, others)) = ids.split_first() {
+        let ids = match others {
+            [] => (*first).to_owned(),
+            [.., last] => format!("{first} … {last}, {} in all", ids.len()),
+        };
+        sink.warn(format!("passed over, because devices have them with another golden image: {ids}"));
+    }
+    if left.len() < targets.len() {
         let message = format!(
             "{} targets, and {} identities are left in {}",
             targets.len(),
-            free.len(),
+            left.len(),
             folder.display()
         );
-        return Err(Problem::input(message).hint("stamp more devices, or name fewer targets").into());
+        let hint = if elsewhere.is_empty() {
+            "stamp more devices, or name fewer targets"
+        } else {
+            "--reflash, if these are the same devices and get a new golden image; else stamp more devices"
+        };
+        return Err(Problem::input(message).hint(hint).into());
     }
-    Ok(free.iter().take(targets.len()).collect())
+    Ok(left.into_iter().take(targets.len()).map(|free| &free.entry).collect())
 }
 
-fn matched<'a>(free: &'a [Entry], targets: &[Target], folder: &Path) -> Result<Vec<&'a Entry>> {
+fn matched<'a>(free: &'a [Free<'_>], targets: &[Target], folder: &Path) -> Result<Vec<&'a Entry>> {
     let mut wrong = Vec::new();
     let mut chosen: Vec<&Entry> = Vec::new();
     for target in targets {
@@ -126,14 +172,23 @@ fn matched<'a>(free: &'a [Entry], targets: &[Target], folder: &Path) -> Result<V
             wrong.push(format!("{path}: it has no serial"));
             continue;
         };
-        let same =
-            |entry: &&Entry| entry.serial.as_deref().is_some_and(|other| plain(other) == plain(serial));
-        match free.iter().find(same) {
-            None => wrong.push(format!("{path}: no identity that is left has the serial {serial}")),
-            Some(entry) if chosen.contains(&entry) => {
-                wrong.push(format!("{path}: another target has the serial {serial} as well"));
-            }
-            Some(entry) => chosen.push(entry),
+        let same = |other: Option<&str>| other.is_some_and(|other| plain(other) == plain(serial));
+        let Some(Free { entry, elsewhere }) = free.iter().find(|free| same(free.entry.serial.as_deref()))
+        else {
+            wrong.push(format!("{path}: no identity that is left has the serial {serial}"));
+            continue;
+        };
+        let id = &entry.registration_id;
+        // The very card that has it with another golden image may get it with this one.
+        if let Some(record) = elsewhere.iter().find(|record| !same(record.serial.as_deref())) {
+            let other = record.serial.as_deref().unwrap_or("without a serial");
+            wrong.push(format!(
+                "{path}: {id} is that of its serial, but a card {other} has it with another golden image; --reflash gives it to this one as well"
+            ));
+        } else if chosen.contains(&entry) {
+            wrong.push(format!("{path}: another target has the serial {serial} as well"));
+        } else {
+            chosen.push(entry);
         }
     }
     if wrong.is_empty() {
@@ -167,7 +222,9 @@ fn read(path: &Path, source: &Source) -> Result<Patch> {
 
 #[cfg(test)]
 mod tests {
-    use super::{in_order, matched, plain};
+    use super::{Free, Identities, Record, in_order, matched, plain};
+    use crate::error::problem;
+    use crate::event::Silent;
     use crate::flash::target::{Kind, Target};
     use crate::stamp::output::{Entry, Form};
     use std::path::Path;
@@ -195,16 +252,24 @@ mod tests {
         }
     }
 
+    fn all<'a>(entries: &[Entry]) -> Vec<Free<'a>> {
+        entries.iter().map(|entry| Free { entry: entry.clone(), elsewhere: Vec::new() }).collect()
+    }
+
+    fn ids(found: &[&Entry]) -> Vec<String> {
+        found.iter().map(|it| it.registration_id.clone()).collect()
+    }
+
     #[test]
     fn rows_in_order_or_by_serial() {
-        let free = [entry("a", Some("0x00AB")), entry("b", None), entry("c", Some("77"))];
-        let ids = |found: Vec<&Entry>| found.iter().map(|it| it.registration_id.clone()).collect::<Vec<_>>();
+        let free = all(&[entry("a", Some("0x00AB")), entry("b", None), entry("c", Some("77"))]);
         let folder = Path::new("patches");
+        let in_order = |targets: &[Target]| in_order(&free, targets, folder, &Silent);
         let two = [target(Some("77")), target(Some("ab"))];
-        assert_eq!(ids(in_order(&free, &two, folder).expect("enough")), ["a", "b"]);
-        assert_eq!(ids(matched(&free, &two, folder).expect("all")), ["c", "a"]);
+        assert_eq!(ids(&in_order(&two).expect("enough")), ["a", "b"]);
+        assert_eq!(ids(&matched(&free, &two, folder).expect("all")), ["c", "a"]);
         let many = [two.to_vec(), two.to_vec()].concat();
-        let error = in_order(&free, &many, folder).expect_err("too few").to_string();
+        let error = in_order(&many).expect_err("too few").to_string();
         assert_eq!(error, "4 targets, and 3 identities are left in patches");
         let wrong = [target(None), target(Some("9")), target(Some("77")), target(Some("77"))];
         let error = matched(&free, &wrong, folder).expect_err("wrong").to_string();
@@ -212,5 +277,34 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         assert_eq!(plain(" 0x0012AB "), "12ab");
+    }
+
+    /// Devices have `a` and `b` with another golden image.
+    #[test]
+    fn what_another_golden_image_gave_away() {
+        let folder = Path::new("patches");
+        let had: Record = serde_json::from_value(serde_json::json!({ "verdict": "good", "serial": "AB" }))
+            .expect("a record");
+        let mut free = all(&[entry("a", Some("0x00AB")), entry("b", Some("77")), entry("c", Some("9"))]);
+        free[0].elsewhere = vec![&had];
+        free[1].elsewhere = vec![&had];
+        assert_eq!(ids(&in_order(&free, &[target(None)], folder, &Silent).expect("one")), ["c"]);
+        let error = in_order(&free, &[target(None), target(None)], folder, &Silent).expect_err("too few");
+        let hint = problem(&error).and_then(|problem| problem.hint.clone());
+        assert!(hint.is_some_and(|hint| hint.starts_with("--reflash")), "{error}");
+        // The very card gets it again, another one does not.
+        assert_eq!(ids(&matched(&free, &[target(Some("ab"))], folder).expect("its own")), ["a"]);
+        let error = matched(&free, &[target(Some("77"))], folder).expect_err("another card").to_string();
+        assert!(error.contains("b is that of its serial, but a card AB has it"), "{error}");
+    }
+
+    #[test]
+    fn where_the_ledger_lies() {
+        let folder = tempfile::tempdir().expect("folder");
+        let patch = Identities::Patch(folder.path().join("a.patch"));
+        assert_eq!(patch.ledger(), None);
+        std::fs::write(folder.path().join("fleet.jsonl"), "").expect("write");
+        assert_eq!(patch.ledger(), Some(folder.path().join("ledger.jsonl")));
+        assert_eq!(Identities::Patch("a.patch".into()).ledger(), None);
     }
 }

@@ -4,13 +4,15 @@
 //! {"verdict":"finishing","registration_id":"pump-7",…}     its first MiB comes next
 //! {"verdict":"good","registration_id":"pump-7",…}
 //! ```
-//! It is the memory of which identities are given away: an identity is free unless its last line says `good` or
-//! `finishing` (the power went in just that moment, and the card may be good). The file is locked as long as a run lasts.
+//! It is the memory of which identities are given away: an identity is free again when its last line with that golden image
+//! says that its device boots nothing. What cannot be read gives nothing free. The file is locked as long as a run lasts.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -24,6 +26,8 @@ use crate::units::Digest;
 
 /// A longer line is none of ours.
 const LONGEST: u64 = 64 << 10;
+/// How every line begins.
+const BEGIN: &[u8] = b"{\"verdict\":\"";
 
 /// What came of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +41,26 @@ pub enum Verdict {
     Interrupted,
     /// All but the first MiB is there. Another line follows, unless the power went.
     Finishing,
+}
+
+impl fmt::Display for Taken<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (record, image) = match self {
+            Self::Same(record) => (Some(record), ""),
+            Self::Other(records) => (records.last(), ", with another golden image"),
+        };
+        record.map_or(Ok(()), |record| match record.time.as_str() {
+            "" => write!(f, "by a line that cannot be read"),
+            time => write!(f, "{} of {time}{image}", record.target),
+        })
+    }
+}
+
+impl Verdict {
+    /// Does the device boot nothing, so that its identity may be given to another one?
+    fn frees(self) -> bool {
+        matches!(self, Self::Failed | Self::Interrupted)
+    }
 }
 
 /// One line. What tells an identity's fate stands first: a line that a power cut tore still says it.
@@ -107,8 +131,19 @@ pub struct Record {
 pub struct Ledger {
     path: PathBuf,
     file: Mutex<Flock<File>>,
-    /// The last line of each identity.
-    known: BTreeMap<String, Record>,
+    /// The last line of each identity with each golden image.
+    known: BTreeMap<String, Vec<Record>>,
+    /// Another file with the same lines.
+    copy: Option<Box<Self>>,
+}
+
+/// Whom an identity is given to.
+#[derive(Debug)]
+pub enum Taken<'a> {
+    /// This device, with the same golden image; or it is not known with which one.
+    Same(&'a Record),
+    /// These devices, with other golden images.
+    Other(Vec<&'a Record>),
 }
 
 impl Ledger {
@@ -122,12 +157,29 @@ impl Ledger {
         let open = options.read(true).append(true).create(true).mode(0o644).open(path);
         let file = open.with_context(|| format!("opening the ledger {name}"))?;
         let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-            Problem::work(format!("another edgepress is writing to the ledger {name}"))
+            Problem::input(format!("another edgepress is writing to the ledger {name}"))
                 .hint("wait for it to end: two runs must not give the same identity away")
         })?;
         mend(&file, sink, path).with_context(|| format!("mending the ledger {name}"))?;
         let known = read(&file, path, sink).with_context(|| format!("reading the ledger {name}"))?;
-        Ok(Self { path: path.to_owned(), file: Mutex::new(file), known })
+        Ok(Self { path: path.to_owned(), file: Mutex::new(file), known, copy: None })
+    }
+
+    /// The ledger that lies with the identities, and another one that gets every line as well; none where there is neither.
+    /// Whom either knows as given away is given away.
+    ///
+    /// # Errors
+    /// See [`Ledger::open`].
+    pub fn with_copy(own: Option<&Path>, copy: Option<&Path>, sink: &dyn Sink) -> Result<Option<Self>> {
+        let Some(path) = own.or(copy) else { return Ok(None) };
+        let mut ledger = Self::open(path, sink)?;
+        let here = ledger.file.lock().unwrap_or_else(PoisonError::into_inner).metadata()?;
+        let same =
+            |path: &Path| fs::metadata(path).is_ok_and(|it| (it.dev(), it.ino()) == (here.dev(), here.ino()));
+        if let Some(path) = copy.filter(|path| !same(path)) {
+            ledger.copy = Some(Box::new(Self::open(path, sink)?));
+        }
+        Ok(Some(ledger))
     }
 
     /// Its file.
@@ -135,25 +187,49 @@ impl Ledger {
         &self.path
     }
 
-    /// Is an identity given away, with this golden image? Where one of the two images is not known, it is.
-    pub fn taken(&self, registration_id: &str, golden: Option<Digest>) -> Option<&Record> {
-        self.known.get(&registration_id.to_ascii_lowercase()).filter(|record| {
-            let same = record.golden_sha256.is_none() || golden.is_none() || record.golden_sha256 == golden;
-            same && matches!(record.verdict, Verdict::Good | Verdict::Finishing)
-        })
+    /// Whom is an identity given to? `golden` is the image that it is for.
+    pub fn taken(&self, registration_id: &str, golden: Option<Digest>) -> Option<Taken<'_>> {
+        let id = registration_id.to_ascii_lowercase();
+        let files = [Some(self), self.copy.as_deref()].into_iter().flatten();
+        let lines = files.filter_map(|ledger| ledger.known.get(&id)).flatten();
+        let taken: Vec<&Record> = lines.filter(|record| !record.verdict.frees()).collect();
+        let same = |record: &&&Record| {
+            record.golden_sha256.is_none() || golden.is_none() || record.golden_sha256 == golden
+        };
+        let same = taken.iter().rev().find(same).map(|record| Taken::Same(record));
+        same.or_else(|| (!taken.is_empty()).then_some(Taken::Other(taken)))
     }
 
     /// Adds a line, and returns when it lies on the disk.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written; nothing of it is there then.
     pub fn add(&self, record: &Record) -> Result<()> {
-        let mut line = serde_json::to_vec(record).context("writing the ledger")?;
-        line.push(b'\n');
+        let line = serde_json::to_vec(record).context("writing the ledger")?;
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = (&**file).write_all(&line).and_then(|()| file.sync_data());
-        written.with_context(|| format!("writing the ledger {}", self.path.display()))
+        let written = append(&file, line, |mut file, line| file.write_all(line));
+        written.with_context(|| format!("writing the ledger {}", self.path.display()))?;
+        self.copy.as_ref().map_or(Ok(()), |copy| copy.add(record))
     }
+}
+
+/// Adds a line. What a full disk took of it goes again: the next one would be glued to it.
+fn append(file: &File, mut line: Vec<u8>, write: impl Fn(&File, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if length > 0 {
+        file.read_exact_at(&mut last, length - 1)?;
+    }
+    if last != *b"\n" {
+        // It could not be taken back last time.
+        line.insert(0, b'\n');
+    }
+    line.push(b'\n');
+    let written = write(file, &line).and_then(|()| file.sync_data());
+    if written.is_err() {
+        file.set_len(length).and_then(|()| file.sync_data()).ok();
+    }
+    written
 }
 
 /// Closes a last line without an end: what it still says is kept.
@@ -167,48 +243,109 @@ fn mend(file: &File, sink: &dyn Sink, path: &Path) -> Result<()> {
         return Ok(());
     }
     anyhow::ensure!(torn.len() as u64 + 1 < LONGEST, "it is no ledger: its last line has no end");
-    let whole = serde_json::from_slice::<Record>(torn).is_ok();
-    let closed = if whole { torn.to_vec() } else { close(torn).unwrap_or_default() };
-    let line = String::from_utf8_lossy(torn);
-    if closed.is_empty() {
-        sink.warn(format!("{}: its last line is torn and says nothing: {line}", path.display()));
-    } else if !whole {
-        sink.warn(format!(
-            "{}: its last line was torn by a power cut, and is mended: {line}",
-            path.display()
-        ));
+    let (name, line) = (path.display(), String::from_utf8_lossy(torn));
+    let mut writer = file;
+    if serde_json::from_slice::<Record>(torn).is_ok() {
+        writer.write_all(b"\n")?;
+        return Ok(file.sync_data()?);
     }
-    // Appended to, not overwritten: cut the torn part off, then add it closed.
-    file.set_len(length - torn.len() as u64)?;
+    let mut closed = Vec::new();
+    for record in salvage(torn) {
+        closed.push(b'\n');
+        serde_json::to_writer(&mut closed, &record)?;
+    }
     if !closed.is_empty() {
-        let mut file = file;
-        file.write_all(&[&closed[..], b"\n"].concat())?;
+        sink.warn(format!("{name}: its last line was torn by a power cut, and is mended: {line}"));
+        // First what it says, then away with it: the power may be cut again in between.
+        writer.write_all(&[&closed[..], b"\n"].concat())?;
+        file.sync_data()?;
+        // Spaces, so that every line is JSON; this file only appends, and what is torn lies before.
+        let place = OpenOptions::new().write(true).open(again(file))?;
+        place.write_all_at(&vec![b' '; torn.len() + 1], length - torn.len() as u64)?;
+    } else {
+        sink.warn(format!("{name}: its last line is torn and says nothing: {line}"));
+        if begun(torn) {
+            file.set_len(length - torn.len() as u64)?;
+        } else {
+            // None of ours: it is not for us to remove.
+            writer.write_all(b"\n")?;
+        }
     }
-    file.sync_data()?;
-    Ok(())
+    Ok(file.sync_data()?)
+}
+
+/// Is this the beginning of a line of ours, or the zeros that a file system leaves of one?
+fn begun(torn: &[u8]) -> bool {
+    let zeros = torn.iter().rev().take_while(|byte| **byte == 0).count();
+    let torn = &torn[..torn.len() - zeros];
+    torn.starts_with(BEGIN) || BEGIN.starts_with(torn)
+}
+
+/// What a line that is none still says: of each record in it, torn or whole, as much as can be read. Where only an identity
+/// can, it is taken as given away.
+fn salvage(line: &[u8]) -> Vec<Record> {
+    // Inside a text the quotes are escaped: this is where a line begins, even one that is glued to another.
+    let begins = (0..line.len()).filter(|at| line[*at..].starts_with(BEGIN));
+    let begins: Vec<usize> = [0].into_iter().chain(begins.filter(|at| *at > 0)).collect();
+    let ends = begins.iter().skip(1).copied().chain([line.len()]);
+    let parts = begins.iter().zip(ends).map(|(begin, end)| &line[*begin..end]);
+    let record = |part| match whole(part).or_else(|| close(part)) {
+        Some(record) if record.registration_id.is_some() => Some(record),
+        other => named(part).or(other),
+    };
+    parts.filter_map(record).collect()
+}
+
+fn whole(line: &[u8]) -> Option<Record> {
+    serde_json::from_slice(line).ok()
 }
 
 /// A torn line as far as it says anything: cut behind its last whole member, and closed.
-fn close(torn: &[u8]) -> Option<Vec<u8>> {
-    let commas = torn.iter().enumerate().rev().filter(|(_, byte)| **byte == b',');
-    let mut tries = commas.map(|(at, _)| [&torn[..at], b",\"torn\":true}"].concat());
-    tries.find(|line| serde_json::from_slice::<Record>(line).is_ok())
+fn close(torn: &[u8]) -> Option<Record> {
+    // More commas than a line has members stand in a text.
+    const TRIES: usize = 64;
+    let commas = torn.iter().enumerate().rev().filter(|(_, byte)| **byte == b',').map(|(at, _)| at);
+    // A number may be cut short and look whole; a text may not.
+    let text = torn.ends_with(b"\"").then_some(torn.len());
+    let ends = text.into_iter().chain(commas).take(TRIES);
+    ends.filter_map(|end| whole(&[&torn[..end], b",\"torn\":true}"].concat())).next()
 }
 
-fn read(file: &File, path: &Path, sink: &dyn Sink) -> Result<BTreeMap<String, Record>> {
-    let mut known = BTreeMap::new();
-    // A file of its own place in it: this one only appends.
-    let again = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file)))?;
-    for (at, line) in BufReader::new(again).split(b'\n').enumerate() {
-        match serde_json::from_slice::<Record>(&line?) {
-            Ok(record) => {
-                if let Some(id) = &record.registration_id {
-                    known.insert(id.to_ascii_lowercase(), record);
-                }
-            }
+/// An identity that a line names, whatever else it says.
+fn named(line: &[u8]) -> Option<Record> {
+    const NAME: &[u8] = b"\"registration_id\":";
+    let at = line.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
+    let id = serde_json::Deserializer::from_slice(&line[at..]).into_iter::<String>().next()?.ok()?;
+    let record = serde_json::json!({ "verdict": Verdict::Finishing, "registration_id": id, "torn": true });
+    serde_json::from_value(record).ok()
+}
+
+/// The same file with a place of its own in it.
+fn again(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+fn read(file: &File, path: &Path, sink: &dyn Sink) -> Result<BTreeMap<String, Vec<Record>>> {
+    let mut known = BTreeMap::<String, Vec<Record>>::new();
+    for (at, line) in BufReader::new(File::open(again(file))?).split(b'\n').enumerate() {
+        let line = line?;
+        let records = match serde_json::from_slice::<Record>(&line) {
+            Ok(record) => vec![record],
             Err(error) => {
-                sink.warn(format!("{}:{}: this is no line of a ledger: {error}", path.display(), at + 1));
+                let place = format!("{}:{}", path.display(), at + 1);
+                let records = salvage(&line);
+                let ids = records.iter().filter_map(|record| record.registration_id.as_deref());
+                let ids = ids.collect::<Vec<_>>().join(", ");
+                let said = if ids.is_empty() { "nothing".into() } else { format!("that {ids} may be taken") };
+                sink.warn(format!("{place}: this is no line of a ledger ({error}); it says {said}"));
+                records
             }
+        };
+        for record in records {
+            let Some(id) = &record.registration_id else { continue };
+            let all = known.entry(id.to_ascii_lowercase()).or_default();
+            all.retain(|other| other.golden_sha256 != record.golden_sha256);
+            all.push(record);
         }
     }
     Ok(known)
@@ -216,10 +353,11 @@ fn read(file: &File, path: &Path, sink: &dyn Sink) -> Result<BTreeMap<String, Re
 
 #[cfg(test)]
 mod tests {
-    use super::{Ledger, Record, Verdict};
+    use super::{Ledger, Record, Taken, Verdict, append};
     use crate::event::Silent;
     use crate::units::Digest;
     use std::fs;
+    use std::io::{self, Write as _};
     use std::path::Path;
 
     pub fn record(verdict: &str, id: &str) -> Record {
@@ -230,6 +368,10 @@ mod tests {
 
     fn open(path: &Path) -> Ledger {
         Ledger::open(path, &Silent).expect("opens")
+    }
+
+    fn is_taken(ledger: &Ledger, id: &str) -> bool {
+        matches!(ledger.taken(id, Some(Digest::of("a"))), Some(Taken::Same(_)))
     }
 
     #[test]
@@ -252,34 +394,139 @@ mod tests {
         assert!(Ledger::open(&path, &Silent).is_err(), "it is locked");
         drop(ledger);
         let ledger = open(&path);
-        let same = Some(Digest::of("a"));
-        let taken: Vec<_> = ["a", "b", "c", "d", "e", "f"].map(|id| ledger.taken(id, same).is_some()).into();
+        let taken = ["a", "b", "c", "d", "e", "f"].map(|id| is_taken(&ledger, id));
         assert_eq!(taken, [true, true, false, true, false, false]);
-        assert!(ledger.taken("A", None).is_some());
-        assert!(ledger.taken("a", Some(Digest::of("other"))).is_none());
+        assert!(matches!(ledger.taken("A", None), Some(Taken::Same(_))));
     }
 
-    /// Wherever a line is torn, what stood before is there, and what it still says counts.
+    /// Another golden image frees no identity, and a failure with it hides nothing.
+    #[test]
+    fn golden_images_are_told_apart() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("ledger.jsonl");
+        let ledger = open(&path);
+        let with = |verdict: &str, golden: Option<&str>| {
+            let record = Record { golden_sha256: golden.map(Digest::of), ..record(verdict, "x") };
+            ledger.add(&record).expect("add");
+            match open_again(&path).taken("x", Some(Digest::of("b"))) {
+                None => "free",
+                Some(Taken::Same(_)) => "same",
+                Some(Taken::Other(_)) => "other",
+            }
+        };
+        assert_eq!(with("failed", Some("b")), "free");
+        assert_eq!(with("good", Some("a")), "other");
+        assert_eq!(with("failed", Some("b")), "other");
+        assert_eq!(with("good", Some("b")), "same");
+        assert_eq!(with("failed", Some("b")), "other");
+        assert_eq!(with("finishing", None), "same");
+        assert_eq!(with("failed", None), "other");
+        assert_eq!(with("failed", Some("a")), "free");
+    }
+
+    /// A copy of the file, which is locked itself.
+    fn open_again(path: &Path) -> Ledger {
+        let copy = tempfile::NamedTempFile::new().expect("file");
+        fs::copy(path, copy.path()).expect("copy");
+        open(copy.path())
+    }
+
+    #[test]
+    fn a_copy_gets_every_line_and_is_believed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let [own, copy] = ["ledger.jsonl", "copy.jsonl"].map(|name| folder.path().join(name));
+        open(&copy).add(&record("good", "before")).expect("add");
+        let both = |own, copy| Ledger::with_copy(own, copy, &Silent).expect("opens");
+        let ledger = both(Some(&own), Some(&copy)).expect("a ledger");
+        assert!(ledger.path() == own && is_taken(&ledger, "before"));
+        ledger.add(&record("good", "now")).expect("add");
+        assert!(Ledger::open(&copy, &Silent).is_err(), "both are locked");
+        drop(ledger);
+        assert!(is_taken(&open(&own), "now") && is_taken(&open(&copy), "now"));
+        assert!(!is_taken(&open(&own), "before"));
+        // The same file by another name; one alone; none.
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&own, &link).expect("link");
+        let ledger = both(Some(&own), Some(&link)).expect("a ledger");
+        ledger.add(&record("good", "once")).expect("add");
+        drop(ledger);
+        assert_eq!(fs::read_to_string(&own).expect("read").matches("once").count(), 1);
+        assert!(both(None, Some(&copy)).is_some_and(|ledger| ledger.path() == copy));
+        assert!(both(None, None).is_none());
+    }
+
+    /// Wherever a line is torn, what stood before is there, what it still says counts, and every line is JSON again.
     #[test]
     fn a_torn_line_is_mended() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("ledger.jsonl");
         let ledger = open(&path);
         ledger.add(&record("good", "first")).expect("add");
-        ledger.add(&record("good", "second")).expect("add");
+        ledger.add(&record("finishing", "second")).expect("add");
         drop(ledger);
         let whole = fs::read(&path).expect("read");
-        let line = whole.len() / 2;
-        for cut in (line..whole.len()).step_by(4).chain([whole.len() - 2, whole.len() - 1]) {
+        let line = whole.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
+        for cut in line..whole.len() {
             fs::write(&path, &whole[..cut]).expect("write");
             let ledger = open(&path);
             ledger.add(&record("good", "third")).expect("add");
             drop(ledger);
             let ledger = open(&path);
-            assert!(ledger.taken("first", None).is_some() && ledger.taken("third", None).is_some(), "{cut}");
-            let said = String::from_utf8_lossy(&whole[line..cut]).contains("\"registration_id\":\"second\",");
-            assert_eq!(ledger.taken("second", None).is_some(), said || cut + 1 == whole.len(), "{cut}");
+            assert!(is_taken(&ledger, "first") && is_taken(&ledger, "third"), "{cut}");
+            let said = String::from_utf8_lossy(&whole[line..cut]).contains("\"registration_id\":\"second\"");
+            assert_eq!(is_taken(&ledger, "second"), said, "{cut}");
+            let text = fs::read_to_string(&path).expect("text");
+            assert!(text.lines().all(|line| serde_json::from_str::<Record>(line).is_ok()), "{text}");
         }
+    }
+
+    /// The power goes again while a torn line is mended; and lines that older versions glued to a torn one.
+    #[test]
+    fn a_torn_line_in_the_middle_gives_nothing_free() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("ledger.jsonl");
+        let line = |verdict, id| serde_json::to_string(&record(verdict, id)).expect("JSON");
+        let (torn, next, last) = (line("finishing", "torn"), line("good", "next"), line("failed", "last"));
+        for cut in 0..torn.len() {
+            let (begin, id) = (&torn[..cut], "\"registration_id\":\"torn\"");
+            for text in [
+                format!("{begin}\n{next}\n{last}\n"),
+                format!("{begin}{next}\n{last}\n"),
+                format!("{begin}{next}{last}"),
+                format!("{next}{last}{begin}"),
+                format!("{next}\n{begin}\n{begin}"),
+            ] {
+                fs::write(&path, &text).expect("write");
+                for _ in 0..2 {
+                    let ledger = open(&path);
+                    assert!(is_taken(&ledger, "next") && !is_taken(&ledger, "last"), "{text}");
+                    assert_eq!(is_taken(&ledger, "torn"), begin.contains(id), "{text}");
+                }
+            }
+        }
+    }
+
+    /// A full disk takes half a line.
+    #[test]
+    fn what_could_not_be_written_spoils_nothing() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("ledger.jsonl");
+        open(&path).add(&record("good", "first")).expect("add");
+        let before = fs::read(&path).expect("read");
+        let file = fs::OpenOptions::new().append(true).read(true).open(&path).expect("open");
+        let line = serde_json::to_vec(&record("finishing", "half")).expect("JSON");
+        for half in 0..line.len() {
+            let full = |mut file: &fs::File, line: &[u8]| {
+                file.write_all(&line[..half]).expect("half");
+                Err(io::Error::from(io::ErrorKind::StorageFull))
+            };
+            append(&file, line.clone(), full).expect_err("full");
+            assert_eq!(fs::read(&path).expect("read"), before);
+        }
+        // Where not even that could be taken back.
+        fs::write(&path, [&before[..], &line[..40]].concat()).expect("write");
+        append(&file, line, |mut file, line| file.write_all(line)).expect("room again");
+        assert!(is_taken(&open(&path), "half") && is_taken(&open(&path), "first"));
     }
 
     #[test]
@@ -289,6 +536,13 @@ mod tests {
         fs::write(&path, b"\xff\xfe\n{}\n{\"verdict\":\"good\",\"registration_id\":\"x\"}\n[[[")
             .expect("write");
         assert!(open(&path).taken("x", None).is_some());
-        assert_eq!(open(&path).known["x"].verdict, Verdict::Good);
+        assert_eq!(open(&path).known["x"][0].verdict, Verdict::Good);
+        assert!(fs::read(&path).expect("read").ends_with(b"\n[[[\n"), "it is none of ours");
+        // A later version's verdict; zeros that a file system left; a folder is no ledger.
+        let later = "{\"verdict\":\"melted\",\"registration_id\":\"Y\\u002d1\",\"golden_sha256\":7}\n";
+        fs::write(&path, [later.as_bytes(), &[0; 99]].concat()).expect("write");
+        assert!(is_taken(&open(&path), "y-1"));
+        assert_eq!(fs::read_to_string(&path).expect("read"), later);
+        assert!(Ledger::open(folder.path(), &Silent).is_err());
     }
 }

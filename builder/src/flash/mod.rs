@@ -67,7 +67,7 @@ pub struct Options {
     pub rules: Rules,
     /// Who gets which identity.
     pub identities: Identities,
-    /// Where what was done is written down; with a fleet, in its folder if nothing is said.
+    /// Where what was done is written down; with a fleet, besides the ledger in its folder.
     pub ledger: Option<PathBuf>,
     /// Name of the station, for the ledger; the host's name if nothing is said.
     pub station: Option<String>,
@@ -80,16 +80,15 @@ pub struct Options {
 /// # Errors
 /// When nothing could be begun. What went wrong with a device stands in the [`Outcome`].
 pub fn flash(options: &Options, confirm: &dyn Fn(&Plan) -> Result<bool>, sink: &dyn Sink) -> Result<Outcome> {
-    let source = Source::open(&options.source)?;
+    let source = Source::open(&options.source).map_err(Problem::to_input)?;
     let targets =
-        target::look(&options.targets, &source.path, source.size, options.rules, &System::default())?;
-    let default = match &options.identities {
-        Identities::Fleet { folder, .. } => Some(folder.join(LEDGER)),
-        _ => None,
-    };
-    let path = options.ledger.clone().or(default);
-    let ledger = path.map(|path| Ledger::open(&path, sink)).transpose()?;
-    let assigned = assign(&options.identities, &targets, &source, ledger.as_ref(), sink)?;
+        target::look(&options.targets, &source.path, source.size, options.rules, &System::default())
+            .map_err(Problem::to_input)?;
+    let own = options.identities.ledger();
+    let ledger = Ledger::with_copy(own.as_deref(), options.ledger.as_deref(), sink);
+    let ledger = ledger.map_err(Problem::to_input)?;
+    let assigned = assign(&options.identities, &targets, &source, ledger.as_ref(), sink);
+    let assigned = assigned.map_err(Problem::to_input)?;
     let plan = Plan::new(&source, &targets, &assigned.patches, options.verify);
     if !confirm(&plan)? {
         return Err(Problem::input("nothing was written").into());
