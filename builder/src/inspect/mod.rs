@@ -14,6 +14,7 @@ mod config;
 mod file_system;
 mod grub;
 pub mod leaks;
+mod partition;
 pub mod preflight;
 pub mod root;
 pub mod source;
@@ -21,7 +22,6 @@ pub mod system;
 mod text;
 mod uefi;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -29,18 +29,16 @@ use serde::Serialize;
 
 pub use self::file_system::FileSystem;
 use self::leaks::{Found, Meant, Seen};
+pub use self::partition::{Partition, Volume, look_at_fat, root_part, root_partition};
 use self::preflight::{Disk, Inside, Point};
-use self::root::Part;
 use self::source::Source;
 use self::system::{Started, System};
 pub use self::text::shown;
 pub use self::uefi::Loaders;
-use crate::board::raspberry_pi::chain::{self, Chain, Files, RootPartition};
+use crate::board::raspberry_pi::chain::{self, Chain, Files};
 use crate::board::raspberry_pi::{config_txt, model};
 use crate::build::manifest::Manifest;
-use crate::disk::fat;
-use crate::disk::overlay::{self, Overlay};
-use crate::disk::table::{self, Kind, Role, Table};
+use crate::disk::table::{self, Kind};
 use crate::error::{Problem, problem};
 use crate::event::Sink;
 use crate::format::Container;
@@ -110,16 +108,6 @@ pub struct Report {
     pub list_packages: bool,
 }
 
-/// One partition and what it holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Partition {
-    /// Its entry in the table.
-    #[serde(flatten)]
-    pub entry: table::Partition,
-    /// Its file system, if it is one that is known here.
-    pub file_system: Option<FileSystem>,
-}
-
 /// One file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct FileFacts {
@@ -136,10 +124,6 @@ impl Report {
     }
 }
 
-/// How deep folders are read, and how many files: no boot partition has more.
-const DEPTH_MAX: usize = 16;
-const FILES_MAX: usize = 20_000;
-
 /// Looks into an image; it is only read.
 ///
 /// # Errors
@@ -154,7 +138,7 @@ pub fn inspect(options: &Options, sink: &dyn Sink) -> Result<Report> {
     let mut seen = Seen::default();
     let started = on_fat(&source, &mut report, options, &mut seen)?;
     let azure = options.azure || is_for_azure(&source);
-    let root = root_of(&source, &report.partitions)?;
+    let root = partition::root_of(&source, &report.partitions)?;
     let inside = on_root(&source, &mut report, root.as_ref(), started, azure)?;
     seen.root = report.system.is_some();
     elsewhere(&source, &mut report, root.as_ref(), &mut seen)?;
@@ -198,7 +182,7 @@ fn outline(source: &Source) -> Result<Report> {
         arch: manifest.map(|manifest| manifest.arch),
         table: table.kind,
         disk: table.disk.clone(),
-        partitions: partitions(&source.file, &table).with_context(context)?,
+        partitions: partition::read(&source.file, &table).with_context(context)?,
         files: Vec::new(),
         identity: Vec::new(),
         chains: Vec::new(),
@@ -218,7 +202,7 @@ fn on_fat(
     options: &Options,
     seen: &mut Seen,
 ) -> Result<Option<Started>> {
-    let Some(entry) = fat_of(&report.partitions).map(|partition| partition.entry.clone()) else {
+    let Some(entry) = partition::fat_of(&report.partitions).map(|partition| partition.entry.clone()) else {
         seen.fat = true;
         let detail = "there is no FAT partition for a firmware to read";
         report.verdicts.push(Check::new(BOOT_CHAIN, false, detail));
@@ -226,7 +210,7 @@ fn on_fat(
     };
     let mut started = None;
     let judged = look_at_fat(source, &entry, |volume| {
-        report.files = list(volume)?;
+        report.files = partition::list(volume)?;
         report.identity = leaks::identity(&report.files);
         report.leaks.extend(leaks::on_fat(volume, &report.files, leaks::FAT));
         let verdict = boot_chain(volume, report, options, source.manifest.as_ref());
@@ -247,66 +231,9 @@ fn on_fat(
     Ok(started)
 }
 
-/// The partition that the firmware reads.
-fn fat_of(partitions: &[Partition]) -> Option<&Partition> {
-    partitions.iter().find(|partition| partition.entry.role == Some(Role::Fat))
-}
-
-/// A FAT file system of an image; nothing is ever written to that.
-pub type Volume<'a> = fat::Volume<'a, Overlay<overlay::Part>>;
-
-/// Lets `look` read a FAT partition.
-///
-/// # Errors
-/// A [`Problem`] when its file system is damaged; whatever `look` returns.
-pub fn look_at_fat<T>(
-    source: &Source,
-    entry: &table::Partition,
-    look: impl FnOnce(&Volume<'_>) -> Result<T>,
-) -> Result<T> {
-    let file = source.file.try_clone().with_context(|| format!("reading {}", source.path.display()))?;
-    let mut device = Overlay::new(overlay::Part { file, start: entry.offset }, entry.size);
-    fat::look(&mut device, entry.size, look)
-}
-
-/// The partition that holds the root, if that is ext4: the one with a system's folders, for /boot may be ext4 too.
-fn root_of(source: &Source, partitions: &[Partition]) -> Result<Option<Partition>> {
-    let ext4 = |partition: &&Partition| partition.file_system.as_ref().is_some_and(FileSystem::is_ext4);
-    let mut candidates: Vec<_> = partitions.iter().filter(ext4).collect();
-    // What its table calls a root is looked at first.
-    candidates.sort_by_key(|partition| partition.entry.role != Some(Role::Root));
-    if let [only] = candidates[..] {
-        return Ok(Some(only.clone()));
-    }
-    for candidate in &candidates {
-        let system = root::look(vec![part(source, candidate)?], |roots| {
-            let folder = |name| Ok::<_, anyhow::Error>(roots[0].stat(Path::new(name))?.is_some());
-            Ok(folder("etc")? && folder("usr")?)
-        });
-        // One that cannot be read is told of where it is read for itself.
-        if system.unwrap_or(false) {
-            return Ok(Some((*candidate).clone()));
-        }
-    }
-    Ok(candidates.first().map(|first| (*first).clone()))
-}
-
-fn part(source: &Source, partition: &Partition) -> Result<Part> {
-    let file = source.file.try_clone().with_context(|| format!("reading {}", source.path.display()))?;
-    Ok(Part { file, offset: partition.entry.offset, size: partition.entry.size })
-}
-
-/// The part of an image that holds its root, if that is ext4.
-///
-/// # Errors
-/// When the image cannot be read.
-pub fn root_part(source: &Source, partitions: &[Partition]) -> Result<Option<Part>> {
-    root_of(source, partitions)?.map(|root| part(source, &root)).transpose()
-}
-
 /// Looks for keys in what is neither the firmware's partition nor the root, and names what cannot be looked through.
 fn elsewhere(source: &Source, report: &mut Report, root: Option<&Partition>, seen: &mut Seen) -> Result<()> {
-    let known = [fat_of(&report.partitions).cloned(), root.cloned()];
+    let known = [partition::fat_of(&report.partitions).cloned(), root.cloned()];
     let others: Vec<_> =
         report.partitions.iter().filter(|one| !known.contains(&Some((*one).clone()))).cloned().collect();
     for other in others {
@@ -314,12 +241,12 @@ fn elsewhere(source: &Source, report: &mut Report, root: Option<&Partition>, see
         let kind = other.file_system.as_ref().map_or("unknown", |system| system.kind);
         let label = name.clone();
         let found = match kind {
-            "ext4" => {
-                root::look(vec![part(source, &other)?], move |trees| leaks::elsewhere(&trees[0], &label))
-            }
-            "fat32" | "fat16" => {
-                look_at_fat(source, &other.entry, |volume| Ok(leaks::on_fat(volume, &list(volume)?, &name)))
-            }
+            "ext4" => root::look(vec![partition::part(source, &other)?], move |trees| {
+                leaks::elsewhere(&trees[0], &label)
+            }),
+            "fat32" | "fat16" => look_at_fat(source, &other.entry, |volume| {
+                Ok(leaks::on_fat(volume, &partition::list(volume)?, &name))
+            }),
             _ => {
                 seen.not.push(format!("{name} ({kind})"));
                 continue;
@@ -344,7 +271,7 @@ fn on_root(
     azure: bool,
 ) -> Result<Option<Inside>> {
     let Some(root) = root else { return Ok(None) };
-    let found = root::look(vec![part(source, root)?], move |roots| {
+    let found = root::look(vec![partition::part(source, root)?], move |roots| {
         let root = &roots[0];
         let system = system::look(root, started)?;
         let inside = if azure { Some(Inside::of(root, &system)?) } else { None };
@@ -371,29 +298,6 @@ fn nothing(path: &Path, error: anyhow::Error) -> anyhow::Error {
             .hint("inspect reads disks with a partition table, as raw, zst, xz, gz, vhd and qcow2")
             .into(),
     }
-}
-
-/// All files, sorted by path.
-fn list<D: std::io::Read + std::io::Write + std::io::Seek>(
-    volume: &fat::Volume<'_, D>,
-) -> Result<Vec<FileFacts>> {
-    let mut files = Vec::new();
-    let mut folders = vec![(String::new(), 0)];
-    while let Some((folder, depth)) = folders.pop() {
-        for entry in volume.list(&folder)? {
-            let path = if folder.is_empty() { entry.name } else { format!("{folder}/{}", entry.name) };
-            if !entry.folder {
-                files.push(FileFacts { path, size: entry.size });
-            } else if depth < DEPTH_MAX {
-                folders.push((path, depth + 1));
-            }
-            if files.len() + folders.len() > FILES_MAX {
-                return Err(Problem::input(format!("the FAT partition has over {FILES_MAX} files")).into());
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 const BOOT_CHAIN: &str = "boot-chain";
@@ -440,7 +344,7 @@ fn recognised(files: &dyn Files) -> Option<Board> {
 
 /// Follows the chain of each model. If nobody says which models, an image need only boot one.
 fn raspberry_pi(files: &dyn Files, report: &mut Report, named: &[Model]) -> Check {
-    let root = root(&report.partitions);
+    let root = partition::root(&report.partitions);
     let models = if named.is_empty() { &model::ALL[..] } else { named };
     report.chains = models.iter().map(|model| chain::follow(files, *model, root.as_ref())).collect();
     let list = |sound: bool| -> Vec<String> {
@@ -460,35 +364,4 @@ fn raspberry_pi(files: &dyn Files, report: &mut Report, named: &[Model]) -> Chec
         parts.push(error.message.clone());
     }
     Check::new(BOOT_CHAIN, passed, parts.join("; "))
-}
-
-/// What an image's kernel must find as its root; nothing where the table has none.
-///
-/// # Errors
-/// When the image cannot be read, or has no partition table.
-pub fn root_partition(image: &Path) -> Result<Option<RootPartition>> {
-    let file = File::open(image).with_context(|| format!("opening {}", image.display()))?;
-    Ok(root(&partitions(&file, &table::read(&file)?)?))
-}
-
-fn partitions(image: &File, table: &Table) -> Result<Vec<Partition>> {
-    let partition = |entry: &table::Partition| {
-        let file_system = file_system::read(image, entry.offset)
-            .with_context(|| format!("reading partition {} of the image", entry.number))?;
-        Ok(Partition { entry: entry.clone(), file_system })
-    };
-    table.partitions.iter().map(partition).collect()
-}
-
-/// What the command line's `root=` can be held against.
-fn root(partitions: &[Partition]) -> Option<RootPartition> {
-    let root = partitions.iter().find(|partition| partition.entry.role == Some(Role::Root))?;
-    let system = root.file_system.as_ref();
-    Some(RootPartition {
-        number: root.entry.number,
-        partitions: partitions.iter().map(|partition| partition.entry.number).max()?,
-        partuuid: root.entry.partuuid.clone(),
-        uuid: system.map(|system| system.uuid.clone()),
-        label: system.map(|system| system.label.clone()),
-    })
 }

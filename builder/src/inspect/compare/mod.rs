@@ -20,9 +20,10 @@ use serde::Serialize;
 
 pub use self::bytes::Region;
 pub use self::tree::{Changed, Files};
+use super::partition::{list, look_at_fat, root_part};
 use super::source::Source;
 use super::system::{self, Package};
-use super::{FileFacts, Report, list, look_at_fat, outline, root, root_part};
+use super::{FileFacts, Report, outline, root};
 use crate::disk::table::Role;
 use crate::event::Sink;
 use crate::format::Container;
