@@ -187,7 +187,13 @@ fn failed(outcome: &Outcome, again: &str) -> Result<()> {
     if bad.is_empty() {
         return Ok(());
     }
-    let message = format!("{} of {} targets are not good", bad.len(), outcome.devices.len());
+    let mut message = format!("{} of {} targets are not good", bad.len(), outcome.devices.len());
+    let uncertain: Vec<_> = outcome.uncertain().map(|row| row.target.path.to_string_lossy()).collect();
+    if !uncertain.is_empty() {
+        let which = uncertain.join(", ");
+        message +=
+            &format!("; wipe or destroy the card in {which}: it may boot, as a device that nobody knows of");
+    }
     let targets: String = bad.iter().map(|path| format!(" --to {path}")).collect();
     Err(Problem::work(message).hint(format!("those alone again, with other cards: {again}{targets}")).into())
 }

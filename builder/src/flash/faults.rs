@@ -13,7 +13,7 @@ use super::engine::{self, Target, write};
 use super::feed::Feed;
 use super::medium::Medium;
 use super::source::{Map, Options, Source};
-use super::writer::{Watch, Work};
+use super::writer::{self, Watch, Work};
 use crate::disk::patch as sectors;
 use crate::format::bmap::{Bmap, Mapped};
 use crate::stamp::patch::{Base, Identity, Patch};
@@ -34,6 +34,8 @@ enum Fault {
     WrongByte(usize),
     /// It is gone after so many writes, and stays gone.
     Gone(u64),
+    /// It is gone as soon as it has synced so many times.
+    GoneSynced(u64),
     /// Every write of a chunk takes so long.
     Slow(Duration),
     /// It takes what it is given and forgets it from here on, as false cards do.
@@ -45,13 +47,15 @@ struct Faulty {
     bytes: Mutex<Vec<u8>>,
     fault: Fault,
     writes: AtomicU64,
+    syncs: AtomicU64,
     /// Holes are zeroed without being written.
     holes: bool,
 }
 
 impl Faulty {
     fn new(size: usize, fault: Fault) -> Self {
-        Self { bytes: Mutex::new(vec![OLD; size]), fault, writes: AtomicU64::new(0), holes: false }
+        let bytes = Mutex::new(vec![OLD; size]);
+        Self { bytes, fault, writes: 0.into(), syncs: 0.into(), holes: false }
     }
 
     fn content(&self) -> Vec<u8> {
@@ -59,12 +63,12 @@ impl Faulty {
     }
 
     fn gone(&self) -> io::Result<()> {
-        match self.fault {
-            Fault::Gone(after) if self.writes.load(Ordering::Relaxed) >= after => {
-                Err(io::Error::from_raw_os_error(libc::ENODEV))
-            }
-            _ => Ok(()),
-        }
+        let gone = match self.fault {
+            Fault::Gone(after) => self.writes.load(Ordering::Relaxed) >= after,
+            Fault::GoneSynced(after) => self.syncs.load(Ordering::Relaxed) >= after,
+            _ => false,
+        };
+        if gone { Err(io::Error::from_raw_os_error(libc::ENODEV)) } else { Ok(()) }
     }
 }
 
@@ -111,7 +115,9 @@ impl Medium for Faulty {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.gone()
+        self.gone()?;
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -193,22 +199,22 @@ impl Case {
     }
 }
 
+type Results = Vec<Result<Work, writer::Fault>>;
+
 /// Flashes, and says what came of each.
-fn flash(
-    source: &Source,
-    devices: &[Faulty],
-    feed: &Feed,
-    patch: Option<&Patch>,
-) -> Vec<Result<Work, String>> {
+fn flash(source: &Source, devices: &[Faulty], feed: &Feed, patch: Option<&Patch>) -> Results {
+    run(source, devices, feed, patch, true)
+}
+
+fn run(source: &Source, devices: &[Faulty], feed: &Feed, patch: Option<&Patch>, verify: bool) -> Results {
     let seen = Seen::default();
     let target = |medium| Target { size: Faulty::content(medium).len() as u64, medium, patch, watch: &seen };
     let targets: Vec<Target<'_>> = devices.iter().map(target).collect();
-    let results = Mutex::new(vec![Err(String::new()); devices.len()]);
+    let results = Mutex::new(vec![Ok(Work::default()); devices.len()]);
     let done = |slot: usize, work: &Work, result: &engine::Result| {
-        let result = result.as_ref().map(|_| *work).map_err(|fault| fault.message.clone());
-        results.lock().expect("results")[slot] = result;
+        results.lock().expect("results")[slot] = result.clone().map(|_| *work);
     };
-    write(source, &targets, true, feed, &done);
+    write(source, &targets, verify, feed, &done);
     results.into_inner().expect("results")
 }
 
@@ -231,8 +237,8 @@ fn fails(fault: Fault, expected: &str) {
     let size = case.disk.len() + 3 * MIB;
     let devices = [Faulty::new(size, fault), Faulty::new(size, Fault::None)];
     let results = flash(&source, &devices, &engine::feed(2), None);
-    let message = results[0].as_ref().expect_err("it fails");
-    assert!(message.contains(expected), "{message}");
+    let writer::Fault { message, may_boot, .. } = results[0].as_ref().expect_err("it fails");
+    assert!(message.contains(expected) && !may_boot, "{message}");
     assert!(results[1].is_ok() && good(&devices[1], &case.disk), "{:?}", results[1]);
     if !matches!(fault, Fault::Gone(0)) {
         assert!(blank(&devices[0]), "it would boot half-written");
@@ -290,8 +296,8 @@ fn a_patch_of_another_image_boots_nothing() {
     other[3 * MIB + 1024] = 1;
     std::fs::write(case.image(), zstd::bulk::compress(&other, 1).expect("zst")).expect("write");
     let results = flash(&case.source(), &devices, &engine::feed(1), Some(&patch));
-    let message = results[0].as_ref().expect_err("refused");
-    assert_eq!(message, "the patch of pump-7 is for another image");
+    let fault = results[0].as_ref().expect_err("refused");
+    assert_eq!(fault.message, "the patch of pump-7 is for another image");
     assert!(blank(&devices[0]));
 }
 
@@ -306,7 +312,7 @@ fn an_error_in_the_first_mib() {
     let case = Case::new();
     let devices = [Faulty::new(case.disk.len(), Fault::Error(5, libc::EIO))];
     let results = flash(&case.source(), &devices, &engine::feed(1), None);
-    assert!(results[0].as_ref().expect_err("fails").starts_with("writing at 0.0 MiB"));
+    assert!(results[0].as_ref().expect_err("fails").message.starts_with("writing at 0.0 MiB"));
     // Not even wiped: nothing else was written then.
     assert_eq!(devices[0].content(), vec![OLD; case.disk.len()]);
 }
@@ -330,6 +336,28 @@ fn a_false_card() {
 fn a_device_that_is_pulled_out() {
     for after in [0, 1, 4, 9] {
         fails(Fault::Gone(after), if after == 1 { "writing" } else { "the device is gone" });
+    }
+}
+
+/// Gone in the moment of its first MiB, and not to be wiped again: whether it boots nobody can say.
+#[test]
+fn a_device_that_is_pulled_out_when_it_would_boot() {
+    let case = Case::new();
+    // Synced: the wiped start, all but the first MiB, the first MiB.
+    let device = Faulty::new(case.disk.len(), Fault::GoneSynced(3));
+    let devices = [device, Faulty::new(case.disk.len(), Fault::None)];
+    let results = flash(&case.source(), &devices, &engine::feed(2), None);
+    let fault = results[0].as_ref().expect_err("gone");
+    assert_eq!(fault.message, "reading back at 0.0 MiB: the device is gone");
+    assert!(fault.may_boot && devices[0].content() == case.disk, "it does boot");
+    assert!(results[1].is_ok());
+    // Gone before: where nothing is read back, the first MiB is begun all the same, and what a device says of a write does
+    // not tell what became of it.
+    for (verify, expected) in [(true, "reading back at 1.0 MiB"), (false, "writing at 0.0 MiB")] {
+        let devices = [Faulty::new(case.disk.len(), Fault::GoneSynced(2))];
+        let results = run(&case.source(), &devices, &engine::feed(1), None, verify);
+        let fault = results[0].as_ref().expect_err("gone");
+        assert!(fault.message.starts_with(expected) && fault.may_boot != verify, "{fault:?}");
     }
 }
 
@@ -376,7 +404,7 @@ fn an_image_that_is_not_what_it_must_be() {
         let devices = [Faulty::new(case.disk.len(), Fault::None), Faulty::new(case.disk.len(), Fault::None)];
         let results = flash(&source, &devices, &engine::feed(2), None);
         for (device, result) in devices.iter().zip(results) {
-            let message = result.expect_err("not verified");
+            let writer::Fault { message, .. } = result.expect_err("not verified");
             assert!(message.contains(expected), "{message}");
             assert!(blank(device), "{message}");
         }
@@ -442,6 +470,6 @@ fn stopped_in_the_middle() {
         feed.stop();
         flashing.join().expect("flash")
     });
-    assert_eq!(results[0].as_ref().expect_err("interrupted"), "interrupted");
+    assert_eq!(results[0].as_ref().expect_err("interrupted").message, "interrupted");
     assert!(blank(&devices[0]));
 }

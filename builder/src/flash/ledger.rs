@@ -39,6 +39,8 @@ pub enum Verdict {
     Failed,
     /// The user stopped it; it boots nothing.
     Interrupted,
+    /// It went away while its first MiB was written: it may boot, and keeps its identity.
+    Uncertain,
     /// All but the first MiB is there. Another line follows, unless the power went.
     Finishing,
 }
@@ -388,6 +390,8 @@ mod tests {
             ("finishing", "d"),
             ("finishing", "e"),
             ("interrupted", "e"),
+            ("finishing", "f"),
+            ("uncertain", "f"),
         ] {
             ledger.add(&record(verdict, id)).expect("add");
         }
@@ -395,7 +399,7 @@ mod tests {
         drop(ledger);
         let ledger = open(&path);
         let taken = ["a", "b", "c", "d", "e", "f"].map(|id| is_taken(&ledger, id));
-        assert_eq!(taken, [true, true, false, true, false, false]);
+        assert_eq!(taken, [true, true, false, true, false, true]);
         assert!(matches!(ledger.taken("A", None), Some(Taken::Same(_))));
     }
 

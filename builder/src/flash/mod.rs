@@ -7,7 +7,8 @@
 //! target, system: may each be written to?      identity: who gets which patch?
 //! ```
 //! The image is read and unpacked once. A device's first MiB stays blank until all else is written, synced, found to be
-//! the image that it must be, and read back: a device that anything went wrong with boots nothing.
+//! the image that it must be, and read back: a device that anything went wrong with boots nothing. One that goes away in the
+//! moment of its first MiB may boot all the same: it keeps its identity, and the user is told.
 
 pub mod check;
 pub mod chunk;
@@ -211,6 +212,15 @@ fn round(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
+fn verdict(result: &engine::Result) -> Verdict {
+    match result {
+        Ok(_) => Verdict::Good,
+        Err(Fault { may_boot: true, .. }) => Verdict::Uncertain,
+        Err(Fault { interrupted: true, .. }) => Verdict::Interrupted,
+        Err(_) => Verdict::Failed,
+    }
+}
+
 /// On Ctrl-C: all devices stop, and the program waits until their lines are in the ledger.
 fn farewell(feed: &Arc<feed::Feed>, over: &Over) -> interrupt::Guard {
     let (feed, over) = (feed.clone(), over.clone());
@@ -249,18 +259,17 @@ impl<'a> Watcher<'a> {
     }
 
     fn done(&self, work: Work, result: &engine::Result) -> Row {
-        let (verdict, verified, error) = match result {
-            Ok(verified) => (Verdict::Good, Some(verified.as_ref()), None),
-            Err(Fault { interrupted: true, message }) => (Verdict::Interrupted, None, Some(message.clone())),
-            Err(Fault { message, .. }) => (Verdict::Failed, None, Some(message.clone())),
-        };
-        let mut record = self.run.record(self.slot, verdict, work, verified);
-        record.error = error;
+        let verified = result.as_ref().ok().map(AsRef::as_ref);
+        let mut record = self.run.record(self.slot, verdict(result), work, verified);
+        record.error = result.as_ref().err().map(|fault| fault.message.clone());
         let noted = self.run.ledger.map_or(Ok(()), |ledger| ledger.add(&record));
         let mut row = Row { target: self.run.targets[self.slot].clone(), record, left_behind: work.alone };
         if let Err(error) = noted {
-            // Good or not: what is not noted down may be given away again.
-            row.record.verdict = Verdict::Failed;
+            // One that boots, and that the ledger says nothing of, is none to deliver.
+            row.record.verdict = match row.record.verdict {
+                Verdict::Good | Verdict::Uncertain => Verdict::Uncertain,
+                _ => Verdict::Failed,
+            };
             row.record.error = Some(format!("{error:#}"));
         }
         let seconds = work.seconds_write + work.seconds_verify;
@@ -293,5 +302,20 @@ impl Watch for Watcher<'_> {
         };
         let record = self.run.record(self.slot, Verdict::Finishing, Work::default(), Some(verified));
         ledger.add(&record).map_err(|error| format!("{error:#}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verdict;
+    use crate::flash::ledger::Verdict;
+    use crate::flash::writer::Fault;
+
+    #[test]
+    fn only_what_boots_nothing_frees_its_identity() {
+        let of =
+            |interrupted, may_boot| verdict(&Err(Fault { interrupted, may_boot, message: "gone".into() }));
+        assert_eq!((of(false, false), of(true, false)), (Verdict::Failed, Verdict::Interrupted));
+        assert_eq!((of(false, true), of(true, true)), (Verdict::Uncertain, Verdict::Uncertain));
     }
 }

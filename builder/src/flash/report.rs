@@ -106,8 +106,13 @@ impl Row {
             Verdict::Good if self.record.bytes_read_back == 0 => format!("written, NOT read back{id}"),
             Verdict::Good => format!("good{id}"),
             Verdict::Interrupted => "interrupted; it boots nothing".into(),
-            _ => format!("FAILED: {}", self.record.error.as_deref().unwrap_or("?")),
+            Verdict::Uncertain => format!("MAY BOOT{id}; wipe or destroy it: {}", self.why()),
+            Verdict::Failed | Verdict::Finishing => format!("FAILED: {}", self.why()),
         }
+    }
+
+    fn why(&self) -> &str {
+        self.record.error.as_deref().unwrap_or("?")
     }
 
     fn rate(&self) -> String {
@@ -144,6 +149,11 @@ impl Outcome {
     pub fn bad(&self) -> impl Iterator<Item = &Row> {
         self.devices.iter().filter(|row| row.record.verdict != Verdict::Good)
     }
+
+    /// The targets that may boot although they are not good.
+    pub fn uncertain(&self) -> impl Iterator<Item = &Row> {
+        self.devices.iter().filter(|row| row.record.verdict == Verdict::Uncertain)
+    }
 }
 
 impl fmt::Display for Outcome {
@@ -165,5 +175,45 @@ impl fmt::Display for Outcome {
         let (all, bad) = (self.devices.len(), self.bad().count());
         write!(f, "{} of {all} good, {:.1} s", all - bad, self.seconds)?;
         self.ledger.as_ref().map_or(Ok(()), |ledger| write!(f, "; ledger: {}", ledger.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Outcome, Row};
+    use crate::flash::ledger::{Record, Verdict};
+    use crate::flash::target::{Kind, Target};
+
+    fn row(verdict: Verdict) -> Row {
+        let json = serde_json::json!({ "verdict": verdict, "registration_id": "pump-7", "error": "it is gone",
+            "bytes_read_back": 9 });
+        let record: Record = serde_json::from_value(json).expect("a record");
+        let target = Target {
+            path: "/dev/sdb".into(),
+            kind: Kind::Disk,
+            model: None,
+            serial: None,
+            size: 9,
+            transport: "usb".into(),
+        };
+        Row { target, record, left_behind: false }
+    }
+
+    #[test]
+    fn what_came_of_each() {
+        let verdicts = [Verdict::Good, Verdict::Failed, Verdict::Uncertain, Verdict::Interrupted];
+        let said = verdicts.map(|verdict| row(verdict).said());
+        assert_eq!(
+            said,
+            [
+                "good, pump-7",
+                "FAILED: it is gone",
+                "MAY BOOT, pump-7; wipe or destroy it: it is gone",
+                "interrupted; it boots nothing"
+            ]
+        );
+        let devices = verdicts.map(row).into();
+        let outcome = Outcome { image: "x.img".into(), size: 9, seconds: 1.0, ledger: None, devices };
+        assert_eq!((outcome.bad().count(), outcome.uncertain().count()), (3, 1));
     }
 }

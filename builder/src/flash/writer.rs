@@ -4,6 +4,7 @@
 //! wipe ─► write all but the first MiB ─► sync ─► the image is verified ─► read back ─► first MiB ─► sync ─► read back
 //! └──────────── whatever happens here leaves a device that boots nothing ────────────┘
 //! ```
+//! What goes wrong with the first MiB itself has it wiped again. A device that does not let us, gone perhaps, may boot.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -24,17 +25,19 @@ use crate::stamp::patch::{Patch, Stream};
 pub struct Fault {
     /// The user stopped it.
     pub interrupted: bool,
+    /// Its first MiB was begun, and could not be wiped again: it may boot, with its identity.
+    pub may_boot: bool,
     /// What went wrong, where.
     pub message: String,
 }
 
 impl Fault {
     fn new(message: impl Into<String>) -> Self {
-        Self { interrupted: false, message: message.into() }
+        Self { interrupted: false, may_boot: false, message: message.into() }
     }
 
     fn broken(reason: String) -> Self {
-        Self { interrupted: reason == INTERRUPTED, message: reason }
+        Self { interrupted: reason == INTERRUPTED, may_boot: false, message: reason }
     }
 
     fn io(doing: &str, at: u64, error: &io::Error) -> Self {
@@ -99,7 +102,7 @@ pub struct Job<'a> {
 /// Writes a device from its wiped start to its first MiB.
 ///
 /// # Errors
-/// Says why it is not done; it boots nothing then.
+/// Says why it is not done; it boots nothing then, unless the fault says that it may.
 pub fn run(job: &Job<'_>, work: &mut Work) -> Result<Arc<Verified>, Fault> {
     let timer = Instant::now();
     let result = Writer::new(job, work).run(timer);
@@ -119,6 +122,8 @@ struct Writer<'a, 'b> {
     /// What its own decoder gave, to be compared with what was verified.
     alone: Vec<(u64, Line)>,
     next: u64,
+    /// Was the first MiB begun?
+    exposed: bool,
 }
 
 impl<'a, 'b> Writer<'a, 'b> {
@@ -132,6 +137,7 @@ impl<'a, 'b> Writer<'a, 'b> {
             own: BTreeMap::new(),
             alone: Vec::new(),
             next: 0,
+            exposed: false,
         }
     }
 
@@ -150,13 +156,16 @@ impl<'a, 'b> Writer<'a, 'b> {
         if self.job.verify {
             self.read_back(&verified)?;
         }
-        let result = self.finish(&verified);
-        if result.is_err() {
-            // As good as it can be had: the device may be gone.
-            self.wipe(0..self.job.size.min(CHUNK as u64)).and_then(|()| self.sync()).ok();
-        }
+        let result = self.finish(&verified).map_err(|fault| self.undo(fault));
         self.work.seconds_verify = timer.elapsed().as_secs_f64();
         result.map(|()| verified)
+    }
+
+    /// Wipes the first MiB again.
+    fn undo(&mut self, mut fault: Fault) -> Fault {
+        let wiped = self.wipe(0..self.job.size.min(CHUNK as u64)).and_then(|()| self.sync());
+        fault.may_boot = self.exposed && wiped.is_err();
+        fault
     }
 
     fn going_on(&self) -> Result<(), Fault> {
@@ -346,6 +355,8 @@ impl<'a, 'b> Writer<'a, 'b> {
         self.job.watch.seal(verified).map_err(Fault::new)?;
         let Some((head, extents)) = self.head.take() else { return Err(Fault::new("the image is empty")) };
         let length = verified.size.min(CHUNK as u64) as usize;
+        // Before the first write, not after it: one that fails may have reached the medium all the same.
+        self.exposed = true;
         for range in &extents.data {
             self.put(&head[range.clone()], range.start as u64)?;
         }
