@@ -117,6 +117,7 @@ fn nothing_is_written_before_all_is_right() {
     refused(&["--to", "golden/gateway.img", "--yes"], "it is the image itself");
     refused(&["--to", "/dev/null", "--yes"], "it is neither a disk nor a file");
     refused(&["--to", "x", "--to", "./x", "--create", "--yes"], "it is the same as");
+    refused(&["--to", "/dev/edgepress-sdz", "--create", "--yes"], "lies in memory and is no card");
     refused(&["--to", "x", "--create"], "--yes does without");
     refused(&["--to", "x", "--create", "--yes", "--fleet", "issued"], "there is no fleet.jsonl");
     refused(
@@ -349,6 +350,19 @@ fn loop_devices() {
     // The same device by another name, by the file below it, and twice.
     flash(&[&one.0, "one"]).code(2).stderr(contains("it is the same as /dev/loop"));
     flash(&[&one.0, &one.0]).code(2).stderr(contains("it is the same as /dev/loop"));
+    // The file below it, alone; a loop device over it; one whose sectors are not those of the image.
+    flash(&["one"]).code(2).stderr(contains(format!("one: it is in use: {} is made of it", &one.0[5..])));
+    let over = Loop::of(Path::new(&one.0), &[]).expect("a loop device");
+    flash(&[&over.0, &one.0]).code(2).stderr(contains(format!("it is the same as {}", over.0)));
+    flash(&[&one.0]).code(2).stderr(contains(format!("it is in use: {} is made of it", &over.0[5..])));
+    let held = File::options().read(true).custom_flags(libc::O_EXCL).open(&one.0).expect("open");
+    flash(&[&over.0]).code(2).stderr(contains(format!("what it is made of, {}: it is in use", one.0)));
+    drop(held);
+    drop(over);
+    fs::write(plant.path("large-sectors"), vec![0; SIZE as usize]).expect("write");
+    let large = Loop::of(&plant.path("large-sectors"), &["--sector-size", "4096"]).expect("a loop device");
+    flash(&[&large.0]).code(2).stderr(contains("its sectors have 4096 bytes"));
+    drop(large);
     let protected = Loop::of(&plant.path("two"), &["--read-only"]).expect("a loop device");
     flash(&[&protected.0]).code(2).stderr(contains("it is write-protected"));
     drop(protected);

@@ -1,6 +1,6 @@
 //! What is written to: a device or a file, past the page cache where that can be had.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
@@ -58,39 +58,80 @@ pub struct Disk {
 
 impl Disk {
     /// Opens a target for writing; a block device so that nobody else can have it for himself (open(2): `O_EXCL`). A file
-    /// must exist.
+    /// must exist. Nothing is changed yet.
     ///
     /// # Errors
     /// When it cannot be opened, `EBUSY` where it is in use.
     pub fn open(path: &Path) -> io::Result<Self> {
         let device = std::fs::metadata(path)?.file_type().is_block_device();
-        let flags = if device { libc::O_EXCL } else { 0 } | libc::O_CLOEXEC;
-        let open = |flags| OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
-        let (file, direct) = match open(flags | libc::O_DIRECT) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (open(flags)?, false),
-            opened => (opened?, true),
-        };
-        Ok(Self {
-            file,
-            blank: false,
-            direct,
-            on: direct.into(),
-            dirty: 0.into(),
-            no_holes: AtomicBool::default(),
-        })
+        let flags = if device { libc::O_EXCL } else { 0 };
+        Ok(Self::of(OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?))
+    }
+
+    /// Makes a file, for nobody else's eyes: an identity may come into it.
+    ///
+    /// # Errors
+    /// When it cannot be made, or is there by now.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let mut disk = Self::of(options.read(true).write(true).create_new(true).mode(0o600).open(path)?);
+        disk.blank = true;
+        Ok(disk)
+    }
+
+    fn of(file: File) -> Self {
+        // O_DIRECT for open(2) makes a file before it says that it cannot.
+        let flags = fcntl(&file, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+        let set = |flags: OFlag| fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT));
+        let direct = flags.and_then(set).is_ok();
+        let (dirty, no_holes) = (AtomicU64::default(), AtomicBool::default());
+        Self { file, blank: false, direct, on: direct.into(), dirty, no_holes }
+    }
+
+    /// What was opened, whatever its name leads to by now.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata()
+    }
+
+    /// Gives an empty file its length; finds out of any other file whether it could be emptied. Neither loses a byte.
+    ///
+    /// # Errors
+    /// When the file system has no room for such a file, or nobody may empty this one (it is swapped to).
+    pub fn reserve(&mut self, length: u64) -> io::Result<()> {
+        let data = self.file.metadata()?;
+        match data.len() {
+            _ if !data.is_file() => {}
+            0 => {
+                self.file.set_len(length)?;
+                self.blank = true;
+            }
+            now => self.file.set_len(now)?,
+        }
+        Ok(())
     }
 
     /// Empties a file and makes it so long; leaves a device as it is.
     ///
     /// # Errors
-    /// When the file system has no room for such a file.
+    /// When the file system does not let us.
     pub fn empty(&mut self, length: u64) -> io::Result<()> {
-        if self.file.metadata()?.is_file() {
+        if !self.blank && self.file.metadata()?.is_file() {
             self.file.set_len(0)?;
             self.file.set_len(length)?;
             self.blank = true;
         }
         Ok(())
+    }
+
+    /// Takes the length away again that [`Disk::reserve`] gave to an empty file.
+    pub fn release(&mut self) {
+        if std::mem::take(&mut self.blank) {
+            // Nothing was written to it; a length that stays is no harm.
+            self.file.set_len(0).ok();
+        }
     }
 
     /// Past the page cache for this access? Both kinds use one file, because a device can be had exclusively only once.
@@ -206,6 +247,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("file");
         std::fs::write(file.path(), vec![9; 3 * CHUNK]).expect("write");
         let mut disk = Disk::open(file.path()).expect("open");
+        disk.reserve(2 * CHUNK as u64 + 100).expect("could be emptied");
+        assert!(std::fs::read(file.path()).expect("read") == vec![9; 3 * CHUNK], "not before all can be");
         disk.empty(2 * CHUNK as u64 + 100).expect("empty");
         let mut buffer = Aligned::new();
         buffer.fill(7);

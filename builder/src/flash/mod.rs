@@ -4,7 +4,7 @@
 //! source ─► engine ── reader ─► feed ─┬─► check ─► Verified ──────────────┐
 //!   │                                 ├─► writer /dev/sda ◄─ its patch    ▼
 //!   └ image, block map, digests       └─► writer /dev/sdb ◄─ its patch   first MiB ─► ledger
-//! target, system: may each be written to?      identity: who gets which patch?
+//! target, hold, system: may each be written to?      identity: who gets which patch?
 //! ```
 //! The image is read and unpacked once. A device's first MiB stays blank until all else is written, synced, found to be
 //! the image that it must be, and read back: a device that anything went wrong with boots nothing. One that goes away in the
@@ -16,6 +16,7 @@ pub mod engine;
 #[cfg(test)]
 mod faults;
 pub mod feed;
+pub mod hold;
 pub mod identity;
 pub mod ledger;
 pub mod medium;
@@ -31,19 +32,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use self::check::Verified;
 use self::engine::feed;
+use self::hold::{Begun, Held};
 use self::identity::{Assigned, Identities, assign};
 use self::ledger::{Ledger, Record, Verdict};
-use self::medium::Disk;
 use self::report::{Outcome, Plan, Row};
 use self::source::Source;
 use self::system::System;
-use self::target::{Rules, Target};
+use self::target::{Look, Rules, Target};
 use self::writer::{Fault, Watch, Work};
 use crate::error::Problem;
 use crate::event::{Event, Sink, Unit};
@@ -82,9 +83,10 @@ pub struct Options {
 /// When nothing could be begun. What went wrong with a device stands in the [`Outcome`].
 pub fn flash(options: &Options, confirm: &dyn Fn(&Plan) -> Result<bool>, sink: &dyn Sink) -> Result<Outcome> {
     let source = Source::open(&options.source).map_err(Problem::to_input)?;
-    let targets =
-        target::look(&options.targets, &source.path, source.size, options.rules, &System::default())
-            .map_err(Problem::to_input)?;
+    let system = System::default();
+    let look = Look { size: source.size, rules: options.rules, system: &system };
+    let held = Held::new(look, &options.targets, &source.path).map_err(Problem::to_input)?;
+    let targets = held.targets();
     let own = options.identities.ledger();
     let ledger = Ledger::with_copy(own.as_deref(), options.ledger.as_deref(), sink);
     let ledger = ledger.map_err(Problem::to_input)?;
@@ -103,7 +105,7 @@ pub fn flash(options: &Options, confirm: &dyn Fn(&Plan) -> Result<bool>, sink: &
         verify: options.verify,
         sink,
     };
-    run.go()
+    Ok(run.go(&held.begin()?))
 }
 
 fn station(given: Option<&str>) -> String {
@@ -126,12 +128,7 @@ struct Run<'a> {
 type Over = Arc<(Mutex<bool>, Condvar)>;
 
 impl Run<'_> {
-    fn go(&self) -> Result<Outcome> {
-        let mut disks = target::open(self.targets)?;
-        for (disk, target) in disks.iter_mut().zip(self.targets) {
-            let length = target.size.max(self.source.size);
-            disk.empty(length).with_context(|| format!("emptying {}", target.path.display()))?;
-        }
+    fn go(&self, disks: &[Begun]) -> Outcome {
         let feed = Arc::new(feed(disks.len()));
         let over = Over::default();
         let guard = farewell(&feed, &over);
@@ -160,19 +157,19 @@ impl Run<'_> {
         }
         drop(guard);
         let seconds = timer.elapsed().as_secs_f64();
-        Ok(Outcome {
+        Outcome {
             image: self.source.path.clone(),
             size: self.source.size,
             seconds,
             ledger: self.ledger.map(|ledger| ledger.path().to_owned()),
             devices: rows.into_iter().map(|(_, row)| row).collect(),
-        })
+        }
     }
 
-    fn target<'a>(&'a self, disk: &'a Disk, watch: &'a Watcher<'a>) -> engine::Target<'a> {
+    fn target<'a>(&'a self, begun: &'a Begun, watch: &'a Watcher<'a>) -> engine::Target<'a> {
         let target = &self.targets[watch.slot];
         let size = target.size.max(if target.kind == target::Kind::File { self.source.size } else { 0 });
-        engine::Target { medium: disk, size, patch: self.patch(watch.slot), watch }
+        engine::Target { medium: &begun.disk, size, patch: self.patch(watch.slot), watch }
     }
 
     fn patch(&self, slot: usize) -> Option<&Patch> {

@@ -3,19 +3,63 @@
 //! ```text
 //! /sys/dev/block/8:16 ─► /sys/devices/pci…/usb1/1-2/…/block/sdb     size, ro, removable, device/{model,serial,…}
 //!                                                       ├─ holders/     a mapping, RAID or volume group on it
+//!                                                       ├─ diskseq      counts on when another medium is put in
+//!                                                       ├─ queue/       logical_block_size
 //!                                                       └─ sdb1/        partition, dev, holders/
+//! /sys/class/block/loop* ─► loop/backing_file
 //! /proc/self/mountinfo, /proc/swaps
 //! ```
 //! Devices are told apart by their numbers, never by their names: `/dev/sda` is a prefix of `/dev/sdaa`.
 //! Sources: Documentation/ABI/testing/sysfs-block and proc(5).
 
-use std::fs;
+use std::ffi::OsString;
+use std::fs::{self, Metadata};
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use nix::sys::stat::{major, minor};
 
 /// Numbers of a block device: major, minor.
 pub type Number = (u32, u32);
+
+/// Loop devices over loop devices are followed so far.
+const DEEPEST: usize = 8;
+
+/// What a name leads to, told from others whatever they are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Node {
+    /// A block device.
+    Disk(Number),
+    /// A file: its file system's number, and its own.
+    File(u64, u64),
+}
+
+impl Node {
+    /// Of what was found.
+    pub fn of(data: &Metadata) -> Self {
+        if data.file_type().is_block_device() {
+            return Self::Disk(numbers(data.rdev()));
+        }
+        Self::File(data.dev(), data.ino())
+    }
+}
+
+fn numbers(device: u64) -> Number {
+    (major(device) as u32, minor(device) as u32)
+}
+
+/// What a loop device is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Below {
+    /// Its name.
+    pub path: PathBuf,
+    /// What it is.
+    pub node: Node,
+    /// What the kernel knows of it, if it is a device.
+    pub device: Option<Device>,
+}
 
 /// The kernel's view; the tests have folders of their own.
 #[derive(Debug, Clone)]
@@ -31,6 +75,10 @@ pub struct Device {
     pub name: String,
     /// Bytes.
     pub size: u64,
+    /// Bytes of a sector, as its partition table counts them.
+    pub sector: u64,
+    /// Another number than before is another medium; kernels before 5.15 do not count.
+    pub sequence: Option<u64>,
     /// The disk that it is a partition of.
     pub partition_of: Option<String>,
     /// Its maker's name of it.
@@ -57,7 +105,7 @@ impl Default for System {
 
 impl System {
     #[cfg(test)]
-    fn at(root: &Path) -> Self {
+    pub(super) fn at(root: &Path) -> Self {
         Self { sys: root.join("sys"), proc: root.join("proc") }
     }
 
@@ -72,17 +120,68 @@ impl System {
         let partition = folder.join("partition").exists();
         let partition_of = if partition { folder.parent().map(name_of) } else { None };
         let removable = text(&folder.join("removable")).as_deref() == Some("1");
+        let number = |name: &str| text(&folder.join(name)).and_then(|text| text.parse::<u64>().ok());
         Ok(Device {
-            size: text(&folder.join("size")).and_then(|size| size.parse::<u64>().ok()).unwrap_or(0) * 512,
+            // In units of 512 bytes, whatever its sectors are.
+            size: number("size").unwrap_or(0) * 512,
+            sector: number("queue/logical_block_size").unwrap_or(512),
+            sequence: number("diskseq"),
             partition_of,
             model: model(&folder),
             serial: serial(&folder),
             transport: transport(&folder, &name),
             removable,
             read_only: text(&folder.join("ro")).as_deref() == Some("1"),
-            backing: text(&folder.join("loop/backing_file")).map(PathBuf::from),
+            backing: backing(&folder),
             users: self.users(&folder),
             name,
+        })
+    }
+
+    /// What a loop device is made of, and what that is made of in its turn.
+    pub fn below(&self, device: &Device) -> Vec<Below> {
+        let mut found = Vec::new();
+        let mut next = device.backing.clone();
+        while let Some(path) = next.take().filter(|_| found.len() < DEEPEST) {
+            let Some(node) = self.node(&path) else { break };
+            let device = match node {
+                Node::Disk(number) => self.device(number).ok(),
+                Node::File(..) => None,
+            };
+            next = device.as_ref().and_then(|device| device.backing.clone());
+            found.push(Below { path, node, device });
+        }
+        found
+    }
+
+    /// Names of the loop devices that are made of this, or of a partition of it.
+    pub fn loops(&self, node: Node) -> Vec<String> {
+        let mut nodes = vec![node];
+        if let Node::Disk((major, minor)) = node {
+            let parts = list(&self.sys.join(format!("dev/block/{major}:{minor}")));
+            let parts = parts.iter().filter(|part| part.join("partition").exists());
+            nodes.extend(parts.filter_map(|part| number(part)).map(Node::Disk));
+        }
+        let made_of = |folder: &PathBuf| {
+            backing(folder).and_then(|path| self.node(&path)).is_some_and(|node| nodes.contains(&node))
+        };
+        let loops = list(&self.sys.join("class/block")).into_iter().filter(made_of);
+        loops.map(|folder| name_of(&folder)).collect()
+    }
+
+    /// What a path leads to: by the kernel's name of a device, else by its node.
+    fn node(&self, path: &Path) -> Option<Node> {
+        let named = path.to_str().and_then(|path| self.number_of(path)).map(Node::Disk);
+        named.or_else(|| fs::metadata(path).ok().map(|data| Node::of(&data)))
+    }
+
+    /// Is the file system of this number the one that the kernel keeps the nodes of devices in?
+    pub fn is_devtmpfs(&self, device: u64) -> bool {
+        let table = fs::read_to_string(self.proc.join("self/mountinfo")).unwrap_or_default();
+        table.lines().any(|line| {
+            let number = line.split(' ').nth(2).and_then(parse);
+            let kind = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next());
+            number == Some(numbers(device)) && kind == Some("devtmpfs")
         })
     }
 
@@ -171,6 +270,13 @@ fn text(path: &Path) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
+/// The file or device that a loop device is made of.
+fn backing(folder: &Path) -> Option<PathBuf> {
+    let mut path = fs::read(folder.join("loop/backing_file")).ok()?;
+    path.pop_if(|last| *last == b'\n');
+    (!path.is_empty()).then(|| OsString::from_vec(path).into())
+}
+
 /// Spaces and the like stand as `\040` in the kernel's tables.
 fn unescape(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
@@ -226,7 +332,7 @@ fn transport(folder: &Path, name: &str) -> &'static str {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{Device, System, unescape};
+    use super::{Device, Node, System, unescape};
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::path::Path;
@@ -251,6 +357,26 @@ pub(super) mod tests {
         }
     }
 
+    /// For the tests of targets: a loop device over a card that is in use, one over its partition, and one over a file.
+    pub fn loops(file: &Path) -> (tempfile::TempDir, System) {
+        let folder = machine();
+        let root = folder.path();
+        let made_of = |name: &str, number: &str, of: &str| {
+            device(
+                root,
+                &format!("virtual/block/{name}"),
+                number,
+                &[("size", "8"), ("loop/backing_file", of)],
+            );
+        };
+        made_of("loop1", "7:1", "/dev/sdc");
+        made_of("loop2", "7:2", "/dev/sdc1");
+        made_of("loop3", "7:3", file.to_str().expect("UTF-8"));
+        made_of("loop4", "7:4", "/dev/loop3");
+        let system = System::at(root);
+        (folder, system)
+    }
+
     const READER: &str = "pci0/usb1/1-2/1-2:1.0/host0/block/sdb";
 
     /// A machine with a disk that it runs from, two cards in readers, one of them in use, and a loop device.
@@ -261,6 +387,8 @@ pub(super) mod tests {
         device(root, "pci0/ata1/host1/block/sda", "8:0", &sized("1000"));
         device(root, "pci0/ata1/host1/block/sda/sda2", "8:2", &[("partition", "2"), ("size", "900")]);
         device(root, READER, "8:16", &[("size", "2048"), ("ro", "1"), ("removable", "1")]);
+        put(root, &format!("sys/devices/{READER}/queue/logical_block_size"), "4096\n");
+        put(root, &format!("sys/devices/{READER}/diskseq"), "12\n");
         put(root, &format!("sys/devices/{READER}/device/vendor"), "Generic \n");
         put(root, &format!("sys/devices/{READER}/device/model"), "STORAGE \u{1b}[31mDEVICE\n");
         put(root, "sys/devices/pci0/usb1/1-2/idVendor", "0951\n");
@@ -299,12 +427,13 @@ pub(super) mod tests {
         let card = look(machine.path(), (8, 16));
         assert_eq!(card.name, "sdb");
         assert_eq!((card.size, card.removable, card.read_only), (2048 * 512, true, true));
+        assert_eq!((card.sector, card.sequence), (4096, Some(12)));
         // What is printed cannot move the terminal's cursor.
         assert_eq!(card.model.as_deref(), Some("Generic STORAGE [31mDEVICE"));
         assert_eq!((card.serial.as_deref(), card.transport), (Some("E0D55"), "usb"));
         let card = look(machine.path(), (179, 0));
         assert_eq!((card.model.as_deref(), card.serial.as_deref()), (Some("SC64G"), Some("0x1234abcd")));
-        assert_eq!(card.transport, "mmc");
+        assert_eq!((card.transport, card.sector, card.sequence), ("mmc", 512, None));
         let part = look(machine.path(), (8, 2));
         assert_eq!(part.partition_of.as_deref(), Some("sda"));
         let made = look(machine.path(), (7, 7));
@@ -322,6 +451,32 @@ pub(super) mod tests {
         assert_eq!(users((179, 0)), ["mmcblk0p1 is held by dm-0"]);
         // By the mount's source, and by the table of swaps.
         assert_eq!(users((8, 32)), ["sdc1 is mounted on /mnt/a b", "sdc2 is swap"]);
+    }
+
+    #[test]
+    fn what_loop_devices_are_made_of() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let (_machine, system) = loops(file.path());
+        let node = Node::of(&file.path().metadata().expect("file"));
+        let below = |number| {
+            let found = system.below(&system.device((7, number)).expect("a device"));
+            found.into_iter().map(|below| below.node).collect::<Vec<_>>()
+        };
+        assert_eq!(below(1), [Node::Disk((8, 32))]);
+        assert_eq!(below(4), [Node::Disk((7, 3)), node]);
+        assert_eq!(below(7), [], "its file is not there");
+        assert_eq!(system.loops(node), ["loop3"]);
+        assert_eq!(system.loops(Node::Disk((8, 32))), ["loop1", "loop2"]);
+        assert_eq!(system.loops(Node::Disk((8, 16))), [""; 0]);
+    }
+
+    #[test]
+    fn where_nodes_of_devices_are() {
+        let machine = machine();
+        let table = "24 27 0:6 / /dev rw - devtmpfs devtmpfs rw\n25 24 0:23 / /dev/shm rw shared:1 - tmpfs tmpfs rw\n";
+        fs::write(machine.path().join("proc/self/mountinfo"), table).expect("write");
+        let system = System::at(machine.path());
+        assert!(system.is_devtmpfs(6) && !system.is_devtmpfs(23) && !system.is_devtmpfs(7));
     }
 
     #[test]

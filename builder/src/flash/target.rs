@@ -1,18 +1,21 @@
 //! What is written to, and everything that must be right about it before anything is written.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, Metadata};
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use nix::sys::stat::{major, minor};
 use serde::Serialize;
 
-use super::medium::Disk;
-use super::system::{Device, Number, System};
+use super::system::{Below, Device, Node, Number, System};
 use crate::error::Problem;
+
+/// Bytes of a sector, as the partition tables of images count them.
+const SECTOR: u64 = 512;
+const NO_CARD: &str =
+    "a file among the devices lies in memory and is no card (is the card in? lsblk lists them)";
 
 /// What kind of target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -53,90 +56,161 @@ pub struct Rules {
 }
 
 /// A target and what tells it from others, and all that is wrong with it.
-struct Found {
-    target: Target,
-    /// Device and inode, or the device's own numbers.
-    identity: (u64, u64),
-    /// The file below a loop device.
-    backing: Option<(u64, u64)>,
-    wrong: Vec<String>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// It.
+    pub target: Target,
+    /// What it is, by whatever name; a file that is not there yet has a number of its name's.
+    pub node: Node,
+    /// What the kernel knows of a device.
+    pub device: Option<Device>,
+    /// What a loop device is made of.
+    pub below: Vec<Below>,
+    /// A file that is not there yet.
+    pub missing: bool,
+    /// Why it cannot be written to.
+    pub wrong: Vec<String>,
 }
 
-/// Looks at all targets; nothing is written or made.
-///
-/// # Errors
-/// One [`Problem`] with everything that is wrong with any of them.
-pub fn look(
-    paths: &[PathBuf],
-    image: &Path,
-    size: u64,
-    rules: Rules,
-    system: &System,
-) -> Result<Vec<Target>> {
-    let image = fs::metadata(image).ok().map(|data| (data.dev(), data.ino()));
-    let mut found: Vec<Found> = Vec::new();
-    let mut wrong = Vec::new();
-    let mut seen: BTreeMap<(u64, u64), PathBuf> = BTreeMap::new();
-    for path in paths {
-        let mut one = match find(path, size, rules, system) {
-            Ok(one) => one,
-            Err(reason) => {
-                wrong.push(format!("{}: {reason}", path.display()));
-                continue;
+/// What targets are looked at with.
+#[derive(Debug, Clone, Copy)]
+pub struct Look<'a> {
+    /// Bytes of the image.
+    pub size: u64,
+    /// What may be written to.
+    pub rules: Rules,
+    /// Who is asked about devices.
+    pub system: &'a System,
+}
+
+impl Look<'_> {
+    /// Looks at all targets; nothing is written or made.
+    ///
+    /// # Errors
+    /// One [`Problem`] with everything that is wrong with any of them.
+    pub fn all(&self, paths: &[PathBuf], image: &Path) -> Result<Vec<Found>> {
+        let image = fs::metadata(image).ok().map(|data| Node::of(&data));
+        let mut found: Vec<Found> = Vec::new();
+        let mut wrong = Vec::new();
+        let mut seen: BTreeMap<Node, PathBuf> = BTreeMap::new();
+        for path in paths {
+            let mut one = match self.find(path) {
+                Ok(one) => one,
+                Err(reason) => {
+                    wrong.push(format!("{}: {reason}", path.display()));
+                    continue;
+                }
+            };
+            let own: Vec<Node> = [one.node].into_iter().chain(one.below.iter().map(|it| it.node)).collect();
+            if image.is_some_and(|image| own.contains(&image)) {
+                one.wrong.push("it is the image itself".into());
             }
+            for node in own {
+                if let Some(other) = seen.insert(node, path.clone()) {
+                    one.wrong.push(format!("it is the same as {}", other.display()));
+                }
+            }
+            wrong.extend(one.wrong.iter().map(|reason| format!("{}: {reason}", path.display())));
+            found.push(one);
+        }
+        if wrong.is_empty() {
+            return Ok(found);
+        }
+        let message =
+            format!("nothing was written, because not every target can be:\n  {}", wrong.join("\n  "));
+        Err(Problem::input(message).hint("name only targets that may be overwritten whole").into())
+    }
+
+    fn find(&self, path: &Path) -> Result<Found, String> {
+        match fs::metadata(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound && self.rules.create => self.new_file(path),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err("it does not exist (--create makes a file)".into())
+            }
+            data => self.describe(path, &data.map_err(|error| error.to_string())?),
+        }
+    }
+
+    /// A target that is there: what `data` says of it, of its name or of what was opened.
+    ///
+    /// # Errors
+    /// Says why it can be none.
+    pub fn describe(&self, path: &Path, data: &Metadata) -> Result<Found, String> {
+        match Node::of(data) {
+            Node::Disk(number) => self.device(path, number),
+            Node::File(..) if data.is_file() => Ok(self.file(path, data)),
+            Node::File(..) => Err("it is neither a disk nor a file".into()),
+        }
+    }
+
+    fn device(&self, path: &Path, number: Number) -> Result<Found, String> {
+        let node = Node::Disk(number);
+        let device = self.system.device(number).map_err(|error| format!("{error:#}"))?;
+        let mut wrong = judge(&device, self.size, self.rules);
+        let loops = |node, but: &str| {
+            let others = self.system.loops(node).into_iter().filter(|name| name != but);
+            others.map(|name| format!("it is in use: {name} is made of it")).collect::<Vec<_>>()
         };
-        let own = [Some(one.identity), one.backing];
-        if own.contains(&image) && image.is_some() {
-            one.wrong.push("it is the image itself".into());
+        wrong.extend(loops(node, ""));
+        // Who writes to a loop device writes to what is below it.
+        let below = self.system.below(&device);
+        let mut above = &device.name;
+        for it in &below {
+            let judged = it.device.iter().flat_map(|device| unfit(device, self.rules));
+            let reasons = judged.chain(loops(it.node, above));
+            wrong
+                .extend(reasons.map(|reason| format!("what it is made of, {}: {reason}", it.path.display())));
+            above = it.device.as_ref().map_or(above, |device| &device.name);
         }
-        for identity in own.into_iter().flatten() {
-            if let Some(other) = seen.insert(identity, path.clone()) {
-                one.wrong.push(format!("it is the same as {}", other.display()));
-            }
-        }
-        wrong.extend(one.wrong.iter().map(|reason| format!("{}: {reason}", path.display())));
-        found.push(one);
+        let target = Target {
+            path: path.to_owned(),
+            kind: if device.transport == "loop" { Kind::Loop } else { Kind::Disk },
+            model: device.model.clone(),
+            serial: device.serial.clone(),
+            size: device.size,
+            transport: device.transport.into(),
+        };
+        Ok(Found { target, node, device: Some(device), below, missing: false, wrong })
     }
-    if wrong.is_empty() {
-        return Ok(found.into_iter().map(|found| found.target).collect());
-    }
-    let message = format!("nothing was written, because not every target can be:\n  {}", wrong.join("\n  "));
-    Err(Problem::input(message).hint("name only targets that may be overwritten whole").into())
-}
 
-fn find(path: &Path, size: u64, rules: Rules, system: &System) -> Result<Found, String> {
-    let data = match fs::metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound && rules.create => return new_file(path),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err("it does not exist (--create makes a file)".into());
-        }
-        data => data.map_err(|error| error.to_string())?,
-    };
-    if data.is_file() {
+    fn file(&self, path: &Path, data: &Metadata) -> Found {
+        let (node, size) = (Node::of(data), self.size);
         let mut wrong = Vec::new();
         if data.len() > 0 && data.len() < size {
             wrong.push(format!("it has {} bytes and the image {size} (an empty file grows)", data.len()));
         }
+        let loops = self.system.loops(node);
+        wrong.extend(loops.iter().map(|name| format!("it is in use: {name} is made of it")));
+        let folder = fs::canonicalize(path).ok().and_then(|path| Some(path.parent()?.to_owned()));
+        if self.among_devices(&folder.unwrap_or_default(), data) {
+            wrong.push(NO_CARD.into());
+        }
         let target = file(path, data.len());
-        return Ok(Found { target, identity: (data.dev(), data.ino()), backing: None, wrong });
+        Found { target, node, device: None, below: Vec::new(), missing: false, wrong }
     }
-    if !data.file_type().is_block_device() {
-        return Err("it is neither a disk nor a file".into());
-    }
-    let number = (major(data.rdev()) as u32, minor(data.rdev()) as u32);
-    let device = system.device(number).map_err(|error| format!("{error:#}"))?;
-    Ok(block(path, number, device, size, rules))
-}
 
-/// A file that is not there yet, told from others by its folder and a number for its name.
-fn new_file(path: &Path) -> Result<Found, String> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let data = fs::metadata(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let name = path.file_name().ok_or("it has no name")?.as_encoded_bytes();
-    let folder = format!("{}:{}:", data.dev(), data.ino());
-    let sum = crate::units::Digest::of([folder.as_bytes(), name].concat()).0;
-    let half = |at: usize| sum[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-    Ok(Found { target: file(path, 0), identity: (half(0), half(8)), backing: None, wrong: Vec::new() })
+    /// A file that is not there yet, told from others by its folder and a number for its name.
+    fn new_file(&self, path: &Path) -> Result<Found, String> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let unusable = |error| format!("{}: {error}", folder.display());
+        let data = fs::metadata(folder).map_err(unusable)?;
+        if self.among_devices(&fs::canonicalize(folder).map_err(unusable)?, &data) {
+            return Err(format!("it does not exist, and is not made: {NO_CARD}"));
+        }
+        let name = path.file_name().ok_or("it has no name")?.as_encoded_bytes();
+        let folder = format!("{}:{}:", data.dev(), data.ino());
+        let sum = crate::units::Digest::of([folder.as_bytes(), name].concat()).0;
+        let half = |at: usize| sum[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let node = Node::File(half(0), half(8));
+        let (target, below) = (file(path, 0), Vec::new());
+        Ok(Found { target, node, device: None, below, missing: true, wrong: Vec::new() })
+    }
+
+    /// Where the names of devices are, and a file is most likely a card that was pulled out. `/dev/shm` is for files.
+    fn among_devices(&self, folder: &Path, data: &Metadata) -> bool {
+        let below = folder.starts_with("/dev") && !folder.starts_with("/dev/shm");
+        below || self.system.is_devtmpfs(data.dev())
+    }
 }
 
 fn file(path: &Path, size: u64) -> Target {
@@ -144,20 +218,9 @@ fn file(path: &Path, size: u64) -> Target {
     Target { path: path.to_owned(), kind: Kind::File, model: None, serial: None, size, transport }
 }
 
-fn block(path: &Path, number: Number, device: Device, size: u64, rules: Rules) -> Found {
-    let kind = if device.transport == "loop" { Kind::Loop } else { Kind::Disk };
-    let mut wrong = Vec::new();
-    if let Some(disk) = &device.partition_of {
-        wrong.push(format!("it is a partition; the whole disk is {disk}"));
-    }
-    wrong.extend(device.users.iter().map(|user| format!("it is in use: {user}")));
-    let removable = device.removable || ["usb", "mmc"].contains(&device.transport);
-    if kind == Kind::Disk && !removable && !rules.fixed {
-        wrong.push(format!(
-            "it is a built-in disk ({}); --even-if-not-removable overwrites it all the same",
-            device.transport
-        ));
-    }
+/// Why a device cannot be written to.
+fn judge(device: &Device, size: u64, rules: Rules) -> Vec<String> {
+    let mut wrong = unfit(device, rules);
     if device.read_only {
         wrong.push("it is write-protected (the card's switch?)".into());
     }
@@ -166,65 +229,38 @@ fn block(path: &Path, number: Number, device: Device, size: u64, rules: Rules) -
         has if has < size => wrong.push(format!("it holds {has} bytes and the image has {size}")),
         _ => {}
     }
-    let backing =
-        device.backing.and_then(|path| fs::metadata(path).ok()).map(|data| (data.dev(), data.ino()));
-    let target = Target {
-        path: path.to_owned(),
-        kind,
-        model: device.model,
-        serial: device.serial,
-        size: device.size,
-        transport: device.transport.into(),
-    };
-    // No file has a device of number 0.
-    let identity = (0, u64::from(number.0) << 32 | u64::from(number.1));
-    Found { target, identity, backing, wrong }
+    wrong
 }
 
-/// Opens all targets, so that none can be taken away any more; files that are missing are made. Nothing is written yet.
-///
-/// # Errors
-/// One [`Problem`] with all that cannot be opened.
-pub fn open(targets: &[Target]) -> Result<Vec<Disk>> {
+/// Why it cannot, of a loop device's own disk as well.
+fn unfit(device: &Device, rules: Rules) -> Vec<String> {
     let mut wrong = Vec::new();
-    let mut open = Vec::new();
-    for target in targets {
-        match open_one(target) {
-            Ok(disk) => open.push(disk),
-            Err(reason) => wrong.push(format!("{}: {reason}", target.path.display())),
-        }
+    if let Some(disk) = &device.partition_of {
+        wrong.push(format!("it is a partition; the whole disk is {disk}"));
     }
-    if wrong.is_empty() {
-        return Ok(open);
+    wrong.extend(device.users.iter().map(|user| format!("it is in use: {user}")));
+    // Somebody made a loop device for this; what it is made of is judged besides.
+    let removable = device.removable || ["usb", "mmc", "loop"].contains(&device.transport);
+    if !removable && !rules.fixed {
+        wrong.push(format!(
+            "it is a built-in disk ({}); --even-if-not-removable overwrites it all the same",
+            device.transport
+        ));
     }
-    let message =
-        format!("nothing was written, because not every target can be opened:\n  {}", wrong.join("\n  "));
-    Err(Problem::input(message)
-        .hint("close what uses them; a device takes root, or membership of its group")
-        .into())
-}
-
-fn open_one(target: &Target) -> Result<Disk, String> {
-    if target.kind == Kind::File && !target.path.exists() {
-        // An identity may come into it.
-        create(&target.path).map_err(|error| error.to_string())?;
+    if device.sector != SECTOR {
+        wrong.push(format!(
+            "its sectors have {} bytes, and the image's partition table counts in {SECTOR}: nothing would boot from it \
+             (some disks and USB bridges can be switched)",
+            device.sector
+        ));
     }
-    Disk::open(&target.path).map_err(|error| match error.raw_os_error() {
-        Some(libc::EBUSY) => "it is in use: somebody has it open for himself (a mapping, RAID, ZFS?)".into(),
-        Some(libc::EROFS) => "it is write-protected".into(),
-        Some(libc::ENOMEDIUM) => "it has no medium".into(),
-        _ => error.to_string(),
-    })
-}
-
-fn create(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+    wrong
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Kind, Rules, block, look, open};
-    use crate::flash::system::{Device, System};
+    use super::{Found, Kind, Look, Rules, judge};
+    use crate::flash::system::{Device, System, tests::loops};
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::path::{Path, PathBuf};
@@ -233,6 +269,8 @@ mod tests {
         Device {
             name: "sdb".into(),
             size: 1000,
+            sector: 512,
+            sequence: None,
             partition_of: None,
             model: None,
             serial: None,
@@ -247,7 +285,7 @@ mod tests {
     fn wrong(change: impl Fn(&mut Device)) -> Vec<String> {
         let mut device = card();
         change(&mut device);
-        block(Path::new("/dev/sdb"), (8, 16), device, 1000, Rules::default()).wrong
+        judge(&device, 1000, Rules::default())
     }
 
     #[test]
@@ -259,6 +297,7 @@ mod tests {
             (wrong(|it| it.read_only = true), "it is write-protected"),
             (wrong(|it| it.partition_of = Some("sdb".into())), "the whole disk is sdb"),
             (wrong(|it| it.users.push("sdb1 is swap".into())), "it is in use: sdb1 is swap"),
+            (wrong(|it| it.sector = 4096), "its sectors have 4096 bytes"),
             (wrong(|it| it.transport = "ata"), "--even-if-not-removable"),
             (wrong(|it| it.transport = "virtio"), "it is a built-in disk (virtio)"),
         ] {
@@ -269,7 +308,7 @@ mod tests {
         assert_eq!(wrong(|it| it.transport = "loop"), [""; 0]);
         let fixed = Rules { fixed: true, create: false };
         let device = Device { transport: "nvme", ..card() };
-        assert!(block(Path::new("/dev/x"), (259, 0), device, 1000, fixed).wrong.is_empty());
+        assert!(judge(&device, 1000, fixed).is_empty());
     }
 
     #[test]
@@ -284,11 +323,12 @@ mod tests {
         let create = Rules { create: true, fixed: false };
         let look = |names: &[&str], rules| {
             let paths: Vec<PathBuf> = names.iter().map(|name| at(name)).collect();
-            look(&paths, &at("image"), 100, rules, &System::default()).map_err(|error| error.to_string())
+            let look = Look { size: 100, rules, system: &System::default() };
+            look.all(&paths, &at("image")).map_err(|error| error.to_string())
         };
         let refused = |names: &[&str], rules| look(names, rules).expect_err("refused");
         let found = look(&["a", "large", "new"], create).expect("all good");
-        assert!(found.iter().all(|target| target.kind == Kind::File) && !at("new").exists());
+        assert!(found.iter().all(|found| found.target.kind == Kind::File) && !at("new").exists());
         assert!(refused(&["new"], Rules::default()).ends_with("it does not exist (--create makes a file)"));
         let several = refused(&["also", "small", "a", "link"], create);
         for expected in ["also: it is the image itself", "small: it has 99 bytes", "link: it is the same as "]
@@ -297,7 +337,49 @@ mod tests {
         }
         assert!(refused(&["new", "./new"], create).contains("it is the same as"));
         assert!(refused(&[""], create).contains("neither a disk nor a file"), "a folder");
-        assert_eq!(open(&found).expect("open").len(), 3);
-        assert!(at("new").exists());
+        assert_eq!(found.iter().map(|found| found.missing).collect::<Vec<_>>(), [false, false, true]);
+    }
+
+    #[test]
+    fn a_file_among_devices_is_no_card() {
+        let create = Rules { create: true, fixed: false };
+        let look = Look { size: 100, rules: create, system: &System::default() };
+        let wrong = |path: &str| look.find(Path::new(path)).expect_err("refused");
+        for path in ["/dev/edgepress-sdz", "/dev/../dev/edgepress-sdz", "/proc/self/root/dev/edgepress-sdz"] {
+            assert!(wrong(path).contains("lies in memory and is no card"), "{path}: {}", wrong(path));
+        }
+        assert!(!look.among_devices(Path::new("/dev/shm"), &fs::metadata("/").expect("root")));
+    }
+
+    /// What a loop device is made of is written to: the rules are the same, and it is known again.
+    #[test]
+    fn below_loop_devices() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (file, other) = (folder.path().join("disk.img"), folder.path().join("other"));
+        fs::write(&file, [0; 100]).expect("write");
+        let (_machine, system) = loops(&file);
+        let look = Look { size: 100, rules: Rules::default(), system: &system };
+        let device = |number| look.device(Path::new("/dev/x"), number).expect("a device");
+        let wrong = |found: Found| found.wrong;
+        // loop1 is made of sdc, loop2 of its partition.
+        assert_eq!(
+            wrong(device((7, 1))),
+            [
+                "what it is made of, /dev/sdc: it is in use: sdc1 is mounted on /mnt/a b",
+                "what it is made of, /dev/sdc: it is in use: sdc2 is swap",
+                "what it is made of, /dev/sdc: it is in use: loop2 is made of it"
+            ]
+        );
+        assert!(
+            wrong(device((7, 2))).contains(
+                &"what it is made of, /dev/sdc1: it is a partition; the whole disk is sdc".to_owned()
+            )
+        );
+        assert!(wrong(device((8, 32))).contains(&"it is in use: loop1 is made of it".to_owned()));
+        // loop4 of loop3, loop3 of a file.
+        assert_eq!(wrong(device((7, 3))), ["it is in use: loop4 is made of it"]);
+        assert_eq!(wrong(device((7, 4))), [""; 0]);
+        let refused = look.all(std::slice::from_ref(&file), &other).expect_err("refused").to_string();
+        assert!(refused.ends_with("disk.img: it is in use: loop3 is made of it"), "{refused}");
     }
 }
