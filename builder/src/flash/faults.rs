@@ -440,6 +440,23 @@ fn an_image_that_is_not_what_it_must_be() {
     );
 }
 
+/// The slow one, too, ends as soon as the image is known to be damaged, and not when all of it is written.
+#[test]
+fn a_slow_device_and_a_damaged_image() {
+    let case = Case::new();
+    let mut source = case.source();
+    source.file_sha256 = Some((Digest::of("other"), "SHA256SUMS".into()));
+    let slow = Fault::Slow(Duration::from_millis(200));
+    let devices = [Faulty::new(case.disk.len(), Fault::None), Faulty::new(case.disk.len(), slow)];
+    let results = flash(&source, &devices, &Feed::new(2, 2, Duration::from_millis(5)), None);
+    for result in results {
+        let fault = result.expect_err("damaged");
+        assert!(fault.message.starts_with("the image is damaged: its digest is"), "{fault:?}");
+    }
+    let writes = |device: &Faulty| device.writes.load(Ordering::Relaxed);
+    assert!(writes(&devices[1]) < writes(&devices[0]) && blank(&devices[1]));
+}
+
 #[test]
 fn what_cannot_be_noted_down_does_not_boot() {
     let case = Case::new();

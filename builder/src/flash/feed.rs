@@ -186,15 +186,22 @@ impl Feed {
         self.changed.notify_all();
     }
 
+    fn reason(&self, state: &State) -> Option<String> {
+        let stopped = self.stopped().then(|| INTERRUPTED.to_owned());
+        stopped.or_else(|| state.outcome.as_ref().and_then(|outcome| outcome.as_ref().err().cloned()))
+    }
+
+    /// Why nobody shall go on, if it came to that. Waits for nothing.
+    pub fn broken(&self) -> Option<String> {
+        self.reason(&self.state())
+    }
+
     /// What a consumer does next. Waits for it.
     pub fn next(&self, slot: usize) -> Next {
         let mut state = self.state();
         loop {
-            if self.stopped() {
-                return Next::Broken(INTERRUPTED.into());
-            }
-            if let Some(Err(reason)) = &state.outcome {
-                return Next::Broken(reason.clone());
+            if let Some(reason) = self.reason(&state) {
+                return Next::Broken(reason);
             }
             let ended = state.ended;
             let own = &mut state.slots[slot];
@@ -303,8 +310,9 @@ mod tests {
         feed.leave(0);
         assert!(push(&feed, 0));
         feed.leave(1);
-        assert!(!push(&feed, 1));
+        assert!(!push(&feed, 1) && feed.broken().is_none());
         feed.settle(Err("the file is damaged".into()));
+        assert_eq!(feed.broken().as_deref(), Some("the file is damaged"));
         assert!(matches!(feed.next(0), Next::Broken(_)));
         assert_eq!(feed.outcome().err().as_deref(), Some("the file is damaged"));
         feed.stop();

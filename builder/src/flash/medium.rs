@@ -14,6 +14,9 @@ use super::chunk::ALIGN;
 /// Written through the page cache, so much may wait there.
 const DIRTY: u64 = 16 << 20;
 
+/// No machine has larger pages: 64 KiB on some ARM.
+const PAGES: u64 = 64 << 10;
+
 /// A target's input and output. The tests have one that fails on purpose.
 pub trait Medium: Send + Sync {
     /// Writes some of the bytes; says how many.
@@ -146,10 +149,16 @@ impl Disk {
     }
 
     fn forget(&self, at: u64, length: usize) -> io::Result<()> {
-        let (at, length) = (at as libc::off_t, length as libc::off_t);
+        let pages = pages(at, length);
+        let (at, length) = (pages.start as libc::off_t, (pages.end - pages.start) as libc::off_t);
         posix_fadvise(&self.file, at, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
         Ok(())
     }
+}
+
+/// Whole pages around a range: of those that are named in part the kernel drops none (posix_fadvise(2)).
+fn pages(at: u64, length: usize) -> Range<u64> {
+    at / PAGES * PAGES..(at + length as u64).next_multiple_of(PAGES)
 }
 
 fn aligned(bytes: &[u8], at: u64) -> bool {
@@ -239,8 +248,15 @@ pub fn read_all(medium: &dyn Medium, mut bytes: &mut [u8], mut at: u64) -> io::R
 
 #[cfg(test)]
 mod tests {
-    use super::{Disk, Medium as _, read_all, write_all};
+    use super::{Disk, Medium as _, PAGES, pages, read_all, write_all};
     use crate::flash::chunk::{ALIGN, Aligned, CHUNK};
+
+    #[test]
+    fn pages_are_forgotten_whole() {
+        assert_eq!(pages(3 * PAGES, 100), 3 * PAGES..4 * PAGES);
+        assert_eq!(pages(3 * PAGES - 1, 2), 2 * PAGES..4 * PAGES);
+        assert_eq!(pages(0, 2 * PAGES as usize), 0..2 * PAGES);
+    }
 
     #[test]
     fn aligned_or_not_the_bytes_arrive() {

@@ -6,10 +6,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::chunk::CHUNK;
 use super::size;
 use crate::build::manifest::FILE_NAME;
 use crate::error::Problem;
@@ -137,18 +138,21 @@ impl Source {
         Ok((decode::stream(hashed.clone(), self.container, length, &self.path)?, hashed))
     }
 
-    /// The disk's bytes from `at` on, a place inside it.
+    /// The disk's bytes from `at` on, a place inside it. Up to there it may have to be unpacked, for as long as `going_on`.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn read_from(&self, at: u64) -> Result<Box<dyn Read + Send>> {
+    /// When the file cannot be read, or somebody does not want it any more.
+    pub fn read_from(&self, at: u64, going_on: &dyn Fn() -> bool) -> Result<Box<dyn Read + Send>> {
         let (mut file, length) = self.file()?;
         let footer = match self.container {
             Container::Raw => 0,
             Container::Vhd => VHD_FOOTER,
             _ => {
                 let mut stream = decode::stream(file, self.container, length, &self.path)?;
-                io::copy(&mut (&mut stream).take(at), &mut io::sink())?;
+                for start in (0..at).step_by(CHUNK) {
+                    ensure!(going_on(), "nobody wants it any more");
+                    io::copy(&mut (&mut stream).take((at - start).min(CHUNK as u64)), &mut io::sink())?;
+                }
                 return Ok(stream);
             }
         };
@@ -318,6 +322,7 @@ mod tests {
     use crate::units::Digest;
     use flate2::Compression;
     use flate2::write::GzEncoder;
+    use std::cell::Cell;
     use std::fs;
     use std::io::{Read as _, Write as _};
     use std::path::Path;
@@ -364,9 +369,13 @@ mod tests {
         for path in [at("x.img"), at("x.img.zst")] {
             let source = Source::open(&options(&path)).expect("opens");
             found.clear();
-            source.read_from(1000).expect("read").read_to_end(&mut found).expect("read");
+            source.read_from(1000, &|| true).expect("read").read_to_end(&mut found).expect("read");
             assert!(found == raw[1000..]);
         }
+        let asked = Cell::new(0);
+        let twice = || asked.replace(asked.get() + 1) < 2;
+        let packed = Source::open(&options(&at("x.img.zst"))).expect("opens");
+        assert!(packed.read_from(4 << 20, &twice).is_err() && asked.get() == 3, "asked for every MiB");
         // A list that says otherwise.
         fs::write(at("SHA256SUMS"), format!("{}  x.img.zst\n", Digest::of("?"))).expect("write");
         assert!(refusal(&options(folder.path())).starts_with("SHA256SUMS and manifest.json give "));

@@ -169,7 +169,7 @@ impl<'a, 'b> Writer<'a, 'b> {
     }
 
     fn going_on(&self) -> Result<(), Fault> {
-        if self.job.feed.stopped() { Err(Fault::broken(INTERRUPTED.into())) } else { Ok(()) }
+        self.job.feed.broken().map_or(Ok(()), |reason| Err(Fault::broken(reason)))
     }
 
     fn put(&mut self, bytes: &[u8], at: u64) -> Result<(), Fault> {
@@ -212,7 +212,10 @@ impl<'a, 'b> Writer<'a, 'b> {
     fn alone(&mut self) -> Result<(), Fault> {
         self.work.alone = true;
         let unreadable = |error: &dyn std::fmt::Display| Fault::new(format!("reading the image: {error:#}"));
-        let stream = self.job.source.read_from(self.next * CHUNK as u64);
+        let going_on = || self.job.feed.broken().is_none();
+        let stream = self.job.source.read_from(self.next * CHUNK as u64, &going_on);
+        // Stopped is not unreadable.
+        self.going_on()?;
         let mut stream = stream.map_err(|error| unreadable(&error))?;
         let mapped = self.job.source.mapped();
         let pool = Pool::new(1);
