@@ -183,17 +183,8 @@ fn quoted(word: &str) -> String {
 }
 
 fn failed(outcome: &Outcome, again: &str) -> Result<()> {
+    let Some(message) = outcome.shortfall() else { return Ok(()) };
     let bad: Vec<_> = outcome.bad().map(|row| quoted(&row.target.path.to_string_lossy())).collect();
-    if bad.is_empty() {
-        return Ok(());
-    }
-    let mut message = format!("{} of {} targets are not good", bad.len(), outcome.devices.len());
-    let uncertain: Vec<_> = outcome.uncertain().map(|row| row.target.path.to_string_lossy()).collect();
-    if !uncertain.is_empty() {
-        let which = uncertain.join(", ");
-        message +=
-            &format!("; wipe or destroy the card in {which}: it may boot, as a device that nobody knows of");
-    }
     let targets: String = bad.iter().map(|path| format!(" --to {path}")).collect();
     Err(Problem::work(message).hint(format!("those alone again, with other cards: {again}{targets}")).into())
 }

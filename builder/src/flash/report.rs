@@ -150,9 +150,16 @@ impl Outcome {
         self.devices.iter().filter(|row| row.record.verdict != Verdict::Good)
     }
 
-    /// The targets that may boot although they are not good.
-    pub fn uncertain(&self) -> impl Iterator<Item = &Row> {
-        self.devices.iter().filter(|row| row.record.verdict == Verdict::Uncertain)
+    /// In a line, what is not as it should be.
+    pub fn shortfall(&self) -> Option<String> {
+        let bad = self.bad().count();
+        let mut said = format!("{bad} of {} targets are not good", self.devices.len());
+        let uncertain = self.bad().filter(|row| row.record.verdict == Verdict::Uncertain);
+        let uncertain: Vec<_> = uncertain.map(|row| row.target.path.to_string_lossy()).collect();
+        if !uncertain.is_empty() {
+            said += &format!("; wipe or destroy what was in {}: it may boot", uncertain.join(", "));
+        }
+        (bad > 0).then_some(said)
     }
 }
 
@@ -213,7 +220,14 @@ mod tests {
             ]
         );
         let devices = verdicts.map(row).into();
-        let outcome = Outcome { image: "x.img".into(), size: 9, seconds: 1.0, ledger: None, devices };
-        assert_eq!((outcome.bad().count(), outcome.uncertain().count()), (3, 1));
+        let outcome =
+            |devices| Outcome { image: "x.img".into(), size: 9, seconds: 1.0, ledger: None, devices };
+        let expected = "3 of 4 targets are not good; wipe or destroy what was in /dev/sdb: it may boot";
+        assert_eq!(outcome(devices).shortfall().as_deref(), Some(expected));
+        assert_eq!(
+            outcome(vec![row(Verdict::Failed)]).shortfall().as_deref(),
+            Some("1 of 1 targets are not good")
+        );
+        assert_eq!(outcome(vec![row(Verdict::Good)]).shortfall(), None);
     }
 }
