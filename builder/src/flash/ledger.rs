@@ -4,8 +4,8 @@
 //! {"verdict":"finishing","registration_id":"pump-7",…}     its first MiB comes next
 //! {"verdict":"good","registration_id":"pump-7",…}
 //! ```
-//! It is the memory of which identities are given away: an identity is free again when its last line with that golden image
-//! says that its device boots nothing. What cannot be read gives nothing free. The file is locked as long as a run lasts.
+//! It is the memory of which identities are given away: after `finishing`, an identity is free again when the next line says
+//! that its device boots nothing; after `good`, never. What cannot be read gives nothing free. The file is locked as long as a run lasts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -346,11 +346,22 @@ fn read(file: &File, path: &Path, sink: &dyn Sink) -> Result<BTreeMap<String, Ve
         for record in records {
             let Some(id) = &record.registration_id else { continue };
             let all = known.entry(id.to_ascii_lowercase()).or_default();
-            all.retain(|other| other.golden_sha256 != record.golden_sha256);
-            all.push(record);
+            remember(all, record);
         }
     }
     Ok(known)
+}
+
+/// The last line with a golden image counts, except that a device that failed is not the one that was good before: that
+/// one still has the identity. (A reader's serial would not tell them apart.)
+fn remember(all: &mut Vec<Record>, record: Record) {
+    let same = |other: &&Record| other.golden_sha256 == record.golden_sha256;
+    let out = |other: &Record| matches!(other.verdict, Verdict::Good | Verdict::Uncertain);
+    if record.verdict.frees() && all.iter().filter(same).any(out) {
+        return;
+    }
+    all.retain(|other| !same(&other));
+    all.push(record);
 }
 
 #[cfg(test)]
@@ -388,6 +399,7 @@ mod tests {
             ("good", "c"),
             ("failed", "C"),
             ("finishing", "d"),
+            ("failed", "D"),
             ("finishing", "e"),
             ("interrupted", "e"),
             ("finishing", "f"),
@@ -399,7 +411,7 @@ mod tests {
         drop(ledger);
         let ledger = open(&path);
         let taken = ["a", "b", "c", "d", "e", "f"].map(|id| is_taken(&ledger, id));
-        assert_eq!(taken, [true, true, false, true, false, true]);
+        assert_eq!(taken, [true, true, true, false, false, true]);
         assert!(matches!(ledger.taken("A", None), Some(Taken::Same(_))));
     }
 
@@ -421,11 +433,14 @@ mod tests {
         assert_eq!(with("failed", Some("b")), "free");
         assert_eq!(with("good", Some("a")), "other");
         assert_eq!(with("failed", Some("b")), "other");
-        assert_eq!(with("good", Some("b")), "same");
-        assert_eq!(with("failed", Some("b")), "other");
+        assert_eq!(with("failed", Some("a")), "other");
         assert_eq!(with("finishing", None), "same");
         assert_eq!(with("failed", None), "other");
-        assert_eq!(with("failed", Some("a")), "free");
+        assert_eq!(with("finishing", Some("b")), "same");
+        assert_eq!(with("interrupted", Some("b")), "other");
+        assert_eq!(with("good", Some("b")), "same");
+        // Another card failed; the good one is out there.
+        assert_eq!(with("failed", Some("b")), "same");
     }
 
     /// A copy of the file, which is locked itself.
