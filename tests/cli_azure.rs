@@ -79,6 +79,36 @@ fn from_a_recipe_and_not_twice() {
 }
 
 #[test]
+fn a_version_can_be_stated_and_the_disk_tells_the_bytes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let built = built(folder.path());
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(built.join("manifest.json")).expect("read")).expect("JSON");
+    let digest = &manifest["outputs"][0]["sha256"].as_str().expect("a digest")[..8];
+    let out = folder.path().join("azure");
+    let of = |options: &[&str]| {
+        let mut arguments = vec!["azure", path(&built), "--out", path(&out), "--force", "--json"];
+        arguments.extend(options);
+        edgepress(&arguments)
+    };
+    for (options, version) in [(&[][..], "2026.1122.732"), (&["--version", "1.40.0"], "1.40.0")] {
+        let output = of(options);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(said["version"], version);
+        let parameters = fs::read(out.join("azuredeploy.parameters.json")).expect("read");
+        let parameters: Value = serde_json::from_slice(&parameters).expect("JSON");
+        assert_eq!(parameters["parameters"]["imageVersion"]["value"], version);
+        let disk = format!("factory-{}-{digest}", version.replace('.', "-"));
+        assert_eq!(parameters["parameters"]["diskName"]["value"], disk.as_str());
+        assert!(fs::read_to_string(out.join("upload.sh")).expect("read").contains(&format!("disk='{disk}'")));
+    }
+    let output = of(&["--version", "1.4"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("three numbers"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn what_azure_does_not_take_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("azure");

@@ -5,10 +5,10 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use time::OffsetDateTime;
 use url::Url;
 
 use super::names::Names;
+use super::version::Version;
 use crate::build::manifest::{FILE_NAME, Manifest};
 use crate::error::Problem;
 use crate::recipe;
@@ -41,7 +41,7 @@ pub struct Facts {
     /// Names by Azure's rules.
     pub names: Names,
     /// Version of the image.
-    pub version: String,
+    pub version: Version,
     /// The VHD; none where only the recipe is known.
     pub vhd: Option<Vhd>,
     /// The vault that a VM reads with its own identity, if the recipe says so.
@@ -68,13 +68,14 @@ pub struct Vhd {
 }
 
 impl Facts {
-    /// Of a recipe (`*.toml`), a folder that `edgepress build` made, or a file in one.
+    /// Of a recipe (`*.toml`), a folder that `edgepress build` made, or a file in one. A version that is stated is the
+    /// image's.
     ///
     /// # Errors
     /// A [`Problem`] that says what is missing.
-    pub fn of(input: &Path) -> Result<Self> {
+    pub fn of(input: &Path, version: Option<Version>) -> Result<Self> {
         if input.extension().is_some_and(|ending| ending == "toml") {
-            return Self::of_recipe(input);
+            return Self::of_recipe(input, version.unwrap_or(Version::FIRST));
         }
         let data = std::fs::metadata(input).map_err(|error| {
             Problem::input(format!("cannot open {}: {error}", input.display()))
@@ -82,10 +83,10 @@ impl Facts {
         })?;
         let folder = if data.is_dir() { input } else { input.parent().unwrap_or(Path::new("")) };
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        Self::of_build(folder)
+        Self::of_build(folder, version)
     }
 
-    fn of_build(folder: &Path) -> Result<Self> {
+    fn of_build(folder: &Path, version: Option<Version>) -> Result<Self> {
         let manifest = read_manifest(&folder.join(FILE_NAME))?;
         let output =
             manifest.outputs.iter().find(|output| output.file.extension().is_some_and(|it| it == "vhd"));
@@ -101,17 +102,12 @@ impl Facts {
         let virtual_size = look_at_vhd(&path, output.size)?;
         let path = std::path::absolute(&path).with_context(|| format!("resolving {}", path.display()))?;
         let vhd = Vhd { path, virtual_size, upload_size: output.size, sha256: output.sha256 };
-        let version = version(manifest.epoch)?;
-        let of = Self {
-            names: Names::of(&manifest.name, &version),
-            version,
-            vhd: Some(vhd),
-            ..Self::common(manifest.name, &manifest.description, manifest.arch, &manifest.provisioning)?
-        };
-        Ok(of)
+        let version = version.map_or_else(|| Version::of_epoch(manifest.epoch), Ok)?;
+        let Manifest { name, description, arch, provisioning, .. } = manifest;
+        Self::common(name, &description, arch, &provisioning, version, Some(vhd))
     }
 
-    fn of_recipe(path: &Path) -> Result<Self> {
+    fn of_recipe(path: &Path, version: Version) -> Result<Self> {
         let recipe = recipe::load(path, &[], None)?.recipe;
         if !recipe.target.formats.contains(&Format::Vhd) {
             return Err(Problem::input(format!(
@@ -121,11 +117,24 @@ impl Facts {
             .hint("add \"vhd\" to target.formats")
             .into());
         }
-        Self::common(recipe.name, &recipe.description, recipe.target.arch, &recipe.provisioning)
+        Self::common(
+            recipe.name,
+            &recipe.description,
+            recipe.target.arch,
+            &recipe.provisioning,
+            version,
+            None,
+        )
     }
 
-    fn common(name: String, description: &str, arch: Arch, provisioning: &Provisioning) -> Result<Self> {
-        let version = "1.0.0".to_owned();
+    fn common(
+        name: String,
+        description: &str,
+        arch: Arch,
+        provisioning: &Provisioning,
+        version: Version,
+        vhd: Option<Vhd>,
+    ) -> Result<Self> {
         let registration_id = provisioning.registration_id.clone().unwrap_or_default();
         let (vault, secret) = match &provisioning.certificate {
             CertificateSource::KeyVault {
@@ -148,12 +157,12 @@ impl Facts {
             check(what, text)?;
         }
         Ok(Self {
-            names: Names::of(&name, &version),
+            names: Names::of(&name, version, vhd.as_ref().map(|vhd| &vhd.sha256)),
             name,
             description: description.replace(char::is_control, " "),
             arch,
             version,
-            vhd: None,
+            vhd,
             vault,
             secret,
             registration_id,
@@ -215,15 +224,6 @@ fn look_at_vhd(path: &Path, size: u64) -> Result<u64> {
     Ok(virtual_size)
 }
 
-/// `2026.1122.712`: the image's own time, so the same image has the same version. No part may begin with a zero.
-fn version(epoch: u64) -> Result<String> {
-    let seconds = i64::try_from(epoch).context("reading the image's time")?;
-    let at = OffsetDateTime::from_unix_timestamp(seconds).context("reading the image's time")?;
-    let day = u32::from(u8::from(at.month())) * 100 + u32::from(at.day());
-    let minute = u32::from(at.hour()) * 100 + u32::from(at.minute());
-    Ok(format!("{}.{day}.{minute}", at.year()))
-}
-
 /// `factory` of `https://factory.vault.azure.net`.
 fn vault_name(address: &str) -> Result<String> {
     let parsed = Url::parse(address).ok();
@@ -240,7 +240,7 @@ fn vault_name(address: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{look_at_vhd, vault_name, version};
+    use super::{look_at_vhd, vault_name};
 
     /// A VHD of one MiB with a footer that says so; its checksum is the writer's business.
     fn vhd() -> Vec<u8> {
@@ -280,10 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_and_vaults() {
-        assert_eq!(version(1_795_332_720).expect("a time"), "2026.1122.732");
-        assert_eq!(version(0).expect("a time"), "1970.101.0");
-        assert!(version(u64::MAX).is_err());
+    fn vaults() {
         assert_eq!(vault_name("https://factory.vault.azure.net").expect("a vault"), "factory");
         for bad in ["", "https://", "https://x", "https://10.1.2.3", "https://a.vault.azure.net", "x y"] {
             assert!(vault_name(bad).is_err(), "{bad}");

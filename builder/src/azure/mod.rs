@@ -13,6 +13,7 @@ mod facts;
 mod model;
 mod names;
 mod template;
+mod version;
 
 use std::fmt;
 use std::fs;
@@ -24,6 +25,7 @@ use serde::Serialize;
 use tera::Tera;
 
 use self::facts::Facts;
+pub use self::version::Version;
 use crate::error::Problem;
 
 /// What to write, and where.
@@ -33,6 +35,8 @@ pub struct Options {
     pub input: PathBuf,
     /// The folder to write to; made where it is not there.
     pub out: PathBuf,
+    /// The image's version; none: the image's own time.
+    pub version: Option<Version>,
     /// Replace files that are there.
     pub force: bool,
 }
@@ -47,7 +51,7 @@ pub struct Outcome {
     /// The image's name in the gallery.
     pub image: String,
     /// Its version.
-    pub version: String,
+    pub version: Version,
     /// Bytes to upload, footer included; none where only the recipe is known.
     pub upload_size: Option<u64>,
     /// The vault that VMs read, if any.
@@ -86,7 +90,7 @@ struct File {
 /// # Errors
 /// A [`Problem`] when there is nothing that Azure takes, or something is in the way.
 pub fn azure(options: &Options) -> Result<Outcome> {
-    let facts = Facts::of(&options.input)?;
+    let facts = Facts::of(&options.input, options.version)?;
     let files = files(&facts)?;
     refuse_existing(options, &files)?;
     fs::create_dir_all(&options.out).with_context(|| format!("creating {}", options.out.display()))?;
@@ -148,7 +152,7 @@ fn context(facts: &Facts) -> tera::Context {
     for (name, value) in [
         ("name", &facts.name),
         ("description", &facts.description),
-        ("version", &facts.version),
+        ("version", &facts.version.to_string()),
         ("disk", &names.disk),
         ("gallery", &names.gallery),
         ("image", &names.image),

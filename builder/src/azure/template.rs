@@ -62,7 +62,7 @@ fn parameters(facts: &Facts) -> Vec<Parameter> {
         text("diskName", "The managed disk that upload.sh made of the VHD.", &names.disk),
         text("galleryName", "The gallery.", &names.gallery),
         text("imageName", "The image definition in the gallery.", &names.image),
-        text("imageVersion", "The version of the image: three numbers.", &facts.version),
+        text("imageVersion", "The version of the image: three numbers.", &facts.version.to_string()),
         text("vmName", "The VM, and its host name: letters, digits and hyphens.", &names.vm),
         text("vmSize", "The VM's size; of the image's architecture.", size),
         Parameter {

@@ -6,24 +6,26 @@ use serde_json::Value as Json;
 use super::facts::{Facts, Vhd};
 use super::model::{Deployment, Value};
 use super::names::Names;
+use super::version::Version;
 use super::{arm, bicep, files, quoted, template};
 use crate::units::{Arch, Digest};
 
 fn facts(arch: Arch, built: bool, vault: bool) -> Facts {
-    let version = if built { "2026.1122.732" } else { "1.0.0" };
     let vhd = Vhd {
         path: PathBuf::from("/out/factory-x86_64/factory.vhd"),
         virtual_size: 1200 << 20,
         upload_size: (1200 << 20) + 512,
         sha256: Digest::of("vhd"),
     };
+    let version = if built { Version::of_epoch(1_795_332_720).expect("a time") } else { Version::FIRST };
+    let vhd = built.then_some(vhd);
     Facts {
         name: "factory".into(),
         description: "A factory's gateways".into(),
         arch,
-        names: Names::of("factory", version),
-        version: version.into(),
-        vhd: built.then_some(vhd),
+        names: Names::of("factory", version, vhd.as_ref().map(|vhd| &vhd.sha256)),
+        version,
+        vhd,
         vault: vault.then(|| "factory-keys".into()),
         secret: "edge-{{ registration_id }}".into(),
         registration_id: "{{ vm_name }}".into(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::Session;
-use crate::azure::{Options, azure};
+use crate::azure::{Options, Version, azure};
 
 /// Writes what puts an image into an Azure subscription: templates, scripts, and the order to run them in
 ///
@@ -19,6 +19,8 @@ use crate::azure::{Options, azure};
 Examples:
   edgepress build ubuntu-24.04-azure.toml && edgepress azure out/ubuntu-24-04-azure-x86_64 --out azure
       azure/README.md tells the order
+  edgepress azure out/gateway-x86_64 --out azure --version 1.4.0
+      of another image with the same packages: only the recipe or an overlay has changed
   edgepress azure recipes/debian-12-azure.toml --out azure
       before anything is built
 
@@ -30,6 +32,10 @@ pub struct Args {
     /// Folder for the files
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Version of the image: three numbers, higher than those that the gallery has. Otherwise it is made of the time of the
+    /// image's newest package, and 1.0.0 before anything is built
+    #[arg(long, value_name = "X.Y.Z")]
+    version: Option<Version>,
     /// Replace files that are there already
     #[arg(long)]
     force: bool,
@@ -40,6 +46,6 @@ pub struct Args {
 /// # Errors
 /// When the image is none that Azure takes, or files are in the way.
 pub fn run(args: Args, session: &Session) -> Result<()> {
-    let options = Options { input: args.input, out: args.out, force: args.force };
+    let options = Options { input: args.input, out: args.out, version: args.version, force: args.force };
     session.answer(&azure(&options)?)
 }

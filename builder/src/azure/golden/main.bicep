@@ -6,7 +6,7 @@ targetScope = 'resourceGroup'
 param location string = resourceGroup().location
 
 @description('The managed disk that upload.sh made of the VHD.')
-param diskName string = 'factory-2026-1122-732'
+param diskName string = 'factory-2026-1122-732-e1200af4'
 
 @description('The gallery.')
 param galleryName string = 'factory_images'

@@ -7,7 +7,7 @@
 # Needs Linux (WSL will do), the Azure CLI, logged in (az login), and azcopy.
 set -euo pipefail
 
-disk='factory-2026-1122-732'
+disk='factory-2026-1122-732-e1200af4'
 vhd='/out/factory-x86_64/factory.vhd'
 size=1258291712 # 1258291200 bytes of disk and a footer of 512
 sha256=e1200af476f67398dde7575bf9966bdccaf140ce444569ff78c485a43f48957a
@@ -50,7 +50,8 @@ ask() {
 
 state=$(ask diskState)
 if [ -n "$state" ] && [ "$(ask 'tags."edgepress-sha256"')" != "$digest" ]; then
-    die "the disk $disk holds, or waits for, another image" "az disk delete --resource-group $group --name $disk"
+    die "the disk $disk holds, or waits for, another image" \
+        "az disk delete --resource-group $group --name $disk"
 fi
 case $state in
     Unattached | Reserved | Attached)
