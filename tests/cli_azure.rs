@@ -61,8 +61,15 @@ fn from_a_recipe_and_not_twice() {
     let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!((&said["image"], &said["upload_size"]), (&json!("debian-12-azure"), &Value::Null));
     assert_eq!(said["vault"], "edgepress-demo");
-    let names =
-        ["upload.sh", "main.bicep", "azuredeploy.json", "azuredeploy.parameters.json", "dps.sh", "README.md"];
+    let names = [
+        "upload.sh",
+        "main.bicep",
+        "vault-access.bicep",
+        "azuredeploy.json",
+        "azuredeploy.parameters.json",
+        "dps.sh",
+        "README.md",
+    ];
     assert_eq!(said["files"], json!(names));
     let mode = |name: &str| fs::metadata(out.join(name)).expect(name).permissions().mode() & 0o777;
     assert_eq!((mode("upload.sh"), mode("main.bicep")), (0o755, 0o644));

@@ -3,10 +3,13 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::model::{Deployment, Resource, Value};
+use super::model::{Deployment, Module, Resource, Value};
 
 const SCHEMA: &str = "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#";
 const PARAMETERS: &str = "https://schema.management.azure.com/schemas/2019-04-01/deploymentParameters.json#";
+
+/// The type and version of a deployment within one.
+const NESTED: (&str, &str) = ("Microsoft.Resources/deployments", "2022-09-01");
 
 /// `azuredeploy.json`.
 pub(super) fn write(deployment: &Deployment) -> Json {
@@ -23,7 +26,8 @@ pub(super) fn write(deployment: &Deployment) -> Json {
         })
         .collect();
     let own = deployment.resources.iter().filter(|resource| !resource.existing);
-    let resources: Vec<Json> = own.map(|resource| write_resource(deployment, resource)).collect();
+    let mut resources: Vec<Json> = own.map(|resource| write_resource(deployment, resource)).collect();
+    resources.extend(deployment.modules.iter().map(|module| write_module(deployment, module)));
     let outputs: Map<String, Json> = deployment
         .outputs
         .iter()
@@ -34,7 +38,7 @@ pub(super) fn write(deployment: &Deployment) -> Json {
     json!({
         "$schema": SCHEMA,
         "contentVersion": "1.0.0.0",
-        "metadata": {"description": format!("{} Written by edgepress azure; main.bicep says the same.", deployment.title)},
+        "metadata": {"description": format!("{} Written by edgepress azure; the Bicep says the same.", deployment.title)},
         "parameters": parameters,
         "resources": resources,
         "outputs": outputs,
@@ -42,7 +46,7 @@ pub(super) fn write(deployment: &Deployment) -> Json {
 }
 
 /// `azuredeploy.parameters.json`: what somebody may want to change. What has no default, and the place, are left out:
-/// they are stated where it is deployed.
+/// README.md's commands state them. The place must be the disk's, and the group, whose place is the default, may be elsewhere.
 pub(super) fn parameters(deployment: &Deployment) -> Json {
     let stated = deployment.parameters.iter().filter_map(|parameter| match parameter.default.as_ref()? {
         Value::Text(text) => Some((parameter.name.to_owned(), json!({"value": text}))),
@@ -75,14 +79,37 @@ fn write_resource(deployment: &Deployment, resource: &Resource) -> Json {
     for (field, value) in &resource.fields {
         of.insert((*field).into(), json(deployment, value));
     }
-    let needed = deployment.needs(resource);
-    let needed = needed.iter().filter_map(|symbol| deployment.resource(symbol));
-    let needed: Vec<_> =
-        needed.filter(|needed| !needed.existing).map(|needed| bracketed(&id(deployment, needed))).collect();
+    let needed = depends_on(deployment, &deployment.needs(resource));
     if !needed.is_empty() {
         of.insert("dependsOn".into(), needed.into());
     }
     Json::Object(of)
+}
+
+/// With the scope `inner` a template's expressions are its own: its parameters are values by then, and may make names.
+fn write_module(deployment: &Deployment, module: &Module) -> Json {
+    let arguments = module.arguments.iter();
+    let arguments: Map<String, Json> = arguments
+        .map(|(name, value)| ((*name).to_owned(), json!({"value": json(deployment, value)})))
+        .collect();
+    json!({
+        "type": NESTED.0,
+        "apiVersion": NESTED.1,
+        "name": json(deployment, &module.name),
+        "properties": {
+            "expressionEvaluationOptions": {"scope": "inner"},
+            "mode": "Incremental",
+            "parameters": arguments,
+            "template": write(&module.deployment),
+        },
+        "dependsOn": depends_on(deployment, &module.needs()),
+    })
+}
+
+/// The ids of what must be made before.
+fn depends_on(deployment: &Deployment, symbols: &[&str]) -> Vec<String> {
+    let needed = symbols.iter().filter_map(|symbol| deployment.resource(symbol));
+    needed.filter(|needed| !needed.existing).map(|needed| bracketed(&id(deployment, needed))).collect()
 }
 
 fn json(deployment: &Deployment, value: &Value) -> Json {
@@ -136,6 +163,10 @@ fn expression(deployment: &Deployment, value: &Value) -> String {
         Value::Guid(all) => {
             let parts: Vec<_> = all.iter().map(|value| expression(deployment, value)).collect();
             format!("guid({})", parts.join(", "))
+        }
+        Value::IfEmpty(name, both) => {
+            let [empty, other] = both.each_ref().map(|value| expression(deployment, value));
+            format!("if(empty(parameters('{name}')), {empty}, {other})")
         }
         Value::Joined(all) => joined(deployment, all),
         // Lists and objects are JSON, and no expression of ours holds one.
@@ -200,6 +231,7 @@ mod tests {
             title: "A test.".into(),
             parameters: Vec::new(),
             resources: vec![resource("outer", "A.B/c", None), resource("inner", "A.B/c/d", Some("outer"))],
+            modules: Vec::new(),
             outputs: Vec::new(),
         }
     }
@@ -217,6 +249,10 @@ mod tests {
             (
                 Value::Principal("outer"),
                 "[reference(resourceId('A.B/c', 'outer'), '2024-01-01', 'Full').identity.principalId]",
+            ),
+            (
+                Value::IfEmpty("from", Box::new([Value::text("*"), Value::Parameter("from")])),
+                "[if(empty(parameters('from')), '*', parameters('from'))]",
             ),
         ] {
             assert_eq!(json(&deployment, &value), text);

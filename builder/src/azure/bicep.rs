@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::model::{Deployment, Resource, Value};
+use super::model::{Deployment, Module, Resource, Value};
 
-/// The text of `main.bicep`.
+/// The text of `main.bicep`, or of a module's file.
 pub(super) fn write(deployment: &Deployment) -> String {
     let mut text =
         format!("// {}\n// Written by edgepress azure; azuredeploy.json says the same.\n", deployment.title);
@@ -25,7 +25,12 @@ pub(super) fn write(deployment: &Deployment) -> String {
     for resource in &deployment.resources {
         text.push_str(&resource_text(resource));
     }
-    text.push('\n');
+    for module in &deployment.modules {
+        text.push_str(&module_text(module));
+    }
+    if !deployment.outputs.is_empty() {
+        text.push('\n');
+    }
     for (name, value) in &deployment.outputs {
         let _ = writeln!(text, "output {name} string = {}", value_text(value, 0));
     }
@@ -55,6 +60,18 @@ fn resource_text(resource: &Resource) -> String {
     }
     text.push_str("}\n");
     text
+}
+
+fn module_text(module: &Module) -> String {
+    let params = Value::Object(module.arguments.clone());
+    format!(
+        "\n// {}\nmodule {} {} = {{\n  name: {}\n  params: {}\n}}\n",
+        module.comment,
+        module.symbol,
+        quoted(module.file),
+        value_text(&module.name, 1),
+        value_text(&params, 1)
+    )
 }
 
 enum Raw<'a> {
@@ -105,6 +122,10 @@ fn expression(value: &Value) -> String {
             let parts: Vec<_> = all.iter().map(|value| value_text(value, 0)).collect();
             format!("guid({})", parts.join(", "))
         }
+        Value::IfEmpty(name, both) => {
+            let [empty, other] = both.each_ref().map(|value| value_text(value, 0));
+            format!("empty({name}) ? {empty} : {other}")
+        }
         other => value_text(other, 0),
     }
 }
@@ -134,6 +155,10 @@ mod tests {
             (joined(vec![Value::Parameter("vmName"), Value::text("-nic")]), "'${vmName}-nic'"),
             (Value::Object(vec![("a", Value::Bool(true))]), "{\n  a: true\n}"),
             (Value::Guid(vec![Value::Id("vault"), Value::text("x")]), "guid(vault.id, 'x')"),
+            (
+                Value::IfEmpty("from", Box::new([Value::text("*"), Value::Parameter("from")])),
+                "empty(from) ? '*' : from",
+            ),
         ] {
             assert_eq!(value_text(&value, 0), text);
         }

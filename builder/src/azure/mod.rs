@@ -1,7 +1,7 @@
 //! `edgepress azure`: everything that puts an image into a subscription, as files for people to read and run.
 //!
 //! ```text
-//! recipe or built folder ─► facts ─► template ─► model ─┬► main.bicep
+//! recipe or built folder ─► facts ─► template ─► model ─┬► main.bicep, vault-access.bicep
 //!                                                      ├► azuredeploy.json, azuredeploy.parameters.json
 //!                             └────► upload.sh, dps.sh, README.md
 //! ```
@@ -12,6 +12,7 @@ mod bicep;
 mod facts;
 mod model;
 mod names;
+mod network;
 mod template;
 mod version;
 
@@ -123,11 +124,11 @@ fn files(facts: &Facts) -> Result<Vec<File>> {
         |value: &serde_json::Value| serde_json::to_string_pretty(value).map(|text| format!("{text}\n"));
     let plain = |name, text| File { name, text, executable: false };
     let mut files = render(facts)?;
-    let templates = [
-        plain("main.bicep", bicep::write(&deployment)),
-        plain("azuredeploy.json", json(&arm::write(&deployment))?),
-        plain("azuredeploy.parameters.json", json(&arm::parameters(&deployment))?),
-    ];
+    let mut templates = vec![plain("main.bicep", bicep::write(&deployment))];
+    templates
+        .extend(deployment.modules.iter().map(|module| plain(module.file, bicep::write(&module.deployment))));
+    templates.push(plain("azuredeploy.json", json(&arm::write(&deployment))?));
+    templates.push(plain("azuredeploy.parameters.json", json(&arm::parameters(&deployment))?));
     files.splice(1..1, templates);
     Ok(files)
 }

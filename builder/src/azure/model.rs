@@ -29,6 +29,8 @@ pub enum Value {
     Guid(Vec<Value>),
     /// Values one after the other.
     Joined(Vec<Value>),
+    /// The first where a parameter is empty, else the second.
+    IfEmpty(&'static str, Box<[Value; 2]>),
 }
 
 impl Value {
@@ -50,6 +52,7 @@ impl Value {
                 all.iter().for_each(|value| value.walk(visit));
             }
             Self::Object(all) => all.iter().for_each(|(_, value)| value.walk(visit)),
+            Self::IfEmpty(_, both) => both.iter().for_each(|value| value.walk(visit)),
             _ => {}
         }
     }
@@ -91,6 +94,23 @@ pub struct Resource {
     pub comment: &'static str,
 }
 
+/// A deployment within one: a name in it may be made of what is known only when the outer one's resources are there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Module {
+    /// Its Bicep, which is a file of its own; ARM JSON holds it within the outer one.
+    pub file: &'static str,
+    /// What the outer one calls it.
+    pub symbol: &'static str,
+    /// Its name among the deployments to the group: at most 64 signs.
+    pub name: Value,
+    /// What its parameters are.
+    pub arguments: Vec<(&'static str, Value)>,
+    /// For people, above it.
+    pub comment: &'static str,
+    /// What it deploys.
+    pub deployment: Deployment,
+}
+
 /// A deployment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Deployment {
@@ -100,6 +120,8 @@ pub struct Deployment {
     pub parameters: Vec<Parameter>,
     /// Resources, each after those that it needs.
     pub resources: Vec<Resource>,
+    /// What is deployed after them.
+    pub modules: Vec<Module>,
     /// Name → text that the deployment tells when it is done.
     pub outputs: Vec<(&'static str, Value)>,
 }
@@ -126,19 +148,37 @@ impl Deployment {
     /// The symbols that a resource uses, in order, each once.
     pub fn needs(&self, resource: &Resource) -> Vec<&'static str> {
         let mut found: Vec<&'static str> = resource.parent.into_iter().chain(resource.scope).collect();
-        let mut visit = |value: &Value| {
-            if let Value::Id(symbol) | Value::Principal(symbol) = value {
-                found.push(symbol);
-            }
-        };
-        resource.name.walk(&mut visit);
-        resource.fields.iter().for_each(|(_, value)| value.walk(&mut visit));
-        let mut once = Vec::new();
-        for symbol in found {
-            if symbol != resource.symbol && !once.contains(&symbol) {
-                once.push(symbol);
-            }
-        }
-        once
+        found.extend(symbols(&resource.name, &resource.fields));
+        once(found.into_iter().filter(|symbol| *symbol != resource.symbol))
     }
+}
+
+impl Module {
+    /// The symbols of the outer deployment that it uses, in order, each once.
+    pub fn needs(&self) -> Vec<&'static str> {
+        once(symbols(&self.name, &self.arguments))
+    }
+}
+
+/// The symbols in a name and in what belongs to it.
+fn symbols(name: &Value, of: &[(&'static str, Value)]) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    let mut visit = |value: &Value| {
+        if let Value::Id(symbol) | Value::Principal(symbol) = value {
+            found.push(*symbol);
+        }
+    };
+    name.walk(&mut visit);
+    of.iter().for_each(|(_, value)| value.walk(&mut visit));
+    found
+}
+
+fn once(found: impl IntoIterator<Item = &'static str>) -> Vec<&'static str> {
+    let mut once = Vec::new();
+    for symbol in found {
+        if !once.contains(&symbol) {
+            once.push(symbol);
+        }
+    }
+    once
 }

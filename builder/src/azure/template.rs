@@ -7,18 +7,21 @@
 //! Types, properties and API versions: <https://learn.microsoft.com/azure/templates/>.
 
 use super::facts::Facts;
-use super::model::{Deployment, Parameter, Resource, Value};
+use super::model::{Deployment, Module, Parameter, Resource, Value};
+use super::network::{self, network};
 use crate::units::Arch;
 
 const COMPUTE: &str = "2024-07-01";
 const DISKS: &str = "2024-03-02";
 const GALLERIES: &str = "2024-03-03";
-const NETWORK: &str = "2024-05-01";
 const VAULTS: &str = "2023-07-01";
 const ROLES: &str = "2022-04-01";
 
 /// "Key Vault Secrets User", in every subscription.
 const SECRETS_USER: &str = "4633458b-17de-408a-b874-0445c86b69e6";
+
+/// The file of the role on the vault.
+const MODULE: &str = "vault-access.bicep";
 
 /// Smallest system disk, GiB: containers need room, and smaller ones cost the same.
 const DISK_LEAST: i64 = 32;
@@ -28,14 +31,12 @@ pub(super) fn deployment(facts: &Facts) -> Deployment {
     let mut resources = image(facts);
     resources.extend(network());
     resources.push(machine(facts));
-    if facts.vault.is_some() {
-        resources.extend(vault());
-    }
     let principal = Value::Principal("machine");
     Deployment {
         title: format!("{}: gallery, image version and a VM.", facts.name),
         parameters: parameters(facts),
         resources,
+        modules: facts.vault.iter().map(|_| access()).collect(),
         outputs: vec![("imageVersionId", Value::Id("version")), ("principalId", principal)],
     }
 }
@@ -78,6 +79,7 @@ fn parameters(facts: &Facts) -> Vec<Parameter> {
             description: "Its public key, in OpenSSH's form. There is no password.",
             default: None,
         },
+        network::parameter(),
     ];
     if let Some(vault) = &facts.vault {
         all.push(text(
@@ -94,7 +96,8 @@ fn disk_size(facts: &Facts) -> i64 {
     i64::try_from(gib).unwrap_or(DISK_LEAST).max(DISK_LEAST)
 }
 
-fn resource(
+/// A resource where everything is; the fields are added to its place.
+pub(super) fn resource(
     symbol: &'static str,
     kind: &'static str,
     api: &'static str,
@@ -114,12 +117,14 @@ fn resource(
     }
 }
 
-fn with(mut resource: Resource, fields: Vec<(&'static str, Value)>) -> Resource {
+/// With more at its top.
+pub(super) fn with(mut resource: Resource, fields: Vec<(&'static str, Value)>) -> Resource {
     resource.fields.extend(fields);
     resource
 }
 
-fn child(resource: Resource, parent: &'static str) -> Resource {
+/// A part of another resource.
+pub(super) fn child(resource: Resource, parent: &'static str) -> Resource {
     Resource { parent: Some(parent), ..resource }
 }
 
@@ -127,16 +132,18 @@ fn existing(resource: Resource) -> Resource {
     Resource { existing: true, fields: Vec::new(), ..resource }
 }
 
-fn text(text: &str) -> Value {
+/// Text as it is.
+pub(super) fn text(text: &str) -> Value {
     Value::text(text)
 }
 
 /// `vmName` and what follows it.
-fn of_vm(suffix: &str) -> Value {
+pub(super) fn of_vm(suffix: &str) -> Value {
     Value::Joined(vec![Value::Parameter("vmName"), text(suffix)])
 }
 
-fn properties(all: Vec<(&'static str, Value)>) -> Vec<(&'static str, Value)> {
+/// What a resource is.
+pub(super) fn properties(all: Vec<(&'static str, Value)>) -> Vec<(&'static str, Value)> {
     vec![("properties", Value::Object(all))]
 }
 
@@ -213,98 +220,6 @@ fn version() -> Resource {
     child(with(version, properties(of)), "definition")
 }
 
-fn network() -> Vec<Resource> {
-    let rule = |name: &str, of: Vec<(&'static str, Value)>| {
-        Value::Object(vec![("name", text(name)), ("properties", Value::Object(of))])
-    };
-    let nothing_in = rule(
-        "nothing-in",
-        vec![
-            ("description", text("A device calls; nobody calls it")),
-            ("direction", text("Inbound")),
-            ("access", text("Deny")),
-            ("priority", Value::Number(4096)),
-            ("protocol", text("*")),
-            ("sourceAddressPrefix", text("*")),
-            ("sourcePortRange", text("*")),
-            ("destinationAddressPrefix", text("*")),
-            ("destinationPortRange", text("*")),
-        ],
-    );
-    let guard = with(
-        resource(
-            "guard",
-            "Microsoft.Network/networkSecurityGroups",
-            NETWORK,
-            text("edgepress-guard"),
-            "No way in",
-        ),
-        properties(vec![("securityRules", Value::List(vec![nothing_in]))]),
-    );
-    let standard = || Value::Object(vec![("name", text("Standard"))]);
-    let address = with(
-        resource(
-            "address",
-            "Microsoft.Network/publicIPAddresses",
-            NETWORK,
-            text("edgepress-out"),
-            "The address that devices are seen with; of the gateway, not of a VM",
-        ),
-        [vec![("sku", standard())], properties(vec![("publicIPAllocationMethod", text("Static"))])].concat(),
-    );
-    let addresses = Value::List(vec![Value::reference(Value::Id("address"))]);
-    let out = with(
-        resource(
-            "out",
-            "Microsoft.Network/natGateways",
-            NETWORK,
-            text("edgepress-nat"),
-            "The way out: new networks have none of their own",
-        ),
-        [
-            vec![("sku", standard())],
-            properties(vec![("publicIpAddresses", addresses), ("idleTimeoutInMinutes", Value::Number(10))]),
-        ]
-        .concat(),
-    );
-    let subnet = rule(
-        "devices",
-        vec![
-            ("addressPrefix", text("10.60.0.0/24")),
-            ("defaultOutboundAccess", Value::Bool(false)),
-            ("networkSecurityGroup", Value::reference(Value::Id("guard"))),
-            ("natGateway", Value::reference(Value::Id("out"))),
-        ],
-    );
-    let space = Value::Object(vec![("addressPrefixes", Value::List(vec![text("10.60.0.0/16")]))]);
-    let net = with(
-        resource(
-            "network",
-            "Microsoft.Network/virtualNetworks",
-            NETWORK,
-            text("edgepress-network"),
-            "Apart from docker's own 172.17.0.0/16",
-        ),
-        properties(vec![("addressSpace", space), ("subnets", Value::List(vec![subnet]))]),
-    );
-    let subnet = Value::Joined(vec![Value::Id("network"), text("/subnets/devices")]);
-    let configuration = rule(
-        "private",
-        vec![("privateIPAllocationMethod", text("Dynamic")), ("subnet", Value::reference(subnet))],
-    );
-    let adapter = with(
-        resource(
-            "adapter",
-            "Microsoft.Network/networkInterfaces",
-            NETWORK,
-            of_vm("-nic"),
-            "The VM's only one; no public address",
-        ),
-        properties(vec![("ipConfigurations", Value::List(vec![configuration]))]),
-    );
-    vec![guard, address, out, net, adapter]
-}
-
 fn machine(facts: &Facts) -> Resource {
     let kind = "Microsoft.Compute/virtualMachines";
     let machine = resource("machine", kind, COMPUTE, Value::Parameter("vmName"), "The device");
@@ -354,25 +269,48 @@ fn machine(facts: &Facts) -> Resource {
     with(machine, [vec![("identity", identity)], properties(of)].concat())
 }
 
-fn vault() -> [Resource; 2] {
+/// The role on the vault, as a deployment within this one: the name of an assignment must be known when a deployment starts,
+/// and must be another for another identity. A VM that is made anew has one, and an assignment can never be given to it.
+/// <https://learn.microsoft.com/samples/azure/azure-quickstart-templates/key-vault-managed-identity-role-assignment>
+fn access() -> Module {
+    let of_machine = Value::Guid(vec![Value::Id("machine")]);
+    Module {
+        file: MODULE,
+        symbol: "access",
+        name: Value::Joined(vec![text("vault-access-"), of_machine]),
+        arguments: vec![
+            ("vaultName", Value::Parameter("vaultName")),
+            ("principalId", Value::Principal("machine")),
+        ],
+        comment: "The VM may read secrets. It asks again until that counts, which takes minutes",
+        deployment: vault_access(),
+    }
+}
+
+fn vault_access() -> Deployment {
+    let parameter = |name, description| Parameter { name, kind: "string", description, default: None };
     let kind = "Microsoft.KeyVault/vaults";
-    let vault = resource(
-        "vault",
-        kind,
-        VAULTS,
-        Value::Parameter("vaultName"),
-        "Its permissions must go by roles (RBAC)",
-    );
-    let name = Value::Guid(vec![Value::Id("vault"), Value::Id("machine"), text(SECRETS_USER)]);
-    let comment = "The VM may read secrets. It asks again until that counts, which takes minutes";
+    let comment = "Its permissions must go by roles (RBAC)";
+    let vault = existing(resource("vault", kind, VAULTS, Value::Parameter("vaultName"), comment));
+    let who = Value::Parameter("principalId");
+    let name = Value::Guid(vec![Value::Id("vault"), who.clone(), text(SECRETS_USER)]);
     let role = Resource {
         scope: Some("vault"),
         fields: properties(vec![
             ("roleDefinitionId", Value::Role(SECRETS_USER)),
-            ("principalId", Value::Principal("machine")),
+            ("principalId", who),
             ("principalType", text("ServicePrincipal")),
         ]),
-        ..resource("access", "Microsoft.Authorization/roleAssignments", ROLES, name, comment)
+        ..resource("role", "Microsoft.Authorization/roleAssignments", ROLES, name, "Key Vault Secrets User")
     };
-    [existing(vault), role]
+    Deployment {
+        title: "A VM may read the secrets of a vault.".into(),
+        parameters: vec![
+            parameter("vaultName", "The key vault, in this resource group."),
+            parameter("principalId", "The VM's own identity."),
+        ],
+        resources: vec![vault, role],
+        modules: Vec::new(),
+        outputs: Vec::new(),
+    }
 }

@@ -64,32 +64,45 @@ fn the_files_of_an_image() {
 fn deployments_are_whole() {
     for facts in all() {
         let deployment = template::deployment(&facts);
-        let (mut symbols, mut parameters) = (BTreeSet::new(), BTreeSet::new());
-        let mut visit = |value: &Value| match value {
-            Value::Id(symbol) | Value::Principal(symbol) => drop(symbols.insert(*symbol)),
-            Value::Parameter(name) => drop(parameters.insert(*name)),
-            _ => {}
-        };
-        for resource in &deployment.resources {
-            resource.name.walk(&mut visit);
-            resource.fields.iter().for_each(|(_, value)| value.walk(&mut visit));
+        whole(&deployment);
+        for module in &deployment.modules {
+            whole(&module.deployment);
+            let stated = module.deployment.parameters.iter().map(|parameter| parameter.name);
+            assert!(stated.eq(module.arguments.iter().map(|(name, _)| *name)), "{}", module.file);
         }
-        deployment.outputs.iter().for_each(|(_, value)| value.walk(&mut visit));
-        symbols.extend(deployment.resources.iter().flat_map(|it| it.parent.into_iter().chain(it.scope)));
-        let known: BTreeSet<_> = deployment.resources.iter().map(|resource| resource.symbol).collect();
-        assert!(symbols.is_subset(&known), "{symbols:?} {known:?}");
-        let stated: BTreeSet<_> = deployment.parameters.iter().map(|parameter| parameter.name).collect();
-        assert_eq!(parameters, stated);
-        for resource in &deployment.resources {
-            let at = |symbol| deployment.resources.iter().position(|resource| resource.symbol == symbol);
-            for needed in deployment.needs(resource) {
-                assert!(at(needed) < at(resource.symbol), "{} comes before {needed}", resource.symbol);
-            }
-            // A child's type is its parent's and one word more.
-            if let Some(parent) = resource.parent.and_then(|symbol| deployment.resource(symbol)) {
-                let (of, _) = resource.kind.rsplit_once('/').expect("a type");
-                assert_eq!(of, parent.kind);
-            }
+    }
+}
+
+fn whole(deployment: &Deployment) {
+    let (mut symbols, mut parameters) = (BTreeSet::new(), BTreeSet::new());
+    let mut visit = |value: &Value| match value {
+        Value::Id(symbol) | Value::Principal(symbol) => drop(symbols.insert(*symbol)),
+        Value::Parameter(name) | Value::IfEmpty(name, _) => drop(parameters.insert(*name)),
+        _ => {}
+    };
+    for resource in &deployment.resources {
+        resource.name.walk(&mut visit);
+        resource.fields.iter().for_each(|(_, value)| value.walk(&mut visit));
+    }
+    for module in &deployment.modules {
+        module.name.walk(&mut visit);
+        module.arguments.iter().for_each(|(_, value)| value.walk(&mut visit));
+    }
+    deployment.outputs.iter().for_each(|(_, value)| value.walk(&mut visit));
+    symbols.extend(deployment.resources.iter().flat_map(|it| it.parent.into_iter().chain(it.scope)));
+    let known: BTreeSet<_> = deployment.resources.iter().map(|resource| resource.symbol).collect();
+    assert!(symbols.is_subset(&known), "{symbols:?} {known:?}");
+    let stated: BTreeSet<_> = deployment.parameters.iter().map(|parameter| parameter.name).collect();
+    assert_eq!(parameters, stated);
+    for resource in &deployment.resources {
+        let at = |symbol| deployment.resources.iter().position(|resource| resource.symbol == symbol);
+        for needed in deployment.needs(resource) {
+            assert!(at(needed) < at(resource.symbol), "{} comes before {needed}", resource.symbol);
+        }
+        // A child's type is its parent's and one word more.
+        if let Some(parent) = resource.parent.and_then(|symbol| deployment.resource(symbol)) {
+            let (of, _) = resource.kind.rsplit_once('/').expect("a type");
+            assert_eq!(of, parent.kind);
         }
     }
 }
@@ -108,8 +121,9 @@ fn the_template_has_the_shape_of_one() {
             let name = resource["name"].as_str().expect("a name");
             let api = resource["apiVersion"].as_str().expect("a version");
             assert!(api.len() == 10 && api.bytes().filter(|byte| *byte == b'-').count() == 2, "{api}");
-            let extension = kind == "Microsoft.Authorization/roleAssignments";
-            assert_eq!(resource["location"].is_null(), extension || kind.matches('/').count() == 0, "{kind}");
+            let placeless = ["Microsoft.Resources/deployments", "Microsoft.Network/virtualNetworks/subnets"]
+                .contains(&kind);
+            assert_eq!(resource["location"].is_null(), placeless, "{kind}");
             assert!(!name.is_empty() && resource["properties"].is_object());
             balanced(resource);
         }
@@ -139,30 +153,54 @@ fn balanced(value: &Json) {
 fn bicep_and_json_say_the_same() {
     for facts in all() {
         let deployment: Deployment = template::deployment(&facts);
-        let (text, json) = (bicep::write(&deployment), arm::write(&deployment));
-        let resources: Vec<_> = text
-            .lines()
-            .filter(|line| line.starts_with("resource ") && !line.contains(" existing "))
-            .map(|line| line.split('\'').nth(1).expect("a type").to_owned())
-            .collect();
-        let of_json: Vec<_> = json["resources"]
-            .as_array()
-            .expect("resources")
-            .iter()
-            .map(|of| {
-                format!("{}@{}", of["type"].as_str().expect("type"), of["apiVersion"].as_str().expect("api"))
-            })
-            .collect();
-        assert_eq!(resources, of_json);
-        let parameters: BTreeSet<_> =
-            text.lines().filter_map(|line| line.strip_prefix("param ")?.split(' ').next()).collect();
-        let of_json: BTreeSet<_> =
-            json["parameters"].as_object().expect("parameters").keys().map(String::as_str).collect();
-        assert_eq!(parameters, of_json);
-        for sign in [('{', '}'), ('[', ']'), ('(', ')')] {
-            assert_eq!(text.matches(sign.0).count(), text.matches(sign.1).count(), "{text}");
+        let json = arm::write(&deployment);
+        same(&bicep::write(&deployment), &json);
+        let nested = |of: &&Json| of["type"] == "Microsoft.Resources/deployments";
+        let nested: Vec<_> = json["resources"].as_array().expect("resources").iter().filter(nested).collect();
+        assert_eq!(nested.len(), deployment.modules.len());
+        for (module, nested) in deployment.modules.iter().zip(nested) {
+            assert_eq!(nested["properties"]["expressionEvaluationOptions"]["scope"], "inner");
+            same(&bicep::write(&module.deployment), &nested["properties"]["template"]);
         }
     }
+}
+
+fn same(text: &str, json: &Json) {
+    let words = |line: &str| line.split('\'').nth(1).expect("a type").to_owned();
+    let resources = text.lines().filter(|line| line.starts_with("resource ") && !line.contains(" existing "));
+    let of_json: Vec<_> = json["resources"]
+        .as_array()
+        .expect("resources")
+        .iter()
+        .filter(|of| of["type"] != "Microsoft.Resources/deployments")
+        .map(|of| {
+            format!("{}@{}", of["type"].as_str().expect("type"), of["apiVersion"].as_str().expect("api"))
+        })
+        .collect();
+    assert_eq!(resources.map(words).collect::<Vec<_>>(), of_json);
+    let parameters: BTreeSet<_> =
+        text.lines().filter_map(|line| line.strip_prefix("param ")?.split(' ').next()).collect();
+    let of_json: BTreeSet<_> =
+        json["parameters"].as_object().expect("parameters").keys().map(String::as_str).collect();
+    assert_eq!(parameters, of_json);
+    for sign in [('{', '}'), ('[', ']'), ('(', ')')] {
+        assert_eq!(text.matches(sign.0).count(), text.matches(sign.1).count(), "{text}");
+    }
+}
+
+/// A VM that is made anew has another identity: the assignment's name must not be made of names alone.
+#[test]
+fn the_role_is_of_the_identity() {
+    let json = arm::write(&template::deployment(&facts(Arch::X86_64, true, true)));
+    let resources = json["resources"].as_array().expect("resources");
+    let access = resources.last().expect("resources");
+    let role = &access["properties"]["template"]["resources"][0];
+    assert_eq!(role["type"], "Microsoft.Authorization/roleAssignments");
+    assert!(role["name"].as_str().expect("a name").contains("parameters('principalId')"), "{role}");
+    let who = access["properties"]["parameters"]["principalId"]["value"].as_str().expect("who");
+    assert!(who.contains("identity.principalId"), "{who}");
+    let machine = "[resourceId('Microsoft.Compute/virtualMachines', parameters('vmName'))]";
+    assert_eq!(access["dependsOn"], serde_json::json!([machine]));
 }
 
 #[test]

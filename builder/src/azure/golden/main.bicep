@@ -32,6 +32,9 @@ param adminUsername string = 'azureuser'
 @description('Its public key, in OpenSSH\'s form. There is no password.')
 param sshPublicKey string
 
+@description('The addresses, like 10.60.1.0/26, that may open SSH to the VMs. Empty: none.')
+param bastionPrefix string = ''
+
 @description('The key vault with the devices\' certificates, in this resource group.')
 param vaultName string = 'factory-keys'
 
@@ -101,12 +104,26 @@ resource version 'Microsoft.Compute/galleries/images/versions@2024-03-03' = {
   }
 }
 
-// No way in
+// No way in, but for a bastion
 resource guard 'Microsoft.Network/networkSecurityGroups@2024-05-01' = {
   name: 'edgepress-guard'
   location: location
   properties: {
     securityRules: [
+      {
+        name: 'ssh'
+        properties: {
+          description: 'From bastionPrefix; from nowhere while that is empty'
+          direction: 'Inbound'
+          access: empty(bastionPrefix) ? 'Deny' : 'Allow'
+          priority: 100
+          protocol: 'Tcp'
+          sourceAddressPrefix: empty(bastionPrefix) ? '*' : bastionPrefix
+          sourcePortRange: '*'
+          destinationAddressPrefix: '*'
+          destinationPortRange: '22'
+        }
+      }
       {
         name: 'nothing-in'
         properties: {
@@ -154,7 +171,7 @@ resource out 'Microsoft.Network/natGateways@2024-05-01' = {
   }
 }
 
-// Apart from docker's own 172.17.0.0/16
+// Apart from docker's own 172.17.0.0/16. Subnets that it has besides stay
 resource network 'Microsoft.Network/virtualNetworks@2024-05-01' = {
   name: 'edgepress-network'
   location: location
@@ -164,21 +181,22 @@ resource network 'Microsoft.Network/virtualNetworks@2024-05-01' = {
         '10.60.0.0/16'
       ]
     }
-    subnets: [
-      {
-        name: 'devices'
-        properties: {
-          addressPrefix: '10.60.0.0/24'
-          defaultOutboundAccess: false
-          networkSecurityGroup: {
-            id: guard.id
-          }
-          natGateway: {
-            id: out.id
-          }
-        }
-      }
-    ]
+  }
+}
+
+// The devices' own
+resource subnet 'Microsoft.Network/virtualNetworks/subnets@2024-05-01' = {
+  parent: network
+  name: 'devices'
+  properties: {
+    addressPrefix: '10.60.0.0/24'
+    defaultOutboundAccess: false
+    networkSecurityGroup: {
+      id: guard.id
+    }
+    natGateway: {
+      id: out.id
+    }
   }
 }
 
@@ -193,7 +211,7 @@ resource adapter 'Microsoft.Network/networkInterfaces@2024-05-01' = {
         properties: {
           privateIPAllocationMethod: 'Dynamic'
           subnet: {
-            id: '${network.id}/subnets/devices'
+            id: subnet.id
           }
         }
       }
@@ -268,19 +286,12 @@ resource machine 'Microsoft.Compute/virtualMachines@2024-07-01' = {
   }
 }
 
-// Its permissions must go by roles (RBAC)
-resource vault 'Microsoft.KeyVault/vaults@2023-07-01' existing = {
-  name: vaultName
-}
-
 // The VM may read secrets. It asks again until that counts, which takes minutes
-resource access 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  scope: vault
-  name: guid(vault.id, machine.id, '4633458b-17de-408a-b874-0445c86b69e6')
-  properties: {
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', '4633458b-17de-408a-b874-0445c86b69e6')
+module access 'vault-access.bicep' = {
+  name: 'vault-access-${guid(machine.id)}'
+  params: {
+    vaultName: vaultName
     principalId: machine.identity.principalId
-    principalType: 'ServicePrincipal'
   }
 }
 
