@@ -158,11 +158,13 @@ fn scripts_are_clean() {
     }
 }
 
-/// `az` and `azcopy` as far as upload.sh uses them: one disk, whose state is a file, and a log of what was asked.
+/// `az` and `azcopy` as far as the scripts use them: states that are files, and a log of what was asked.
 const AZ: &str = r#"#!/bin/sh
 cd "$WORLD" || exit 9
 printf 'az %s\n' "$*" >>log
 case "$*" in
+    'account show --query user.type'*) cat kind ;;
+    'account show --query user.name'*) echo application ;;
     'account show'*) [ -e login ] && echo subscription || exit 1 ;;
     'group exists'*) [ -e group ] && echo true || echo false ;;
     'group create'*) : >group ;;
@@ -173,9 +175,27 @@ case "$*" in
     'disk grant-access'*) echo ActiveUpload >state; echo 'https://disk.example/?sig=secret' ;;
     'disk revoke-access'*) echo Unattached >state ;;
     'disk update'*) echo yes >uploaded ;;
+    'ad signed-in-user show'*) echo me ;;
+    'ad sp show --id application'*) echo it ;;
+    'extension show'*) ;;
+    'iot dps show'*) echo 0ne00123456 ;;
+    'iot dps certificate show'*) [ -e authority ] ;;
+    'iot dps certificate create'*) : >authority ;;
+    'iot dps enrollment-group show'*) [ -e enrolment ] ;;
+    'iot dps enrollment-group create'*) : >enrolment ;;
+    'keyvault show'*RbacAuthorization*) echo true ;;
+    'keyvault show'*) [ -e vault ] && echo /vaults/factory-keys ;;
+    'keyvault create'*) : >vault ;;
+    'role assignment create'*) ;;
+    'keyvault secret set'*)
+        [ -s refusals ] || exit 0
+        head -n 1 refusals >&2
+        sed -i 1d refusals
+        exit 1 ;;
     *) exit 8 ;;
 esac
 "#;
+const SLEEP: &str = "#!/bin/sh\necho \"sleep $1\" >>\"$WORLD/log\"\n";
 const AZCOPY: &str = "#!/bin/sh\ncd \"$WORLD\" || exit 9\necho \"azcopy $1\" >>log\n[ ! -e broken ]\n";
 
 /// A folder of programs, and the state of what they pretend to be.
@@ -185,7 +205,7 @@ impl World {
     fn new(folder: &Path) -> Self {
         let world = Self(folder.join("world"));
         fs::create_dir_all(world.0.join("bin")).expect("a folder");
-        for (name, program) in [("az", AZ), ("azcopy", AZCOPY)] {
+        for (name, program) in [("az", AZ), ("azcopy", AZCOPY), ("sleep", SLEEP)] {
             let file = world.0.join("bin").join(name);
             fs::write(&file, program).expect("write");
             fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("mode");
@@ -259,4 +279,121 @@ fn an_upload_goes_on_where_it_broke_off() {
     bytes[0] ^= 1;
     fs::write(&vhd, bytes).expect("write");
     assert!(text(&upload().stderr).contains("is damaged"));
+}
+
+/// The folder of the scripts, and a world in which somebody is logged in.
+fn scripts(folder: &Path) -> (PathBuf, World) {
+    let out = folder.join("azure");
+    let output = edgepress(&["azure", path(&built(folder)), "--out", path(&out)]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let world = World::new(folder);
+    world.put("login");
+    (out.join("dps.sh"), world)
+}
+
+/// A certificate, its key beside it; signed by another one, or by itself.
+fn certificate(folder: &Path, name: &str, by: Option<&str>) -> PathBuf {
+    let file = |name: &str, ending: &str| folder.join(format!("{name}.{ending}")).display().to_string();
+    let (subject, key, own) = (format!("/CN={name}"), file(name, "key"), file(name, "pem"));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]);
+    openssl.args(["-subj", &subject, "-keyout", &key, "-out", &own]);
+    if let Some(by) = by {
+        openssl.args(["-CA", &file(by, "pem"), "-CAkey", &file(by, "key")]);
+    }
+    let output = openssl.output().expect("openssl");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    own.into()
+}
+
+#[test]
+fn an_authority_is_a_root_or_an_intermediate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (script, world) = scripts(folder.path());
+    let root = certificate(folder.path(), "root", None);
+    let line = certificate(folder.path(), "line", Some("root"));
+    for (authority, by) in [(&root, "--root-ca-name factory"), (&line, "--certificate-path ")] {
+        world.log();
+        let output = world.run(&script, &["group", "edge", "edge-dps", path(authority)]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let log = fs::read_to_string(world.0.join("log")).expect("a log");
+        let uploaded =
+            log.lines().any(|line| line.contains("certificate create") && line.contains("--verified true"));
+        assert!(uploaded && log.lines().last().is_some_and(|line| line.contains(by)), "{log}");
+        fs::remove_file(world.0.join("authority")).expect("remove");
+        fs::remove_file(world.0.join("enrolment")).expect("remove");
+    }
+    let output = world.run(&script, &["group", "edge", "edge-dps", path(&folder.path().join("line.key"))]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("holds a private key"));
+}
+
+#[test]
+fn what_dps_and_the_vault_have_already_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (script, world) = scripts(folder.path());
+    let ca = certificate(folder.path(), "ca", None);
+    for made in [true, false] {
+        let output = world.run(&script, &["group", "edge", "edge-dps", path(&ca)]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(text(&output.stderr).contains("making the enrolment group factory in edge-dps"), made);
+    }
+    fs::write(world.0.join("kind"), "user").expect("write");
+    for made in [true, false] {
+        let output = world.run(&script, &["vault", "edge", "westeurope"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let log = world.log();
+        assert_eq!(log.contains(&"az keyvault create".into()), made, "{log:?}");
+        assert!(log.ends_with(&["az role assignment".into()]), "{log:?}");
+    }
+}
+
+#[test]
+fn whoever_is_logged_in_may_fill_the_vault() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (script, world) = scripts(folder.path());
+    let who = |kind: &str, arguments: &[&str]| {
+        fs::write(world.0.join("kind"), kind).expect("write");
+        let output = world.run(&script, &[&["vault", "edge", "westeurope"], arguments].concat());
+        let log = fs::read_to_string(world.0.join("log")).expect("a log");
+        world.log();
+        let asked = log.lines().last().expect("a line").split_once("--assignee-object-id ");
+        let asked = asked.map(|(_, who)| who.trim_end_matches(" --output none").to_owned());
+        asked.ok_or_else(|| text(&output.stderr))
+    };
+    assert_eq!(who("user", &[]).as_deref(), Ok("me --assignee-principal-type User"));
+    assert_eq!(who("servicePrincipal", &[]).as_deref(), Ok("it --assignee-principal-type ServicePrincipal"));
+    assert_eq!(who("", &["another"]).as_deref(), Ok("another"));
+    assert!(who("", &[]).expect_err("nobody").contains("state the object id"));
+}
+
+#[test]
+fn a_role_that_does_not_count_yet_is_waited_for() {
+    const RBAC: &str =
+        "ERROR: (Forbidden) Caller is not authorized to perform action on resource. ForbiddenByRbac\n";
+    let folder = tempfile::tempdir().expect("a folder");
+    let (script, world) = scripts(folder.path());
+    let certificate = certificate(folder.path(), "factory-1", None);
+    let key = certificate.with_extension("key");
+    let device = |refusals: &str| {
+        fs::write(world.0.join("refusals"), refusals).expect("write");
+        world.run(&script, &["device", "factory-1", path(&certificate), path(&key)])
+    };
+    let waits = |log: &[String]| log.iter().filter(|line| *line == "sleep 15").count();
+
+    let output = device(&RBAC.repeat(2));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("a new role takes minutes to count"));
+    assert_eq!(waits(&world.log()), 2);
+
+    for (refusals, waited) in [
+        (RBAC.repeat(100), 40),
+        ("ERROR: (Forbidden) Client address is not authorized. ForbiddenByFirewall\n".into(), 0),
+        ("ERROR: no such host\n".into(), 0),
+    ] {
+        let output = device(&refusals);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("ERROR: "), "Azure's own words: {}", text(&output.stderr));
+        assert_eq!(waits(&world.log()), waited, "{refusals}");
+    }
 }

@@ -167,7 +167,9 @@ fn context(facts: &Facts) -> tera::Context {
     context.insert("arch", &facts.arch.to_string());
     context.insert("azure_arch", if facts.arch == crate::units::Arch::X86_64 { "x64" } else { "Arm64" });
     context.insert("vault", &facts.vault);
-    context.insert("by_name", &(facts.registration_id == "{{ vm_name }}"));
+    let by_name = facts.registration_id == "{{ vm_name }}";
+    context.insert("by_name", &by_name);
+    context.insert("device", if by_name { names.vm.as_str() } else { "ID" });
     // In single quotes for a shell: a path may hold anything.
     let vhd = facts.vhd.as_ref();
     context.insert("vhd", &vhd.map(|vhd| quoted(&vhd.path)));

@@ -2,13 +2,14 @@
 # Makes DPS know the devices of factory, and puts a device's certificate into the vault. Written by edgepress azure.
 #
 #   ./dps.sh group RESOURCE_GROUP DPS CA.pem                 an enrolment group: whatever this authority signs
-#   ./dps.sh vault RESOURCE_GROUP LOCATION                   the vault factory-keys
+#   ./dps.sh vault RESOURCE_GROUP LOCATION [OBJECT_ID]       the vault factory-keys, and you, or whoever else, may fill it
 #   ./dps.sh device VM CERTIFICATE.pem KEY.pem               a device's secret in it; the VM may not exist yet
 #
-# Needs the Azure CLI, logged in (az login); its extension azure-iot is installed where it is missing.
+# Each may be run again. Needs the Azure CLI, logged in (az login); its extension azure-iot is installed where it is missing.
 set -euo pipefail
 
 vault='factory-keys'
+enrolment='factory'
 say() { printf 'dps: %s\n' "$1" >&2; }
 die() {
     printf 'error: %s\n' "$1" >&2
@@ -16,7 +17,9 @@ die() {
     exit "${3:-1}"
 }
 
-command -v az >/dev/null || die 'az is not installed' 'README.md says where to get it' 2
+for tool in az openssl; do
+    command -v "$tool" >/dev/null || die "$tool is not installed" 'README.md says where to get it' 2
+done
 account=$(az account show --query name --output tsv 2>/dev/null) || die 'nobody is logged in' 'az login' 2
 say "subscription: $account"
 
@@ -24,26 +27,85 @@ say "subscription: $account"
 group() {
     [ -f "$3" ] || die "$3 is not there" 'name the certificate of the authority, in PEM' 2
     grep -q 'PRIVATE KEY' "$3" && die "$3 holds a private key" 'DPS needs the certificate alone' 2
+    subject=$(openssl x509 -in "$3" -noout -subject_hash) || die "$3 is no certificate" 'PEM is asked for' 2
+    issuer=$(openssl x509 -in "$3" -noout -issuer_hash)
     az extension show --name azure-iot --output none 2>/dev/null || az extension add --name azure-iot --output none
     scope=$(az iot dps show --resource-group "$1" --name "$2" --query properties.idScope --output tsv)
     say "ID scope of $2: $scope"
     [ "$scope" = '0ne00123456' ] || die "the image was made for the ID scope 0ne00123456" \
         "build it with --set provisioning.id_scope=$scope"
-    say "making the enrolment group edgepress in $2"
-    az iot dps enrollment-group create --resource-group "$1" --dps-name "$2" --enrollment-id edgepress \
-        --certificate-path "$3" --edge-enabled true --output none
+    if az iot dps enrollment-group show --resource-group "$1" --dps-name "$2" --enrollment-id "$enrolment" \
+        --output none 2>/dev/null; then
+        say "$2 has the enrolment group $enrolment already, and its authority stays; another one: az iot dps enrollment-group update"
+        return
+    fi
+    # DPS believes a chain that ends at a verified certificate: it or one above it must be uploaded as such. Its name is shorter.
+    authority=${enrolment:0:64}
+    if ! az iot dps certificate show --resource-group "$1" --dps-name "$2" --name "$authority" --output none 2>/dev/null; then
+        say "uploading $3 to $2 as $authority"
+        az iot dps certificate create --resource-group "$1" --dps-name "$2" --name "$authority" --path "$3" \
+            --verified true --output none
+    fi
+    # A root is named; an intermediate is given itself.
+    by=(--certificate-path "$3")
+    [ "$issuer" != "$subject" ] || by=(--root-ca-name "$authority")
+    say "making the enrolment group $enrolment in $2"
+    az iot dps enrollment-group create --resource-group "$1" --dps-name "$2" --enrollment-id "$enrolment" \
+        "${by[@]}" --edge-enabled true --output none
+}
+
+# Who is logged in: a person, or a service principal. The name of a managed identity tells nothing, so its id must be stated.
+look_for_me() {
+    stated='state the object id: ./dps.sh vault RESOURCE_GROUP LOCATION OBJECT_ID'
+    case $(az account show --query user.type --output tsv) in
+        user)
+            me=$(az ad signed-in-user show --query id --output tsv) || die 'you cannot be looked up' "$stated"
+            kind=User ;;
+        servicePrincipal)
+            application=$(az account show --query user.name --output tsv)
+            me=$(az ad sp show --id "$application" --query id --output tsv) ||
+                die "the service principal $application cannot be looked up" "$stated"
+            kind=ServicePrincipal ;;
+        *) die 'it cannot be told who is logged in' "$stated" ;;
+    esac
 }
 
 # Permissions go by roles: the template gives each VM the one to read secrets.
 vault() {
-    say "making the vault $vault"
-    az keyvault create --resource-group "$1" --location "$2" --name "$vault" --enable-rbac-authorization true \
-        --output none
-    scope=$(az keyvault show --name "$vault" --query id --output tsv)
-    me=$(az ad signed-in-user show --query id --output tsv)
-    say 'letting you store secrets there, which may take minutes to count'
-    az role assignment create --role 'Key Vault Secrets Officer' --scope "$scope" --assignee-object-id "$me" \
-        --assignee-principal-type User --output none
+    if az keyvault show --resource-group "$1" --name "$vault" --output none 2>/dev/null; then
+        say "the vault $vault is there"
+    else
+        say "making the vault $vault"
+        az keyvault create --resource-group "$1" --location "$2" --name "$vault" --enable-rbac-authorization true \
+            --output none
+    fi
+    scope=$(az keyvault show --resource-group "$1" --name "$vault" --query id --output tsv)
+    roles=$(az keyvault show --resource-group "$1" --name "$vault" --query properties.enableRbacAuthorization --output tsv)
+    [ "$roles" = true ] || die "the permissions of $vault do not go by roles (RBAC)" \
+        "az keyvault update --name $vault --enable-rbac-authorization true; its access policies count no longer then"
+    if [ -n "${3:-}" ]; then
+        who=(--assignee-object-id "$3")
+    else
+        look_for_me
+        who=(--assignee-object-id "$me" --assignee-principal-type "$kind")
+    fi
+    say "letting ${3:-you} store secrets there, which may take minutes to count"
+    az role assignment create --role 'Key Vault Secrets Officer' --scope "$scope" "${who[@]}" --output none
+}
+
+# A role that was just given counts after minutes. Until then, and for ten of them, what is forbidden is tried again.
+patiently() {
+    for _ in $(seq 40); do
+        if said=$("$@" 2>&1); then return 0; fi
+        case $said in
+            *ForbiddenByFirewall*) break ;;
+            *Forbidden*) say 'the vault does not let you store secrets; a new role takes minutes to count: trying again' ;;
+            *) break ;;
+        esac
+        sleep 15
+    done
+    printf '%s\n' "$said" >&2
+    die "the secret was not stored in $vault" './dps.sh vault RESOURCE_GROUP LOCATION gives you the role'
 }
 
 # Key and certificates in one PEM, under the name that first boot asks for.
@@ -63,13 +125,13 @@ device() {
     # In a secret's name, what is no letter or digit is a hyphen.
     name=$(printf '%s' 'edge-{{ registration_id }}' | sed "s/{{ *registration_id *}}/$registration_id/" | tr -c 'A-Za-z0-9-' '-')
     say "storing the secret $name"
-    az keyvault secret set --vault-name "$vault" --name "$name" --content-type application/x-pem-file \
+    patiently az keyvault secret set --vault-name "$vault" --name "$name" --content-type application/x-pem-file \
         --file "$both" --encoding utf-8 --output none
 }
 
 case ${1:-}:$# in
     group:4) group "$2" "$3" "$4" ;;
-    vault:3) vault "$2" "$3" ;;
+    vault:3 | vault:4) vault "$2" "$3" "${4:-}" ;;
     device:4) device "$2" "$3" "$4" ;;
     *) die 'what shall be done?' 'the first lines of this script tell' 2 ;;
 esac
