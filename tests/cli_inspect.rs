@@ -396,7 +396,9 @@ fn azure() -> Card {
     card.root(&format!("boot/initrd.img-{KERNEL}"), zstd::encode_all(&cpio(&names)[..], 1).expect("zst"));
     card.root(&format!("boot/config-{KERNEL}"), "CONFIG_VFAT_FS=y\n");
     card.root(&format!("usr/lib/modules/{KERNEL}/modules.dep"), "kernel/fs/udf/udf.ko:\n");
-    card.root("etc/cloud/cloud.cfg.d/90-azure.cfg", "datasource_list: [ Azure ]\n");
+    // As Ubuntu's package leaves it, and a file that sorts after that.
+    card.root("etc/cloud/cloud.cfg.d/90_dpkg.cfg", "datasource_list: [ NoCloud, Azure, None ]\n");
+    card.root("etc/cloud/cloud.cfg.d/99-azure.cfg", "datasource_list: [ Azure ]\n");
     card.root("etc/waagent.conf", "Provisioning.Agent=auto\nResourceDisk.EnableSwap=n\n");
     let package =
         |name| format!("Package: {name}\nStatus: install ok installed\nArchitecture: all\nVersion: 1\n\n");
@@ -441,9 +443,12 @@ fn azure_refuses_it() {
     card.root("etc/cloud/cloud-init.disabled", "");
     card.root("etc/systemd/system/walinuxagent.service", "-> /dev/null");
     card.root("etc/systemd/system/swap.target.wants/var-more.swap", "-> ../var-more.swap");
+    card.root("etc/cloud/cloud.cfg.d/99-azure.cfg", "");
+    card.root("etc/cloud/cloud.cfg.d/90-azure.cfg", "datasource_list: [ Azure ]\n");
     card.write(with_gpt);
     card.inspect(&["--azure"])
         .code(1)
+        .stdout(contains("cloud-init: datasource_list: [ NoCloud, Azure, None ]; fix: "))
         .stdout(contains("cloud-init-starts: /etc/cloud/cloud-init.disabled is there; fix: remove the file"))
         .stdout(contains("agent: walinuxagent.service is masked; fix: "))
         .stdout(contains("no-swap: fstab swaps to /swapfile; var-more.swap is enabled; fix: remove it"))

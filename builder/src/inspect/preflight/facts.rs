@@ -142,7 +142,8 @@ fn settings(text: &str) -> BTreeMap<String, String> {
     settings
 }
 
-/// The list that counts: files in cloud.cfg.d replace cloud.cfg's and each other's, in order of their names.
+/// The list that counts: files in cloud.cfg.d replace cloud.cfg's and each other's, in order of their names (`list` sorts as
+/// cloud-init does, by code: `90-own.cfg` comes before `90_dpkg.cfg`, whose list then counts).
 fn sources(root: &Root) -> Result<Option<Vec<String>>> {
     let mut files = vec!["etc/cloud/cloud.cfg".to_owned()];
     for (name, _) in root.list(Path::new("etc/cloud/cloud.cfg.d"))? {

@@ -197,10 +197,13 @@ fn cloud_init(inside: &Inside) -> Point {
     if !inside.packages.contains("cloud-init") {
         return Point::failed(NAME, "it is not installed", "install cloud-init");
     }
-    let fix = "datasource_list: [ Azure ] in a file of /etc/cloud/cloud.cfg.d";
+    // Alone: with a second source to choose from it looks for each, and None is what it is left with at the end.
+    let only_azure =
+        |list: &[String]| list.iter().map(String::as_str).filter(|source| *source != "None").eq(["Azure"]);
+    let fix = "datasource_list: [ Azure ] in a file of /etc/cloud/cloud.cfg.d that sorts last: 99-azure.cfg, after the package's 90_dpkg.cfg";
     match &inside.sources {
         None => Point::failed(NAME, "no datasource_list: it would look for every cloud", fix),
-        Some(list) if list.iter().any(|source| source == "Azure") => {
+        Some(list) if only_azure(list) => {
             Point::passed(NAME, format!("datasource_list: [ {} ]", clean(&list.join(", "))))
         }
         Some(list) => Point::failed(NAME, format!("datasource_list: [ {} ]", clean(&list.join(", "))), fix),
@@ -386,7 +389,15 @@ mod tests {
         assert_eq!(failed(|inside| inside.kernels[0].modules.clear()), ["kernel-file-systems"]);
         assert_eq!(failed(|inside| inside.kernels.clear()), ["initramfs", "kernel-file-systems", "packages"]);
         assert_eq!(failed(|inside| inside.sources = None), ["cloud-init"]);
-        assert_eq!(failed(|inside| inside.sources = Some(vec!["NoCloud".into()])), ["cloud-init"]);
+        let sources = |sources: &'static [&'static str]| {
+            failed(move |inside| {
+                inside.sources = Some(sources.iter().map(|source| (*source).into()).collect());
+            })
+        };
+        assert_eq!(sources(&["Azure", "None"]), [""; 0]);
+        for wrong in [&["NoCloud"][..], &["None"], &["NoCloud", "Azure", "None"], &[]] {
+            assert_eq!(sources(wrong), ["cloud-init"], "{wrong:?}");
+        }
         for package in ["cloud-init", "waagent", "gdisk", "linux-image-6.1.0-18-cloud-amd64"] {
             let without = |inside: &mut Inside| assert!(inside.packages.remove(package));
             assert_eq!(failed(without).len(), 1, "{package}");
