@@ -35,11 +35,20 @@ pub enum Identities {
 
 impl Identities {
     /// The ledger that lies with them: it remembers who is given away, wherever else that is written down.
-    pub fn ledger(&self) -> Option<PathBuf> {
+    ///
+    /// # Errors
+    /// A [`Problem`] when the folder is not that of a fleet: no ledger belongs there.
+    pub fn ledger(&self) -> Result<Option<PathBuf>> {
         match self {
-            Self::None => None,
-            Self::Patch(path) => path.with_file_name(INDEX).exists().then(|| path.with_file_name(LEDGER)),
-            Self::Fleet { folder, .. } => Some(folder.join(LEDGER)),
+            Self::None => Ok(None),
+            Self::Patch(path) => Ok(path.with_file_name(INDEX).exists().then(|| path.with_file_name(LEDGER))),
+            Self::Fleet { folder, .. } if folder.join(INDEX).exists() => Ok(Some(folder.join(LEDGER))),
+            Self::Fleet { folder, .. } => {
+                let message = format!("{} holds no patches: there is no {INDEX}", folder.display());
+                Err(Problem::input(message)
+                    .hint("edgepress stamp IMAGE --fleet FILE --out DIR makes them")
+                    .into())
+            }
         }
     }
 }
@@ -104,12 +113,6 @@ struct Free<'a> {
 /// The index's lines that no good device has with this golden image.
 fn free<'a>(folder: &Path, ledger: Option<&'a Ledger>, reflash: bool) -> Result<Vec<Free<'a>>> {
     let index = folder.join(INDEX);
-    if !index.exists() {
-        let message = format!("{} holds no patches: there is no {INDEX}", folder.display());
-        return Err(Problem::input(message)
-            .hint("edgepress stamp IMAGE --fleet FILE --out DIR makes them")
-            .into());
-    }
     let mut free = Vec::new();
     for entry in entries(&index)? {
         let entry = entry?;
@@ -302,9 +305,13 @@ mod tests {
     fn where_the_ledger_lies() {
         let folder = tempfile::tempdir().expect("folder");
         let patch = Identities::Patch(folder.path().join("a.patch"));
-        assert_eq!(patch.ledger(), None);
+        let fleet = Identities::Fleet { folder: folder.path().into(), by_serial: false, reflash: false };
+        assert_eq!(patch.ledger().expect("none"), None);
+        assert!(fleet.ledger().expect_err("no fleet").to_string().contains("holds no patches"));
         std::fs::write(folder.path().join("fleet.jsonl"), "").expect("write");
-        assert_eq!(patch.ledger(), Some(folder.path().join("ledger.jsonl")));
-        assert_eq!(Identities::Patch("a.patch".into()).ledger(), None);
+        for identities in [patch, fleet] {
+            assert_eq!(identities.ledger().expect("one"), Some(folder.path().join("ledger.jsonl")));
+        }
+        assert_eq!(Identities::Patch("a.patch".into()).ledger().expect("none"), None);
     }
 }

@@ -87,7 +87,7 @@ pub fn flash(options: &Options, confirm: &dyn Fn(&Plan) -> Result<bool>, sink: &
     let look = Look { size: source.size, rules: options.rules, system: &system };
     let held = Held::new(look, &options.targets, &source.path).map_err(Problem::to_input)?;
     let targets = held.targets();
-    let own = options.identities.ledger();
+    let own = options.identities.ledger()?;
     let ledger = Ledger::with_copy(own.as_deref(), options.ledger.as_deref(), sink);
     let ledger = ledger.map_err(Problem::to_input)?;
     let assigned = assign(&options.identities, &targets, &source, ledger.as_ref(), sink);
