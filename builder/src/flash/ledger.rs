@@ -352,12 +352,12 @@ fn read(file: &File, path: &Path, sink: &dyn Sink) -> Result<BTreeMap<String, Ve
     Ok(known)
 }
 
-/// The last line with a golden image counts, except that a device that failed is not the one that was good before: that
-/// one still has the identity. (A reader's serial would not tell them apart.)
+/// The last line with a golden image counts, except that a device that was begun or failed is not the one that was good
+/// before: that one still has the identity. (A reader's serial would not tell them apart.)
 fn remember(all: &mut Vec<Record>, record: Record) {
     let same = |other: &&Record| other.golden_sha256 == record.golden_sha256;
-    let out = |other: &Record| matches!(other.verdict, Verdict::Good | Verdict::Uncertain);
-    if record.verdict.frees() && all.iter().filter(same).any(out) {
+    let out = |record: &Record| matches!(record.verdict, Verdict::Good | Verdict::Uncertain);
+    if !out(&record) && all.iter().filter(same).any(out) {
         return;
     }
     all.retain(|other| !same(&other));

@@ -35,6 +35,14 @@ const PAIRS: [[&str; 2]; 3] = [
     ["bootstrap-username", "bootstrap-password"],
 ];
 
+/// What an identity may bring besides: alone, it provisions nothing.
+const SETTINGS: [&str; 7] =
+    ["hostname", "hosts", "endpoint", "authorized_keys", "wifi-ssid", "wifi-key", "source-ca.pem"];
+
+fn is_setting(name: &str) -> bool {
+    SETTINGS.contains(&name) || name.starts_with(AUTHORITIES)
+}
+
 /// Files on the FAT partition that make one machine or open one, wherever the machine's own tools look for them:
 /// Raspberry Pi OS's `userconf` and `wpa_supplicant.conf`, what its Imager writes, cloud-init's seed, systemd-boot's seed.
 const ON_FAT: [(&str, &str, &str); 8] = [
@@ -207,8 +215,9 @@ pub fn judge(found: &[Found], identity: &[String], meant: Meant, seen: &Seen) ->
     let has = |name: &str| identity.iter().any(|file| file == name);
     let half = PAIRS.iter().find(|[one, other]| has(one) != has(other));
     let list = identity.join(", ");
+    let settings_only = identity.iter().all(|name| is_setting(name));
     match (identity.is_empty(), meant) {
-        (true, Meant::Stamped) => {
+        (_, Meant::Stamped) if settings_only => {
             faults.push("it has no identity; put one in with `edgepress stamp IMAGE --identity FOLDER`".into());
         }
         (false, Meant::Golden) => faults.push(format!(
@@ -236,9 +245,10 @@ pub fn judge(found: &[Found], identity: &[String], meant: Meant, seen: &Seen) ->
         [] => String::new(),
         not => format!("; not looked through: {}", not.join(", ")),
     };
-    let detail = match identity.is_empty() {
-        true => format!("nothing of one device, nothing that opens one{not}"),
-        false => format!("one device's identity where first boot takes it ({list}), and nothing else{not}"),
+    let detail = match () {
+        () if identity.is_empty() => format!("nothing of one device, nothing that opens one{not}"),
+        () if settings_only => format!("settings where first boot takes them ({list}), no identity{not}"),
+        () => format!("one device's identity where first boot takes it ({list}), and nothing else{not}"),
     };
     Check::new(NAME, true, detail)
 }
@@ -304,6 +314,10 @@ mod tests {
         assert_eq!(outcome(whole, Meant::Stamped), Outcome::Passed);
         assert_eq!(outcome(whole, Meant::Golden), Outcome::Failed);
         assert_eq!(outcome(&whole[..1], Meant::Either), Outcome::Failed);
+        let settings = &["hostname", "ca/plant.pem"][..];
+        assert_eq!(outcome(settings, Meant::Either), Outcome::Passed);
+        assert_eq!(outcome(settings, Meant::Stamped), Outcome::Failed);
+        assert_eq!(outcome(settings, Meant::Golden), Outcome::Failed);
         let check = judge(&[], &[], Meant::Either, &seen);
         assert!(check.detail.ends_with("; not looked through: partition 3 (swap)"), "{}", check.detail);
         for unseen in [Seen { root: false, ..seen.clone() }, Seen { fat: false, ..seen.clone() }] {

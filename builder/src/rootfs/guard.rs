@@ -134,15 +134,7 @@ pub fn check(tree: &Path, allowed: &Allowed) -> Result<Vec<Leak>> {
 /// As [`check`].
 pub fn check_tree(tree: &dyn Tree, allowed: &Allowed) -> Result<Vec<Leak>> {
     let mut guard = Guard { tree, allowed, leaks: Vec::new(), folders: BTreeMap::new() };
-    for (name, kind) in tree.list(Path::new(""))? {
-        let passed_by = PASSED_BY.iter().any(|folder| name == *folder);
-        match kind {
-            Kind::Folder if !passed_by => guard.folder(Path::new(&name))?,
-            Kind::File => guard.file(Path::new(&name))?,
-            Kind::Folder | Kind::Other => {}
-        }
-    }
-    guard.folder(Path::new(LOCAL))?;
+    guard.system(Guard::file)?;
     let mut leaks = guard.leaks;
     for ((folder, what, fix), count) in guard.folders {
         let what = if count == 1 { what.to_owned() } else { format!("{what} ({count} files)") };
@@ -158,7 +150,12 @@ pub fn check_tree(tree: &dyn Tree, allowed: &Allowed) -> Result<Vec<Leak>> {
 /// As [`check`].
 pub fn check_keys(tree: &dyn Tree) -> Result<Vec<Leak>> {
     let mut guard = Guard { tree, allowed: &Allowed::default(), leaks: Vec::new(), folders: BTreeMap::new() };
-    guard.keys(Path::new(""))?;
+    // Perhaps another root, as with A and B.
+    if tree.list(Path::new("usr"))?.is_empty() {
+        guard.folder(Path::new(""), Guard::key)?;
+    } else {
+        guard.system(Guard::key)?;
+    }
     guard.leaks.sort();
     Ok(guard.leaks)
 }
@@ -189,27 +186,30 @@ struct Guard<'a> {
     folders: BTreeMap<(&'static str, &'static str, &'static str), usize>,
 }
 
+/// What is done with each file.
+type Look<G> = fn(&mut G, &Path) -> Result<()>;
+
 impl Guard<'_> {
-    fn folder(&mut self, path: &Path) -> Result<()> {
+    /// Everything but packages' own.
+    fn system(&mut self, look: Look<Self>) -> Result<()> {
+        for (name, kind) in self.tree.list(Path::new(""))? {
+            let passed_by = PASSED_BY.iter().any(|folder| name == *folder);
+            match kind {
+                Kind::Folder if !passed_by => self.folder(Path::new(&name), look)?,
+                Kind::File => look(self, Path::new(&name))?,
+                Kind::Folder | Kind::Other => {}
+            }
+        }
+        self.folder(Path::new(LOCAL), look)
+    }
+
+    fn folder(&mut self, path: &Path, look: Look<Self>) -> Result<()> {
         ensure!(path.components().count() <= DEEPEST, "{} is nested too deep", path.display());
         for (name, kind) in self.tree.list(path)? {
             let path = path.join(name);
             match kind {
-                Kind::Folder => self.folder(&path)?,
-                Kind::File => self.file(&path)?,
-                Kind::Other => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn keys(&mut self, folder: &Path) -> Result<()> {
-        ensure!(folder.components().count() <= DEEPEST, "{} is nested too deep", folder.display());
-        for (name, kind) in self.tree.list(folder)? {
-            let path = folder.join(name);
-            match kind {
-                Kind::Folder => self.keys(&path)?,
-                Kind::File => self.key(&path, &mut None)?,
+                Kind::Folder => self.folder(&path, look)?,
+                Kind::File => look(self, &path)?,
                 Kind::Other => {}
             }
         }
@@ -248,10 +248,14 @@ impl Guard<'_> {
             }
             return Ok(());
         }
-        self.key(path, &mut content)
+        self.key_in(path, &mut content)
     }
 
-    fn key(&mut self, path: &Path, content: &mut Option<Vec<u8>>) -> Result<()> {
+    fn key(&mut self, path: &Path) -> Result<()> {
+        self.key_in(path, &mut None)
+    }
+
+    fn key_in(&mut self, path: &Path, content: &mut Option<Vec<u8>>) -> Result<()> {
         if is_key_store(path) {
             self.leak(path, &PKCS12);
         } else if !path.starts_with(NO_KEYS_UNDER) && (PRIVATE_KEY.holds)(self.content(path, content)?) {
@@ -280,7 +284,7 @@ impl Guard<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Allowed, check, refuse};
+    use super::{Allowed, Folder, check, check_keys, refuse};
     use crate::error::problem;
     use crate::rootfs::guard_rules::RULES;
     use crate::units::Digest;
@@ -372,6 +376,21 @@ mod tests {
         }
         put(tree, "var/lib/app/large", &format!("{}{KEY}", "x".repeat(300_000)));
         assert_eq!(paths(tree, &Allowed::default()), wanted);
+    }
+
+    /// A second root has packages' examples, too; a data partition has none.
+    #[test]
+    fn keys_in_a_tree_of_unknown_use() {
+        let tree = tempfile::tempdir().expect("temp folder");
+        put(tree.path(), "lib/key", KEY);
+        let found = || -> Vec<_> {
+            let leaks = check_keys(&Folder(tree.path())).expect("walk");
+            leaks.into_iter().map(|leak| leak.path.display().to_string()).collect()
+        };
+        assert_eq!(found(), ["/lib/key"]);
+        put(tree.path(), "usr/share/doc/x/key.pem", KEY);
+        put(tree.path(), "etc/key", KEY);
+        assert_eq!(found(), ["/etc/key"]);
     }
 
     #[test]
