@@ -1,17 +1,18 @@
 //! `edgepress inspect` on images made here: sound ones, broken ones, and what is none.
 
+#[path = "cli_inspect/azure.rs"]
+mod azure;
 #[path = "support/card.rs"]
 mod card;
+#[path = "cli_inspect/leaks.rs"]
+mod leaks;
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use card::{
-    BOOT, BOOT_SIZE, CMDLINE, CONFIG, Card, SIZE, STATUS, UUID, edgepress, mke2fs, with_boot_and_data,
-    with_gpt, with_mbr,
-};
+use card::{CMDLINE, CONFIG, Card, SIZE, STATUS, UUID, edgepress, with_gpt, with_mbr};
 use edgepress::disk::fat::LEAST;
 use edgepress::disk::gpt::ALIGN;
 use edgepress::disk::mbr;
@@ -84,21 +85,6 @@ fn a_root_on_another_disk() {
         .code(1)
         .stdout(contains("root=PARTUUID=00000000-02 is on another disk: the root partition is 1a2b3c4d-02"))
         .stdout(contains("hint: write root=PARTUUID=1a2b3c4d-02"));
-}
-
-#[test]
-fn an_identity_is_told_and_never_shown() {
-    let mut card = Card::uefi();
-    card.put("edgepress/private-key.pem", "SECRET").put("edgepress/certificate.pem", "SECRET");
-    card.write(with_gpt);
-    let output = card.inspect(&[]).success();
-    let said = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
-    assert!(
-        said.contains("identity: certificate.pem, private-key.pem: this image belongs to one device"),
-        "{said}"
-    );
-    assert!(!said.contains("SECRET"));
-    assert_eq!(card.json(&[])["identity"], json!(["certificate.pem", "private-key.pem"]));
 }
 
 #[test]
@@ -226,92 +212,6 @@ fn a_configuration_that_is_none_is_not_shown() {
     assert!(!String::from_utf8_lossy(&output.get_output().stdout).contains("SECRET"));
 }
 
-#[test]
-fn leaks_are_named_with_their_fix() {
-    let mut card = Card::uefi();
-    card.root("etc/ssh/ssh_host_rsa_key", "key").root("etc/machine-id", "0123456789abcdef0123456789abcdef\n");
-    card.root("var/lib/edgepress/configured", "pump-7\n").put("userconf.txt", "pi:$6$x");
-    card.root("home/edge/.ssh/authorized_keys", "ssh-ed25519 AAAA ops\n");
-    card.write(with_gpt);
-    card.inspect(&[])
-        .code(1)
-        .stdout(contains("identity-leak       FAILED"))
-        .stdout(contains("/etc/machine-id: a machine id; empty the file"))
-        .stdout(contains("/etc/ssh/ssh_host_rsa_key: an SSH host key; remove it"))
-        .stdout(contains("userconf.txt: an account and its password"))
-        .stdout(contains("first boot   configured as pump-7"))
-        .stdout(contains("/home/edge/.ssh/authorized_keys: SSH keys that may log in"))
-        .stderr(contains("identity-leak: "));
-}
-
-#[test]
-fn a_device_in_the_configuration() {
-    let mut card = Card::uefi();
-    let manual =
-        "[provisioning]\nsource = \"manual\"\nconnection_string = \"HostName=h;SharedAccessKey=SECRET\"\n";
-    card.root("etc/aziot/config.toml", manual);
-    card.write(with_gpt);
-    let output = card
-        .inspect(&[])
-        .code(1)
-        .stdout(contains("/etc/aziot/config.toml: a secret of a device in the runtime's configuration; "));
-    assert!(!String::from_utf8_lossy(&output.get_output().stdout).contains("SECRET"));
-}
-
-/// A terminal takes what an image's names hold for commands.
-#[test]
-fn names_of_an_image_are_no_commands() {
-    let mut card = Card::uefi();
-    card.root("etc/ssh/ssh_host_\u{1b}]0;owned\u{7}", "key");
-    card.write(with_gpt);
-    let output = card.inspect(&[]).code(1).stderr(contains("]0;owned"));
-    for stream in [&output.get_output().stdout, &output.get_output().stderr] {
-        assert!(!stream.contains(&0x1b) && !stream.contains(&0x07));
-    }
-}
-
-/// A disk of a server: /boot is the first that looks like a root, and something else lies behind the root.
-#[test]
-fn the_root_is_where_the_system_is() {
-    let mut card = Card::uefi();
-    card.root("etc/ssh/ssh_host_rsa_key", "key");
-    card.write(with_boot_and_data);
-    let (grub, key) =
-        (("grub/grub.cfg".to_owned(), b"x".to_vec()), ("plant/Key.pfx".to_owned(), b"x".to_vec()));
-    mke2fs(&card.path(), BOOT, BOOT_SIZE, &[grub.clone(), key]);
-    card.inspect(&[])
-        .code(1)
-        .stdout(contains("Debian GNU/Linux 12"))
-        .stderr(contains("/etc/ssh/ssh_host_rsa_key: an SSH host key"))
-        .stderr(contains("partition 2, /plant/Key.pfx: a key store (PKCS #12)"));
-    card.root.retain(|(path, _)| !path.contains("ssh_host"));
-    card.write(with_boot_and_data);
-    mke2fs(&card.path(), BOOT, BOOT_SIZE, &[grub]);
-    let verdict = "identity-leak           ok  nothing of one device, nothing that opens one; not looked through: partition 4 \
-                   (unknown)";
-    card.inspect(&[]).success().stdout(contains(verdict));
-}
-
-#[test]
-fn golden_and_stamped() {
-    let mut card = Card::uefi();
-    card.write(with_gpt);
-    card.inspect(&["--golden"]).success();
-    card.inspect(&["--stamped"]).code(1).stderr(contains("it has no identity"));
-    card.put("edgepress/private-key.pem", "SECRET");
-    card.write(with_gpt);
-    card.inspect(&[]).code(1).stderr(contains("holds half an identity"));
-    card.put("edgepress/certificate.pem", "SECRET");
-    card.write(with_gpt);
-    card.inspect(&["--stamped"]).success();
-    card.inspect(&["--golden"]).code(1).stderr(contains("edgepress stamp --remove"));
-    // A device's own settings, as Windows names them.
-    let mut card = Card::uefi();
-    card.put("edgepress/Authorized_Keys.txt", "ssh-ed25519 AAAA stranger\n");
-    card.write(with_gpt);
-    card.inspect(&["--golden"]).code(1).stderr(contains("an identity (authorized_keys)"));
-}
-
 /// The footer of a fixed VHD.
 fn footer(size: u64) -> [u8; 512] {
     let mut footer = [0; 512];
@@ -381,79 +281,6 @@ fn a_container_that_is_damaged_or_reaches_out() {
         .arg(folder.join("layer"));
     assert!(qemu_img.status().expect("qemu-img").success());
     edgepress().arg(folder.join("layer")).assert().code(2).stderr(contains("backing file"));
-}
-
-/// Everything that Azure asks.
-fn azure() -> Card {
-    let mut card = Card::uefi();
-    const KERNEL: &str = "6.1.0-cloud-amd64";
-    let line = "console=tty1 console=ttyS0,115200n8 earlyprintk=ttyS0,115200 rootdelay=300";
-    let modules = ["hv_vmbus", "hv_storvsc", "hv_netvsc", "nvme"];
-    let names: Vec<_> =
-        modules.iter().map(|name| format!("usr/lib/modules/{KERNEL}/kernel/{name}.ko")).collect();
-    card.root("boot/grub/grub.cfg", format!("linux /boot/vmlinuz-{KERNEL} root=UUID={UUID} ro {line}\n"));
-    card.root(&format!("boot/vmlinuz-{KERNEL}"), "kernel");
-    card.root(&format!("boot/initrd.img-{KERNEL}"), zstd::encode_all(&cpio(&names)[..], 1).expect("zst"));
-    card.root(&format!("boot/config-{KERNEL}"), "CONFIG_VFAT_FS=y\n");
-    card.root(&format!("usr/lib/modules/{KERNEL}/modules.dep"), "kernel/fs/udf/udf.ko:\n");
-    // As Ubuntu's package leaves it, and a file that sorts after that.
-    card.root("etc/cloud/cloud.cfg.d/90_dpkg.cfg", "datasource_list: [ NoCloud, Azure, None ]\n");
-    card.root("etc/cloud/cloud.cfg.d/99-azure.cfg", "datasource_list: [ Azure ]\n");
-    card.root("etc/waagent.conf", "Provisioning.Agent=auto\nResourceDisk.EnableSwap=n\n");
-    let package =
-        |name| format!("Package: {name}\nStatus: install ok installed\nArchitecture: all\nVersion: 1\n\n");
-    let packages = ["cloud-init", "waagent", "gdisk", "linux-image-6.1.0-cloud-amd64"].map(package);
-    card.root("var/lib/dpkg/status", packages.concat());
-    card
-}
-
-fn cpio(names: &[String]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for name in names.iter().map(String::as_str).chain(["TRAILER!!!"]) {
-        bytes.extend(format!("070701{}{:08x}{}", "0".repeat(88), name.len() + 1, "0".repeat(8)).bytes());
-        bytes.extend(name.bytes().chain([0]));
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-    }
-    bytes
-}
-
-#[test]
-fn azure_takes_it() {
-    let card = azure();
-    card.write(with_gpt);
-    let vhd = card.folder.path().join("card.vhd");
-    let raw = fs::read(card.path()).expect("image");
-    fs::write(&vhd, [&raw[..], &footer(SIZE)].concat()).expect("write");
-    edgepress()
-        .arg(&vhd)
-        .assert()
-        .success()
-        .stdout(contains("azure-preflight         ok  15 points are right"));
-    // As a raw image it has no footer; without the flag nobody asks.
-    card.inspect(&["--azure"]).success().stdout(contains("14 points are right, 1 do not apply"));
-    assert_eq!(card.json(&[])["azure"], Value::Null);
-}
-
-#[test]
-fn azure_refuses_it() {
-    let mut card = azure();
-    card.root("etc/fstab", format!("UUID={UUID} / ext4 defaults 0 1\n/swapfile none swap sw 0 0\n"));
-    card.root("boot/initrd.img-6.1.0-cloud-amd64", [0x02, 0x21, 0x4c, 0x18, 0, 0, 0, 0]);
-    card.root("home/edge/.ssh/authorized_keys", "ssh-ed25519 AAAA ops\n");
-    card.root("etc/cloud/cloud-init.disabled", "");
-    card.root("etc/systemd/system/walinuxagent.service", "-> /dev/null");
-    card.root("etc/systemd/system/swap.target.wants/var-more.swap", "-> ../var-more.swap");
-    card.root("etc/cloud/cloud.cfg.d/99-azure.cfg", "");
-    card.root("etc/cloud/cloud.cfg.d/90-azure.cfg", "datasource_list: [ Azure ]\n");
-    card.write(with_gpt);
-    card.inspect(&["--azure"])
-        .code(1)
-        .stdout(contains("cloud-init: datasource_list: [ NoCloud, Azure, None ]; fix: "))
-        .stdout(contains("cloud-init-starts: /etc/cloud/cloud-init.disabled is there; fix: remove the file"))
-        .stdout(contains("agent: walinuxagent.service is masked; fix: "))
-        .stdout(contains("no-swap: fstab swaps to /swapfile; var-more.swap is enabled; fix: remove it"))
-        .stdout(contains("kernel 6.1.0-cloud-amd64: the initramfs cannot be read: it is compressed with lz4"))
-        .stdout(contains("generalised: /home/edge/.ssh/authorized_keys"));
 }
 
 #[test]
