@@ -39,6 +39,7 @@ pub mod sandbox;
 pub mod sbom;
 pub mod sign;
 pub mod sim;
+pub mod ssh;
 pub mod stamp;
 pub mod store;
 pub mod units;

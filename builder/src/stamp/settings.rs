@@ -11,8 +11,8 @@ use super::secret;
 use crate::board::wifi;
 use crate::provisioning::device::EstAuth;
 use crate::provisioning::source::Source;
-use crate::recipe::check::judge_keys;
 use crate::recipe::types::{CertificateSource, Enrol, VaultToken};
+use crate::ssh::judge_keys;
 
 /// Most bytes of a network's name (IEEE 802.11).
 const LONGEST_SSID: usize = 32;

@@ -3,28 +3,17 @@
 use std::io::Read as _;
 use std::path::Path;
 
-use base64::Engine as _;
-
 use crate::board::wifi;
 use crate::provisioning::source;
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::load::Loaded;
 use crate::recipe::types::EdgeSource;
+use crate::ssh;
 
 /// First bytes of a .deb, which is an `ar` archive.
 const DEB_MAGIC: &[u8] = b"!<arch>\n";
 /// Most bytes of a file of public keys.
 const LARGEST_KEYS: u64 = 256 * 1024;
-/// Types of SSH keys, as OpenSSH 9 names them (`ssh -Q key-plain`, without the withdrawn DSA).
-const KEY_TYPES: [&str; 7] = [
-    "ssh-ed25519",
-    "ssh-rsa",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-];
 /// The packages of the runtime.
 const RUNTIME: [&str; 2] = ["aziot-identity-service", "aziot-edge"];
 
@@ -153,73 +142,19 @@ fn public_keys(loaded: &Loaded, key: &str, file: &Path, findings: &mut Vec<Diagn
         return;
     }
     let mut bytes = Vec::new();
-    let read = std::fs::File::open(file).and_then(|file| file.take(LARGEST_KEYS).read_to_end(&mut bytes));
-    let verdict = match read {
-        Ok(_) => judge_keys(&String::from_utf8_lossy(&bytes)),
-        Err(error) => Err(format!("cannot be read: {error}")),
-    };
-    if let Err(reason) = verdict {
-        let message = format!("{} {reason}", file.display());
-        let hint = "name the public half, which ssh-keygen writes beside the private one as *.pub";
-        findings.push(Diagnostic::error(message).hint(hint).at(loaded.place(key)));
-    }
-}
-
-/// Is the text a list of public keys, as in `authorized_keys`? The reason never repeats what the file holds.
-pub(crate) fn judge_keys(text: &str) -> Result<(), String> {
-    if text.contains("PRIVATE KEY") || text.starts_with("PuTTY-User-Key-File") {
-        return Err("is a private key: it would be in every image".into());
-    }
-    let lines = text.lines().map(str::trim).enumerate();
-    let mut keys = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).peekable();
-    if keys.peek().is_none() {
-        return Err("holds no key".into());
-    }
-    match keys.find(|(_, line)| !public_key(line)) {
-        Some((at, _)) => Err(format!("is not a list of SSH public keys (line {})", at + 1)),
-        None => Ok(()),
-    }
-}
-
-/// `[options] type base64 [comment]`, where the base64 begins with the type once more (RFC 4253, 6.6).
-fn public_key(line: &str) -> bool {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let Some(at) = words.iter().position(|word| KEY_TYPES.contains(word)) else { return false };
-    let blob = words.get(at + 1).and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok());
-    let length = u32::try_from(words[at].len()).unwrap_or(u32::MAX).to_be_bytes();
-    blob.and_then(|blob| blob.strip_prefix(&length).map(|rest| rest.starts_with(words[at].as_bytes())))
-        .unwrap_or(false)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::judge_keys;
-
-    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJbVVTeqTGWQfE9Jm1bqhYQfBWZHCkGPGD4KEH3vMMqQ";
-
-    #[test]
-    fn public_keys_only() {
-        for (text, good) in [
-            (KEY.to_owned(), true),
-            (format!("# ops\n\n{KEY} ops@example\r\n{KEY}\n"), true),
-            (format!("restrict,command=\"a b\" {KEY}"), true),
-            (String::new(), false),
-            ("# nothing\n".into(), false),
-            ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n".into(), false),
-            ("-----BEGIN RSA PRIVATE KEY-----".into(), false),
-            ("PuTTY-User-Key-File-3: ssh-ed25519".into(), false),
-            (KEY.replace("ssh-ed25519", "ssh-rsa"), false),
-            ("ssh-ed25519".into(), false),
-            ("ssh-ed25519 !!!".into(), false),
-            ("hello".into(), false),
-        ] {
-            assert_eq!(judge_keys(&text).is_ok(), good, "{text}");
+    let read = std::fs::File::open(file).and_then(|file| file.take(LARGEST_KEYS + 1).read_to_end(&mut bytes));
+    let diagnostic = match (read, std::str::from_utf8(&bytes)) {
+        (Err(error), _) => Diagnostic::error(format!("{} cannot be read: {error}", file.display())),
+        (Ok(size), _) if size as u64 > LARGEST_KEYS => {
+            let message = format!("{} is larger than {} KiB", file.display(), LARGEST_KEYS / 1024);
+            Diagnostic::error(message).expected("a list of SSH public keys")
         }
-    }
-
-    #[test]
-    fn refusals_do_not_repeat_the_file() {
-        let error = judge_keys("-----BEGIN PRIVATE KEY-----\nSECRET\n").expect_err("a private key");
-        assert!(!error.contains("SECRET"));
-    }
+        (Ok(_), Err(_)) => Diagnostic::error(format!("{} is not UTF-8", file.display()))
+            .hint("save it as UTF-8: PowerShell's `>` writes UTF-16"),
+        (Ok(_), Ok(text)) => match ssh::judge(text) {
+            Ok(()) => return,
+            Err(fault) => Diagnostic::error(format!("{} {}", file.display(), fault.reason)).hint(fault.hint),
+        },
+    };
+    findings.push(diagnostic.at(loaded.place(key)));
 }

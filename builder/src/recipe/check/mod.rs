@@ -4,7 +4,6 @@ mod board;
 mod boot_chain;
 mod combination;
 mod files;
-pub(crate) use files::judge_keys;
 
 use std::fmt;
 use std::path::Path;

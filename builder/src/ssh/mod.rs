@@ -1,0 +1,156 @@
+//! Lists of SSH public keys, as in `authorized_keys` and `*.pub` (sshd(8), "AUTHORIZED_KEYS FILE FORMAT").
+//!
+//! ```text
+//!  restrict,command="backup"  ssh-ed25519  AAAAC3NzaC1l…  ops@example
+//!  └─ options ─────────────┘  └─ type ──┘  └─ blob ────┘  └─ comment ┘
+//! ```
+//! One judge for every list that gets onto a device: what sshd would pass over without a word, so that nobody can log
+//! in, is refused here. No reason repeats what the file holds.
+
+mod blob;
+mod options;
+
+use std::fmt;
+
+/// What a private key is told by: PEM and OpenSSH's own, PuTTY's.
+const PRIVATE: [&str; 2] = ["PRIVATE KEY-----", "PuTTY-User-Key-File"];
+/// First line of the form of RFC 4716, which PuTTYgen and commercial servers export.
+const RFC4716: &str = "---- BEGIN SSH2 PUBLIC KEY ----";
+/// What to do with a key that did not arrive whole.
+const COPY_WHOLE: &str = "copy the whole line again, from the *.pub that ssh-keygen wrote";
+
+/// Why a list of keys cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// What is wrong and in which line, to stand after the file's name.
+    pub reason: String,
+    /// What to do.
+    pub hint: &'static str,
+}
+
+impl Fault {
+    fn new(reason: impl Into<String>, hint: &'static str) -> Self {
+        Self { reason: reason.into(), hint }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, self.hint)
+    }
+}
+
+/// Is the text a list of public keys, each of them whole and of a kind that sshd takes?
+///
+/// # Errors
+/// The first line that is none, and why.
+pub fn judge(text: &str) -> Result<(), Fault> {
+    if PRIVATE.iter().any(|mark| text.contains(mark)) {
+        let hint = "name the public half, which ssh-keygen writes beside the private one as *.pub";
+        return Err(Fault::new("is a private key: it would be in every image", hint));
+    }
+    if text.trim_start().starts_with(RFC4716) {
+        let hint = "turn it into OpenSSH's form: ssh-keygen -i -f FILE > FILE.pub";
+        return Err(Fault::new("has its key in the form of RFC 4716, which sshd does not read", hint));
+    }
+    let mut keys = 0;
+    for (at, line) in text.lines().map(str::trim).enumerate() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        one(line)
+            .map_err(|fault| Fault { reason: format!("{} (line {})", fault.reason, at + 1), ..fault })?;
+        keys += 1;
+    }
+    if keys == 0 {
+        Err(Fault::new("holds no key", "name a file that ssh-keygen wrote as *.pub"))
+    } else {
+        Ok(())
+    }
+}
+
+/// [`judge`] for those who show one line.
+///
+/// # Errors
+/// As [`judge`].
+pub fn judge_keys(text: &str) -> Result<(), String> {
+    judge(text).map_err(|fault| fault.to_string())
+}
+
+/// A line `[options] type blob [comment]`.
+fn one(line: &str) -> Result<(), Fault> {
+    let (options, key) = split(line)?;
+    if let Some(options) = options {
+        let hint = "the options that sshd knows are in its manual, \"AUTHORIZED_KEYS FILE FORMAT\"";
+        options::judge(options).map_err(|reason| Fault::new(reason, hint))?;
+    }
+    let mut words = key.split_ascii_whitespace();
+    let kind = words.next().unwrap_or_default();
+    let Some(text) = words.next() else {
+        return Err(Fault::new("has a type of key and no key", COPY_WHOLE));
+    };
+    blob::judge(kind, text)
+}
+
+/// Options and the rest of a line. As sshd does it: what begins with a type of key has no options; else they end at the
+/// first blank outside of quotation marks.
+fn split(line: &str) -> Result<(Option<&str>, &str), Fault> {
+    let first = |text: &str| text.split_ascii_whitespace().next().is_some_and(blob::is_kind);
+    if first(line) {
+        return Ok((None, line));
+    }
+    let end = options::end(line).ok_or_else(|| {
+        Fault::new("has a quotation mark that is never closed", "close it, or leave the options out")
+    })?;
+    let (options, rest) = line.split_at(end);
+    let rest = rest.trim_start();
+    if first(rest) {
+        return Ok((Some(options), rest));
+    }
+    let hint = "name a file that ssh-keygen wrote as *.pub, each key on one line of its own";
+    Err(Fault::new("is not a list of SSH public keys", hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{judge, judge_keys};
+
+    pub(super) const ED25519: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJbVVTeqTGWQfE9Jm1bqhYQfBWZHCkGPGD4KEH3vMMqQ";
+
+    #[test]
+    fn public_keys_only() {
+        let key = ED25519;
+        for (text, good) in [
+            (key.to_owned(), true),
+            (format!("# ops\n\n{key} ops@example\r\n{key}\n"), true),
+            (format!("restrict,command=\"a \\\"b\\\" # c\" {key}"), true),
+            (format!("no-pty,from=\"10.0.0.0/8\"\t{key} a b"), true),
+            (String::new(), false),
+            ("# nothing\n".into(), false),
+            ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n".into(), false),
+            ("-----BEGIN RSA PRIVATE KEY-----".into(), false),
+            ("PuTTY-User-Key-File-3: ssh-ed25519".into(), false),
+            ("---- BEGIN SSH2 PUBLIC KEY ----\nAAAA".into(), false),
+            (key.replace("ssh-ed25519", "ssh-rsa"), false),
+            (key.replace("ssh-ed25519 ", "ssh-ed25519"), false),
+            (format!("restrict, command=\"x\" {key}"), false),
+            (format!("command=\"x {key}"), false),
+            (format!("restrictt {key}"), false),
+            (format!("{key}\nssh-ed25519 AAAA"), false),
+            ("ssh-ed25519".into(), false),
+            ("ssh-ed25519 !!!".into(), false),
+            ("hello".into(), false),
+        ] {
+            assert_eq!(judge_keys(&text).is_ok(), good, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_line_is_named_and_the_file_never_repeated() {
+        let fault = judge(&format!("# x\n{ED25519}\nssh-ed25519 c2VjcmV0\n")).expect_err("cut short");
+        assert!(fault.reason.ends_with("(line 3)") && !fault.reason.contains("c2VjcmV0"), "{fault}");
+        let error = judge_keys("-----BEGIN PRIVATE KEY-----\nSECRET\n").expect_err("a private key");
+        assert!(!error.contains("SECRET"));
+    }
+}
