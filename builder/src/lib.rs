@@ -42,4 +42,5 @@ pub mod sim;
 pub mod ssh;
 pub mod stamp;
 pub mod store;
+pub mod tree;
 pub mod units;
