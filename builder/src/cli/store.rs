@@ -1,4 +1,4 @@
-//! `edgepress store`: shows how large the store is, and makes it smaller.
+//! `edgepress store`: shows how large the store is, makes it smaller, and reads it through for damage.
 
 use std::fmt::{self, Display};
 use std::path::PathBuf;
@@ -9,8 +9,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::Session;
+use crate::error::Problem;
 use crate::store::Store;
 use crate::store::prune::{Amount, Pruned, Usage};
+use crate::store::verify::{Kind, Verified};
 
 const DAY: u64 = 86_400;
 
@@ -29,7 +31,7 @@ impl StoreOption {
     }
 }
 
-/// Shows where the store is and how large, or prunes it
+/// Shows where the store is and how large, prunes it, or looks for damage
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -49,6 +51,8 @@ enum What {
         #[arg(long, conflicts_with = "older_than")]
         all: bool,
     },
+    /// Reads everything in it, removes what is damaged and names it; exit status 1 if anything was
+    Verify,
 }
 
 /// Runs the verb.
@@ -60,7 +64,20 @@ pub(super) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
             let age = (!all).then(|| Duration::from_secs(u64::from(*older_than) * DAY));
             session.answer(&Removed(store.prune(age)?))
         }
+        Some(What::Verify) => verify(&store, session),
     }
+}
+
+fn verify(store: &Store, session: &Session) -> Result<()> {
+    let verified = store.verify()?;
+    let damaged = verified.damaged.len();
+    session.answer(&Looked(verified))?;
+    if damaged == 0 {
+        return Ok(());
+    }
+    let message = format!("the store {} was damaged: {damaged} removed", store.root().display());
+    let hint = "what is needed of it is fetched or made anew; if it happens again, look at the disk";
+    Err(Problem::work(message).hint(hint).into())
 }
 
 #[derive(Serialize)]
@@ -82,6 +99,23 @@ struct Removed(Pruned);
 impl Display for Removed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "removed {} and {}", amount(self.0.blobs, "blobs"), amount(self.0.layers, "layers"))
+    }
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Looked(Verified);
+
+impl Display for Looked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for damage in &self.0.damaged {
+            let kind = match damage.kind {
+                Kind::Blob => "blob",
+                Kind::Layer => "layer",
+            };
+            writeln!(f, "damaged, removed: {kind} {}: {}", damage.path.display(), damage.why)?;
+        }
+        write!(f, "read {} and {}", amount(self.0.blobs, "blobs"), amount(self.0.layers, "layers"))
     }
 }
 

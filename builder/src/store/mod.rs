@@ -16,6 +16,7 @@ pub mod net;
 pub mod prune;
 mod resolve;
 pub mod staging;
+pub mod verify;
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write as _};

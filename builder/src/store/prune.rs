@@ -93,7 +93,7 @@ impl Store {
 
     fn blobs(&self) -> Result<Vec<(PathBuf, Metadata)>> {
         let mut all = Vec::new();
-        for folder in entries(&self.root.join("blobs/sha256"))? {
+        for folder in entries(&self.blobs_dir())? {
             for path in entries(&folder)? {
                 let metadata = path.symlink_metadata();
                 all.push((path.clone(), metadata.with_context(|| format!("reading {}", path.display()))?));
@@ -127,7 +127,7 @@ pub fn tree_size(path: &Path) -> u64 {
     size
 }
 
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let reading = || format!("reading {}", folder.display());
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).with_context(reading)? {
