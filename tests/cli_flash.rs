@@ -92,14 +92,13 @@ fn each_target_its_own_identity() {
             && line["time"].as_str().is_some_and(|time| time.ends_with('Z'))
     );
     // One is left; two cannot be had, and then none.
-    plant
-        .run(&[&two[..], &["--yes"]].concat())
-        .code(2)
-        .stderr(contains("2 targets, and 1 identities are left in patches"));
+    plant.run(&[&two[..], &["--yes"]].concat()).code(2).stderr(contains(
+        "2 targets, and 1 identity is left in patches, says the ledger patches/ledger.jsonl",
+    ));
     let one = ["flash", "golden", "--to", "b.img", "--fleet", "patches", "--yes"];
     plant.run(&one).success();
     assert!(fs::read(plant.path("b.img")).expect("written") == expected(&plant, "pump-2"));
-    plant.run(&one).code(2).stderr(contains("0 identities are left"));
+    plant.run(&one).code(2).stderr(contains("no identity is left in patches"));
     assert!(!String::from_utf8_lossy(&fs::read(ledger).expect("ledger")).contains("PRIVATE"));
 }
 
@@ -222,11 +221,15 @@ fn no_identity_twice() {
     let given = "the ledger says that pump-1 is given away already (card of ";
     let patch = ["--patch", "patches/pump-1.patch"];
     flash(&patch).success().stderr(contains(given).not());
-    flash(&patch).success().stderr(contains(given));
+    flash(&patch).code(2).stderr(contains(given).and(contains("hint: --reflash")));
+    flash(&[&patch[..], &["--reflash"]].concat()).success().stderr(contains(given));
+    flash(&[&patch[..], &patch[..]].concat()).code(2).stderr(contains("cannot be used multiple times"));
     let copy = ["--fleet", "patches", "--ledger", "copy.jsonl"];
     flash(&copy).success();
     flash(&copy).success();
-    flash(&copy).code(2).stderr(contains("1 targets, and 0 identities are left in patches"));
+    flash(&copy).code(2).stderr(contains(
+        "1 target, and no identity is left in patches, say the ledgers patches/ledger.jsonl and copy.jsonl",
+    ));
     let ids = |ledger: &str| {
         let good = verdicts(&plant.path(ledger)).into_iter().filter(|(verdict, _)| verdict == "good");
         good.map(|(_, id)| id).collect::<Vec<_>>()
@@ -236,6 +239,57 @@ fn no_identity_twice() {
     // A patch alone, with no fleet around it.
     fs::copy(plant.path("patches/pump-1.patch"), plant.path("alone.patch")).expect("copy");
     flash(&["--patch", "alone.patch"]).success().stdout(contains("ledger").not());
+}
+
+/// The index is a claim: what counts is what lies in the patches.
+#[test]
+fn an_index_that_lies() {
+    let plant = stamped();
+    let index = fs::read_to_string(plant.path("patches/fleet.jsonl")).expect("index");
+    let lines: Vec<&str> = index.lines().collect();
+    let file = |at: usize| -> String {
+        serde_json::from_str::<Value>(lines[at]).expect("JSON")["file"].as_str().expect("a name").into()
+    };
+    let renamed = lines[1].replace(&file(1), "again.patch");
+    let refused = |text: &str, expected: &str| {
+        plant.put("patches/fleet.jsonl", text);
+        fs::copy(plant.path("patches").join(file(0)), plant.path("patches/again.patch")).expect("copy");
+        let flash = ["flash", "golden", "--to", "a", "--to", "b", "--create", "--yes", "--fleet", "patches"];
+        plant.run(&flash).code(2).stderr(contains(expected.to_owned()));
+        assert!(!plant.path("a").exists() && !plant.path("b").exists(), "{expected}");
+    };
+    refused(
+        &format!("{0}\n{0}\n", lines[0]),
+        "fleet.jsonl:2: the registration id of pump:3 stands in line 1",
+    );
+    refused(
+        &format!("{}\n{}\n", lines[0], lines[1].replace(&file(1), &file(0))),
+        "fleet.jsonl:2: the file of",
+    );
+    refused(
+        &format!("{}\n{renamed}\n", lines[0]),
+        "is not what the index says of pump-1: it is the identity of pump:3",
+    );
+}
+
+/// `stamp --full`: the image is one device's, on one card, once.
+#[test]
+fn an_image_with_an_identity_in_it() {
+    let plant = Plant::new();
+    plant.three();
+    plant.run(&["stamp", "golden", "--fleet", "issued", "--out", "full", "--full"]).success();
+    let flash = |arguments: &[&str]| {
+        plant.run(&[&["flash", "full/gateway-pump-1.img", "--create", "--yes"], arguments].concat())
+    };
+    flash(&["--to", "a", "--to", "b"])
+        .code(2)
+        .stderr(contains("has the identity of pump-1 in it, and 2 targets"));
+    assert!(!plant.path("a").exists());
+    flash(&["--to", "a"]).success().stdout(contains("good, pump-1"));
+    let all = verdicts(&plant.path("full/ledger.jsonl"));
+    assert_eq!(all, ["finishing", "good"].map(|verdict| (verdict.to_owned(), "pump-1".to_owned())));
+    flash(&["--to", "b"]).code(2).stderr(contains("pump-1 is given away already (a of "));
+    flash(&["--to", "b", "--reflash"]).success();
 }
 
 #[test]
@@ -254,8 +308,8 @@ fn a_new_golden_image_for_the_same_devices() {
     plant.run(&flash).success().stdout(contains("good, pump-2"));
     plant.run(&flash).code(2).stderr(contains("hint: --reflash, if these are the same devices"));
     let again = [&flash[..], &["--reflash"]].concat();
-    plant.run(&again).success().stdout(contains("good, pump:3")).stderr(contains("are given again"));
-    plant.run(&again).code(2).stderr(contains("0 identities are left"));
+    plant.run(&again).success().stdout(contains("good, pump:3")).stderr(contains("may be given again"));
+    plant.run(&again).code(2).stderr(contains("no identity is left in patches"));
 }
 
 /// Exit status 2: nothing was begun.

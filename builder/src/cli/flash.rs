@@ -46,11 +46,13 @@ pub struct Args {
     /// With --fleet: each target gets the identity with its serial (the card's, or that of the USB device)
     #[arg(long = "match", value_name = "WHAT", value_parser = ["serial"], requires = "fleet")]
     by: Option<String>,
-    /// With --fleet: the same devices get a new golden image. Identities that went out with another one are given again;
-    /// without this they are passed over, since two devices with one identity lock each other out
-    #[arg(long, requires = "fleet")]
+    /// The same devices are flashed anew. With --fleet, identities that went out with another golden image are given again;
+    /// without this they are passed over. An identity that is named (--patch, or one in the image itself) is given again
+    /// although a ledger says that a device has it; without this it is refused: two devices with one identity lock each
+    /// other out
+    #[arg(long)]
     reflash: bool,
-    /// One target's identity; warns if the ledger beside it says that it is given away
+    /// One target's identity; refused if the ledger beside it says that it is given away
     #[arg(long, value_name = "FILE")]
     patch: Option<PathBuf>,
     /// Where every target gets a line, besides the ledger.jsonl that lies with the fleet's patches
@@ -94,9 +96,12 @@ pub fn run(args: Args, session: &Session) -> Result<()> {
         session.sink.warn("--even-if-not-removable: a built-in disk is overwritten like a card".into());
     }
     if args.reflash {
-        session
-            .sink
-            .warn("--reflash: identities that devices have with another golden image are given again".into());
+        let what = if args.fleet.is_some() {
+            "identities that devices have with another golden image"
+        } else {
+            "an identity that a device has"
+        };
+        session.sink.warn(format!("--reflash: {what} may be given again"));
     }
     let yes = args.yes;
     let again = again(&args);
@@ -116,8 +121,8 @@ fn options(args: Args) -> Options {
         (Some(folder), _) => {
             Identities::Fleet { folder, by_serial: args.by.is_some(), reflash: args.reflash }
         }
-        (None, Some(patch)) => Identities::Patch(patch),
-        (None, None) => Identities::None,
+        (None, Some(path)) => Identities::Patch { path, reflash: args.reflash },
+        (None, None) => Identities::None { reflash: args.reflash },
     };
     Options {
         source: source::Options { image: args.image, bmap, sha256: args.sha256 },

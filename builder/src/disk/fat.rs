@@ -318,7 +318,7 @@ fn unix_time(DateTime { date, time }: DateTime) -> u64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::{Entry, LEAST, VolumeId, change, dos_time, format, look};
     use crate::disk::overlay::{Overlay, Zeros};
     use crate::host;

@@ -10,18 +10,30 @@ use super::LEDGER;
 use super::ledger::{Ledger, Record, Taken};
 use super::source::Source;
 use super::target::Target;
+use super::unique::{self, Lines};
+use super::worn::{self, Wears, Worn};
 use crate::error::Problem;
 use crate::event::Sink;
+use crate::stamp::counted;
 use crate::stamp::output::{Entry, Form, INDEX, entries, lock};
 use crate::stamp::patch::Patch;
+use crate::units::Digest;
 
 /// Where identities come from.
 #[derive(Debug, Clone)]
 pub enum Identities {
-    /// All devices get the image as it is.
-    None,
+    /// All devices get the image as it is. One that wears an identity itself is for one device.
+    None {
+        /// Also where a device has that identity already.
+        reflash: bool,
+    },
     /// One device gets this patch.
-    Patch(PathBuf),
+    Patch {
+        /// Its file.
+        path: PathBuf,
+        /// Also where a device has it already.
+        reflash: bool,
+    },
     /// Each gets one of the patches that `edgepress stamp` left in this folder.
     Fleet {
         /// The folder.
@@ -34,14 +46,17 @@ pub enum Identities {
 }
 
 impl Identities {
-    /// The ledger that lies with them: it remembers who is given away, wherever else that is written down.
+    /// The ledger that lies with them, or with an `image` that has its own: it remembers who is given away, wherever else that
+    /// is written down.
     ///
     /// # Errors
     /// A [`Problem`] when the folder is not that of a fleet: no ledger belongs there.
-    pub fn ledger(&self) -> Result<Option<PathBuf>> {
+    pub fn ledger(&self, image: &Path) -> Result<Option<PathBuf>> {
+        let beside = |path: &Path| path.with_file_name(INDEX).exists().then(|| path.with_file_name(LEDGER));
         match self {
-            Self::None => Ok(None),
-            Self::Patch(path) => Ok(path.with_file_name(INDEX).exists().then(|| path.with_file_name(LEDGER))),
+            // The folder of `stamp --full`.
+            Self::None { .. } => Ok(beside(image)),
+            Self::Patch { path, .. } => Ok(beside(path)),
             Self::Fleet { folder, .. } if folder.join(INDEX).exists() => Ok(Some(folder.join(LEDGER))),
             Self::Fleet { folder, .. } => {
                 let message = format!("{} holds no patches: there is no {INDEX}", folder.display());
@@ -54,10 +69,42 @@ impl Identities {
 }
 
 /// A patch for each target, or none for any; and the fleet's folder, locked.
+#[derive(Default)]
 pub struct Assigned {
     /// In the order of the targets.
     pub patches: Vec<Option<Patch>>,
+    /// What the image wears itself.
+    pub worn: Option<Worn>,
     _lock: Option<Flock<File>>,
+}
+
+/// Whose a target becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named<'a> {
+    /// The registration id.
+    pub registration_id: &'a str,
+    /// SHA-256 of the certificate (DER).
+    pub certificate_sha256: Option<Digest>,
+    /// SHA-256 of the golden image, where it is known.
+    pub golden_sha256: Option<Digest>,
+}
+
+impl Assigned {
+    /// Whose the target of this number becomes; none where the image is everybody's.
+    pub fn named(&self, slot: usize) -> Option<Named<'_>> {
+        let patch = self.patches.get(slot)?.as_ref().map(|patch| &patch.header);
+        let patched = patch.map(|header| Named {
+            registration_id: &header.registration_id,
+            certificate_sha256: header.certificate_sha256,
+            golden_sha256: header.image.sha256,
+        });
+        let worn = self.worn.as_ref().map(|worn| Named {
+            registration_id: &worn.registration_id,
+            certificate_sha256: worn.certificate_sha256,
+            golden_sha256: None,
+        });
+        patched.or(worn)
+    }
 }
 
 /// Gives every target its identity; checks that all are for this image, and that no other device has one of them.
@@ -71,20 +118,19 @@ pub fn assign(
     ledger: Option<&Ledger>,
     sink: &dyn Sink,
 ) -> Result<Assigned> {
-    match identities {
-        Identities::None => Ok(Assigned { patches: targets.iter().map(|_| None).collect(), _lock: None }),
-        Identities::Patch(path) => {
+    let assigned = match identities {
+        Identities::None { .. } => Assigned {
+            patches: targets.iter().map(|_| None).collect(),
+            worn: worn(source, targets.len(), sink)?,
+            ..Assigned::default()
+        },
+        Identities::Patch { path, .. } => {
             if targets.len() > 1 {
                 let message =
                     format!("--patch is one device's identity, and {} targets are named", targets.len());
                 return Err(Problem::input(message).hint("--fleet DIR gives each its own").into());
             }
-            let patch = read(path, source)?;
-            let id = &patch.header.registration_id;
-            if let Some(taken) = ledger.and_then(|ledger| ledger.taken(id, patch.header.image.sha256)) {
-                sink.warn(format!("the ledger says that {id} is given away already ({taken}): two devices with one identity lock each other out"));
-            }
-            Ok(Assigned { patches: vec![Some(patch)], _lock: None })
+            Assigned { patches: vec![Some(read(path, source)?)], ..Assigned::default() }
         }
         Identities::Fleet { folder, by_serial, reflash } => {
             let lock = lock(folder)?;
@@ -92,13 +138,77 @@ pub fn assign(
             let chosen = if *by_serial {
                 matched(&free, targets, folder)?
             } else {
-                in_order(&free, targets, folder, sink)?
+                in_order(&free, targets, (folder, ledger), sink)?
             };
-            let patches: Result<Vec<_>> =
-                chosen.into_iter().map(|entry| read(&folder.join(&entry.file), source).map(Some)).collect();
-            Ok(Assigned { patches: patches?, _lock: Some(lock) })
+            let patches = patches(&chosen, folder, source)?;
+            Assigned { patches, _lock: Some(lock), ..Assigned::default() }
+        }
+    };
+    out_there(&assigned, identities, ledger, sink)?;
+    Ok(assigned)
+}
+
+/// The patches of these lines of the index, each of which is what its line says, and none another's.
+fn patches(chosen: &[&Entry], folder: &Path, source: &Source) -> Result<Vec<Option<Patch>>> {
+    let read = |entry: &&Entry| -> Result<(PathBuf, Patch)> {
+        let path = folder.join(&entry.file);
+        let patch = read(&path, source)?;
+        unique::same(entry, &path, &patch)?;
+        Ok((path, patch))
+    };
+    let patches = chosen.iter().map(read).collect::<Result<Vec<_>>>()?;
+    unique::apart(&patches)?;
+    Ok(patches.into_iter().map(|(_, patch)| Some(patch)).collect())
+}
+
+/// What the image wears, which one target can get.
+fn worn(source: &Source, targets: usize, sink: &dyn Sink) -> Result<Option<Worn>> {
+    match worn::find(source)? {
+        Wears::Identity(worn) if targets > 1 => {
+            let message = format!(
+                "{} has the identity of {} in it, and {targets} targets are named: two devices with one identity lock each \
+                 other out",
+                source.path.display(),
+                worn.registration_id
+            );
+            let hint = "name one target; the golden image with --fleet DIR gives each its own";
+            Err(Problem::input(message).hint(hint).into())
+        }
+        Wears::Identity(worn) => Ok(Some(worn)),
+        Wears::Nothing => Ok(None),
+        Wears::Unknown(why) => {
+            sink.note(format!("whether {} has an identity in it is not known: {why}", source.path.display()));
+            Ok(None)
         }
     }
+}
+
+/// Has another device what is given out here? A fleet's own identities were asked for before, by their names.
+fn out_there(
+    assigned: &Assigned,
+    identities: &Identities,
+    ledger: Option<&Ledger>,
+    sink: &dyn Sink,
+) -> Result<()> {
+    let reflash = match identities {
+        Identities::Fleet { .. } => None,
+        Identities::Patch { reflash, .. } | Identities::None { reflash } => Some(*reflash),
+    };
+    for named in (0..assigned.patches.len()).filter_map(|slot| assigned.named(slot)) {
+        unique::certificate_is_free(named.registration_id, named.certificate_sha256, ledger)?;
+        let taken = ledger.and_then(|ledger| ledger.taken(named.registration_id, named.golden_sha256));
+        let (Some(taken), Some(reflash)) = (taken, reflash) else { continue };
+        let message = format!(
+            "the ledger says that {} is given away already ({taken}): two devices with one identity lock each other out",
+            named.registration_id
+        );
+        if !reflash {
+            let hint = "--reflash, if that device is gone, or is this one; else another device's patch";
+            return Err(Problem::input(message).hint(hint).into());
+        }
+        sink.warn(message);
+    }
+    Ok(())
 }
 
 /// An identity that may be given away.
@@ -114,8 +224,10 @@ struct Free<'a> {
 fn free<'a>(folder: &Path, ledger: Option<&'a Ledger>, reflash: bool) -> Result<Vec<Free<'a>>> {
     let index = folder.join(INDEX);
     let mut free = Vec::new();
-    for entry in entries(&index)? {
+    let mut lines = Lines::default();
+    for (at, entry) in (1..).zip(entries(&index)?) {
         let entry = entry?;
+        lines.take(&index, at, &entry)?;
         // Only plain file names: an index must not point out of its folder.
         if entry.form == Form::Image || entry.file.contains('/') {
             let message = format!("{}: {} is no patch", index.display(), entry.file);
@@ -134,10 +246,27 @@ fn free<'a>(folder: &Path, ledger: Option<&'a Ledger>, reflash: bool) -> Result<
     Ok(free)
 }
 
+/// How many are wanted, how many are left, and who says so.
+fn short(targets: usize, left: usize, folder: &Path, ledger: Option<&Ledger>) -> String {
+    let left = match left {
+        0 => "no identity is left".to_owned(),
+        1 => "1 identity is left".to_owned(),
+        more => format!("{more} identities are left"),
+    };
+    let files: Vec<_> = ledger.map(Ledger::paths).unwrap_or_default();
+    let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
+    let who = match files.as_slice() {
+        [] => String::new(),
+        [one] => format!(", says the ledger {one}"),
+        many => format!(", say the ledgers {}", many.join(" and ")),
+    };
+    format!("{}, and {left} in {}{who}", counted(targets as u64, "target"), folder.display())
+}
+
 fn in_order<'a>(
     free: &'a [Free<'_>],
     targets: &[Target],
-    folder: &Path,
+    (folder, ledger): (&Path, Option<&Ledger>),
     sink: &dyn Sink,
 ) -> Result<Vec<&'a Entry>> {
     let (left, elsewhere): (Vec<_>, Vec<_>) = free.iter().partition(|free| free.elsewhere.is_empty());
@@ -150,12 +279,7 @@ fn in_order<'a>(
         sink.warn(format!("passed over, because devices have them with another golden image: {ids}"));
     }
     if left.len() < targets.len() {
-        let message = format!(
-            "{} targets, and {} identities are left in {}",
-            targets.len(),
-            left.len(),
-            folder.display()
-        );
+        let message = short(targets.len(), left.len(), folder, ledger);
         let hint = if elsewhere.is_empty() {
             "stamp more devices, or name fewer targets"
         } else {
@@ -267,7 +391,7 @@ mod tests {
     fn rows_in_order_or_by_serial() {
         let free = all(&[entry("a", Some("0x00AB")), entry("b", None), entry("c", Some("77"))]);
         let folder = Path::new("patches");
-        let in_order = |targets: &[Target]| in_order(&free, targets, folder, &Silent);
+        let in_order = |targets: &[Target]| in_order(&free, targets, (folder, None), &Silent);
         let two = [target(Some("77")), target(Some("ab"))];
         assert_eq!(ids(&in_order(&two).expect("enough")), ["a", "b"]);
         assert_eq!(ids(&matched(&free, &two, folder).expect("all")), ["c", "a"]);
@@ -291,8 +415,9 @@ mod tests {
         let mut free = all(&[entry("a", Some("0x00AB")), entry("b", Some("77")), entry("c", Some("9"))]);
         free[0].elsewhere = vec![&had];
         free[1].elsewhere = vec![&had];
-        assert_eq!(ids(&in_order(&free, &[target(None)], folder, &Silent).expect("one")), ["c"]);
-        let error = in_order(&free, &[target(None), target(None)], folder, &Silent).expect_err("too few");
+        assert_eq!(ids(&in_order(&free, &[target(None)], (folder, None), &Silent).expect("one")), ["c"]);
+        let error =
+            in_order(&free, &[target(None), target(None)], (folder, None), &Silent).expect_err("too few");
         let hint = problem(&error).and_then(|problem| problem.hint.clone());
         assert!(hint.is_some_and(|hint| hint.starts_with("--reflash")), "{error}");
         // The very card gets it again, another one does not.
@@ -304,14 +429,18 @@ mod tests {
     #[test]
     fn where_the_ledger_lies() {
         let folder = tempfile::tempdir().expect("folder");
-        let patch = Identities::Patch(folder.path().join("a.patch"));
+        let path = folder.path().join("a.patch");
+        let patch = Identities::Patch { path: path.clone(), reflash: false };
         let fleet = Identities::Fleet { folder: folder.path().into(), by_serial: false, reflash: false };
-        assert_eq!(patch.ledger().expect("none"), None);
-        assert!(fleet.ledger().expect_err("no fleet").to_string().contains("holds no patches"));
+        let none = Identities::None { reflash: false };
+        let ledger = |identities: &Identities| identities.ledger(&path);
+        assert_eq!((ledger(&patch).expect("none"), ledger(&none).expect("none")), (None, None));
+        assert!(ledger(&fleet).expect_err("no fleet").to_string().contains("holds no patches"));
         std::fs::write(folder.path().join("fleet.jsonl"), "").expect("write");
-        for identities in [patch, fleet] {
-            assert_eq!(identities.ledger().expect("one"), Some(folder.path().join("ledger.jsonl")));
+        for identities in [patch, fleet, none] {
+            assert_eq!(ledger(&identities).expect("one"), Some(folder.path().join("ledger.jsonl")));
         }
-        assert_eq!(Identities::Patch("a.patch".into()).ledger().expect("none"), None);
+        let elsewhere = Identities::Patch { path: "a.patch".into(), reflash: false };
+        assert_eq!(ledger(&elsewhere).expect("none"), None);
     }
 }

@@ -189,6 +189,11 @@ impl Ledger {
         &self.path
     }
 
+    /// Its files: its own, and the one that gets every line as well.
+    pub fn paths(&self) -> Vec<&Path> {
+        [Some(self), self.copy.as_deref()].into_iter().flatten().map(Self::path).collect()
+    }
+
     /// Whom is an identity given to? `golden` is the image that it is for.
     pub fn taken(&self, registration_id: &str, golden: Option<Digest>) -> Option<Taken<'_>> {
         let id = registration_id.to_ascii_lowercase();
@@ -200,6 +205,17 @@ impl Ledger {
         };
         let same = taken.iter().rev().find(same).map(|record| Taken::Same(record));
         same.or_else(|| (!taken.is_empty()).then_some(Taken::Other(taken)))
+    }
+
+    /// The device that has a certificate and another registration id than this.
+    pub fn holder(&self, certificate: &Digest, id: &str) -> Option<&Record> {
+        let files = [Some(self), self.copy.as_deref()].into_iter().flatten();
+        let mut lines = files.flat_map(|ledger| ledger.known.values().flatten());
+        let other = |record: &&Record| {
+            let own = record.registration_id.as_deref().is_some_and(|its| its.eq_ignore_ascii_case(id));
+            !own && !record.verdict.frees() && record.certificate_sha256.as_ref() == Some(certificate)
+        };
+        lines.find(other)
     }
 
     /// Adds a line, and returns when it lies on the disk.

@@ -25,6 +25,8 @@ pub mod size;
 pub mod source;
 pub mod system;
 pub mod target;
+pub mod unique;
+pub mod worn;
 pub mod writer;
 
 use std::path::PathBuf;
@@ -39,7 +41,7 @@ use time::format_description::well_known::Rfc3339;
 use self::check::Verified;
 use self::engine::feed;
 use self::hold::{Begun, Held};
-use self::identity::{Assigned, Identities, assign};
+use self::identity::{Assigned, Identities, Named, assign};
 use self::ledger::{Ledger, Record, Verdict};
 use self::report::{Outcome, Plan, Row};
 use self::source::Source;
@@ -87,12 +89,12 @@ pub fn flash(options: &Options, confirm: &dyn Fn(&Plan) -> Result<bool>, sink: &
     let look = Look { size: source.size, rules: options.rules, system: &system };
     let held = Held::new(look, &options.targets, &source.path).map_err(Problem::to_input)?;
     let targets = held.targets();
-    let own = options.identities.ledger()?;
+    let own = options.identities.ledger(&source.path)?;
     let ledger = Ledger::with_copy(own.as_deref(), options.ledger.as_deref(), sink);
     let ledger = ledger.map_err(Problem::to_input)?;
     let assigned = assign(&options.identities, &targets, &source, ledger.as_ref(), sink);
     let assigned = assigned.map_err(Problem::to_input)?;
-    let plan = Plan::new(&source, &targets, &assigned.patches, options.verify);
+    let plan = Plan::new(&source, &targets, &assigned, options.verify);
     if !confirm(&plan)? {
         return Err(Problem::input("nothing was written").into());
     }
@@ -176,14 +178,18 @@ impl Run<'_> {
         self.assigned.patches.get(slot)?.as_ref()
     }
 
+    fn identity(&self, slot: usize) -> Option<Named<'_>> {
+        self.assigned.named(slot)
+    }
+
     /// What the ledger gets.
     fn record(&self, slot: usize, verdict: Verdict, work: Work, verified: Option<&Verified>) -> Record {
         let target = &self.targets[slot];
-        let header = self.patch(slot).map(|patch| &patch.header);
+        let identity = self.identity(slot);
         Record {
             verdict,
-            registration_id: header.map(|header| header.registration_id.clone()),
-            golden_sha256: header.and_then(|header| header.image.sha256),
+            registration_id: identity.map(|named| named.registration_id.to_owned()),
+            golden_sha256: identity.and_then(|named| named.golden_sha256),
             time: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
             station: self.station.clone(),
             edgepress: env!("CARGO_PKG_VERSION").into(),
@@ -194,7 +200,7 @@ impl Run<'_> {
             image: self.source.name(),
             file_sha256: verified.map(|verified| verified.file_sha256),
             image_sha256: verified.map(|verified| verified.raw_sha256),
-            certificate_sha256: header.and_then(|header| header.certificate_sha256),
+            certificate_sha256: identity.and_then(|named| named.certificate_sha256),
             bytes_written: work.written,
             bytes_read_back: work.read,
             seconds_write: round(work.seconds_write),
@@ -294,7 +300,7 @@ impl Watch for Watcher<'_> {
     }
 
     fn seal(&self, verified: &Verified) -> Result<(), String> {
-        let Some(ledger) = self.run.ledger.filter(|_| self.run.patch(self.slot).is_some()) else {
+        let Some(ledger) = self.run.ledger.filter(|_| self.run.identity(self.slot).is_some()) else {
             return Ok(());
         };
         let record = self.run.record(self.slot, Verdict::Finishing, Work::default(), Some(verified));

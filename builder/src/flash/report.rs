@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::identity::Assigned;
 use super::ledger::{Record, Verdict};
 use super::source::Source;
 use super::target::Target;
-use crate::stamp::patch::Patch;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -22,7 +22,7 @@ pub struct Plan {
 
 impl Plan {
     /// Of a run.
-    pub fn new(source: &Source, targets: &[Target], patches: &[Option<Patch>], verify: bool) -> Self {
+    pub fn new(source: &Source, targets: &[Target], assigned: &Assigned, verify: bool) -> Self {
         let mut image = vec![format!(
             "image   {} ({}, {:.0} MiB)",
             source.path.display(),
@@ -49,8 +49,8 @@ impl Plan {
         if !verify {
             image.push("verify  OFF: nothing is read back, a bad card passes for a good one".into());
         }
-        let id = |patch: &Option<Patch>| patch.as_ref().map(|patch| patch.header.registration_id.clone());
-        let targets = targets.iter().cloned().zip(patches.iter().map(id)).collect();
+        let id = |slot| assigned.named(slot).map(|named| named.registration_id.to_owned());
+        let targets = targets.iter().cloned().zip((0..).map(id)).collect();
         Self { image, targets }
     }
 }
