@@ -12,8 +12,6 @@ pub mod raspberry_pi;
 pub mod uefi;
 pub mod wifi;
 
-use std::path::Path;
-
 use anyhow::Result;
 
 use crate::disk::fat::FatFile;
@@ -21,6 +19,7 @@ use crate::disk::ids::Ids;
 use crate::error::Problem;
 use crate::overlay::{Entry, Kind};
 use crate::recipe::types::{Board, Recipe};
+use crate::tree::Root;
 
 /// Where the FAT partition is mounted on the device.
 pub fn fat_mount(board: Board) -> &'static str {
@@ -35,12 +34,16 @@ pub fn fat_mount(board: Board) -> &'static str {
 /// # Errors
 /// A [`crate::error::Problem`] that names the package to install when something that the machine needs to boot is not
 /// in the tree.
-pub fn boot_files(tree: &Path, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>> {
+pub fn boot_files(tree: &Root, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>> {
     match recipe.target.board {
         Board::Uefi => uefi::boot_files(tree, recipe, ids),
         Board::RaspberryPi => raspberry_pi::boot_files(tree, recipe, ids),
     }
 }
+
+/// The largest file of a boot partition that is read from a tree: kernel and initramfs of a Debian with every driver
+/// have a tenth of it.
+const MOST_BOOT_FILE: u64 = 1 << 30;
 
 /// Bytes that must stay free on the FAT partition for the device's own updates.
 pub fn fat_spare(board: Board, files: &[FatFile]) -> u64 {

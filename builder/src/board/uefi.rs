@@ -7,9 +7,6 @@
 //! Ubuntu (`/boot/vmlinuz`) keep at the newest kernel. Where the package grub2-common is installed, its kernel hook
 //! writes /boot/grub/grub.cfg anew all the same; `/etc/grub.d/01_edgepress` puts the same menu into that one.
 
-use std::fs;
-use std::path::Path;
-
 use anyhow::{Context as _, Result};
 
 use super::file;
@@ -18,7 +15,7 @@ use crate::disk::ids::Ids;
 use crate::error::Problem;
 use crate::overlay::Entry;
 use crate::recipe::types::{Board, Recipe};
-use crate::rootfs::files::followed;
+use crate::tree::Root;
 use crate::units::Arch;
 
 /// A loader: where it goes in `EFI/BOOT`, where packages have it (the first that is there is taken), and whose it is.
@@ -85,7 +82,7 @@ fn loaders(arch: Arch) -> [Loader; 3] {
 ///
 /// # Errors
 /// A [`Problem`] that names the package to install when a boot loader is not in the tree.
-pub fn boot_files(tree: &Path, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>> {
+pub fn boot_files(tree: &Root, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>> {
     let mut files = Vec::new();
     let mut vendor = None;
     for loader in loaders(recipe.target.arch) {
@@ -99,11 +96,10 @@ pub fn boot_files(tree: &Path, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile
     Ok(files)
 }
 
-fn find(tree: &Path, loader: &Loader) -> Result<Option<Vec<u8>>> {
+fn find(tree: &Root, loader: &Loader) -> Result<Option<Vec<u8>>> {
     for source in loader.sources {
-        let path = followed(tree, Path::new(source))?;
-        if path.is_file() {
-            return fs::read(&path).map(Some).with_context(|| format!("reading {}", path.display()));
+        if let Some(content) = tree.read(source, super::MOST_BOOT_FILE)? {
+            return Ok(Some(content));
         }
     }
     if loader.optional {
@@ -269,6 +265,7 @@ pub(super) mod tests {
     use crate::host;
     use crate::overlay::{Entry, Kind};
     use crate::recipe::types::Recipe;
+    use crate::tree::Root;
     use crate::units::{Arch, Digest};
     use std::fs;
     use std::os::unix::fs::symlink;
@@ -319,7 +316,7 @@ pub(super) mod tests {
         put(tree, "usr/lib/shim/shimx64.efi.signed", b"debian's shim");
         put(tree, "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", b"..\0/EFI/debian\0..");
         put(tree, "usr/lib/shim/mmx64.efi", b"mok");
-        let files = boot_files(tree, &recipe(), &ids()).expect("files");
+        let files = boot_files(&Root::open(tree).expect("open"), &recipe(), &ids()).expect("files");
         let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
         let loaders = ["EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/grubx64.efi", "EFI/BOOT/mmx64.efi"];
         assert_eq!(paths, [&loaders[..], &["EFI/debian/grub.cfg", "edgepress/README.txt"]].concat());
@@ -329,7 +326,7 @@ pub(super) mod tests {
         fs::create_dir_all(tree.join("etc/alternatives")).expect("folder");
         symlink("/usr/lib/shim/shimx64.efi.signed.latest", tree.join("etc/alternatives/shim")).expect("link");
         symlink("/etc/alternatives/shim", tree.join("usr/lib/shim/shimx64.efi.signed")).expect("link");
-        let files = boot_files(tree, &recipe(), &ids()).expect("files");
+        let files = boot_files(&Root::open(tree).expect("open"), &recipe(), &ids()).expect("files");
         assert_eq!(files[0].content, b"ubuntu's shim");
     }
 
@@ -343,7 +340,8 @@ pub(super) mod tests {
             put(tree.path(), "usr/lib/shim/shimx64.efi.signed", b"shim");
             put(tree.path(), "usr/lib/shim/shimaa64.efi.signed", b"shim");
             recipe.target.arch = arch;
-            let error = boot_files(tree.path(), &recipe, &ids()).expect_err("no grub");
+            let error =
+                boot_files(&Root::open(tree.path()).expect("open"), &recipe, &ids()).expect_err("no grub");
             let hint = problem(&error).and_then(|problem| problem.hint.clone()).expect("a hint");
             assert_eq!(hint, format!("add `{package}` to packages.install"));
         }

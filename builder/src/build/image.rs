@@ -1,7 +1,7 @@
 //! The step before the last: layers become a raw disk image.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use crate::recipe::types::Recipe;
 use crate::rootfs::layer::{Stack, kernels};
 use crate::rootfs::{guard, images};
 use crate::sbom::{self, Inventory};
+use crate::tree::Root;
 use crate::units::Digest;
 use crate::{board, disk, foreign};
 
@@ -55,13 +56,13 @@ impl ImageJob {
     /// All leaks at once; a disk that is too small; no space left.
     pub fn make(&self, sink: &dyn Sink) -> Result<Made> {
         let stack = Stack::read_only(&self.lowers, &self.scratch)?;
-        let root = stack.root();
+        let root = &stack.tree()?;
         self.guard(root)?;
         let ids = Ids::from_seed(&self.seed);
         let fat_files = board::boot_files(root, &self.recipe, &ids)?;
         let board = self.recipe.target.board;
         let plan = disk::Plan {
-            tree: root.to_owned(),
+            tree: stack.root().to_owned(),
             out: self.out.clone(),
             board,
             arch: self.recipe.target.arch,
@@ -78,7 +79,7 @@ impl ImageJob {
         Ok(Made { partitions, kernels: kernels(root)?, inventory })
     }
 
-    fn guard(&self, root: &Path) -> Result<()> {
+    fn guard(&self, root: &Root) -> Result<()> {
         let preloaded = self.recipe.engine.images.iter().enumerate();
         let allowed = guard::Allowed {
             images: preloaded.map(|(at, image)| images::archive_name(at, &image.name)).collect(),

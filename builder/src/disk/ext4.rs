@@ -247,7 +247,7 @@ pub(super) mod tests {
 
     fn build(tree: &Path, image: &Path) -> anyhow::Result<u64> {
         let ids = Ids::from_seed(&Digest::of("ext4"));
-        let survey = Survey::of(tree)?;
+        let survey = Survey::of(&crate::tree::Root::open(tree)?)?;
         let size = survey.bytes_needed(8 << 20);
         File::create(image)?.set_len(OFFSET + size + (1 << 20))?;
         make(&Root { tree, image, offset: OFFSET, size, ids: &ids, epoch: EPOCH, label: "root" }, &survey)?;
@@ -330,7 +330,7 @@ pub(super) mod tests {
         let ids = Ids::from_seed(&Digest::of("x"));
         let root =
             Root { tree: &top, image: &image, offset: OFFSET, size, ids: &ids, epoch: EPOCH, label: "root" };
-        let survey = Survey::of(&top).expect("walk");
+        let survey = Survey::of(&crate::tree::Root::open(&top).expect("open")).expect("walk");
         assert!(survey.bytes_needed(0) > size);
         let error = make(&root, &survey).expect_err("too small");
         let problem = problem(&error).expect("a problem");

@@ -39,6 +39,7 @@ use crate::build::manifest::Partition;
 use crate::error::Problem;
 use crate::event::{Event, Sink};
 use crate::recipe::types::Board;
+use crate::tree::Root;
 use crate::units::Arch;
 
 /// Partitions of a card begin on multiples of this: the erase blocks of cards are up to 4 MiB long.
@@ -89,7 +90,7 @@ struct Layout {
 /// # Errors
 /// A [`Problem`] when a partition is too small for what goes into it or the host's disk is full.
 pub fn make(plan: &Plan, sink: &dyn Sink) -> Result<Vec<Partition>> {
-    let survey = Survey::of(&plan.tree)?;
+    let survey = Survey::of(&Root::open(&plan.tree)?)?;
     let layout = layout(plan, &survey)?;
     check_space(plan, &survey)?;
     let out = plan.out.display();

@@ -1,11 +1,11 @@
 //! How large an ext4 file system must be for a tree.
 
-use std::collections::HashSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+
+use crate::tree::{Kind, Meta, Root};
 
 /// Bytes in a block of our root file systems: the page size of every machine we build for.
 pub const BLOCK: u64 = 4096;
@@ -25,6 +25,8 @@ const BLOCKS_PER_GROUP: u64 = 8 * BLOCK;
 const DESCRIPTOR: u64 = 64;
 /// A directory block loses this much to its checksum.
 const CHECKSUM_TAIL: u64 = 12;
+/// Bytes of a folder's entries `.` and `..`.
+const DOTS: u64 = 2 * 12;
 /// A symlink shorter than this lies in its inode.
 const INLINE_LINK: u64 = 60;
 
@@ -42,38 +44,36 @@ impl Survey {
     ///
     /// # Errors
     /// When a folder cannot be read.
-    pub fn of(tree: &Path) -> Result<Self> {
+    pub fn of(tree: &Root) -> Result<Self> {
         // lost+found takes 4 blocks; ten inodes are reserved.
         let mut survey = Self { inodes: 12, blocks: 5 };
-        survey.folder(tree, &mut HashSet::new())?;
+        // By folder: bytes of its entries, `.` and `..` first.
+        let mut folders = HashMap::from([(PathBuf::new(), DOTS)]);
+        let mut seen = HashSet::new();
+        tree.walk("", &mut |path, meta| {
+            let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+            let name = path.file_name().unwrap_or_default().len() as u64;
+            *folders.entry(folder).or_insert(DOTS) += 8 + name.next_multiple_of(4);
+            if meta.kind == Kind::Folder {
+                folders.entry(path.to_owned()).or_insert(DOTS);
+            }
+            if meta.kind == Kind::Folder || meta.links == 1 || seen.insert(meta.id) {
+                survey.add(meta);
+            }
+            Ok(())
+        })?;
+        // An entry never straddles two blocks, so that up to one name's length is lost in each.
+        let blocks = folders.values().map(|bytes| bytes.div_ceil(BLOCK - CHECKSUM_TAIL - 264 / 2));
+        survey.blocks += blocks.sum::<u64>();
         Ok(survey)
     }
 
-    fn folder(&mut self, path: &Path, seen: &mut HashSet<(u64, u64)>) -> Result<()> {
-        let context = || format!("reading folder {}", path.display());
-        let mut entries = 2 * 12;
-        for entry in fs::read_dir(path).with_context(context)? {
-            let entry = entry.with_context(context)?;
-            entries += 8 + (entry.file_name().len() as u64).next_multiple_of(4);
-            let metadata =
-                entry.metadata().with_context(|| format!("looking at {}", entry.path().display()))?;
-            if metadata.is_dir() {
-                self.inodes += 1;
-                self.folder(&entry.path(), seen)?;
-                continue;
-            }
-            if metadata.nlink() > 1 && !seen.insert((metadata.dev(), metadata.ino())) {
-                continue;
-            }
-            self.inodes += 1;
-            let inline = metadata.is_symlink() && metadata.len() < INLINE_LINK;
-            if !inline && (metadata.is_file() || metadata.is_symlink()) {
-                self.blocks += metadata.len().div_ceil(BLOCK);
-            }
+    fn add(&mut self, meta: &Meta) {
+        self.inodes += 1;
+        let inline = meta.kind == Kind::Link && meta.size < INLINE_LINK;
+        if !inline && matches!(meta.kind, Kind::File | Kind::Link) {
+            self.blocks += meta.size.div_ceil(BLOCK);
         }
-        // An entry never straddles two blocks, so that up to one name's length is lost in each.
-        self.blocks += entries.div_ceil(BLOCK - CHECKSUM_TAIL - 264 / 2);
-        Ok(())
     }
 
     /// The number of inodes of a file system of `size` bytes with this tree in it.
@@ -127,7 +127,7 @@ pub fn journal_of(size: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{BLOCK, SMALL_JOURNAL, Survey};
+    use super::{BLOCK, Root, SMALL_JOURNAL, Survey};
     use std::fs;
     use std::os::unix::fs::symlink;
 
@@ -135,13 +135,14 @@ mod tests {
     fn counts_what_is_there() {
         let folder = tempfile::tempdir().expect("temp folder");
         let top = folder.path();
-        let empty = Survey::of(top).expect("walk");
+        let tree = Root::open(top).expect("open");
+        let empty = Survey::of(&tree).expect("walk");
         fs::create_dir(top.join("d")).expect("folder");
         fs::write(top.join("d/file"), vec![1; 2 * BLOCK as usize + 1]).expect("file");
         fs::hard_link(top.join("d/file"), top.join("again")).expect("hard link");
         symlink("x".repeat(59), top.join("short")).expect("symlink");
         symlink("x".repeat(60), top.join("long")).expect("symlink");
-        let full = Survey::of(top).expect("walk");
+        let full = Survey::of(&tree).expect("walk");
         assert_eq!(full.inodes - empty.inodes, 4);
         assert_eq!(full.blocks - empty.blocks, 3 + 1 + 1);
     }

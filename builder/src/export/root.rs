@@ -5,10 +5,7 @@
 //! made of; the FAT partition is not in it.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
@@ -21,6 +18,7 @@ use tar::{Builder, EntryType, Header};
 use super::pass::{CHUNK, Chunk};
 use super::{joined, threads, zst};
 use crate::rootfs::layer::Stack;
+use crate::tree::{Kind, Meta, Root};
 use crate::units::Digest;
 
 /// Writes the tar; runs in a sandbox, where the tree's owners are those of the image.
@@ -56,11 +54,11 @@ impl RootJob {
     /// What cannot be read of the tree, or written.
     pub fn make(&self) -> Result<Packed> {
         let stack = Stack::read_only(&self.lowers, &self.scratch)?;
-        pack(stack.root(), &self.out, self.epoch)
+        pack(&stack.tree()?, &self.out, self.epoch)
     }
 }
 
-fn pack(root: &Path, out: &Path, epoch: u64) -> Result<Packed> {
+fn pack(root: &Root, out: &Path, epoch: u64) -> Result<Packed> {
     let (sender, chunks) = sync_channel(2);
     thread::scope(|scope| {
         let file = scope.spawn(|| zst::write(chunks, out, threads()));
@@ -74,9 +72,9 @@ fn pack(root: &Path, out: &Path, epoch: u64) -> Result<Packed> {
     })
 }
 
-fn write(root: &Path, cutter: Cutter, epoch: u64) -> Result<(u64, Digest)> {
+fn write(root: &Root, cutter: Cutter, epoch: u64) -> Result<(u64, Digest)> {
     let mut tree = Tree { root, tar: Builder::new(cutter), epoch, seen: HashMap::new() };
-    tree.folder(Path::new(""))?;
+    tree.all()?;
     let mut cutter = tree.tar.into_inner().context("finishing the tar")?;
     cutter.flush().context("finishing the tar")?;
     Ok((cutter.size, Digest::from_hasher(cutter.hasher)))
@@ -112,7 +110,7 @@ impl Write for Cutter {
 }
 
 struct Tree<'a> {
-    root: &'a Path,
+    root: &'a Root,
     tar: Builder<Cutter>,
     epoch: u64,
     /// First name of each file that has several.
@@ -120,104 +118,94 @@ struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    /// Adds what is in a folder, by its path from the root.
-    fn folder(&mut self, folder: &Path) -> Result<()> {
-        let full = self.root.join(folder);
-        let context = || format!("reading folder {}", full.display());
-        let entries = fs::read_dir(&full).with_context(context)?;
-        let mut names = entries
-            .map(|entry| Ok(entry?.file_name()))
-            .collect::<io::Result<Vec<_>>>()
-            .with_context(context)?;
-        names.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
-        for name in names {
-            let path = folder.join(name);
-            let full = self.root.join(&path);
-            let data = full.symlink_metadata().with_context(|| format!("looking at {}", full.display()))?;
-            self.entry(&path, &full, &data).with_context(|| format!("adding {}", path.display()))?;
-            if data.is_dir() {
-                self.folder(&path)?;
-            }
-        }
-        Ok(())
+    /// Adds everything, folders before what is in them.
+    fn all(&mut self) -> Result<()> {
+        let root = self.root;
+        root.walk("", &mut |path, meta| {
+            self.entry(path, meta).with_context(|| format!("adding {}", path.display()))
+        })
     }
 
-    fn entry(&mut self, path: &Path, full: &Path, data: &Metadata) -> Result<()> {
-        let kind = data.file_type();
+    fn entry(&mut self, path: &Path, meta: &Meta) -> Result<()> {
         // A socket is nothing without its server.
-        if kind.is_socket() {
+        if meta.kind == Kind::Socket {
             return Ok(());
         }
-        let mut header = self.header(data);
-        if !kind.is_dir() && data.nlink() > 1 {
-            if let Some(first) = self.seen.get(&(data.dev(), data.ino())) {
+        let mut header = self.header(meta);
+        if meta.kind != Kind::Folder && meta.links > 1 {
+            if let Some(first) = self.seen.get(&meta.id) {
                 header.set_entry_type(EntryType::Link);
                 return Ok(self.tar.append_link(&mut header, path, first)?);
             }
-            self.seen.insert((data.dev(), data.ino()), path.to_owned());
+            self.seen.insert(meta.id, path.to_owned());
         }
-        let attributes = attributes(full)?;
+        let attributes = self.attributes(path)?;
         if !attributes.is_empty() {
             self.tar.append_pax_extensions(
                 attributes.iter().map(|(key, value)| (key.as_str(), value.as_slice())),
             )?;
         }
-        if kind.is_symlink() {
-            header.set_entry_type(EntryType::Symlink);
-            return Ok(self.tar.append_link(&mut header, path, fs::read_link(full)?)?);
-        }
-        if kind.is_file() {
-            header.set_entry_type(EntryType::Regular);
-            header.set_size(data.len());
-            return Ok(self.tar.append_data(&mut header, path, File::open(full)?)?);
-        }
+        self.content(path, meta, header)
+    }
+
+    fn content(&mut self, path: &Path, meta: &Meta, mut header: Header) -> Result<()> {
         let mut name = path.as_os_str().to_owned();
-        if kind.is_dir() {
-            header.set_entry_type(EntryType::Directory);
-            name.push("/");
-        } else if kind.is_fifo() {
-            header.set_entry_type(EntryType::Fifo);
-        } else {
-            header.set_entry_type(if kind.is_block_device() { EntryType::Block } else { EntryType::Char });
-            header.set_device_major(u32::try_from(nix::sys::stat::major(data.rdev()))?)?;
-            header.set_device_minor(u32::try_from(nix::sys::stat::minor(data.rdev()))?)?;
+        match meta.kind {
+            Kind::Link => {
+                header.set_entry_type(EntryType::Symlink);
+                let target = self.root.read_link(path)?.context("reading the link: it is gone")?;
+                return Ok(self.tar.append_link(&mut header, path, target)?);
+            }
+            Kind::File => {
+                header.set_entry_type(EntryType::Regular);
+                header.set_size(meta.size);
+                let file = self.root.open_file_nofollow(path)?.context("opening it: it is gone")?;
+                return Ok(self.tar.append_data(&mut header, path, file)?);
+            }
+            Kind::Folder => {
+                header.set_entry_type(EntryType::Directory);
+                name.push("/");
+            }
+            Kind::Fifo | Kind::Socket => header.set_entry_type(EntryType::Fifo),
+            Kind::Block | Kind::Char => {
+                let block = meta.kind == Kind::Block;
+                header.set_entry_type(if block { EntryType::Block } else { EntryType::Char });
+                header.set_device_major(u32::try_from(nix::sys::stat::major(meta.device))?)?;
+                header.set_device_minor(u32::try_from(nix::sys::stat::minor(meta.device))?)?;
+            }
         }
         Ok(self.tar.append_data(&mut header, Path::new(&name), io::empty())?)
     }
 
-    fn header(&self, data: &Metadata) -> Header {
+    fn header(&self, meta: &Meta) -> Header {
         let mut header = Header::new_gnu();
-        header.set_mode(data.mode() & 0o7777);
-        header.set_uid(data.uid().into());
-        header.set_gid(data.gid().into());
-        header.set_mtime(u64::try_from(data.mtime()).unwrap_or(0).min(self.epoch));
+        header.set_mode(meta.mode);
+        header.set_uid(meta.uid.into());
+        header.set_gid(meta.gid.into());
+        header.set_mtime(u64::try_from(meta.mtime).unwrap_or(0).min(self.epoch));
         header.set_size(0);
         header
     }
-}
 
-/// Extended attributes that belong to the image, under the names that GNU tar and bsdtar know. Others are the build's
-/// (overlayfs) or the host's.
-fn attributes(path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
-    let mut found = Vec::new();
-    for name in xattr::list(path)? {
-        let Some(name) = name.to_str().filter(|name| {
-            *name == "security.capability"
-                || (name.starts_with("user.") && !name.starts_with("user.overlay."))
-        }) else {
-            continue;
+    /// Extended attributes that belong to the image, under the names that GNU tar and bsdtar know. Others are the
+    /// build's (overlayfs) or the host's.
+    fn attributes(&self, path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+        let own = |name: &str| {
+            name == "security.capability" || (name.starts_with("user.") && !name.starts_with("user.overlay."))
         };
-        if let Some(value) = xattr::get(path, name)? {
-            found.push((format!("SCHILY.xattr.{name}"), value));
-        }
+        let all = self.root.attributes(path)?.into_iter();
+        let named = all.filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value)));
+        Ok(named
+            .filter(|(name, _)| own(name))
+            .map(|(name, value)| (format!("SCHILY.xattr.{name}"), value))
+            .collect())
     }
-    found.sort();
-    Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
     use super::pack;
+    use crate::tree::Root;
     use std::fs;
     use std::io::Read as _;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -246,7 +234,7 @@ mod tests {
             fs::create_dir_all(tree.join(&long)).expect("folders");
             let out = folder.path().join(format!("{name}.tar.zst"));
             fs::File::create(&out).expect("claimed");
-            let packed = pack(&tree, &out, EPOCH).expect("pack");
+            let packed = pack(&Root::open(&tree).expect("open"), &out, EPOCH).expect("pack");
             let raw = zstd::decode_all(fs::File::open(&out).expect("open")).expect("unpack");
             assert_eq!(
                 (packed.raw_size, packed.raw_sha256),

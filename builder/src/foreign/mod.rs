@@ -27,7 +27,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::mount::umount;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,7 @@ use crate::error::Problem;
 use crate::event::Sink;
 use crate::rootfs::mounts::{self, RESERVED};
 use crate::sandbox::{self, Job};
+use crate::tree::Root;
 use crate::units::Arch;
 
 /// The program that binfmt_misc starts; `build.rs` compiles it.
@@ -114,6 +115,7 @@ fn decide(
 
 /// A foreign tree whose programs run; see [`Foreign::enter`].
 pub struct Entered {
+    tree: Root,
     mounts: Vec<PathBuf>,
     made: Vec<PathBuf>,
 }
@@ -125,7 +127,8 @@ impl Foreign {
     /// # Errors
     /// When the kernel refuses a mount or the registration.
     pub fn enter(&self, root: &Path, scratch: &Path) -> Result<Entered> {
-        let mut entered = Entered { mounts: Vec::new(), made: Vec::new() };
+        let tree = Root::open(root)?;
+        let mut entered = Entered { tree, mounts: Vec::new(), made: Vec::new() };
         let (qemu, tools) = match &self.means {
             Means::Host => return Ok(entered),
             Means::Emulated { qemu } => (qemu, None),
@@ -139,12 +142,13 @@ impl Foreign {
             entered.bind(tools, &native)?;
             tools::link_loader(&reserved)?;
             let libraries = Path::new("usr/lib").join(multiarch(Arch::host()));
-            let at = root.join(&libraries);
-            if !at.exists() {
-                fs::create_dir(&at).with_context(|| format!("creating {}", at.display()))?;
-                entered.made.push(at.clone());
+            if entered.tree.make_folder(&libraries, 0o755)? {
+                entered.made.push(libraries.clone());
             }
-            entered.bind(&tools.join(&libraries), &at)?;
+            // What is mounted by its path must not be reached by a link.
+            let plain = entered.tree.canonical(&libraries)? == Path::new("/").join(&libraries);
+            ensure!(plain, "/{} of the tree is reached by a link", libraries.display());
+            entered.bind(&tools.join(&libraries), &root.join(&libraries))?;
         }
         let helper = scratch.join("native-helper");
         fs::write(&helper, HELPER).with_context(|| format!("writing {}", helper.display()))?;
@@ -175,7 +179,9 @@ impl Entered {
             umount(at).with_context(|| format!("unmounting {}", at.display()))?;
         }
         for folder in &self.made {
-            fs::remove_dir(folder).with_context(|| format!("removing {}", folder.display()))?;
+            let left = self.tree.list(folder)?;
+            ensure!(left.is_empty(), "/{} was this machine's, and now holds files", folder.display());
+            self.tree.remove(folder)?;
         }
         Ok(())
     }

@@ -7,8 +7,8 @@
 //! - dpkg's programs have their architecture compiled in, a string of five letters, like the other one: it is replaced
 //!   by the tree's.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::io::Write as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 
@@ -18,6 +18,7 @@ use super::elf::Elf;
 use crate::event::Sink;
 use crate::host;
 use crate::rootfs::mounts::RESERVED;
+use crate::tree::{Kind, Root};
 use crate::units::Arch;
 
 /// Packages whose programs scripts call, each with what it depends on. Those that a tree does not have are left out:
@@ -85,6 +86,9 @@ const NEVER: &[(&str, &str)] = &[
 const UNNEEDED: [&str; 6] =
     ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/zoneinfo", "boot"];
 
+/// A larger file is no program whose loader matters; each is read whole.
+const MOST_PROGRAM: u64 = 256 << 20;
+
 /// Programs that know their architecture.
 const DPKG: [&str; 6] = ["dpkg", "dpkg-deb", "dpkg-divert", "dpkg-query", "dpkg-split", "dpkg-trigger"];
 
@@ -112,60 +116,55 @@ const LOADER: &str = "/.edgepress-build/loader";
 ///
 /// # Errors
 /// When the tree cannot be read or written.
-pub fn prepare(tree: &Path, target: Arch, sink: &dyn Sink) -> Result<()> {
-    for folder in UNNEEDED {
-        match fs::remove_dir_all(tree.join(folder)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("removing {folder}"));
-            }
-            _ => {}
-        }
-    }
-    for (name, _) in NEVER {
-        remove(&tree.join(name))?;
+pub fn prepare(tree: &Root, target: Arch, sink: &dyn Sink) -> Result<()> {
+    for path in UNNEEDED.iter().chain(NEVER.iter().map(|(name, _)| name)) {
+        tree.remove(path)?;
     }
     if let Err(error) = adopt_dpkg(tree, target) {
         sink.warn(format!(
             "this release's dpkg runs in qemu-user, slowly: the native one cannot be used ({error:#})"
         ));
         for name in DPKG {
-            remove(&tree.join("usr/bin").join(name))?;
+            tree.remove(Path::new("usr/bin").join(name))?;
         }
     }
     for folder in ["usr/bin", "usr/sbin", "usr/lib"] {
-        redirect(&tree.join(folder))?;
+        redirect(tree, folder)?;
     }
     Ok(())
 }
 
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", path.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Has the native dpkg work for the tree's architecture.
-fn adopt_dpkg(tree: &Path, target: Arch) -> Result<()> {
+fn adopt_dpkg(tree: &Root, target: Arch) -> Result<()> {
     for name in DPKG {
-        let path = tree.join("usr/bin").join(name);
-        let bytes = fs::read(&path).with_context(|| format!("reading {name}"))?;
-        rewrite(&path, &with_architecture(&bytes, target).with_context(|| format!("changing {name}"))?)?;
+        let path = Path::new("usr/bin").join(name);
+        let bytes =
+            tree.read(&path, MOST_PROGRAM)?.with_context(|| format!("reading {name}: it is not there"))?;
+        let changed = with_architecture(&bytes, target).with_context(|| format!("changing {name}"))?;
+        rewrite(tree, &path, &changed)?;
     }
     believe(tree, target)
 }
 
-/// dpkg's own answer decides whether the change was what it should be.
-fn believe(tree: &Path, target: Arch) -> Result<()> {
-    let libraries = tree.join("usr/lib").join(multiarch(Arch::host()));
-    let mut command = Command::new(libraries.join(loader(Arch::host()).1));
-    command.arg("--library-path").arg(&libraries).arg(tree.join("usr/bin/dpkg")).arg("--print-architecture");
+/// dpkg's own answer decides whether the change was what it should be. It is given to the loader by handle: a program of
+/// this machine cannot be told to look for a path inside the tree.
+fn believe(tree: &Root, target: Arch) -> Result<()> {
+    let libraries = Path::new("usr/lib").join(multiarch(Arch::host()));
+    let [loader, folder, dpkg] = [libraries.join(loader(Arch::host()).1), libraries, "usr/bin/dpkg".into()]
+        .map(|path| tree.handle(path));
+    let (loader, folder, dpkg) = (loader?, folder?, dpkg?);
+    let mut command = Command::new(by_handle(&loader));
+    command.arg("--library-path").arg(by_handle(&folder)).arg(by_handle(&dpkg)).arg("--print-architecture");
     let said = host::run(command.env_clear())?;
     let said = String::from_utf8_lossy(&said);
     ensure!(said.trim() == target.debian(), "the native dpkg says that it is for {}", said.trim());
     Ok(())
+}
+
+/// The path under which a program that this process starts finds what the handle holds. Handles are closed when a program
+/// is executed, so it is this process's, not the program's own.
+fn by_handle(handle: &OwnedFd) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), handle.as_raw_fd())
 }
 
 /// The compiled-in architecture stands once, as a string of its own.
@@ -187,24 +186,14 @@ fn with_architecture(bytes: &[u8], target: Arch) -> Result<Vec<u8>> {
 }
 
 /// Replaces the loader in every program below a folder.
-fn redirect(folder: &Path) -> Result<()> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        other => other.with_context(|| format!("listing {}", folder.display()))?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        let (path, kind) = (entry.path(), entry.file_type()?);
-        if kind.is_dir() {
-            redirect(&path)?;
-        } else if kind.is_file() {
-            let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-            if let Some(changed) = with_loader(&bytes) {
-                rewrite(&path, &changed)?;
-            }
+fn redirect(tree: &Root, folder: &str) -> Result<()> {
+    tree.walk(folder, &mut |path, meta| {
+        if meta.kind != Kind::File || meta.size > MOST_PROGRAM {
+            return Ok(());
         }
-    }
-    Ok(())
+        let bytes = tree.read(path, MOST_PROGRAM)?.unwrap_or_default();
+        with_loader(&bytes).map_or(Ok(()), |changed| rewrite(tree, path, &changed))
+    })
 }
 
 fn with_loader(bytes: &[u8]) -> Option<Vec<u8>> {
@@ -221,8 +210,9 @@ fn with_loader(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// In place: hard links and modes stay.
-fn rewrite(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+fn rewrite(tree: &Root, path: &Path, bytes: &[u8]) -> Result<()> {
+    let file = tree.rewrite(path)?.with_context(|| format!("writing {}: it is not there", path.display()))?;
+    (&file).write_all(bytes).with_context(|| format!("writing {}", path.display()))
 }
 
 /// Puts the loader where the tools look for it; `reserved` is the build's folder in the tree.
@@ -237,12 +227,14 @@ pub fn link_loader(reserved: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LOADER, PACKAGES, Sink, fs, loader, prepare, with_architecture, with_loader};
+    use super::{LOADER, PACKAGES, Sink, loader, prepare, with_architecture, with_loader};
     use crate::event::Event;
     use crate::foreign::elf::Elf;
     use crate::foreign::elf::tests::program;
     use crate::rootfs::mounts::RESERVED;
+    use crate::tree::Root;
     use crate::units::Arch;
+    use std::fs;
     use std::sync::Mutex;
 
     const OWN: u8 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
@@ -294,7 +286,7 @@ mod tests {
             fs::write(programs.join(name), program(OWN, b"", b"no architecture")).expect("program");
         }
         let said = Said(Mutex::default());
-        prepare(tree.path(), Arch::host().other(), &said).expect("goes on");
+        prepare(&Root::open(tree.path()).expect("open"), Arch::host().other(), &said).expect("goes on");
         let left: Vec<_> =
             fs::read_dir(&programs).expect("list").map(|e| e.expect("entry").file_name()).collect();
         assert_eq!(left, ["sed"]);

@@ -1,14 +1,10 @@
 //! Takes out of a layer what a build leaves behind: one machine's identity, logs, caches, and the hour of the build.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use nix::fcntl::AT_FDCWD;
-use nix::sys::stat::{UtimensatFlags, utimensat};
-use nix::sys::time::TimeSpec;
+
+use crate::tree::{Kind, Root};
 
 /// Files and folders that go, each with its reason. `*` stands for any characters within a name.
 const UNWANTED: &[(&str, &str)] = &[
@@ -34,33 +30,18 @@ const UNWANTED: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// The file that could not be removed.
-pub fn scrub(root: &Path) -> Result<()> {
+pub fn scrub(root: &Root) -> Result<()> {
     for (pattern, _) in UNWANTED {
         let (folder, name) = pattern.rsplit_once('/').unwrap_or(("", pattern));
-        let folder = root.join(folder);
-        let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            other => other.with_context(|| format!("listing {}", folder.display()))?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            if matches(name, &entry.file_name().to_string_lossy()) {
-                remove(&entry.path())?;
+        for entry in root.list(folder)? {
+            if matches(name, &entry.name.to_string_lossy()) {
+                root.remove(Path::new(folder).join(entry.name))?;
             }
         }
     }
-    let machine_id = root.join("etc/machine-id");
-    if machine_id.metadata().is_ok_and(|data| data.len() > 0) {
-        // Present and empty: systemd makes one at the first boot and keeps it (machine-id(5)).
-        fs::write(&machine_id, b"").context("emptying the machine id")?;
-    }
+    // Present and empty: systemd makes one at the first boot and keeps it (machine-id(5)).
+    root.truncate("etc/machine-id").context("emptying the machine id")?;
     Ok(())
-}
-
-fn remove(path: &Path) -> Result<()> {
-    let is_folder = path.symlink_metadata().is_ok_and(|data| data.is_dir());
-    if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) }
-        .with_context(|| format!("removing {}", path.display()))
 }
 
 /// One `*` at most.
@@ -78,30 +59,21 @@ fn matches(pattern: &str, name: &str) -> bool {
 ///
 /// # Errors
 /// The file whose time could not be set.
-pub fn clamp_times(tree: &Path, epoch: u64) -> Result<()> {
+pub fn clamp_times(tree: &Root, epoch: u64) -> Result<()> {
     let limit = i64::try_from(epoch).context("reading the epoch")?;
-    clamp(tree, limit)
-}
-
-fn clamp(path: &Path, limit: i64) -> Result<()> {
-    let data = path.symlink_metadata().with_context(|| format!("reading {}", path.display()))?;
-    if data.is_dir() {
-        for entry in fs::read_dir(path).with_context(|| format!("listing {}", path.display()))? {
-            clamp(&entry?.path(), limit)?;
-        }
-    }
-    // Overlayfs marks what a layer removed with a character device 0:0, whose times nobody sees.
-    if data.mtime() > limit && !data.file_type().is_char_device() {
-        let time = TimeSpec::new(limit, 0);
-        utimensat(AT_FDCWD, path, &time, &time, UtimensatFlags::NoFollowSymlink)
-            .with_context(|| format!("setting the time of {}", path.display()))?;
-    }
-    Ok(())
+    // A folder's time changes with what is in it, not with that one's times: the order does not matter.
+    tree.walk("", &mut |path, meta| {
+        // Overlayfs marks what a layer removed with a character device 0:0, whose times nobody sees.
+        if meta.mtime > limit && meta.kind != Kind::Char { tree.set_time(path, limit) } else { Ok(()) }
+    })?;
+    let newer = tree.stat("")?.is_some_and(|meta| meta.mtime > limit);
+    if newer { tree.set_time("", limit) } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{clamp_times, matches, scrub};
+    use crate::tree::Root;
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
 
@@ -134,7 +106,7 @@ mod tests {
             fs::write(root.join(file), "x").expect("file");
         }
         fs::write(root.join("etc/machine-id"), "0123").expect("machine id");
-        scrub(root).expect("scrub");
+        scrub(&Root::open(root).expect("open")).expect("scrub");
         assert!(!root.join("etc/ssh/ssh_host_rsa_key").exists());
         assert!(!root.join("etc/passwd-").exists());
         assert!(!root.join("var/log/dpkg.log").exists());
@@ -150,7 +122,7 @@ mod tests {
         fs::create_dir(root.path().join("folder")).expect("folder");
         fs::write(root.path().join("folder/file"), "x").expect("file");
         std::os::unix::fs::symlink("nowhere", root.path().join("link")).expect("link");
-        clamp_times(root.path(), 1_700_000_000).expect("clamp");
+        clamp_times(&Root::open(root.path()).expect("open"), 1_700_000_000).expect("clamp");
         for name in ["folder", "folder/file", "link", ""] {
             let data = root.path().join(name).symlink_metadata().expect(name);
             assert_eq!(data.mtime(), 1_700_000_000, "{name}");

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{chroot, images};
 use crate::overlay::{Entry, Kind};
+use crate::tree::Root;
 
 /// What goes into the last layer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,8 +41,9 @@ impl Files {
         let zone = format!("/usr/share/zoneinfo/{}", self.timezone);
         link(root, Path::new("/etc/localtime"), Path::new(&zone))?;
         self.account(root, epoch)?;
+        let tree = Root::open(root)?;
         for (at, image) in self.images.iter().enumerate() {
-            image.preload(root, at, epoch)?;
+            image.preload(&tree, at, epoch)?;
         }
         Ok(())
     }

@@ -5,8 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,6 +15,7 @@ use super::guard_rules::{
     matches,
 };
 use crate::error::Problem;
+use crate::tree::{self, Root};
 use crate::units::Digest;
 
 /// Folders at the top that are not looked through: packages' own (`usr`, but for `local`; documentation there is full of
@@ -55,44 +55,25 @@ pub enum Kind {
     Other,
 }
 
-/// A tree in a folder of this machine.
-struct Folder<'a>(&'a Path);
-
-impl Tree for Folder<'_> {
+impl Tree for Root {
     fn list(&self, folder: &Path) -> Result<Vec<(OsString, Kind)>> {
-        let full = self.0.join(folder);
-        let context = || format!("reading {}", full.display());
-        let entries = match fs::read_dir(&full) {
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                return Ok(Vec::new());
-            }
-            entries => entries.with_context(context)?,
+        let kind = |kind| match kind {
+            tree::Kind::Folder => Kind::Folder,
+            tree::Kind::File => Kind::File,
+            _ => Kind::Other,
         };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.with_context(context)?;
-            let kind = entry.file_type().with_context(|| format!("looking at {}", entry.path().display()))?;
-            let kind = match () {
-                () if kind.is_dir() => Kind::Folder,
-                () if kind.is_file() => Kind::File,
-                () => Kind::Other,
-            };
-            names.push((entry.file_name(), kind));
-        }
-        Ok(names)
+        let entries = self.list_nofollow(folder)?;
+        Ok(entries.into_iter().map(|entry| (entry.name, kind(entry.kind))).collect())
     }
 
     fn content(&self, file: &Path, limit: u64) -> Result<Vec<u8>> {
-        let full = self.0.join(file);
-        let read = || -> std::io::Result<Vec<u8>> {
-            let file = File::open(&full)?;
-            let mut bytes = Vec::new();
-            if file.metadata()?.len() <= limit {
-                file.take(limit).read_to_end(&mut bytes)?;
-            }
-            Ok(bytes)
-        };
-        read().with_context(|| format!("reading {}", full.display()))
+        let large = self.lstat(file)?.is_none_or(|meta| meta.size > limit);
+        let file = if large { None } else { self.open_file_nofollow(file)? };
+        let mut bytes = Vec::new();
+        if let Some(file) = file {
+            file.take(limit).read_to_end(&mut bytes).context("reading")?;
+        }
+        Ok(bytes)
     }
 }
 
@@ -124,8 +105,8 @@ pub struct Leak {
 ///
 /// # Errors
 /// When a folder or file cannot be read.
-pub fn check(tree: &Path, allowed: &Allowed) -> Result<Vec<Leak>> {
-    check_tree(&Folder(tree), allowed)
+pub fn check(tree: &Root, allowed: &Allowed) -> Result<Vec<Leak>> {
+    check_tree(tree, allowed)
 }
 
 /// As [`check`], of a tree wherever it lies.
@@ -276,7 +257,8 @@ impl Guard<'_> {
     /// The file's content, read once; nothing of a large file.
     fn content<'c>(&self, path: &Path, content: &'c mut Option<Vec<u8>>) -> Result<&'c [u8]> {
         if content.is_none() {
-            *content = Some(self.tree.content(path, MOST_READ)?);
+            let read = self.tree.content(path, MOST_READ);
+            *content = Some(read.with_context(|| format!("looking into /{}", path.display()))?);
         }
         Ok(content.as_deref().unwrap_or_default())
     }
@@ -284,9 +266,10 @@ impl Guard<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Allowed, Folder, check, check_keys, refuse};
+    use super::{Allowed, Leak, check_keys, refuse};
     use crate::error::problem;
     use crate::rootfs::guard_rules::RULES;
+    use crate::tree::Root;
     use crate::units::Digest;
     use std::fs;
     use std::os::unix::fs::symlink;
@@ -298,6 +281,10 @@ mod tests {
         let path = tree.join(path);
         fs::create_dir_all(path.parent().expect("folder")).expect("folder");
         fs::write(path, content).expect("file");
+    }
+
+    fn check(tree: &Path, allowed: &Allowed) -> anyhow::Result<Vec<Leak>> {
+        super::check(&Root::open(tree).expect("open"), allowed)
     }
 
     fn paths(tree: &Path, allowed: &Allowed) -> Vec<String> {
@@ -384,7 +371,7 @@ mod tests {
         let tree = tempfile::tempdir().expect("temp folder");
         put(tree.path(), "lib/key", KEY);
         let found = || -> Vec<_> {
-            let leaks = check_keys(&Folder(tree.path())).expect("walk");
+            let leaks = check_keys(&Root::open(tree.path()).expect("open")).expect("walk");
             leaks.into_iter().map(|leak| leak.path.display().to_string()).collect()
         };
         assert_eq!(found(), ["/lib/key"]);

@@ -9,21 +9,23 @@
 //! The format is that of the Docker image specification v1.2, section "Combined Image JSON + Filesystem Changeset".
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::files::{followed, inside};
 use crate::error::Problem;
+use crate::tree::Root;
 use crate::units::{Arch, Digest};
 
 /// Folder of the archives in the image; first boot loads and removes them.
 pub const FOLDER: &str = "/var/lib/edgepress/images";
+
+/// The largest file that a container made from files of the tree may have: its archive is put together in memory.
+const MOST_FILE: u64 = 64 << 20;
 
 /// One image to preload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,28 +65,31 @@ impl Image {
     ///
     /// # Errors
     /// The file that is missing, or cannot be written.
-    pub fn preload(&self, root: &Path, at: usize, epoch: u64) -> Result<()> {
+    pub fn preload(&self, root: &Root, at: usize, epoch: u64) -> Result<()> {
+        self.put(root, at, epoch).with_context(|| format!("preloading the container image {}", self.name))
+    }
+
+    fn put(&self, root: &Root, at: usize, epoch: u64) -> Result<()> {
+        root.make_folders(FOLDER)?;
+        root.set_mode(FOLDER, 0o700)?;
         let path = Path::new(FOLDER).join(archive_name(at, &self.name));
-        let full = inside(root, &path)?;
-        if let Some(folder) = full.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("creating {FOLDER}"))?;
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-        }
         match &self.from {
-            Source::Archive(file, _) => fs::copy(file, &full).map(drop).context("copying"),
+            Source::Archive(file, _) => {
+                let mut from = File::open(file).with_context(|| format!("opening {}", file.display()))?;
+                let mut to = root.create(&path, 0o600)?;
+                std::io::copy(&mut from, &mut to).map(drop).context("copying")
+            }
             Source::Tree { files, entrypoint } => {
                 let layer = layer(root, files, epoch)?;
                 let archive = archive(&self.name, self.arch, entrypoint, &layer, epoch)?;
-                File::create(&full).and_then(|mut file| file.write_all(&archive)).context("writing")
+                root.create(&path, 0o600)?.write_all(&archive).context("writing")
             }
         }
-        .with_context(|| format!("preloading the container image {}", self.name))?;
-        fs::set_permissions(&full, fs::Permissions::from_mode(0o600)).context("setting its mode")
     }
 }
 
 /// The tar of the container's only layer.
-fn layer(root: &Path, files: &BTreeMap<String, String>, epoch: u64) -> Result<Vec<u8>> {
+fn layer(root: &Root, files: &BTreeMap<String, String>, epoch: u64) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut folders = std::collections::BTreeSet::from([PathBuf::new()]);
     for (target, source) in files {
@@ -102,9 +107,8 @@ fn layer(root: &Path, files: &BTreeMap<String, String>, epoch: u64) -> Result<Ve
                 )?;
             }
         }
-        let path = followed(root, Path::new(source))?;
-        let content = fs::read(&path).map_err(|error| {
-            Problem::input(format!("engine.images takes {source} from the image's root: {error}"))
+        let content = root.read(source, MOST_FILE)?.ok_or_else(|| {
+            Problem::input(format!("engine.images takes {source} from the image's root: there is none"))
                 .hint("add the package that has it to packages.install")
         })?;
         append(&mut tar, target, tar::EntryType::Regular, 0o755, &content, epoch)?;
@@ -158,6 +162,7 @@ fn append(
 #[cfg(test)]
 mod tests {
     use super::{Image, Source, archive_name};
+    use crate::tree::Root;
     use crate::units::Arch;
     use std::collections::BTreeMap;
     use std::fs;
@@ -182,7 +187,7 @@ mod tests {
         std::os::unix::fs::symlink("/usr/bin/real", root.path().join("usr/bin/busybox")).expect("link");
         fs::write(root.path().join("usr/bin/real"), "ELF").expect("busybox");
         fs::write(root.path().join("a"), "script").expect("script");
-        image().preload(root.path(), 0, 1_700_000_000).expect("preload");
+        image().preload(&Root::open(root.path()).expect("open"), 0, 1_700_000_000).expect("preload");
         let path = root.path().join("var/lib/edgepress/images").join(archive_name(0, "localhost/agent:1"));
         let bytes = fs::read(path).expect("archive");
         let mut names = Vec::new();
@@ -204,7 +209,7 @@ mod tests {
     #[test]
     fn a_missing_file_is_named() {
         let root = tempfile::tempdir().expect("temp dir");
-        let error = image().preload(root.path(), 0, 0).expect_err("missing");
+        let error = image().preload(&Root::open(root.path()).expect("open"), 0, 0).expect_err("missing");
         assert!(format!("{error:#}").contains("takes /a from the image's root"), "{error:#}");
     }
 }

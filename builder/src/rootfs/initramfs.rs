@@ -8,6 +8,7 @@ use super::layer::kernels;
 use super::{chroot, files};
 use crate::error::Problem;
 use crate::overlay::Entry;
+use crate::tree::Root;
 
 /// Folders of the image whose files decide what is in an initramfs (initramfs-tools(7)). Overlay files in these are
 /// part of its key; all others can change without making it again.
@@ -21,7 +22,7 @@ pub const STEERED_BY: [&str; 3] =
 /// When there is no kernel, or initramfs-tools fails.
 pub fn make(root: &Path, files: &[Entry], wanted: bool, epoch: u64) -> Result<()> {
     files::write_entries(root, files)?;
-    let kernels = kernels(root)?;
+    let kernels = kernels(&Root::open(root)?)?;
     if kernels.is_empty() {
         return Err(Problem::input("the recipe installs no kernel")
             .hint("add one to packages.install, for example linux-image-amd64")

@@ -1,9 +1,8 @@
 //! Makes one layer, or shows a stack of them to something that reads it.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::packages::{DebFile, Installer, NoServices};
@@ -11,6 +10,7 @@ use super::{accounts, clean, files, initramfs, mounts, sync};
 use crate::event::{Event, Sink, Unit};
 use crate::foreign::{Foreign, tools};
 use crate::overlay::Entry;
+use crate::tree::Root;
 use crate::units::Arch;
 
 /// Where a layer is made and from what; every path is one of the host's.
@@ -84,7 +84,7 @@ pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<()> {
         Action::Tools { debs, target } => {
             started(job, sink);
             installer(root).extract(Arch::host(), debs)?;
-            return tools::prepare(root, *target, sink);
+            return tools::prepare(&stacked.tree()?, *target, sink);
         }
         _ => {}
     }
@@ -110,13 +110,13 @@ pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<()> {
         Action::Tools { .. } => {}
     }
     no_services.remove()?;
-    clean::scrub(root)?;
+    clean::scrub(&stacked.tree()?)?;
     if let Some(foreign) = foreign {
         foreign.leave()?;
     }
     mounts::clear(root)?;
     drop(stacked);
-    clean::clamp_times(&job.tree, job.epoch)
+    clean::clamp_times(&Root::open(&job.tree)?, job.epoch)
 }
 
 fn started(job: &LayerJob, sink: &dyn Sink) {
@@ -153,7 +153,15 @@ impl Stack {
         Ok(Self { root, mounted: true })
     }
 
-    /// The tree.
+    /// A handle on the tree. Give it back before this ends, which takes the mount away.
+    ///
+    /// # Errors
+    /// See [`Root::open`].
+    pub fn tree(&self) -> Result<Root> {
+        Root::open(&self.root)
+    }
+
+    /// The tree's path on this machine, for programs that are started with it as their root.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -172,12 +180,7 @@ impl Drop for Stack {
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub fn kernels(root: &Path) -> Result<Vec<String>> {
-    let folder = root.join("usr/lib/modules");
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let entries = std::fs::read_dir(&folder).with_context(|| format!("listing {}", folder.display()))?;
-    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-    Ok(names.collect::<Result<BTreeSet<_>>>()?.into_iter().collect())
+pub fn kernels(root: &Root) -> Result<Vec<String>> {
+    let entries = root.list("usr/lib/modules")?;
+    Ok(entries.into_iter().map(|entry| entry.name.to_string_lossy().into_owned()).collect())
 }

@@ -19,7 +19,6 @@ pub mod purl;
 pub mod spdx;
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -34,8 +33,8 @@ use crate::disk::ids::Uuid;
 use crate::disk::sparse;
 use crate::packages::control::{Paragraph, paragraphs};
 use crate::recipe::types::EngineImage;
-use crate::rootfs::files::{followed, inside};
 use crate::rootfs::images;
+use crate::tree::Root;
 use crate::units::{Arch, Digest};
 
 /// Name of the CycloneDX document beside an image.
@@ -111,10 +110,11 @@ pub struct Container {
 ///
 /// # Errors
 /// When the tree has no package database, or it cannot be read.
-pub fn collect(root: &Path, preloaded: &[EngineImage]) -> Result<Inventory> {
+pub fn collect(root: &Root, preloaded: &[EngineImage]) -> Result<Inventory> {
     let mut inventory = Inventory { system: system(root)?, ..Inventory::default() };
-    let status =
-        read(root, "/var/lib/dpkg/status", MOST_STATUS)?.context("the tree has no /var/lib/dpkg/status")?;
+    let status = root
+        .read_text("/var/lib/dpkg/status", MOST_STATUS)?
+        .context("the tree has no /var/lib/dpkg/status")?;
     let mut fields: Vec<Paragraph> = paragraphs(&status).context("reading /var/lib/dpkg/status")?;
     fields.retain(installed);
     fields.sort_by(|a, b| key(a).cmp(&key(b)));
@@ -126,14 +126,16 @@ pub fn collect(root: &Path, preloaded: &[EngineImage]) -> Result<Inventory> {
         let mut known = describe(package);
         known.depends = names.resolve([field(package, "Pre-Depends"), field(package, "Depends")]);
         let file = format!("/usr/share/doc/{}/copyright", known.name);
-        if let Some(text) = read(root, &file, MOST_COPYRIGHT)? {
+        if let Some(text) = root.read_text(&file, MOST_COPYRIGHT)? {
             known.licence = copyright::declared(&known.name, &text, &mut inventory.texts);
         }
         inventory.packages.push(known);
     }
     for (at, image) in preloaded.iter().enumerate() {
         let archive = Path::new(images::FOLDER).join(images::archive_name(at, &image.name));
-        let sha256 = sparse::digest(&inside(root, &archive)?)?;
+        let file = root.open_file(&archive)?;
+        let file = file.with_context(|| format!("{} is not in the tree", archive.display()))?;
+        let sha256 = digest(&file).with_context(|| format!("reading {}", archive.display()))?;
         inventory.images.push(Container { name: image.name.clone(), sha256, own: image.file.is_none() });
     }
     Ok(inventory)
@@ -177,9 +179,9 @@ fn describe(package: &Paragraph) -> Package {
 }
 
 /// os-release(5): lines `NAME=value`, maybe in quotes.
-fn system(root: &Path) -> Result<System> {
+fn system(root: &Root) -> Result<System> {
     const MOST: u64 = 1 << 20;
-    let text = read(root, "/etc/os-release", MOST)?.unwrap_or_default();
+    let text = root.read_text("/etc/os-release", MOST)?.unwrap_or_default();
     let value = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         line.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
@@ -187,18 +189,9 @@ fn system(root: &Path) -> Result<System> {
     Ok(System { id: value("ID"), version: value("VERSION_ID"), name: value("PRETTY_NAME") })
 }
 
-/// A file of the tree, its links followed within the tree; nothing where there is none.
-fn read(root: &Path, path: &str, most: u64) -> Result<Option<String>> {
-    let full = followed(root, Path::new(path))?;
-    let file = match File::open(&full) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        other => other.with_context(|| format!("opening {path} of the tree"))?,
-    };
-    let mut bytes = Vec::new();
-    file.take(most).read_to_end(&mut bytes).with_context(|| format!("reading {path} of the tree"))?;
-    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+fn digest(file: &File) -> Result<Digest> {
+    let size = file.metadata()?.len();
+    Ok(Digest::from_hasher(sparse::hash(file, size, |_| ())?))
 }
 
 /// Everything that goes into the documents.

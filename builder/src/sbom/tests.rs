@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::origin::{Archive, Origin, Origins};
 use super::{Bill, Container, Inventory, Package, collect, person};
+use crate::tree::Root;
 use crate::units::{Arch, Digest};
 
 const STATUS: &str = "Package: libc6\nStatus: install ok installed\nMaintainer: GNU Libc Maintainers <debian-glibc@lists.debian.org>\n\
@@ -39,7 +40,7 @@ fn tree() -> tempfile::TempDir {
 }
 
 fn inventory() -> Inventory {
-    collect(tree().path(), &[]).expect("an inventory")
+    collect(&Root::open(tree().path()).expect("open"), &[]).expect("an inventory")
 }
 
 fn origins() -> Origins {
@@ -159,7 +160,8 @@ fn container_images() {
 #[test]
 fn a_tree_without_a_package_database_is_an_error() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let error = collect(folder.path(), &[]).expect_err("nothing there").to_string();
+    let error =
+        collect(&Root::open(folder.path()).expect("open"), &[]).expect_err("nothing there").to_string();
     assert!(error.contains("/var/lib/dpkg/status"), "{error}");
     assert_eq!(person("\"A, Inc.\" <a@b.example>"), ("A, Inc.", "a@b.example"));
     assert_eq!(person("nobody"), ("nobody", ""));

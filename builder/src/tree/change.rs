@@ -84,7 +84,15 @@ impl Root {
     /// # Errors
     /// When it is no regular file, or may not be written.
     pub fn truncate(&self, path: impl AsRef<Path>) -> Result<bool> {
-        Ok(self.file(path.as_ref(), OFlag::O_WRONLY | OFlag::O_TRUNC)?.is_some())
+        Ok(self.rewrite(path)?.is_some())
+    }
+
+    /// A regular file, followed, emptied, to be written anew: names, owner and mode stay; nothing where there is none.
+    ///
+    /// # Errors
+    /// As [`Self::truncate`].
+    pub fn rewrite(&self, path: impl AsRef<Path>) -> Result<Option<File>> {
+        self.file(path.as_ref(), OFlag::O_WRONLY | OFlag::O_TRUNC)
     }
 
     /// A link of name `link` that says `target`; folders on the way are made, a file or link of its name is replaced.

@@ -2,9 +2,6 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
@@ -13,7 +10,7 @@ use crate::disk::fat::FatFile;
 use crate::disk::ids::Ids;
 use crate::error::Problem;
 use crate::recipe::types::{DistributionId, Initramfs, Model, Recipe};
-use crate::rootfs::files::followed;
+use crate::tree::Root;
 
 /// What a new version of the firmware's package copies to the FAT partition: all variants for all models, 22 MB.
 const ALL_FIRMWARE: u64 = 24 << 20;
@@ -37,7 +34,7 @@ struct Trees {
 ///
 /// # Errors
 /// A [`Problem`] that names the package to install when firmware, kernel, initramfs or device trees are not in the tree.
-pub fn boot_files(tree: &Path, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>> {
+pub fn boot_files(tree: &Root, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>> {
     let mut files = Files::default();
     firmware(tree, recipe, &mut files)?;
     match recipe.distribution.id {
@@ -77,7 +74,7 @@ impl Files {
 }
 
 /// Debian's hook names the newest kernel only.
-fn debian(tree: &Path, recipe: &Recipe, ids: &Ids, files: &mut Files) -> Result<()> {
+fn debian(tree: &Root, recipe: &Recipe, ids: &Ids, files: &mut Files) -> Result<()> {
     const TREES: Trees = Trees { folder: "/usr/lib/linux-image-{}/broadcom", prefix: "bcm", overlays: None };
     let kernel = newest(tree, recipe, "")?.ok_or_else(|| no_kernel("linux-image-arm64"))?;
     device_trees(tree, &TREES, &kernel.version, files)?;
@@ -89,7 +86,7 @@ fn debian(tree: &Path, recipe: &Recipe, ids: &Ids, files: &mut Files) -> Result<
 }
 
 /// One kernel of each flavour: the firmware takes kernel_2712.img on model 5 where it is there, else kernel8.img.
-fn raspberry_pi_os(tree: &Path, recipe: &Recipe, ids: &Ids, files: &mut Files) -> Result<()> {
+fn raspberry_pi_os(tree: &Root, recipe: &Recipe, ids: &Ids, files: &mut Files) -> Result<()> {
     const TREES: Trees = Trees {
         folder: "/usr/lib/linux-image-{}/broadcom",
         prefix: "bcm27",
@@ -113,7 +110,7 @@ fn raspberry_pi_os(tree: &Path, recipe: &Recipe, ids: &Ids, files: &mut Files) -
 }
 
 /// As flash-kernel keeps them.
-fn ubuntu(tree: &Path, recipe: &Recipe, ids: &Ids, files: &mut Files) -> Result<()> {
+fn ubuntu(tree: &Root, recipe: &Recipe, ids: &Ids, files: &mut Files) -> Result<()> {
     const TREES: Trees = Trees {
         folder: "/usr/lib/firmware/{}/device-tree/broadcom",
         prefix: "bcm27",
@@ -128,7 +125,7 @@ fn ubuntu(tree: &Path, recipe: &Recipe, ids: &Ids, files: &mut Files) -> Result<
 }
 
 /// The GPU's firmware, as far as the recipe's models and settings need it.
-fn firmware(tree: &Path, recipe: &Recipe, files: &mut Files) -> Result<()> {
+fn firmware(tree: &Root, recipe: &Recipe, files: &mut Files) -> Result<()> {
     let (folder, package) = match recipe.distribution.id {
         DistributionId::Ubuntu => ("/usr/lib/linux-firmware-raspi", "linux-firmware-raspi"),
         _ => ("/usr/lib/raspi-firmware", "raspi-firmware"),
@@ -182,7 +179,7 @@ fn firmware_names(recipe: &Recipe) -> Vec<String> {
 }
 
 /// The newest kernel in /boot whose version has the ending; `None` where there is none.
-fn newest(tree: &Path, recipe: &Recipe, ending: &str) -> Result<Option<Kernel>> {
+fn newest(tree: &Root, recipe: &Recipe, ending: &str) -> Result<Option<Kernel>> {
     let names = list(tree, "/boot")?;
     let versions = names.iter().filter_map(|name| name.strip_prefix("vmlinuz-"));
     let Some(version) = versions.filter(|version| version.ends_with(ending)).max_by(|a, b| by_version(a, b))
@@ -210,7 +207,7 @@ fn no_kernel(package: &str) -> anyhow::Error {
         .into()
 }
 
-fn device_trees(tree: &Path, trees: &Trees, version: &str, files: &mut Files) -> Result<()> {
+fn device_trees(tree: &Root, trees: &Trees, version: &str, files: &mut Files) -> Result<()> {
     let folder = trees.folder.replace("{}", version);
     let is_tree = |name: &&String| name.starts_with(trees.prefix) && name.ends_with(".dtb");
     let names = list(tree, &folder)?;
@@ -239,26 +236,14 @@ fn device_trees(tree: &Path, trees: &Trees, version: &str, files: &mut Files) ->
 }
 
 /// A file of the tree, with links followed as the device would; `None` where there is none.
-fn read(tree: &Path, path: &str) -> Result<Option<Vec<u8>>> {
-    let path = followed(tree, Path::new(path))?;
-    if !path.is_file() {
-        return Ok(None);
-    }
-    fs::read(&path).map(Some).with_context(|| format!("reading {}", path.display()))
+fn read(tree: &Root, path: &str) -> Result<Option<Vec<u8>>> {
+    tree.read(path, crate::board::MOST_BOOT_FILE)
 }
 
 /// Names in a folder of the tree, sorted; none where there is no such folder.
-fn list(tree: &Path, folder: &str) -> Result<Vec<String>> {
-    let folder = followed(tree, Path::new(folder))?;
-    let entries = match fs::read_dir(&folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| format!("listing {}", folder.display()))?,
-    };
-    let mut names = entries
-        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-        .collect::<Result<Vec<_>>>()?;
-    names.sort();
-    Ok(names)
+fn list(tree: &Root, folder: &str) -> Result<Vec<String>> {
+    let entries = tree.list(folder)?;
+    Ok(entries.into_iter().map(|entry| entry.name.to_string_lossy().into_owned()).collect())
 }
 
 /// The order of `sort -V`, which the distributions' hooks use: runs of digits count as numbers.

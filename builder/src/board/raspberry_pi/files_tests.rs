@@ -5,6 +5,7 @@ use crate::disk::ids::Ids;
 use crate::error::problem;
 use crate::overlay::{Entry, Kind};
 use crate::recipe::types::{DistributionId, Initramfs, Model, Recipe};
+use crate::tree::Root;
 use crate::units::Digest;
 use std::cmp::Ordering;
 use std::fs;
@@ -78,7 +79,7 @@ fn debian_has_what_its_own_hook_would_write() {
     let tree = debian_tree();
     let mut recipe = recipe(DistributionId::Debian);
     recipe.target.cmdline = vec!["audit=0".into()];
-    let files = boot_files(tree.path(), &recipe, &ids()).expect("files");
+    let files = boot_files(&Root::open(tree.path()).expect("open"), &recipe, &ids()).expect("files");
     let expected = [
         "bcm2711-rpi-4-b.dtb",
         "bcm2837-rpi-3-b.dtb",
@@ -142,7 +143,7 @@ fn settings_reach_debians_hook_and_the_image_alike() {
     (pi.serial, pi.bluetooth, pi.gpu_memory) = (false, false, Some(32));
     pi.config = vec!["disable_splash=1".into()];
     let custom = "enable_uart=0\n[pi3]\ngpu_mem=32\n[all]\ndisable_splash=1\n";
-    let files = boot_files(tree.path(), &recipe, &ids()).expect("files");
+    let files = boot_files(&Root::open(tree.path()).expect("open"), &recipe, &ids()).expect("files");
     let config = text(&files, "config.txt");
     let end = format!("\n\n# Inserted by /etc/default/raspi-firmware-custom\n{custom}");
     assert!(config.ends_with(&end), "{config}");
@@ -165,7 +166,7 @@ fn raspberry_pi_os_has_a_kernel_for_each_flavour() {
     pi.overlays = vec!["i2c-rtc,ds3231".into()];
     pi.config = vec!["disable_splash=1".into()];
     put(tree.path(), "usr/lib/raspi-firmware/fixup_cd.dat");
-    let files = boot_files(tree.path(), &recipe, &ids()).expect("files");
+    let files = boot_files(&Root::open(tree.path()).expect("open"), &recipe, &ids()).expect("files");
     let names = paths(&files);
     for name in ["kernel8.img", "kernel_2712.img", "overlays/disable-bt.dtbo", "start_cd.elf", "fixup_cd.dat"]
     {
@@ -209,7 +210,7 @@ disable_splash=1
     assert_eq!(swap.map(|entry| &entry.kind), Some(&Kind::Symlink("/dev/null".into())));
 
     recipe.target.initramfs = Initramfs::Board;
-    let files = boot_files(tree.path(), &recipe, &ids()).expect("files");
+    let files = boot_files(&Root::open(tree.path()).expect("open"), &recipe, &ids()).expect("files");
     assert_eq!(text(&files, "initramfs_2712"), "boot/initrd.img-6.12.25+rpt-rpi-2712");
     assert!(text(&files, "config.txt").contains("\narm_64bit=1\nauto_initramfs=1\n"));
 }
@@ -217,7 +218,8 @@ disable_splash=1
 #[test]
 fn ubuntu_has_the_names_of_flash_kernel() {
     let tree = tree("linux-firmware-raspi", "usr/lib/firmware/{}/device-tree", &["6.8.0-1020-raspi"]);
-    let files = boot_files(tree.path(), &recipe(DistributionId::Ubuntu), &ids()).expect("files");
+    let files = boot_files(&Root::open(tree.path()).expect("open"), &recipe(DistributionId::Ubuntu), &ids())
+        .expect("files");
     assert_eq!(text(&files, "initrd.img"), "boot/initrd.img-6.8.0-1020-raspi");
     assert!(paths(&files).contains(&"vmlinuz") && paths(&files).contains(&"bcm2711-rpi-4-b.dtb"));
     let config = text(&files, "config.txt");
@@ -240,7 +242,7 @@ fn what_is_missing_is_named_with_its_package() {
         let doomed = tree.path().join(remove);
         let removed = fs::remove_dir_all(&doomed).or_else(|_| fs::remove_file(&doomed));
         assert!(removed.is_ok() || remove == "nothing", "{remove}");
-        let error = boot_files(tree.path(), &recipe(id), &ids()).expect_err(says);
+        let error = boot_files(&Root::open(tree.path()).expect("open"), &recipe(id), &ids()).expect_err(says);
         let problem = problem(&error).expect("a problem");
         assert!(problem.message.contains(says), "{problem}");
         assert!(problem.hint.as_deref().is_some_and(|found| found.contains(hint)), "{problem:?}");
@@ -274,7 +276,9 @@ fn only_the_firmware_that_the_models_need() {
 
 #[test]
 fn the_next_kernel_finds_room() {
-    let files = boot_files(debian_tree().path(), &recipe(DistributionId::Debian), &ids()).expect("files");
+    let files =
+        boot_files(&Root::open(debian_tree().path()).expect("open"), &recipe(DistributionId::Debian), &ids())
+            .expect("files");
     let kernels = "boot/vmlinuz-6.1.0-50-arm64boot/initrd.img-6.1.0-50-arm64".len() as u64;
     assert_eq!(spare(&files), kernels + (24 << 20));
 }
@@ -295,7 +299,10 @@ fn arguments_that_would_break_the_line_are_refused() {
     for argument in ["", "a b", "a\nroot=/dev/sda", "$(x)"] {
         let mut recipe = recipe(DistributionId::Debian);
         recipe.target.cmdline = vec![argument.into()];
-        assert!(boot_files(debian_tree().path(), &recipe, &ids()).is_err(), "{argument:?}");
+        assert!(
+            boot_files(&Root::open(debian_tree().path()).expect("open"), &recipe, &ids()).is_err(),
+            "{argument:?}"
+        );
         assert!(root_files(&recipe, &ids()).is_err(), "{argument:?}");
     }
 }

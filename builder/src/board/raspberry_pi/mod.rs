@@ -22,8 +22,6 @@ pub mod model;
 mod root;
 mod settings;
 
-use std::path::Path;
-
 use anyhow::Result;
 
 use self::chain::{Chain, Finding, RootPartition};
@@ -34,12 +32,13 @@ use crate::disk::fat::FatFile;
 use crate::disk::ids::Ids;
 use crate::error::Problem;
 use crate::recipe::types::Recipe;
+use crate::tree::Root;
 
 /// See [`super::boot_files`].
 ///
 /// # Errors
 /// As there; also when the firmware of a model that the recipe names would not start the kernel: says what is missing.
-pub fn boot_files(tree: &Path, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>> {
+pub fn boot_files(tree: &Root, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>> {
     let (files, chains) = files_and_chains(tree, recipe, ids)?;
     let broken: Vec<(&Chain, &Finding)> =
         chains.iter().flat_map(|chain| chain.errors().map(move |finding| (chain, finding))).collect();
@@ -56,7 +55,7 @@ pub fn boot_files(tree: &Path, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile
 ///
 /// # Errors
 /// As [`super::boot_files`].
-pub fn files_and_chains(tree: &Path, recipe: &Recipe, ids: &Ids) -> Result<(Vec<FatFile>, Vec<Chain>)> {
+pub fn files_and_chains(tree: &Root, recipe: &Recipe, ids: &Ids) -> Result<(Vec<FatFile>, Vec<Chain>)> {
     let files = files::boot_files(tree, recipe, ids)?;
     let root = RootPartition {
         number: 2,

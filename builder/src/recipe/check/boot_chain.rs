@@ -1,8 +1,8 @@
 //! Would the card boot? The chain of each model is followed over the files that a build would put there, made from the
 //! locked packages, as far as the store has them already.
 
-use std::fs::{self, File};
-use std::io::{BufReader, Read};
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -18,6 +18,7 @@ use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::load::Loaded;
 use crate::recipe::types::{Board, Initramfs};
 use crate::store::Store;
+use crate::tree::Root;
 use crate::units::Digest;
 
 /// Packages with what is on a card: kernels, device trees, firmware.
@@ -62,15 +63,16 @@ pub(super) fn follow(loaded: &Loaded, findings: &mut Vec<Diagnostic>) -> Result<
         return not("the packages are not downloaded yet (edgepress lock RECIPE --fetch)");
     };
     let tree = tempfile::tempdir().context("making a folder")?;
+    let root = Root::open(tree.path())?;
     for (package, path) in parts {
-        extract(&path, tree.path())
+        extract(&path, &root)
             .with_context(|| format!("reading package {} {}", package.name, package.version))?;
     }
     if loaded.recipe.target.initramfs != Initramfs::None {
-        stand_in_initramfs(tree.path())?;
+        stand_in_initramfs(&root)?;
     }
     let ids = Ids::from_seed(&Digest::of("check"));
-    match raspberry_pi::files_and_chains(tree.path(), &loaded.recipe, &ids) {
+    match raspberry_pi::files_and_chains(&root, &loaded.recipe, &ids) {
         Ok((_, chains)) => {
             findings.extend(chains.iter().flat_map(|chain| said(loaded, chain)));
             Ok(Followed { chains, note: None })
@@ -96,18 +98,16 @@ fn said(loaded: &Loaded, chain: &Chain) -> Vec<Diagnostic> {
 }
 
 /// A build makes it from the tree; here it only has to be there.
-fn stand_in_initramfs(tree: &Path) -> Result<()> {
-    let boot = tree.join("boot");
-    for entry in fs::read_dir(&boot).into_iter().flatten() {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if let Some(version) = name.strip_prefix("vmlinuz-") {
-            fs::write(boot.join(format!("initrd.img-{version}")), b"made by the build")?;
+fn stand_in_initramfs(tree: &Root) -> Result<()> {
+    for entry in tree.list("boot")? {
+        if let Some(version) = entry.name.to_string_lossy().strip_prefix("vmlinuz-") {
+            tree.write(format!("boot/initrd.img-{version}"), 0o600, b"made by the build")?;
         }
     }
     Ok(())
 }
 
-fn extract(path: &Path, tree: &Path) -> Result<()> {
+fn extract(path: &Path, tree: &Root) -> Result<()> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let mut archive = tar::Archive::new(deb::data(BufReader::new(file))?);
     for entry in archive.entries()? {
@@ -123,11 +123,8 @@ fn extract(path: &Path, tree: &Path) -> Result<()> {
         // Drivers' firmware is large, and no part of a card.
         let driver = text.starts_with("usr/lib/firmware/") && !text.contains("/device-tree/");
         if entry.header().entry_type().is_file() && wanted && !driver {
-            let target = tree.join(&name);
-            fs::create_dir_all(target.parent().unwrap_or(tree))?;
-            let mut content = Vec::new();
-            entry.read_to_end(&mut content)?;
-            fs::write(&target, content).with_context(|| format!("writing {}", target.display()))?;
+            let mut file = tree.create(&name, 0o600)?;
+            io::copy(&mut entry, &mut file).with_context(|| format!("writing {text}"))?;
         }
     }
     Ok(())
