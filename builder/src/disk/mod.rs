@@ -19,6 +19,7 @@ pub mod ids;
 pub mod mbr;
 pub mod overlay;
 pub mod patch;
+pub mod qcow2;
 pub mod sparse;
 pub mod survey;
 pub mod table;

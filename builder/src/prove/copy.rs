@@ -17,13 +17,14 @@
 //! loses its power, and what was written to an old place stays, as if the device had got round to it. What was flushed
 //! is there.
 
-use std::fs;
-use std::io::Write as _;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::host;
+use crate::disk::overlay::{Base, Part};
+use crate::disk::qcow2::{self, Grain, Layer};
 use crate::units::ByteSize;
 
 /// How much longer than the image its copy is, as a card is longer than the image written to it.
@@ -32,50 +33,56 @@ pub const GROWTH: ByteSize = ByteSize::mib(1024);
 const DISK: &str = "disk.qcow2";
 const WORN: &str = "worn.qcow2";
 
-/// Places are had in pieces of 2 KiB, 1/32 of a cluster: less than a page of the guest.
-const FINE: &str = "extended_l2=on,cluster_size=64k";
-
 /// Most bytes of a range that are read back. A root partition is mostly holes.
 const RANGE_MAX: u64 = 64 << 30;
+/// Bytes that are read back at a time, and the length of zeros that become a hole.
+const CHUNK: usize = 1 << 20;
+const HOLE: usize = 64 << 10;
 
 /// A copy in a private folder.
 #[derive(Debug)]
 pub struct Copy {
     folder: PathBuf,
+    image: PathBuf,
     length: u64,
-    disk: &'static str,
+    worn: bool,
 }
 
 impl Copy {
-    /// Makes a copy of `image`, `size` bytes long, in `folder`; one that is a card is as long as cards are, a power of
-    /// two, and QEMU insists on that.
+    /// Makes a copy of `image`, `size` bytes long, in `folder`, with each of `runs` at its offset; one that is a card is as
+    /// long as cards are, a power of two, and QEMU insists on that.
     ///
     /// # Errors
-    /// When qemu-img is missing or refuses.
-    pub fn create(folder: &Path, image: &Path, size: u64, card: bool) -> Result<Self> {
+    /// When the image cannot be read, the copy not be written, or a run reaches over its end.
+    pub fn create<'a>(
+        folder: &Path,
+        image: &Path,
+        size: u64,
+        card: bool,
+        runs: impl IntoIterator<Item = (u64, &'a [u8])>,
+    ) -> Result<Self> {
         let length = size.saturating_add(GROWTH.0);
         let length = if card { length.checked_next_power_of_two().unwrap_or(length) } else { length };
-        let mut command = host::command("qemu-img")?;
-        command.current_dir(folder).args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]);
-        host::run(command.arg(image).args([DISK, &length.to_string()]))?;
-        Ok(Self { folder: folder.to_owned(), length, disk: DISK })
+        let copy = Self { folder: folder.to_owned(), image: image.to_owned(), length, worn: false };
+        qcow2::create(&folder.join(DISK), (image, "raw"), length, Grain::Cluster, &copy.raw()?, runs)?;
+        Ok(copy)
     }
 
     /// From now on the disk behaves like one with a volatile cache when QEMU is killed.
     ///
     /// # Errors
-    /// When qemu-img is missing or refuses.
+    /// When the layer cannot be written.
     pub fn wear(&mut self) -> Result<()> {
-        let mut command = host::command("qemu-img")?;
-        command.current_dir(&self.folder).args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]);
-        host::run(command.args([self.disk, "-o", FINE, WORN, &self.length.to_string()]))?;
-        self.disk = WORN;
+        let below = (Path::new(DISK), "qcow2");
+        // Pieces of 2 KiB, less than a page of the guest, are had each by itself.
+        qcow2::create(&self.folder.join(WORN), below, self.length, Grain::Fine, &self.raw()?, [])?;
+        self.worn = true;
         Ok(())
     }
 
     /// The file that the machine gets.
     pub fn disk(&self) -> PathBuf {
-        self.folder.join(self.disk)
+        self.folder.join(if self.worn { WORN } else { DISK })
     }
 
     /// Bytes of the disk.
@@ -83,48 +90,43 @@ impl Copy {
         self.length
     }
 
-    /// Writes each run of bytes at its offset.
-    ///
-    /// # Errors
-    /// When qemu-io is missing or a write fails.
-    pub fn write<'a>(&self, runs: impl IntoIterator<Item = (u64, &'a [u8])>) -> Result<()> {
-        let mut command = host::command("qemu-io")?;
-        // Relative names in a folder of our own: qemu-io splits its commands at spaces.
-        command.current_dir(&self.folder).args(["-f", "qcow2"]);
-        let mut files = Vec::new();
-        for (at, (offset, bytes)) in runs.into_iter().enumerate() {
-            let name = format!("run-{at}");
-            let path = self.folder.join(&name);
-            let mut file =
-                fs::File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;
-            file.write_all(bytes).with_context(|| format!("writing {}", path.display()))?;
-            command.args(["-c", &format!("write -q -s {name} {offset} {}", bytes.len())]);
-            files.push(path);
-        }
-        let said = host::run(command.arg(self.disk));
-        for path in files {
-            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
-        }
-        // Older versions exit with 0 after a command that failed; a quiet write that succeeds says nothing.
-        let said = String::from_utf8_lossy(&said?).trim().to_owned();
-        ensure!(said.is_empty(), "writing to the image's copy: qemu-io says: {said}");
-        Ok(())
-    }
-
     /// Reads a range into the file `name` of the private folder and returns its path. The machine must be off.
     ///
     /// # Errors
-    /// When qemu-img is missing or refuses.
+    /// When a layer cannot be read, or there is no room.
     pub fn read(&self, name: &str, offset: u64, size: u64) -> Result<PathBuf> {
-        ensure!(size <= RANGE_MAX, "reading the image's copy: {size} bytes at {offset} are too many");
-        let source = format!(
-            "driver=raw,offset={offset},size={size},file.driver=qcow2,file.file.driver=file,file.file.filename={}",
-            self.disk
+        let end = offset.checked_add(size).filter(|end| *end <= self.length);
+        ensure!(
+            size <= RANGE_MAX && end.is_some(),
+            "reading the image's copy: {size} bytes at {offset} are too many"
         );
-        let mut command = host::command("qemu-img")?;
-        command.current_dir(&self.folder).args(["convert", "--image-opts", &source, "-O", "raw", name]);
-        host::run(&mut command)?;
-        Ok(self.folder.join(name))
+        let path = self.folder.join(name);
+        let layers = self.layers()?;
+        let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+        file.set_len(size).with_context(|| format!("writing {}", path.display()))?;
+        let mut buffer = vec![0; CHUNK];
+        let mut done = 0;
+        while done < size {
+            let chunk = &mut buffer[..CHUNK.min(usize::try_from(size - done).unwrap_or(CHUNK))];
+            layers.fill(chunk, offset + done).context("reading the image's copy")?;
+            for (at, piece) in (done..).step_by(HOLE).zip(chunk.chunks(HOLE)) {
+                if piece.iter().any(|byte| *byte != 0) {
+                    file.write_all_at(piece, at).with_context(|| format!("writing {}", path.display()))?;
+                }
+            }
+            done += chunk.len() as u64;
+        }
+        Ok(path)
+    }
+
+    fn raw(&self) -> Result<Part> {
+        let file = File::open(&self.image).with_context(|| format!("opening {}", self.image.display()))?;
+        Ok(Part { file, start: 0 })
+    }
+
+    fn layers(&self) -> Result<Layer> {
+        let disk = Layer::open(&self.folder.join(DISK), Box::new(self.raw()?))?;
+        if self.worn { Layer::open(&self.folder.join(WORN), Box::new(disk)) } else { Ok(disk) }
     }
 }
 
@@ -151,8 +153,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("temp dir");
         let image = folder.path().join("an.img");
         std::fs::write(&image, vec![7_u8; 4 << 20]).expect("write");
-        let mut copy = Copy::create(folder.path(), &image, 4 << 20, false).expect("create");
-        copy.write([(8192, &[1_u8; 2048][..])]).expect("write");
+        let identity = [(8192, &[1_u8; 2048][..])];
+        let mut copy = Copy::create(folder.path(), &image, 4 << 20, false, identity).expect("create");
         copy.wear().expect("wear");
         let read = |copy: &Copy, at: u64| {
             let path = copy.read("range", at, 2048).expect("read");
@@ -175,21 +177,25 @@ mod tests {
     }
 
     #[test]
-    fn writes_reach_the_copy_and_not_the_image() {
+    fn runs_reach_the_copy_and_not_the_image() {
         let folder = tempfile::Builder::new().prefix("with space,").tempdir().expect("temp dir");
         let image = folder.path().join("an image.img");
         std::fs::write(&image, vec![7_u8; 1 << 20]).expect("write");
-        let copy = Copy::create(folder.path(), &image, 1 << 20, false).expect("create");
-        copy.write([(512, &[1_u8; 512][..]), (65536, &[2_u8; 1024][..])]).expect("write");
+        let runs = [(512, &[1_u8; 512][..]), (65536, &[2_u8; 1024][..])];
+        let copy = Copy::create(folder.path(), &image, 1 << 20, false, runs).expect("create");
         let read =
             |offset, size| std::fs::read(copy.read("range", offset, size).expect("read")).expect("file");
         assert_eq!(read(0, 1536), [[7_u8; 512], [1; 512], [7; 512]].concat());
         assert_eq!(read(65536, 1536), [[2_u8; 512], [2; 512], [7; 512]].concat());
         assert_eq!(read((1 << 20) + GROWTH.0 - 512, 512), [0; 512]);
         assert!(std::fs::read(&image).expect("read").iter().all(|byte| *byte == 7));
-        assert!(copy.write([((1 << 20) + GROWTH.0, &[1_u8; 512][..])]).is_err(), "behind the end");
         assert!(copy.read("range", 0, 65 << 30).is_err(), "too much");
-        let card = Copy::create(folder.path(), &image, 1 << 20, true).expect("create");
+        assert!(copy.read("range", copy.length(), 1).is_err(), "behind the end");
+        assert!(Copy::create(folder.path(), &image, 1 << 20, true, []).is_err(), "one is there");
+        let other = tempfile::tempdir().expect("temp dir");
+        let behind = [((1 << 20) + GROWTH.0, &[1_u8; 512][..])];
+        assert!(Copy::create(other.path(), &image, 1 << 20, false, behind).is_err(), "behind the end");
+        let card = Copy::create(other.path(), &image, 1 << 20, true, []).expect("create");
         assert_eq!(card.length(), 2 << 30);
     }
 }

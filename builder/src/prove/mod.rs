@@ -176,7 +176,6 @@ fn copy(
     options: &Options,
     sink: &dyn Sink,
 ) -> Result<(Copy, Option<String>)> {
-    let mut copy = Copy::create(scratch.path(), &image.path, image.size, machine.machine.has_card())?;
     let mut runs = device.sectors(&image.path, &image.manifest)?;
     let mut trust = None;
     if !image.manifest.provisioning.overrides {
@@ -194,7 +193,8 @@ fn copy(
         sink.note(message.clone());
         trust = Some(message);
     }
-    copy.write(runs.iter().map(|(offset, bytes)| (*offset, bytes.as_slice())))?;
+    let runs = runs.iter().map(|(offset, bytes)| (*offset, bytes.as_slice()));
+    let mut copy = Copy::create(scratch.path(), &image.path, image.size, machine.machine.has_card(), runs)?;
     if options.harm.cut.is_some() {
         copy.wear()?;
     }
@@ -254,7 +254,11 @@ fn machine(image: &Image, options: &Options) -> Result<Host> {
     }
     refuse_missing_hardware(machine, options)?;
     let tpm = options.tpm.then_some(tpm::PROGRAM);
-    for tool in ["qemu-img", "qemu-io"].into_iter().chain(tpm) {
+    // What the sandbox and the checks run, whatever comes of the boot, and what only some tests need.
+    let harmed = options.harm != Harm::default() || options.azure;
+    let checks = ["e2fsck", "debugfs"].into_iter().filter(|_| harmed || !manifest.provisioning.overrides);
+    let trust = (!manifest.provisioning.overrides).then_some("e2image");
+    for tool in ["ip"].into_iter().chain(tpm).chain(checks).chain(trust) {
         host::program(tool)?;
     }
     let program = host::program(machine.program())?;

@@ -41,7 +41,7 @@ impl Root {
     /// Copies the partition at `offset` out of the machine's disk. The machine must be off.
     ///
     /// # Errors
-    /// When there is no such partition, or qemu-img fails.
+    /// When there is no such partition, or the copy cannot be read.
     pub fn take(copy: &Copy, offset: u64) -> Result<Self> {
         let size = partition_size(copy, offset)?.context("the root partition is gone")?;
         Ok(Self { path: copy.read("root.raw", offset, size)? })
