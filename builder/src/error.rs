@@ -2,13 +2,42 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// Whose fault it is decides the exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The work failed: exit code 1.
     Work,
     /// The command line, recipe or another input is wrong: exit code 2.
     Input,
+}
+
+/// A place in a file that the user named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// The file as the user named it, or the argument (`--set`).
+    pub file: String,
+    /// Line, from 1; none where the file as a whole, or an argument, is meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// Column in characters, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<usize>,
+}
+
+/// One of the things that are wrong, for programs that read them one by one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Where.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
+    /// What.
+    pub message: String,
+    /// What to do next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 /// An error with a way out. Put into an [`anyhow::Error`]; `main` prints the chain, then the hint.
@@ -20,17 +49,19 @@ pub struct Problem {
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,
+    /// The same one by one, with their places, where the message speaks of several or of a line.
+    pub findings: Vec<Finding>,
 }
 
 impl Problem {
     /// The work failed.
     pub fn work(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Work, message: message.into(), hint: None }
+        Self { kind: Kind::Work, message: message.into(), hint: None, findings: Vec::new() }
     }
 
     /// An input is wrong.
     pub fn input(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Input, message: message.into(), hint: None }
+        Self { kind: Kind::Input, ..Self::work(message) }
     }
 
     /// The same failure where no work was begun yet: with the exit code of a wrong input.
@@ -40,13 +71,21 @@ impl Problem {
             return error;
         }
         let hint = known.and_then(|problem| problem.hint.clone());
-        Self { kind: Kind::Input, message: format!("{error:#}"), hint }.into()
+        let findings = known.map(|problem| problem.findings.clone()).unwrap_or_default();
+        Self { hint, findings, ..Self::input(format!("{error:#}")) }.into()
     }
 
     /// With a line on what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// With what is wrong, one by one.
+    #[must_use]
+    pub fn findings<T: Into<Finding>>(mut self, findings: impl IntoIterator<Item = T>) -> Self {
+        self.findings.extend(findings.into_iter().map(Into::into));
         self
     }
 }

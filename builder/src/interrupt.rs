@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 /// Exit code of a program that the user stopped (128 + SIGINT).
-pub const EXIT_CODE: i32 = 130;
+pub const EXIT_CODE: u8 = 130;
+
+/// How long work that has ended waits for the thread that ends the program: longer than any action takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 type Action = Box<dyn Fn() + Send>;
 
@@ -20,19 +24,28 @@ pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
 
-/// Handles SIGINT, SIGTERM and SIGHUP from now on.
+/// Handles SIGINT, SIGTERM and SIGHUP from now on; `last` is done when everything is undone.
 ///
 /// # Errors
 /// When the signals are already handled.
-pub fn install() -> Result<()> {
-    ctrlc::set_handler(|| {
+pub fn install(last: impl Fn() + Send + 'static) -> Result<()> {
+    ctrlc::set_handler(move || {
         REQUESTED.store(true, Ordering::Relaxed);
         for action in actions().values() {
             action();
         }
-        std::process::exit(EXIT_CODE);
+        last();
+        std::process::exit(EXIT_CODE.into());
     })
     .context("handling interrupts")
+}
+
+/// Called when the work is over: where the user asked to stop, the thread that handles it undoes what must be undone and
+/// ends the program, and what the interrupted work says of its end is of no interest.
+pub fn wait() {
+    if requested() {
+        std::thread::park_timeout(PATIENCE);
+    }
 }
 
 /// Runs `action` when the program is interrupted, for as long as the guard lives. It runs on a thread of its own,

@@ -177,8 +177,9 @@ fn refuse_mistakes(loaded: &Loaded, sink: &dyn Sink) -> Result<()> {
     if errors.is_empty() {
         return Ok(());
     }
-    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    Err(Problem::input(errors.join("\n"))
+    let shown: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    Err(Problem::input(shown.join("\n"))
+        .findings(errors)
         .hint("`edgepress check` shows all that is wrong with a recipe")
         .into())
 }

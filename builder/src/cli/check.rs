@@ -43,9 +43,12 @@ pub struct Args {
 pub fn run(args: &Args, session: &Session) -> Result<()> {
     let report = check_path(&args.recipe, &args.set, args.arch)?;
     session.answer(&report)?;
-    match report.errors {
-        0 => Ok(()),
-        1 => Err(Problem::input(format!("{} has an error", args.recipe.display())).into()),
-        many => Err(Problem::input(format!("{} has {many} errors", args.recipe.display())).into()),
-    }
+    let recipe = args.recipe.display();
+    let message = match report.errors {
+        0 => return Ok(()),
+        1 => format!("{recipe} has an error"),
+        many => format!("{recipe} has {many} errors"),
+    };
+    // Errors stand first, and all of them are in the answer.
+    Err(Problem::input(message).findings(report.findings.first()).into())
 }

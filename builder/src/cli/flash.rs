@@ -1,11 +1,11 @@
 //! `edgepress flash`.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-use super::Session;
+use super::{Session, terminal};
 use crate::error::Problem;
 use crate::flash::identity::Identities;
 use crate::flash::report::{Outcome, Plan};
@@ -137,17 +137,18 @@ fn options(args: Args) -> Options {
 
 /// Shows what is about to be lost, and asks for the number of targets: a `y` is typed before it is read.
 fn confirm(plan: &Plan, yes: bool) -> Result<bool> {
-    eprint!("{plan}");
+    let seen = terminal::say(format_args!("{plan}")).is_ok();
     if yes {
         return Ok(true);
     }
-    if !std::io::stdin().is_terminal() {
+    // Nobody answers a question that nobody sees.
+    if !seen || !std::io::stdin().is_terminal() {
         let message = "nothing was written: nobody is there to be asked";
         return Err(Problem::input(message).hint("--yes does without").into());
     }
     let count = plan.targets.len();
-    eprint!("Everything on these {count} targets will be lost. Type {count} to go on: ");
-    std::io::stderr().flush().ok();
+    let these = if count == 1 { "this target".to_owned() } else { format!("these {count} targets") };
+    let _ = terminal::say(format_args!("Everything on {these} will be lost. Type {count} to go on: "));
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).context("reading the answer")?;
     Ok(line.trim() == count.to_string())

@@ -1,29 +1,40 @@
-//! The command line: one file per verb, which parses, calls one library function and prints.
+//! The command line: one file per verb, which parses, calls one library function and answers.
+//!
+//! ```text
+//! arguments ─► verb ─► answer ─► output: text, or one JSON document   (standard output)
+//!                └──► error  ─► failure: `error:` and `hint:`         (standard error; in the document too)
+//!                └──► events ─► progress: bars or lines               (standard error)
+//! ```
+//! Nothing of that ends the work: a stream that is closed has nobody to tell.
 
 mod azure;
 mod build;
 mod check;
+mod failure;
 mod flash;
 mod identity;
 mod inspect;
 mod lock;
+mod output;
 mod progress;
 mod sign;
 mod sim;
 mod stamp;
 mod store;
+mod terminal;
 mod test;
 
+use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
-use crate::error::{Kind, problem};
+use self::failure::Failure;
+use self::output::{Form, Output};
 use crate::event::Sink;
 use crate::interrupt;
 use crate::sandbox;
@@ -40,6 +51,7 @@ From a recipe to a device that is proved to provision itself:
   edgepress sign  out/gateway-x86_64 --key KEY      SHA256SUMS, signed
 
 Exit status: 0 done, 1 the work failed, 2 the command line or an input is wrong, 130 interrupted.
+With --json a failure is on standard output, too: .error.message, .hint, .place, .kind, .exit_code (docs/json.md).
 Recipes to start from are in recipes/; every key is explained in docs/recipe.md.";
 
 /// Presses bootable device images that come up provisioned in Azure IoT Edge.
@@ -78,69 +90,110 @@ enum Verb {
 
 /// What every verb is given: where to send events, and how to answer.
 pub struct Session {
-    json: bool,
+    output: Arc<Output>,
     /// Progress and notes go here (standard error, in whatever form suits it).
     pub sink: Arc<dyn Sink>,
 }
 
 impl Session {
-    /// Prints the verb's result on standard output: as text, or with `--json` as one JSON document.
+    /// Gives the verb's result to standard output: as text, or with `--json` as one JSON document. That nobody reads it is
+    /// no error of the verb.
     ///
     /// # Errors
-    /// When standard output cannot be written.
+    /// When it cannot be put into JSON.
     pub fn answer<T: Serialize + Display>(&self, answer: &T) -> Result<()> {
-        let text = if self.json { serde_json::to_string_pretty(answer)? } else { answer.to_string() };
-        writeln!(std::io::stdout().lock(), "{}", text.trim_end()).context("writing to standard output")
+        self.output.answer(answer)
     }
 }
 
-/// Parses the command line, runs the verb, prints what went wrong, and returns the exit code:
-/// 0 done, 1 the work failed, 2 the command line or an input is wrong.
+/// Parses the command line, runs the verb, says what went wrong, and returns the exit code:
+/// 0 done, 1 the work failed, 2 the command line or an input is wrong, 130 interrupted.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return no_command_line(&error, &arguments),
+    };
     if let Verb::Sandbox { inner } = cli.verb {
         // Before anything starts a thread: see sandbox::outer.
         let result = if inner { sandbox::inner() } else { sandbox::outer() };
         return if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    let output = Arc::new(Output::new(form(&cli)));
     // `sim` ends of itself when it is interrupted, and answers then.
-    if !matches!(cli.verb, Verb::Sim(_))
-        && let Err(error) = interrupt::install()
-    {
-        return report(&error);
+    if !matches!(cli.verb, Verb::Sim(_)) {
+        let output = Arc::clone(&output);
+        let last = move || drop(output.end(Some(&Failure::interrupted())));
+        if let Err(error) = interrupt::install(last) {
+            return failed(&Failure::of(&error));
+        }
     }
-    let session = Session { json: cli.json, sink: progress::for_stderr() };
-    let result: Result<()> = match cli.verb {
-        Verb::Lock(arguments) => lock::run(&arguments, &session),
-        Verb::Store(arguments) => store::run(&arguments, &session),
-        Verb::Sim(arguments) => sim::run(*arguments, &session),
-        Verb::Build(verb) => verb.run(&session),
-        Verb::Check(args) => check::run(&args, &session),
-        Verb::Inspect(args) => inspect::run(*args, &session),
-        Verb::Stamp(args) => stamp::run(*args, &session),
-        Verb::Flash(args) => flash::run(*args, &session),
-        Verb::Azure(args) => azure::run(args, &session),
-        Verb::Identity(args) => identity::run(*args, &session),
-        Verb::Sign(args) => sign::run(args, &session),
-        Verb::Test(arguments) => test::run(*arguments, &session),
-        Verb::Sandbox { .. } => Ok(()),
-    };
+    let session = Session { output: Arc::clone(&output), sink: progress::for_stderr() };
+    let result = run(cli.verb, &session);
     // What is left of progress bars goes before an error is printed.
     drop(session);
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => report(&error),
+    interrupt::wait();
+    end(&output, result)
+}
+
+fn form(cli: &Cli) -> Form {
+    match &cli.verb {
+        _ if !cli.json => Form::Text,
+        Verb::Sim(arguments) if arguments.simulates() => Form::Lines,
+        _ => Form::Document,
     }
 }
 
-fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
-    let problem = problem(error);
-    if let Some(hint) = problem.and_then(|problem| problem.hint.as_ref()) {
-        eprintln!(" hint: {hint}");
+fn run(verb: Verb, session: &Session) -> Result<()> {
+    match verb {
+        Verb::Lock(arguments) => lock::run(&arguments, session),
+        Verb::Store(arguments) => store::run(&arguments, session),
+        Verb::Sim(arguments) => sim::run(*arguments, session),
+        Verb::Build(verb) => verb.run(session),
+        Verb::Check(args) => check::run(&args, session),
+        Verb::Inspect(args) => inspect::run(*args, session),
+        Verb::Stamp(args) => stamp::run(*args, session),
+        Verb::Flash(args) => flash::run(*args, session),
+        Verb::Azure(args) => azure::run(args, session),
+        Verb::Identity(args) => identity::run(*args, session),
+        Verb::Sign(args) => sign::run(args, session),
+        Verb::Test(arguments) => test::run(*arguments, session),
+        Verb::Sandbox { .. } => Ok(()),
     }
-    match problem.map(|problem| problem.kind) {
-        Some(Kind::Input) => ExitCode::from(2),
-        _ => ExitCode::from(1),
+}
+
+fn end(output: &Output, result: Result<()>) -> ExitCode {
+    let failure = result.err().map(|error| Failure::of(&error));
+    let lost = output.end(failure.as_ref());
+    let lost =
+        lost.map(|error| Failure::of(&anyhow::Error::new(error).context("writing to standard output")));
+    // Why the work failed comes last: it is what the exit code speaks of.
+    let all: Vec<_> = lost.into_iter().chain(failure).collect();
+    all.iter().map(failed).last().unwrap_or(ExitCode::SUCCESS)
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    let _ = match terminal::colours(&std::io::stderr()) {
+        true => terminal::say(format_args!("{failure:#}\n")),
+        false => terminal::say(format_args!("{failure}\n")),
+    };
+    failure.exit_code()
+}
+
+/// Help, the version, or what is wrong with the command line.
+fn no_command_line(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    // Nobody reads it where this fails.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
     }
+    let failure = Failure::of_command_line(error);
+    let given = |word: &str| arguments.iter().skip(1).any(|argument| argument == OsStr::new(word));
+    if given("--json") {
+        let form = if given("sim") && !given("--issue") { Form::Lines } else { Form::Document };
+        // Nothing else is left to be said than where that could not go.
+        let lost = Output::new(form).end(Some(&failure));
+        lost.map(|error| failed(&Failure::lost(error)));
+    }
+    failure.exit_code()
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::terminal;
 use crate::event::{Event, Sink, Unit};
 
 /// A step that takes long says so this often, where there is no bar.
@@ -19,7 +20,7 @@ pub(super) fn for_stderr() -> Arc<dyn Sink> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let terminal = std::io::stderr().is_terminal() && variable("TERM").is_some_and(|term| term != "dumb");
     if terminal {
-        Arc::new(Bars::new(variable("NO_COLOR").is_none()))
+        Arc::new(Bars::new(terminal::colours(&std::io::stderr())))
     } else {
         Arc::new(Plain::new(std::io::stderr()))
     }

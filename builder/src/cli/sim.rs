@@ -4,14 +4,16 @@ mod arguments;
 mod listening;
 
 use std::fmt::{self, Display};
-use std::io::Write as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::Session;
+use super::output::Form;
+use super::{Session, terminal};
 use crate::sim::log::Entry;
 use crate::sim::pki::{DeviceOptions, Pki, write_identity};
 use crate::sim::{Config, DPS_NAME, Service, Simulation, hosts};
@@ -101,37 +103,33 @@ fn simulate(dir: PathBuf, config: &Config, session: &Session) -> Result<()> {
     ctrlc::set_handler(move || drop(interrupt.send(Ok(())))).context("taking over Ctrl-C")?;
 
     let listening = Listening::of(config, |service| simulation.addr(service), dir);
-    let json = session.json;
-    if json {
-        print(&Line::Listening(&listening))?;
+    let output = Arc::clone(&session.output);
+    let json = output.form() == Form::Lines;
+    let read = if json {
+        output.line(&Line::Listening(&listening))?
     } else {
         session.answer(&listening)?;
-    }
+        true
+    };
 
     let printer = std::thread::spawn(move || {
         for entry in entries {
-            let written = if json {
-                print(&Line::Request(&entry))
+            let read = if json {
+                output.line(&Line::Request(&entry))
             } else {
-                writeln!(std::io::stderr().lock(), "{entry}").context("writing to standard error")
+                let said = terminal::say(format_args!("{entry}\n"));
+                Ok(!said.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe))
             };
-            if written.is_err() {
-                let _ = stop.send(written);
+            // Whoever wanted to see requests has seen enough: `edgepress sim --json | head -n 3`.
+            if !matches!(read, Ok(true)) {
+                let _ = stop.send(read.map(drop));
                 return;
             }
         }
     });
-    let outcome = stopped.recv().context("waiting for Ctrl-C")?;
+    let outcome = if read { stopped.recv().context("waiting for Ctrl-C")? } else { Ok(()) };
     let ended = simulation.stop();
     // The simulation's end closes the channel, and so ends the printer when the last line is out.
     let _ = printer.join();
     outcome.and(ended.map(drop))
-}
-
-/// One line of JSON, at once: whoever reads it waits for it.
-fn print(line: &Line<'_>) -> Result<()> {
-    let mut text = serde_json::to_string(line)?;
-    text.push('\n');
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("writing to standard output")
 }

@@ -92,7 +92,7 @@ pub fn run(args: Args, session: &Session) -> Result<()> {
         0 => Ok(()),
         errors => {
             let message = format!("{}; nothing was written", counted(errors as u64, "error"));
-            Err(Problem::input(message).into())
+            Err(Problem::input(message).findings(outcome.findings.first_error()).into())
         }
     }
 }

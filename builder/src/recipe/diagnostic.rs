@@ -13,6 +13,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::error;
+
 /// Longest piece of a source line that is shown, in characters.
 const SHOWN_LINE: usize = 120;
 /// Least similarity (Jaro-Winkler, 0 to 1) of a name that is worth suggesting.
@@ -204,6 +206,24 @@ impl fmt::Display for Diagnostic {
             write!(f, "\n{gutter} = hint: {hint}")?;
         }
         Ok(())
+    }
+}
+
+impl From<&Diagnostic> for error::Finding {
+    fn from(found: &Diagnostic) -> Self {
+        let place = |place: &Place| error::Place {
+            file: place.file.clone(),
+            line: (place.line > 0).then_some(place.line),
+            column: (place.line > 0).then_some(place.column),
+        };
+        Self {
+            place: found.place.as_deref().map(place),
+            message: found.message.clone(),
+            hint: found
+                .hint
+                .clone()
+                .or_else(|| found.expected.as_ref().map(|what| format!("expected {what}"))),
+        }
     }
 }
 

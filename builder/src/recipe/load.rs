@@ -56,7 +56,7 @@ impl Loaded {
 pub fn load(path: &Path, sets: &[String], arch: Option<Arch>) -> Result<Loaded> {
     load_or_list(path, sets, arch).map_err(|found| {
         let shown: Vec<String> = found.iter().map(ToString::to_string).collect();
-        Problem::input(shown.join("\n\n")).into()
+        Problem::input(shown.join("\n\n")).findings(&found).into()
     })
 }
 

@@ -98,7 +98,7 @@ fn converse(child: &mut Child, job: &Job, sink: &dyn Sink) -> Result<serde_json:
             }
             Line::Failed { input, message, hint } => {
                 let kind = if input { Kind::Input } else { Kind::Work };
-                return Err(Problem { kind, message, hint }.into());
+                return Err(Problem { kind, hint, ..Problem::work(message) }.into());
             }
         }
     }

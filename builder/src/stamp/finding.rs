@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::error;
 pub use crate::recipe::diagnostic::Severity;
 
 /// More are counted and not kept: a fleet of any size takes the same memory.
@@ -51,6 +52,19 @@ impl fmt::Display for Finding {
     }
 }
 
+/// The place's column is a name in a fleet, and so part of the message.
+impl From<&Finding> for error::Finding {
+    fn from(found: &Finding) -> Self {
+        let column = if found.column.is_empty() { String::new() } else { format!("`{}`: ", found.column) };
+        let line = (found.line != 0).then_some(found.line);
+        Self {
+            place: Some(error::Place { file: found.file.clone(), line, column: None }),
+            message: format!("{column}{}", found.message),
+            hint: found.hint.clone(),
+        }
+    }
+}
+
 /// Everything found, in order.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Findings {
@@ -63,6 +77,11 @@ pub struct Findings {
 }
 
 impl Findings {
+    /// The first error.
+    pub fn first_error(&self) -> Option<&Finding> {
+        self.findings.iter().find(|finding| finding.severity == Severity::Error)
+    }
+
     /// Adds one.
     pub fn push(&mut self, finding: Finding) {
         match finding.severity {

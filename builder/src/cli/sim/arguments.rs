@@ -132,6 +132,13 @@ pub(crate) struct Arguments {
     pub(super) flaw: Option<Flaw>,
 }
 
+impl Arguments {
+    /// Does it run until it is stopped, or only issue something?
+    pub(crate) fn simulates(&self) -> bool {
+        self.issue.is_none()
+    }
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Flaw {
     /// Expired an hour ago
