@@ -29,9 +29,10 @@ use crate::error::Problem;
 use crate::event::{Event, Sink};
 use crate::foreign::{self, Ability, Foreign, Means};
 use crate::lock::mirrors::Mirrors;
+use crate::lock::types::Section;
 use crate::lock::{Action, Policy};
 use crate::recipe::diagnostic::Severity;
-use crate::recipe::types::Format;
+use crate::recipe::types::{Format, Recipe};
 use crate::recipe::{self, Loaded};
 use crate::rootfs::layer::LayerJob;
 use crate::sandbox::{self, Job};
@@ -121,7 +122,11 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     let fetched = lock::fetch(&section, &loaded.recipe, &mirrors, &store, sink)?;
     build.explain(&plan::fetch_step(&section), fetched.packages == 0, timer);
 
-    let plan = Plan::new(&loaded, &section, &local, &store)?;
+    let plan = match Plan::new(&loaded, &section, &local, &store) {
+        Ok(plan) if !plan.installs(&store)? => plan,
+        made if !mended(&section, &loaded.recipe, &mirrors, &store, sink)? => made?,
+        _ => Plan::new(&loaded, &section, &local, &store)?,
+    };
     let foreign = match ability {
         Some(ability) => Some(build.foreign(&plan, ability, options.emulate)?),
         None => None,
@@ -158,6 +163,33 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
         seconds: start.elapsed().as_secs_f64(),
         peak_memory: sandbox::peak_memory(),
     })
+}
+
+/// Reads the packages before they are installed, or where one could not be read: the disk may have lost what was
+/// checked when it was downloaded. Was one damaged, and is fetched anew?
+fn mended(
+    section: &Section,
+    recipe: &Recipe,
+    mirrors: &Mirrors,
+    store: &Store,
+    sink: &dyn Sink,
+) -> Result<bool> {
+    let needed: Vec<Digest> = section.needed().map(|package| package.sha256).collect();
+    let damaged = store.damaged(&needed)?;
+    for package in section.needed().filter(|package| damaged.contains(&package.sha256)) {
+        sink.warn(format!(
+            "the store {} is damaged: {} {} has lost its content on the disk, and is fetched anew \
+             (`edgepress store verify` looks at all of it)",
+            store.root().display(),
+            package.name,
+            package.version
+        ));
+    }
+    if damaged.is_empty() {
+        return Ok(false);
+    }
+    lock::fetch(section, recipe, mirrors, store, sink)?;
+    Ok(true)
 }
 
 /// The file that stands for all.

@@ -21,7 +21,7 @@ use crate::rootfs::initramfs;
 use crate::rootfs::layer::Action;
 use crate::rootfs::packages::DebFile;
 use crate::sbom::origin::{self, Origins};
-use crate::store::Store;
+use crate::store::{Store, layers};
 use crate::units::{Arch, Digest};
 
 /// The runtime's packages, each a stage of its own because each needs the one before configured.
@@ -118,6 +118,24 @@ impl Plan {
         let makers: [fn(&Self) -> Result<Layer>; 5] =
             [Self::base, Self::identity_service, Self::edge, Self::initramfs, Self::files];
         makers.into_iter().map(|make| make(self))
+    }
+
+    /// Must packages be installed, because a layer of them is not in the store?
+    ///
+    /// # Errors
+    /// As the layers.
+    pub fn installs(&self, store: &Store) -> Result<bool> {
+        let mut below = None;
+        for layer in self.layers() {
+            let (step, action) = layer?.over(below);
+            let of_packages = matches!(action, Action::Bootstrap { .. } | Action::Install { .. });
+            if of_packages && layers::find(store, &step.key()).is_none() {
+                return Ok(true);
+            }
+            below = Some(step.key());
+        }
+        let tools = self.tools().map(|(step, _)| step.key());
+        Ok(tools.is_some_and(|key| layers::find(store, &key).is_none()))
     }
 
     fn base(&self) -> Result<Layer> {

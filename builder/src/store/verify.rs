@@ -3,6 +3,7 @@
 //! A disk loses bits, a full one cuts files short, and somebody's script may write where it should not. What does not
 //! have its content any more is *damaged*: it is removed, and whoever needs it next fetches or makes it anew.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -70,13 +71,14 @@ impl Store {
         Ok(verified)
     }
 
-    /// Reads these blobs, and removes those that are damaged; returns their digests. One that is not there is not
+    /// Reads these blobs, and removes those that are damaged; returns their digests, sorted. One that is not there is not
     /// damaged.
     ///
     /// # Errors
     /// When one cannot be read, or a damaged one not be removed.
     pub fn damaged(&self, digests: &[Digest]) -> Result<Vec<Digest>> {
-        let there = digests.iter().map(|digest| (self.blob_path(digest), *digest));
+        let once: BTreeSet<&Digest> = digests.iter().collect();
+        let there = once.into_iter().map(|digest| (self.blob_path(digest), *digest));
         let (paths, digests): (Vec<_>, Vec<_>) = there.filter(|(path, _)| path.exists()).unzip();
         let mut damaged = Vec::new();
         for ((path, state), digest) in states(&paths).into_iter().zip(digests) {
@@ -137,7 +139,11 @@ fn state(path: &Path) -> io::Result<Option<String>> {
     Ok((found != named).then(|| format!("its content has SHA-256 {found}")))
 }
 
-fn digest(path: &Path) -> io::Result<Digest> {
+/// The digest of a file's content.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn digest(path: &Path) -> io::Result<Digest> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; COPY_BUFFER];
@@ -176,10 +182,10 @@ mod tests {
             overwrite(&paths[at], bytes);
         }
         assert_eq!(store.sound_blob(&all[0]).expect("looks"), None);
-        assert_eq!(
-            store.damaged(&all).expect("looks"),
-            all[1..2].iter().chain(&all[2..3]).copied().collect::<Vec<_>>()
-        );
+        let mut expected = [all[1], all[2]];
+        expected.sort();
+        let twice = [&all[..], &all[..]].concat();
+        assert_eq!(store.damaged(&twice).expect("looks"), expected);
         assert_eq!(store.damaged(&all).expect("looks again"), []);
         assert!(store.sound_blob(&all[3]).expect("looks").is_some());
 

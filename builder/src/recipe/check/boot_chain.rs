@@ -57,9 +57,12 @@ pub(super) fn follow(loaded: &Loaded, findings: &mut Vec<Diagnostic>) -> Result<
     let Ok(store) = Store::open(None) else { return not("the store cannot be opened") };
     let parts =
         section.packages.iter().filter(|package| PARTS.iter().any(|part| package.name.starts_with(part)));
-    let parts: Option<Vec<(&Locked, PathBuf)>> =
-        parts.map(|package| Some((package, store.blob(&package.sha256)?))).collect();
-    let Some(parts) = parts else {
+    let mut there: Vec<(&Locked, Option<PathBuf>)> = Vec::new();
+    for package in parts {
+        there.push((package, store.sound_blob(&package.sha256)?));
+    }
+    let parts = there.into_iter().map(|(package, path)| Some((package, path?)));
+    let Some(parts) = parts.collect::<Option<Vec<_>>>() else {
         return not("the packages are not downloaded yet (edgepress lock RECIPE --fetch)");
     };
     let tree = tempfile::tempdir().context("making a folder")?;
