@@ -23,6 +23,9 @@ pub enum Malformed {
     /// There is no paragraph at all.
     #[error("there is no control paragraph")]
     Empty,
+    /// A field that stands more than once: one reader would take the first, another the last.
+    #[error("the field `{0}` is there twice")]
+    Twice(String),
     /// A value that a package's name or version may not have.
     #[error("`{1}` is not a {0}")]
     Value(&'static str, String),
@@ -103,6 +106,11 @@ impl Control {
     }
 
     fn of(fields: Paragraph) -> Result<Self, Malformed> {
+        for (at, (name, _)) in fields.0.iter().enumerate() {
+            if fields.0[..at].iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
+                return Err(Malformed::Twice(name.clone()));
+            }
+        }
         let need = |name| fields.get(name).filter(|value| !value.is_empty()).ok_or(Malformed::Missing(name));
         let (package, version) = (need("Package")?.to_owned(), need("Version")?.to_owned());
         if !is_package_name(&package) {
@@ -130,6 +138,42 @@ impl Control {
     pub fn fits(&self, debian_arch: &str) -> bool {
         self.architecture == "all" || self.architecture == debian_arch
     }
+}
+
+/// Architectures of Debian, its ports and Ubuntu (`dpkg-architecture -L` has also those that nobody ever built).
+const ARCHITECTURES: [&str; 27] = [
+    "alpha",
+    "amd64",
+    "arc",
+    "arm64",
+    "armel",
+    "armhf",
+    "hppa",
+    "hurd-amd64",
+    "hurd-i386",
+    "i386",
+    "ia64",
+    "kfreebsd-amd64",
+    "kfreebsd-i386",
+    "loong64",
+    "m68k",
+    "mips",
+    "mips64el",
+    "mipsel",
+    "powerpc",
+    "ppc64",
+    "ppc64el",
+    "riscv64",
+    "s390x",
+    "sh4",
+    "sparc64",
+    "x32",
+    "amd64v3",
+];
+
+/// Is this an architecture that some machine has? `any` is none: it stands in *source* packages, for "build it for each".
+pub fn is_architecture(name: &str) -> bool {
+    name == "all" || ARCHITECTURES.contains(&name)
 }
 
 /// Is this a name that Debian policy (5.6.7) allows? Such a name is safe in a path and on a command line.
@@ -177,6 +221,7 @@ mod tests {
             ("Package: a\nArchitecture: all", Malformed::Missing("Version")),
             ("Package: a\nVersion: 1\nArchitecture:", Malformed::Missing("Architecture")),
             ("Package: ../a\nVersion: 1\nArchitecture: all", Malformed::Value("package name", "../a".into())),
+            ("Package: a\nVersion: 1\nArchitecture: all\npackage: b", Malformed::Twice("package".into())),
             ("Package: a\nVersion: 1 2\nArchitecture: all", Malformed::Value("version", "1 2".into())),
         ] {
             assert_eq!(Control::parse(text), Err(expected), "{text}");

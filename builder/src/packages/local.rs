@@ -4,7 +4,7 @@
 //! contents and executable bits: a git checkout has other times and modes on every machine.
 
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,22 +13,25 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::control::Control;
+use super::control::{Control, is_architecture};
 use super::deb::Deb;
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::host;
 use crate::lock::host::HostApt;
 use crate::recipe::types::{self, Recipe};
-use crate::store::Store;
 use crate::store::download::{Wanted, fetch_all};
 use crate::store::net::{Client, parse};
-use crate::units::Digest;
+use crate::store::{Store, verify};
+use crate::units::{Arch, Digest};
 
 /// Time of everything in a package built from sources: 2024-01-01T00:00:00Z.
 const EPOCH: u64 = 1_704_067_200;
 /// Scripts that dpkg runs: executable whatever the work tree says (deb-preinst(5) and its kin).
 const SCRIPTS: [&str; 5] = ["config", "postinst", "postrm", "preinst", "prerm"];
+
+/// Most bytes of a control file that a source folder may have.
+const LARGEST_CONTROL: u64 = 1 << 20;
 
 /// A package that comes from no archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,22 +69,77 @@ pub fn gather(recipe: &Recipe, store: &Store, sink: &dyn Sink) -> Result<Vec<Loc
                 return Err(Problem::input("an entry of packages.debs has neither `file` nor `url`").into());
             }
         };
-        all.push(local(digest, origin, store)?);
-    }
-    for folder in &recipe.packages.sources {
-        for source in source_folders(folder)? {
-            all.push(local(build(&source, store)?, source, store)?);
+        let deb = local(digest, origin, store)?;
+        if kept(&deb.control, recipe.target.arch, &deb.origin, sink)? {
+            all.push(deb);
         }
     }
-    all.retain(|deb| deb.control.fits(recipe.target.arch.debian()));
-    all.sort_by(|a, b| a.name.cmp(&b.name));
-    if let Some(pair) = all.windows(2).find(|pair| pair[0].name == pair[1].name) {
-        let [a, b] = [&pair[0], &pair[1]].map(|deb| deb.origin.display());
-        return Err(
-            Problem::input(format!("the package `{}` comes from both {a} and {b}", pair[0].name)).into()
-        );
+    for folder in &recipe.packages.sources {
+        for source in source_folders(folder)?.0 {
+            if kept(&source_control(&source)?, recipe.target.arch, &source, sink)? {
+                all.push(local(build(&source, store)?, source, store)?);
+            }
+        }
     }
-    Ok(all)
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    match all.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        Some(pair) => Err(twice(&pair[0].name, &pair[0].origin, &pair[1].origin).into()),
+        None => Ok(all),
+    }
+}
+
+/// Two packages of one name.
+pub fn twice(name: &str, one: &Path, other: &Path) -> Problem {
+    Problem::input(format!("the package `{name}` comes from both {} and {}", one.display(), other.display()))
+        .hint("leave one of them out")
+}
+
+/// Whether the image gets a package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// It does.
+    Here,
+    /// It is made for another machine.
+    Elsewhere,
+}
+
+/// Is a package for a machine of this architecture?
+///
+/// # Errors
+/// When it is for one that no machine has.
+pub fn fit(control: &Control, arch: Arch, origin: &Path) -> Result<Fit, Problem> {
+    let own = arch.debian();
+    if control.fits(own) {
+        return Ok(Fit::Here);
+    }
+    let stated = &control.architecture;
+    if is_architecture(stated) {
+        return Ok(Fit::Elsewhere);
+    }
+    let (package, origin) = (&control.package, origin.display());
+    let message =
+        format!("the package `{package}` ({origin}) has `Architecture: {stated}`, which no machine has");
+    let hint = format!("`all` where its files fit every machine (scripts, data), else `{own}`");
+    Err(Problem::input(message).hint(hint))
+}
+
+/// What is said of a package that is for another machine.
+pub fn left_out(control: &Control, arch: Arch, origin: &Path) -> String {
+    format!(
+        "the package `{}` ({}) is left out: it is for {}, and the image for {}",
+        control.package,
+        origin.display(),
+        control.architecture,
+        arch.debian()
+    )
+}
+
+fn kept(control: &Control, arch: Arch, origin: &Path, sink: &dyn Sink) -> Result<bool> {
+    let here = fit(control, arch, origin)? == Fit::Here;
+    if !here {
+        sink.note(left_out(control, arch, origin));
+    }
+    Ok(here)
 }
 
 fn digest(deb: &types::Deb) -> Result<Digest> {
@@ -98,7 +156,7 @@ fn download(debs: &[&types::Deb], store: &Store, sink: &dyn Sink) -> Result<()> 
     for deb in debs {
         let (None, Some(url)) = (&deb.file, &deb.url) else { continue };
         let sha256 = digest(deb)?;
-        if store.blob(&sha256).is_none() {
+        if store.sound_blob(&sha256)?.is_none() {
             let name = url.rsplit('/').next().unwrap_or(url).to_owned();
             let hint = "check `url` and `sha256` of this entry of packages.debs".to_owned();
             wanted.push(Wanted { name, url: parse(url)?, size: None, sha256, hint });
@@ -113,13 +171,28 @@ fn download(debs: &[&types::Deb], store: &Store, sink: &dyn Sink) -> Result<()> 
 
 fn from_file(file: &Path, expected: Option<&str>, store: &Store) -> Result<Digest> {
     let (digest, _) = store.insert_file(file)?;
-    match expected {
-        Some(expected) if !expected.eq_ignore_ascii_case(&digest.to_string()) => {
-            let message = format!("{} has SHA-256 {digest}, the recipe says {expected}", file.display());
-            Err(Problem::input(message).into())
-        }
-        _ => Ok(digest),
+    if let Some(expected) = expected {
+        is_digest(file, digest, expected)?;
     }
+    Ok(digest)
+}
+
+/// Does a file have the digest that the recipe states?
+///
+/// # Errors
+/// When it has another, or cannot be read.
+pub fn same_digest(file: &Path, expected: &str) -> Result<(), Problem> {
+    let found = verify::digest(file)
+        .map_err(|error| Problem::input(format!("{} cannot be read: {error}", file.display())))?;
+    is_digest(file, found, expected)
+}
+
+fn is_digest(file: &Path, found: Digest, expected: &str) -> Result<(), Problem> {
+    if expected.eq_ignore_ascii_case(&found.to_string()) {
+        return Ok(());
+    }
+    let message = format!("{} has SHA-256 {found}, the recipe says {expected}", file.display());
+    Err(Problem::input(message).hint("take the file that was meant, or state the digest of this one"))
 }
 
 fn local(sha256: Digest, origin: PathBuf, store: &Store) -> Result<LocalDeb> {
@@ -132,22 +205,50 @@ fn local(sha256: Digest, origin: PathBuf, store: &Store) -> Result<LocalDeb> {
     Ok(LocalDeb { name, version, architecture, control, sha256, size, origin })
 }
 
-/// The child folders that are package sources.
-fn source_folders(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The child folders that are package sources; and what else lies there and may have been meant for one: other folders,
+/// and .debs. Hidden ones are an editor's or git's.
+///
+/// # Errors
+/// When the folder cannot be read, or has no package source.
+pub fn source_folders(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let reading = || format!("reading the folder of package sources {}", folder.display());
-    let mut sources = Vec::new();
+    let (mut sources, mut others) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder).with_context(reading)? {
-        let path = entry.with_context(reading)?.path();
+        let entry = entry.with_context(reading)?;
+        let path = entry.path();
         if path.join("DEBIAN/control").is_file() {
             sources.push(path);
+        } else if !entry.file_name().as_encoded_bytes().starts_with(b".")
+            && (path.is_dir() || path.extension().is_some_and(|ending| ending == "deb"))
+        {
+            others.push(path);
         }
     }
+    others.sort();
     if sources.is_empty() {
         let message = format!("{} has no child folder with a DEBIAN/control", folder.display());
         return Err(Problem::input(message).into());
     }
     sources.sort();
-    Ok(sources)
+    Ok((sources, others))
+}
+
+/// The control data of a source folder.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn source_control(source: &Path) -> Result<Control, Problem> {
+    let path = source.join("DEBIAN/control");
+    let wrong = |why: &dyn std::fmt::Display| {
+        Problem::input(format!("{}: {why}", path.display())).hint("deb-control(5) says what stands in it")
+    };
+    let mut text = String::new();
+    let read = File::open(&path).and_then(|file| file.take(LARGEST_CONTROL + 1).read_to_string(&mut text));
+    match read {
+        Err(error) => Err(wrong(&error)),
+        Ok(size) if size as u64 > LARGEST_CONTROL => Err(wrong(&"it is larger than 1 MiB")),
+        Ok(_) => Control::parse(&text).map_err(|malformed| wrong(&malformed)),
+    }
 }
 
 /// Builds one source folder, unless a .deb of just these files is in the store.
@@ -159,7 +260,9 @@ fn build(source: &Path, store: &Store) -> Result<Digest> {
     copy(source, &tree, Path::new(""), &mut files).with_context(building)?;
     let memo = store.steps_dir().join(format!("source-{}", Digest::of_json(&(EPOCH, &files))));
     let known = fs::read_to_string(&memo).ok().and_then(|text| text.trim().parse::<Digest>().ok());
-    if let Some(digest) = known.filter(|digest| store.blob(digest).is_some()) {
+    if let Some(digest) = known
+        && store.sound_blob(&digest)?.is_some()
+    {
         return Ok(digest);
     }
     let made = staging.path().join("made.deb");
@@ -188,10 +291,13 @@ fn copy(from: &Path, to: &Path, inner: &Path, files: &mut Vec<Entry>) -> io::Res
     if metadata.is_file() {
         let script = SCRIPTS.iter().any(|script| inner == Path::new("DEBIAN").join(script));
         let mode = if script || metadata.permissions().mode() & 0o100 != 0 { 0o755 } else { 0o644 };
-        let content = fs::read(from)?;
-        fs::write(to, &content)?;
-        files.push((inner.to_owned(), mode, Digest::of(&content)));
+        fs::copy(from, to)?;
+        files.push((inner.to_owned(), mode, verify::digest(to)?));
         return stamp(to, mode);
+    }
+    if !metadata.is_dir() {
+        let message = format!("{} is no file, folder or link: a package cannot hold it", from.display());
+        return Err(io::Error::other(message));
     }
     fs::create_dir(to)?;
     files.push((inner.to_owned(), 0o755, Digest::of("folder")));
@@ -211,7 +317,7 @@ fn stamp(path: &Path, mode: u32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Permissions, build, from_file, fs, local, source_folders};
+    use super::{Arch, Control, Fit, Permissions, build, fit, from_file, fs, local, source_folders};
     use crate::store::Store;
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
@@ -236,13 +342,40 @@ mod tests {
             let store = Store::open(Some(folder.path().join(format!("store-{name}")))).expect("opens");
             let from = folder.path().join(name);
             source(&from.join("hello"), mode);
-            let sources = source_folders(&from).expect("finds");
+            fs::write(from.join("README"), "x").expect("writes");
+            fs::create_dir(from.join("notes")).expect("makes");
+            let (sources, others) = source_folders(&from).expect("finds");
+            assert_eq!(others, [from.join("notes")]);
             digests.push(build(&sources[0], &store).expect("builds"));
             assert_eq!(build(&sources[0], &store).expect("remembers"), digests[digests.len() - 1]);
             let deb = local(digests[0], sources[0].clone(), &store).expect("reads");
             assert_eq!((deb.name.as_str(), deb.version.as_str()), ("hello", "1"));
         }
         assert_eq!(digests[0], digests[1]);
+    }
+
+    #[test]
+    fn only_another_machine_s_package_is_left_out() {
+        let judge = |architecture: &str| {
+            let text = format!("Package: tool\nVersion: 1\nArchitecture: {architecture}\n");
+            let control = Control::parse(&text).expect("parses");
+            fit(&control, Arch::X86_64, Path::new("own/tool"))
+        };
+        for (architecture, expected) in
+            [("all", Fit::Here), ("amd64", Fit::Here), ("arm64", Fit::Elsewhere), ("i386", Fit::Elsewhere)]
+        {
+            assert_eq!(judge(architecture), Ok(expected), "{architecture}");
+        }
+        for architecture in
+            ["any", "linux-any", "any-amd64", "amd46", "x86_64", "aarch64", "amd64 arm64", "ALL"]
+        {
+            let problem = judge(architecture).expect_err(architecture);
+            assert!(
+                problem.message.contains("own/tool") && problem.message.contains(architecture),
+                "{problem}"
+            );
+            assert!(problem.hint.is_some_and(|hint| hint.contains("`all`") && hint.contains("`amd64`")));
+        }
     }
 
     #[test]

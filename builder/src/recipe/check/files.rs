@@ -7,35 +7,13 @@ use crate::board::wifi;
 use crate::provisioning::source;
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::load::Loaded;
-use crate::recipe::types::EdgeSource;
 use crate::ssh;
 
-/// First bytes of a .deb, which is an `ar` archive.
-const DEB_MAGIC: &[u8] = b"!<arch>\n";
 /// Most bytes of a file of public keys.
 const LARGEST_KEYS: u64 = 256 * 1024;
-/// The packages of the runtime.
-const RUNTIME: [&str; 2] = ["aziot-identity-service", "aziot-edge"];
 
 pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     let recipe = &loaded.recipe;
-    for (at, deb) in recipe.packages.debs.iter().enumerate() {
-        if let Some(file) = &deb.file {
-            is_deb(loaded, &format!("packages/debs/{at}/file"), file, findings);
-        }
-    }
-    let mut provided: Vec<String> = deb_names(loaded);
-    for (at, folder) in recipe.packages.sources.iter().enumerate() {
-        provided.extend(sources(loaded, &format!("packages/sources/{at}"), folder, findings));
-    }
-    if recipe.edge.from == EdgeSource::Packages {
-        for name in RUNTIME.iter().filter(|name| !provided.iter().any(|provided| provided == **name)) {
-            let message = format!(
-                "`edge.from` is \"packages\", and neither packages.debs nor packages.sources has `{name}`"
-            );
-            findings.push(Diagnostic::error(message).at(loaded.place("edge/from")));
-        }
-    }
     for (at, image) in recipe.engine.images.iter().enumerate() {
         if let Some(file) = &image.file {
             exists(loaded, &format!("engine/images/{at}/file"), file, "container image", findings);
@@ -66,20 +44,13 @@ fn wifi_key(loaded: &Loaded, file: &Path, findings: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Names of the packages in `packages.debs`, from their file names (`name_version_arch.deb`).
-fn deb_names(loaded: &Loaded) -> Vec<String> {
-    let recipe = &loaded.recipe;
-    let fitting =
-        recipe.packages.debs.iter().filter(|deb| deb.arch.is_none_or(|arch| arch == recipe.target.arch));
-    let file = |deb: &crate::recipe::types::Deb| match (&deb.file, &deb.url) {
-        (Some(file), _) => file.file_name().map(|name| name.to_string_lossy().into_owned()),
-        (None, Some(url)) => url.rsplit('/').next().map(str::to_owned),
-        (None, None) => None,
-    };
-    fitting.filter_map(file).filter_map(|name| name.split('_').next().map(str::to_owned)).collect()
-}
-
-fn exists(loaded: &Loaded, key: &str, file: &Path, what: &str, findings: &mut Vec<Diagnostic>) -> bool {
+pub(super) fn exists(
+    loaded: &Loaded,
+    key: &str,
+    file: &Path,
+    what: &str,
+    findings: &mut Vec<Diagnostic>,
+) -> bool {
     let found = file.is_file();
     if !found {
         let problem = if file.exists() { "is not a file" } else { "does not exist" };
@@ -87,39 +58,6 @@ fn exists(loaded: &Loaded, key: &str, file: &Path, what: &str, findings: &mut Ve
         findings.push(Diagnostic::error(message).at(loaded.place(key)));
     }
     found
-}
-
-fn is_deb(loaded: &Loaded, key: &str, file: &Path, findings: &mut Vec<Diagnostic>) {
-    if !exists(loaded, key, file, "package", findings) {
-        return;
-    }
-    let mut start = [0; DEB_MAGIC.len()];
-    let read = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut start));
-    if read.is_err() || start != *DEB_MAGIC {
-        let message = format!("{} is not a Debian package", file.display());
-        findings.push(Diagnostic::error(message).at(loaded.place(key)));
-    }
-}
-
-/// Checks a folder of package sources, and returns the names of its packages.
-fn sources(loaded: &Loaded, key: &str, folder: &Path, findings: &mut Vec<Diagnostic>) -> Vec<String> {
-    let Ok(children) = std::fs::read_dir(folder) else {
-        let message = format!("the folder of package sources {} does not exist", folder.display());
-        findings.push(Diagnostic::error(message).at(loaded.place(key)));
-        return Vec::new();
-    };
-    let control =
-        |child: std::fs::DirEntry| std::fs::read_to_string(child.path().join("DEBIAN/control")).ok();
-    let name = |control: String| {
-        control.lines().find_map(|line| line.strip_prefix("Package:")).map(|name| name.trim().to_owned())
-    };
-    let names: Vec<String> = children.flatten().filter_map(control).filter_map(name).collect();
-    if names.is_empty() {
-        let message = format!("{} holds no package source", folder.display());
-        let expected = "child folders with a file DEBIAN/control that names its Package";
-        findings.push(Diagnostic::error(message).expected(expected).at(loaded.place(key)));
-    }
-    names
 }
 
 fn archive_keys(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {

@@ -4,6 +4,7 @@ mod board;
 mod boot_chain;
 mod combination;
 mod files;
+mod packages;
 
 use std::fmt;
 use std::path::Path;
@@ -120,6 +121,7 @@ fn findings(loaded: &Loaded) -> Result<Vec<Diagnostic>> {
     combination::check(loaded, &mut findings);
     board::check(loaded, &mut findings);
     files::check(loaded, &mut findings);
+    packages::check(loaded, &mut findings);
     let (entries, problems) = overlay::render_all(&loaded.recipe, ANY_EPOCH)?;
     findings.extend(
         problems
