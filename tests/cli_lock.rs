@@ -31,7 +31,7 @@ impl World {
         archive.add("engine", "2:20.1+dfsg-1~deb12u1", "Depends: libengine (>= 2)\nRecommends: extra\n");
         archive.add("libengine", "2.0-1", "");
         archive.add("libengine", "1.0-1", "");
-        archive.add("extra", "1", "");
+        archive.add("extra", "1", "Provides: mail-transport-agent\n");
         for name in ["shim-signed", "grub-efi-amd64-signed", "initramfs-tools", "zstd"] {
             archive.add(name, "1", "");
         }
@@ -69,12 +69,11 @@ impl World {
     /// `edgepress lock test.toml …` with no mirror named.
     fn run(&self, more: &[&str]) -> Assert {
         let mut command = Command::cargo_bin("edgepress").expect("the program");
-        for name in ["http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY", "EDGEPRESS_STORE"]
-        {
+        for name in ["http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"] {
             command.env_remove(name);
         }
-        command.env("no_proxy", "127.0.0.1").current_dir(self.folder.path());
-        command.args(["lock", "test.toml", "--store", "store"]).args(more).assert()
+        command.env("no_proxy", "127.0.0.1").env("EDGEPRESS_STORE", "store");
+        command.current_dir(self.folder.path()).args(["lock", "test.toml"]).args(more).assert()
     }
 
     fn lock_file(&self) -> PathBuf {
@@ -301,6 +300,12 @@ fn what_cannot_be_installed_is_explained() {
     let world = World::new();
     world.recipe(&world.key.fingerprint, "\"enginee\"");
     refused(world.lock(&[]), 2, &["packages.install: no archive has a package `enginee`", "enginee: engine"]);
+    // apt's own words for "remove", "install" and "whatever matches", and a name that only other packages provide.
+    for name in ["extra-", "extra+", "extr.", "mail-transport-agent"] {
+        world.recipe(&world.key.fingerprint, &format!("\"{name}\""));
+        refused(world.lock(&[]), 2, &["packages.install: ", &format!("`{name}`"), " hint: instead of"]);
+        assert!(!world.lock_file().exists(), "{name}");
+    }
     world.recipe(&world.key.fingerprint, "\"libengine=1.0-1\"");
     refused(world.lock(&[]), 2, &["cannot be installed together", "engine : Depends: libengine (>= 2)"]);
     world.recipe(&world.key.fingerprint, "\"libengine=3\"");
@@ -393,6 +398,56 @@ fn a_broken_package_of_the_recipe_s_own_is_named() {
     fs::write(world.folder.path().join("own.deb"), &deb).expect("writes");
     world.lock(&[]).success();
     assert!(!world.lock_text().contains("\"extra\""), "the recipe's own packages are not in the lock");
+}
+
+#[test]
+fn what_the_image_does_not_get_for_its_architecture_is_said() {
+    let world = World::new();
+    let control = control("tool", "1", "").replace("Architecture: all", "Architecture: ARCHITECTURE");
+    let tool = |architecture: &str| {
+        write(world.folder.path(), "own/tool/DEBIAN/control", &control.replace("ARCHITECTURE", architecture));
+    };
+    for architecture in ["any", "amd46"] {
+        tool(architecture);
+        refused(world.lock(&[]), 2, &["own/tool", architecture, "`all`", "`amd64`"]);
+    }
+    tool("arm64");
+    let said = stderr(&world.lock(&[]).success());
+    assert!(said.contains("`tool`") && said.contains("is left out: it is for arm64"), "{said}");
+}
+
+#[test]
+fn a_store_s_path_may_have_any_character() {
+    let world = World::new();
+    let odd = "a store, with: \"marks\" %41 é";
+    world.lock(&["--store", odd]).success();
+    assert!(world.lock_text().contains("name = \"engine\""));
+}
+
+#[test]
+fn a_damaged_store_is_named_and_mended() {
+    let world = World::new();
+    world.lock(&["--fetch"]).success();
+    let digest =
+        Digest::of(fs::read(world.archive.path().join("pool/zstd_1_all.deb")).expect("reads")).to_string();
+    let blob = world.folder.path().join("store/blobs/sha256").join(&digest[..2]).join(&digest);
+    fs::set_permissions(&blob, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .expect("opens for writing");
+    let mut bytes = fs::read(&blob).expect("reads");
+    bytes[100] ^= 1;
+    fs::write(&blob, bytes).expect("damages");
+    let verify = || {
+        let mut command = Command::cargo_bin("edgepress").expect("the program");
+        command
+            .current_dir(world.folder.path())
+            .args(["--json", "store", "--store", "store", "verify"])
+            .assert()
+    };
+    let found = verify().code(1);
+    assert_eq!(answer(&found)["damaged"][0]["path"], blob.display().to_string());
+    assert!(stderr(&found).contains("was damaged: 1 removed"));
+    assert_eq!(answer(&verify().success())["blobs"]["count"], LOCKED + OWN - 1);
+    assert_eq!(answer(&world.lock(&["--fetch", "--json"]).success())["downloaded"], 1);
 }
 
 #[test]

@@ -14,11 +14,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result};
+use tempfile::TempDir;
 
 use super::host::HostApt;
 use super::index::{Index, parse_uris};
@@ -45,7 +46,10 @@ pub struct Origin {
 
 /// A private apt; gone when it is dropped.
 pub struct Apt<'a> {
-    staging: Staging,
+    _staging: Staging,
+    /// The tree, by a path that apt's files can hold; see [`plain`].
+    root: PathBuf,
+    _alias: Option<TempDir>,
     recipe: &'a Recipe,
     debs: &'a [LocalDeb],
     origins: Vec<Origin>,
@@ -64,14 +68,8 @@ impl<'a> Apt<'a> {
         store: &Store,
     ) -> Result<Self> {
         let staging = store.staging("apt")?;
-        let root = staging.path().to_owned();
-        if root.to_string_lossy().contains(char::is_whitespace) {
-            let message = format!("the store's path {} has white space in it", store.root().display());
-            return Err(Problem::input(message)
-                .hint("apt cannot take key files from such a path: name another with --store")
-                .into());
-        }
-        let apt = Self { staging, recipe, debs, origins };
+        let (root, alias) = plain(staging.path())?;
+        let apt = Self { _staging: staging, root: root.clone(), _alias: alias, recipe, debs, origins };
         for folder in ["etc", "keys", "local", "sources.d", "state/lists/partial", "cache/archives/partial"] {
             let folder = root.join(folder);
             fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
@@ -91,7 +89,7 @@ impl<'a> Apt<'a> {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.staging.path().join(name)
+        self.root.join(name)
     }
 
     fn write_sources(&self, store: &Store) -> Result<()> {
@@ -123,7 +121,7 @@ impl<'a> Apt<'a> {
         self.write("preferences", &versions.map(pin).collect::<String>())
     }
 
-    /// Names of all packages that the archives have.
+    /// Names of all packages that the archives have; virtual ones are not among them.
     ///
     /// # Errors
     /// When apt does not tell.
@@ -155,12 +153,20 @@ impl<'a> Apt<'a> {
         names: &[String],
         elsewhere: &dyn Fn() -> Result<BTreeSet<String>>,
     ) -> Result<Vec<String>> {
+        let archives = Asked { apt: self, elsewhere };
+        let known = self.known()?;
+        let bare = names.iter().map(|name| name.split('=').next().unwrap_or(name));
+        // apt reads arguments in a little language: `x-` removes x, `x.` is an expression, a virtual name becomes one of
+        // its providers, all without a word. A name that a package has is taken as that name only.
+        let unknown: Vec<&str> = bare.filter(|name| !known.contains(*name)).collect();
+        if !unknown.is_empty() {
+            return Err(explain::unknown_packages(&unknown, self.recipe, &archives)?.into());
+        }
         let mut arguments = vec!["install", "--yes", "--print-uris", "?essential"];
         arguments.extend(names.iter().map(String::as_str));
         let output = self.run("apt-get", &arguments)?;
         let (stdout, stderr) = texts(&output);
         if !output.status.success() {
-            let archives = Asked { apt: self, elsewhere };
             return Err(explain::install(&stdout, &stderr, self.recipe, &archives)?.into());
         }
         let local = format!("file:{}/", self.path("local").display());
@@ -199,6 +205,19 @@ impl<'a> Apt<'a> {
     }
 }
 
+/// The path itself where it says nothing to apt, else a link to it that does not: white space, commas, quotation marks
+/// and more end or change a value in apt's files, and none can be quoted everywhere.
+fn plain(path: &Path) -> Result<(PathBuf, Option<TempDir>)> {
+    let says_nothing = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if path.to_str().is_some_and(|text| text.chars().all(says_nothing)) {
+        return Ok((path.to_owned(), None));
+    }
+    let folder = tempfile::Builder::new().prefix("edgepress-apt.").tempdir().context("making a folder")?;
+    let link = folder.path().join("tree");
+    symlink(path, &link).with_context(|| format!("linking {}", link.display()))?;
+    Ok((link, Some(folder)))
+}
+
 struct Asked<'a> {
     apt: &'a Apt<'a>,
     elsewhere: &'a dyn Fn() -> Result<BTreeSet<String>>,
@@ -211,6 +230,10 @@ impl explain::Archives for Asked<'_> {
 
     fn versions(&self, name: &str) -> Result<String> {
         Ok(texts(&self.apt.run("apt-cache", &["madison", name])?).0)
+    }
+
+    fn providers(&self, name: &str) -> Result<Vec<String>> {
+        Ok(explain::providers(&texts(&self.apt.run("apt-cache", &["showpkg", name])?).0))
     }
 
     fn elsewhere(&self) -> Result<BTreeSet<String>> {

@@ -105,6 +105,12 @@ pub trait Archives {
     /// When apt does not tell.
     fn versions(&self, name: &str) -> Result<String>;
 
+    /// Names of the packages that provide a virtual one.
+    ///
+    /// # Errors
+    /// When apt does not tell.
+    fn providers(&self, name: &str) -> Result<Vec<String>>;
+
     /// All package names for the other architecture.
     ///
     /// # Errors
@@ -150,7 +156,11 @@ fn quoted<'a>(line: &'a str, before: &str, after: &str) -> Option<&'a str> {
     line.strip_prefix(before)?.strip_suffix(after)?.strip_prefix('\'')?.strip_suffix('\'')
 }
 
-fn unknown_packages(unknown: &[&str], recipe: &Recipe, archives: &impl Archives) -> Result<Problem> {
+/// Names that no archive has a package of.
+///
+/// # Errors
+/// Those of `archives`.
+pub fn unknown_packages(unknown: &[&str], recipe: &Recipe, archives: &impl Archives) -> Result<Problem> {
     let known = archives.known()?;
     // That it cannot be asked is no reason to say nothing of the rest.
     let elsewhere = archives.elsewhere().unwrap_or_default();
@@ -158,9 +168,13 @@ fn unknown_packages(unknown: &[&str], recipe: &Recipe, archives: &impl Archives)
     let mut lines = Vec::new();
     let mut hints = Vec::new();
     for name in unknown {
-        let name = &asked_for(recipe, name);
         let there = listed(&archives.versions(name)?);
-        if there.is_empty() && elsewhere.contains(name) {
+        let providers = archives.providers(name)?;
+        if there.is_empty() && !providers.is_empty() {
+            let place = asked_by(recipe, name);
+            lines.push(format!("{place}: `{name}` is a virtual package: which one is meant must be said"));
+            hints.push(format!("instead of {name}, one that provides it: {}", shortened(&providers)));
+        } else if there.is_empty() && elsewhere.contains(*name) {
             let (own, other) = (recipe.target.arch.debian(), other.debian());
             let place = asked_by(recipe, name);
             lines.push(format!("{place}: `{name}` is there for {other} only, and the image is for {own}"));
@@ -209,21 +223,35 @@ fn listed(madison: &str) -> String {
     all.join(", ")
 }
 
+/// The first names of a list, which for `mail-transport-agent` would fill a screen.
+fn shortened(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(SHOWN) {
+        None | Some(0) => shown,
+        Some(more) => format!("{shown} and {more} more"),
+    }
+}
+
+/// The packages under `Reverse Provides:` of `apt-cache showpkg`: lines `NAME VERSION (= …)`, in its order, once each.
+pub fn providers(showpkg: &str) -> Vec<String> {
+    let listed = showpkg.lines().skip_while(|line| !line.starts_with("Reverse Provides:")).skip(1);
+    let mut all: Vec<String> = Vec::new();
+    for name in listed.filter_map(|line| line.split_whitespace().next()) {
+        if !all.iter().any(|own| own == name) {
+            all.push(name.to_owned());
+        }
+    }
+    all.sort();
+    all
+}
+
 fn nearest<'a>(wrong: &str, known: &'a BTreeSet<String>) -> Vec<&'a str> {
     let mut scored: Vec<(f64, &str)> =
         known.iter().map(|name| (strsim::jaro_winkler(wrong, name), name.as_str())).collect();
     scored.retain(|(score, _)| *score >= SIMILAR);
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
     scored.into_iter().take(SUGGESTIONS).map(|(_, name)| name).collect()
-}
-
-/// A name as the recipe has it: apt takes a `+` or `-` at the end of an unknown name for an order to install or remove.
-fn asked_for(recipe: &Recipe, name: &str) -> String {
-    let requested = recipe.requested_packages();
-    let bare = requested.iter().map(|entry| entry.split('=').next().unwrap_or(entry));
-    let same = bare.clone().find(|entry| *entry == name);
-    let cut = || bare.clone().find(|entry| entry.strip_suffix(['+', '-']) == Some(name));
-    same.or_else(cut).unwrap_or(name).to_owned()
 }
 
 /// The recipe's key that asks for a package.
@@ -242,7 +270,7 @@ fn asked_by(recipe: &Recipe, name: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{Archives, Origin, install, update};
+    use super::{Archives, Origin, install, providers, shortened, unknown_packages, update};
     use crate::lock::tests::recipe;
     use anyhow::Result;
     use std::collections::BTreeSet;
@@ -318,25 +346,60 @@ mod tests {
             Ok(self.0.to_owned())
         }
 
+        fn providers(&self, name: &str) -> Result<Vec<String>> {
+            Ok(if name == "mail-transport-agent" {
+                vec!["exim4".into(), "postfix".into()]
+            } else {
+                Vec::new()
+            })
+        }
+
         fn elsewhere(&self) -> Result<BTreeSet<String>> {
             Ok(["arm-trusted-firmware-tools+".to_owned()].into())
         }
     }
 
     fn explained(stdout: &str, stderr: &str, madison: &'static str) -> (String, String) {
+        let problem = install(stdout, stderr, &recipe(), &Fixed(madison)).expect("explains");
+        (problem.message, problem.hint.unwrap_or_default())
+    }
+
+    fn unknown(name: &str) -> (String, String) {
         let mut recipe = recipe();
-        recipe.packages.install.push("arm-trusted-firmware-tools+".into());
-        let problem = install(stdout, stderr, &recipe, &Fixed(madison)).expect("explains");
+        recipe.packages.install.push(name.into());
+        let problem = unknown_packages(&[name], &recipe, &Fixed("")).expect("explains");
         (problem.message, problem.hint.unwrap_or_default())
     }
 
     #[test]
     fn says_that_a_package_is_for_the_other_architecture() {
-        let stderr = "E: Unable to locate package arm-trusted-firmware-tools\n";
-        let (message, hint) = explained("", stderr, "");
+        let (message, hint) = unknown("arm-trusted-firmware-tools+");
         let expected = "packages.install: `arm-trusted-firmware-tools+` is there for arm64 only, and the image is for amd64\n";
         assert!(message.starts_with(expected), "{message}");
         assert!(hint.starts_with("leave arm-trusted-firmware-tools+ out"), "{hint}");
+    }
+
+    #[test]
+    fn a_name_with_apt_s_marks_is_a_name() {
+        for name in ["bash-", "bash+", "bas."] {
+            let (message, hint) = unknown(name);
+            let expected = format!("packages.install: no archive has a package `{name}`\n");
+            assert!(message.starts_with(&expected), "{message}");
+            assert!(hint.starts_with(&format!("instead of {name}: bash")), "{hint}");
+        }
+    }
+
+    #[test]
+    fn a_virtual_package_is_named_with_those_that_provide_it() {
+        let (message, hint) = unknown("mail-transport-agent");
+        assert!(message.contains("`mail-transport-agent` is a virtual package"), "{message}");
+        assert_eq!(hint, "instead of mail-transport-agent, one that provides it: exim4, postfix");
+        let showpkg = "Package: x\nReverse Depends: \n  a,x\nDependencies: \nProvides: \nReverse Provides: \n\
+            postfix 3.7 (= )\nexim4 4.96 (= )\npostfix 3.6 (= )\n";
+        assert_eq!(providers(showpkg), ["exim4", "postfix"]);
+        assert!(providers("Package: x\nVersions: \n").is_empty());
+        let many: Vec<String> = (0..10).map(|number| number.to_string()).collect();
+        assert_eq!(shortened(&many), "0, 1, 2, 3, 4, 5, 6, 7 and 2 more");
     }
 
     #[test]

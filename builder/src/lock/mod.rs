@@ -33,7 +33,7 @@ use crate::units::{Arch, Digest};
 use apt::{Apt, Origin};
 pub use fetch::fetch;
 use mirrors::Mirrors;
-use types::{FORMAT, Lock, Section};
+use types::{FORMAT, Lock, Locked, Section};
 
 /// Name of the step in events.
 pub const STEP: &str = "lock";
@@ -131,7 +131,8 @@ pub fn resolve(
     let apt = Apt::new(recipe, debs, origins(recipe, mirrors)?, mirrors.host(), store)?;
     apt.update()?;
     progress(1, "resolving");
-    let uris = apt.resolve(&requested(recipe, debs), &|| {
+    let wanted = requested(recipe, debs);
+    let uris = apt.resolve(&wanted, &|| {
         let mut other = recipe.clone();
         other.target.arch = recipe.target.arch.other();
         let apt = Apt::new(&other, &[], origins(&other, mirrors)?, mirrors.host(), store)?;
@@ -140,6 +141,7 @@ pub fn resolve(
     })?;
     progress(2, "looking up digests");
     let mut packages = index::locate(&uris, &apt.indices()?)?;
+    holds_all(&wanted, &packages, debs)?;
     // Where an archive has the very file that the recipe brings, apt takes it for the archive's.
     packages.retain(|package| !debs.iter().any(|deb| deb.name == package.name));
     let outcome = format!("{} packages", packages.len());
@@ -149,6 +151,22 @@ pub fn resolve(
         tools.insert(Arch::host(), tools::resolve(recipe, &packages, mirrors, store, sink)?);
     }
     Ok(Section { inputs: inputs_digest(recipe, debs), packages, tools })
+}
+
+/// Is everything that was asked for among what apt chose, at the version that was asked for?
+fn holds_all(wanted: &[String], packages: &[Locked], debs: &[LocalDeb]) -> Result<()> {
+    for text in wanted {
+        let (name, version) = text.split_once('=').map_or((text.as_str(), None), |(name, v)| (name, Some(v)));
+        let own = debs.iter().any(|deb| deb.name == name);
+        let fits = |package: &&Locked| package.name == name && version.is_none_or(|v| package.version == v);
+        if !own && !packages.iter().any(|package| fits(&package)) {
+            let message = format!("`{text}` was asked for, and apt has chosen everything but it");
+            return Err(Problem::work(message)
+                .hint("name in packages.install the very package that you want, by the name that its archive lists")
+                .into());
+        }
+    }
+    Ok(())
 }
 
 /// The archives of a recipe, with the addresses that they have for its architecture.
