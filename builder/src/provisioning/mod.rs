@@ -3,5 +3,6 @@
 pub mod config;
 pub mod device;
 pub mod lint;
+pub mod room;
 pub mod source;
 pub mod template;

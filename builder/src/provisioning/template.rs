@@ -82,7 +82,12 @@ pub fn fill(text: &str, value: impl Fn(&str) -> String) -> String {
 
 /// Does it name this word?
 pub fn names(text: &str, word: Word) -> bool {
-    parts(text).iter().any(|part| matches!(part, Part::Word(name) if *name == word.name()))
+    count(text, word) > 0
+}
+
+/// How often does it name this word?
+pub fn count(text: &str, word: Word) -> usize {
+    parts(text).iter().filter(|part| matches!(part, Part::Word(name) if *name == word.name())).count()
 }
 
 #[derive(Debug, PartialEq)]

@@ -13,6 +13,7 @@ use super::golden::{FOLDER, Golden};
 use super::names;
 use super::record::{Cell, Record};
 use super::secret::GroupKey;
+use crate::provisioning::room;
 use crate::provisioning::source::{self, Source};
 use crate::provisioning::template::{self, Word};
 use crate::recipe::types::CertificateSource;
@@ -73,7 +74,7 @@ pub fn assemble(record: &Record, number: u32, context: &Context<'_>) -> (Option<
     let mut all = Assembly { record, context, findings: Findings::default(), files: Vec::new() };
     let source = all.source();
     let certificate = source.as_ref().and_then(|source| all.certificate(source));
-    let id = all.registration_id(certificate.as_ref());
+    let id = all.registration_id(certificate.as_ref(), source.as_ref());
     let hostname = all.hostname(id.as_deref(), source.as_ref());
     all.settings();
     if let (Some(source), Some(id)) = (&source, &id) {
@@ -137,6 +138,11 @@ impl Assembly<'_> {
         for fault in &faults {
             let mut finding = record.error(&format!("source.{}", fault.key), fault.message.clone());
             finding.hint = Some(format!("expected {}", fault.expected));
+            self.findings.push(finding);
+        }
+        if let Some(short) = room::shortage(&source, self.context.golden.board) {
+            let mut finding = record.finding(short.severity, "source.registration_id", short.message);
+            finding.hint = Some(format!("expected {}", short.expected));
             self.findings.push(finding);
         }
         self.put(source::FILE_NAME, source.render());
@@ -240,7 +246,11 @@ impl Assembly<'_> {
         made
     }
 
-    fn registration_id(&mut self, certificate: Option<&Certificate>) -> Option<String> {
+    fn registration_id(
+        &mut self,
+        certificate: Option<&Certificate>,
+        source: Option<&Source>,
+    ) -> Option<String> {
         let stated = self.record.text("registration_id");
         let id = match (stated, certificate) {
             (Some(id), Some(certificate)) if id != certificate.name => {
@@ -258,7 +268,8 @@ impl Assembly<'_> {
                 return None;
             }
         };
-        if let Some(fault) = names::registration_id_fault(&id, certificate.is_some()) {
+        let certified = source.is_some_and(|source| room::most(&source.certificate) == room::COMMON_NAME);
+        if let Some(fault) = names::registration_id_fault(&id, certified) {
             self.error("registration_id", format!("`{id}` {fault}"));
             return None;
         }

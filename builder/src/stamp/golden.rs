@@ -15,6 +15,7 @@ use crate::provisioning::device::{EstAuth, for_device};
 use crate::provisioning::lint::lint;
 use crate::provisioning::source::Source;
 use crate::recipe::diagnostic::Severity;
+use crate::recipe::types::Board;
 use crate::units::Digest;
 
 /// The folder of an identity on the FAT partition.
@@ -53,10 +54,14 @@ pub fn identity_file(name: &str) -> Option<&'static str> {
     })
 }
 
+/// What the names of authorities end in (`take_authorities` in overlays/base/usr/lib/edgepress/fat.sh).
+const AUTHORITY_ENDINGS: [&str; 5] = [".pem", ".crt", ".cer", ".cert", ".der"];
+
 /// Is this, in the folder [`AUTHORITIES`], an authority that first boot takes?
 pub fn is_authority(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    name.ends_with(".pem") || name.ends_with(".crt")
+    let name = name.strip_suffix(".txt").unwrap_or(&name);
+    !name.starts_with('.') && AUTHORITY_ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
 /// Where certificate authorities lie.
@@ -74,6 +79,8 @@ pub struct Golden {
     pub sha256: Option<Digest>,
     /// Time stamp of everything in it, seconds since 1970.
     pub epoch: u64,
+    /// How its machines boot.
+    pub board: Board,
     /// Where its devices get their certificates, unless the identity says otherwise.
     pub source: Source,
     /// May an identity bring more than the credentials of that source?
@@ -107,6 +114,7 @@ impl Golden {
             size: image.size,
             sha256,
             epoch: manifest.epoch,
+            board: manifest.board,
             source: Source::of(&manifest.provisioning),
             overrides: manifest.provisioning.overrides,
             master,

@@ -1,5 +1,8 @@
-//! Does the combination of distribution, architecture, kernel, engine and runtime exist?
+//! Does the combination of distribution, architecture, kernel, engine and runtime exist, and does the template of names
+//! fit the board's?
 
+use crate::provisioning::room;
+use crate::provisioning::source::Source;
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::load::Loaded;
 use crate::recipe::support;
@@ -26,8 +29,19 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     kernel(loaded, findings);
     engine(loaded, findings);
     runtime(loaded, findings);
+    registration_id(loaded, findings);
     if loaded.recipe.edge.from == EdgeSource::Archive {
         microsoft_archive(loaded, findings);
+    }
+}
+
+/// The template of the registration id leaves its words the room that they need: nothing of it is cut later.
+fn registration_id(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+    let source = Source::of(&loaded.recipe.provisioning);
+    if let Some(short) = room::shortage(&source, loaded.recipe.target.board) {
+        let message = format!("`provisioning.registration_id` is too long: {}", short.message);
+        let found = Diagnostic { severity: short.severity, ..Diagnostic::error(message) };
+        findings.push(found.expected(short.expected).at(loaded.place("provisioning/registration_id")));
     }
 }
 
