@@ -9,9 +9,14 @@ FOLDER=$MOUNT/edgepress
 # A partition that is not there after so many passes is taken for broken.
 MOUNT_PATIENCE=60
 
+# Files that are looked at.
+MOST_FILES=200
+
 # Files that hold a secret, and those that are of no use without one.
 FAT_SECRETS='private-key.pem symmetric-key bootstrap-key.pem bootstrap-password bootstrap-token wifi-key'
 FAT_COMPANIONS='certificate.pem bootstrap-certificate.pem bootstrap-username wifi-ssid'
+# Everything else that is known there.
+FAT_OTHERS='registration-id hostname hosts endpoint authorized_keys source.toml source-ca.pem wiping.tmp'
 
 fat_mounted() {
     while read -r _ point _; do
@@ -35,62 +40,174 @@ fat_missing() {
     missing="the FAT partition is not mounted at $EP_FAT_MOUNT"
 }
 
-# Changes when anything in the folder does, or the partition comes.
+# Changes when anything in the folder does that may be taken, or the partition comes.
 fat_fingerprint() {
     ! fat_mounted || echo mounted
-    [ ! -d "$FOLDER" ] || find "$FOLDER" -type f -size -2048 -exec cksum {} +
+    [ ! -d "$FOLDER" ] || find "$FOLDER" -maxdepth 2 -type f -size -$((LARGEST_TAKEN / 512 + 1)) -print0 |
+        head -z -n "$MOST_FILES" | xargs -0 -r cksum
 }
 
 fat_has() {
     [ -s "$FOLDER/$1" ] || [ -s "$FOLDER/$1.txt" ]
 }
 
-# Text as Windows writes it loses what only Windows needs: carriage returns, byte order marks, the zeros of UTF-16.
-plain_text() {
-    tr -cd '\11\12\40-\176' <"$1"
+# Nothing of what is there is passed over in silence: what cannot be taken as it is refuses the identity, with file and line,
+# and what nobody knows is named in the status.
+# The first reason against what is there, and what is not taken of it, a line each.
+REFUSALS=$RUN/refusals
+REMARKS=$RUN/remarks
+
+refuse() {
+    printf '%s\n' "$1" >>"$REFUSALS"
 }
 
-# take_text NAME FOLDER. Explorer hides the ending that Notepad adds.
+not_refused() {
+    [ ! -s "$REFUSALS" ] || complain "$(head -n 1 "$REFUSALS")"
+}
+
+remark() {
+    printf '%s\n' "$1" >>"$REMARKS"
+}
+
+# Sets $file to the one of this name, if there is one that can be taken. Explorer hides the ending that Notepad adds.
+find_file() {
+    file=$FOLDER/$1
+    if [ -f "$file" ]; then
+        [ ! -f "$file.txt" ] || remark "$1.txt (there is $1)"
+    else
+        file=$file.txt
+        [ -f "$file" ] || return 1
+    fi
+    is_small "$1"
+}
+
+is_small() {
+    size=$(wc -c <"$file")
+    [ "$size" -gt "$LARGEST_TAKEN" ] || return 0
+    refuse "$1 has $size bytes, and at most $LARGEST_TAKEN are taken"
+    return 1
+}
+
+# The bytes of a text without what only Windows needs: a byte order mark, the zeros of UTF-16.
+unwrapped() {
+    case $(head -c 3 "$1" | od -An -v -tx1 | tr -d ' \n') in
+        efbbbf) tail -c +4 "$1" ;;
+        fffe* | feff*) tail -c +3 "$1" ;;
+        *) cat "$1" ;;
+    esac | tr -d '\0'
+}
+
+# Text without what only Windows needs, and without whatever else is not plain ASCII.
+plain_text() {
+    unwrapped "$1" | tr '\15' '\12' | tr -cd '\11\12\40-\176'
+}
+
+# take_text NAME FOLDER: text in which what is no ASCII stands in comments.
 take_text() {
-    for file in "$FOLDER/$1" "$FOLDER/$1.txt"; do
-        [ -f "$file" ] || continue
-        plain_text "$file" >"$2/$1"
-        return
-    done
+    find_file "$1" || return 0
+    plain_text "$file" >"$2/$1"
+}
+
+# take_value NAME FOLDER: text of which no sign may be lost: without it, it would be somebody else's name, or another key.
+take_value() {
+    find_file "$1" || return 0
+    if [ "$(unwrapped "$file" | tr -d '\11\12\15\40-\176' | wc -c)" -ne 0 ]; then
+        refuse "$1 holds a sign that is no plain ASCII"
+        return 0
+    fi
+    plain_text "$file" >"$2/$1"
 }
 
 # A name that may hold any sign, in UTF-8; UTF-16 is taken as far as it is ASCII.
 take_name() {
-    for file in "$FOLDER/$1" "$FOLDER/$1.txt"; do
-        [ -f "$file" ] || continue
-        if [ "$(tr -cd '\0' <"$file" | wc -c)" -eq 0 ]; then cat "$file"; else plain_text "$file"; fi >"$2/$1"
-        return
-    done
+    find_file "$1" || return 0
+    if [ "$(tr -cd '\0' <"$file" | wc -c)" -eq 0 ]; then cat "$file"; else plain_text "$file"; fi >"$2/$1"
+}
+
+# Any bytes: what they come to is judged line by line.
+take_lines() {
+    find_file "$1" || return 0
+    unwrapped "$file" >"$2/$1"
 }
 
 # take_pem NAME FOLDER LABEL: only its blocks of that label.
 take_pem() {
-    for file in "$FOLDER/$1" "$FOLDER/$1.txt"; do
-        [ -f "$file" ] || continue
-        plain_text "$file" | pem_blocks "$3" >"$2/$1"
-        return
-    done
+    find_file "$1" || return 0
+    taken_pem "$@"
+}
+
+taken_pem() {
+    pem_text "$file" | pem_blocks "$3" "${4:-}" >"$2/$1" 2>"$RUN/pem" && return 0
+    refuse "$1, $(head -n 1 "$RUN/pem")"
+    : >"$2/$1"
 }
 
 # A clean copy of everything that the identity brings, as far as the image wants to know of it.
 fat_take() {
-    for name in certificate.pem bootstrap-certificate.pem; do take_pem "$name" "$1" ' CERTIFICATE' || return 1; done
+    rm -f "$REFUSALS" "$REMARKS"
+    for name in certificate.pem bootstrap-certificate.pem; do take_pem "$name" "$1" CERTIFICATE || return 1; done
     for name in private-key.pem bootstrap-key.pem; do take_pem "$name" "$1" 'PRIVATE KEY' || return 1; done
-    for name in registration-id symmetric-key bootstrap-username bootstrap-password bootstrap-token; do
-        take_text "$name" "$1" || return 1
+    for name in symmetric-key bootstrap-username bootstrap-password bootstrap-token; do
+        take_value "$name" "$1" || return 1
     done
+    if is_former; then remark "registration-id (that of the identity before)"; else take_value registration-id "$1"; fi
+    look_for_strangers
     [ "$EP_OVERRIDES" = yes ] || return 0
-    for name in hosts authorized_keys endpoint hostname wifi-key; do take_text "$name" "$1" || return 1; done
-    take_name wifi-ssid "$1" && take_pem source-ca.pem "$1" ' CERTIFICATE' || return 1
-    mkdir -p "$1/ca"
-    for authority in "$FOLDER"/ca/*.pem "$FOLDER"/ca/*.crt; do
-        [ ! -f "$authority" ] || take_pem "ca/${authority##*/}" "$1" ' CERTIFICATE' || return 1
+    for name in endpoint hostname wifi-key; do take_value "$name" "$1" || return 1; done
+    take_text authorized_keys "$1" && take_lines hosts "$1" && take_name wifi-ssid "$1" &&
+        take_pem source-ca.pem "$1" CERTIFICATE "$MOST_AUTHORITIES" && take_authorities "$1"
+}
+
+# Is the registration id on the partition still that of an earlier identity, where another one came? (A reset leaves behind
+# what the partition held.)
+is_former() {
+    [ -s "${VAR:-}/former" ] || return 1
+    fat_fingerprint | awk '
+        NR == FNR { known[$0]; next }
+        /\/registration-id(\.txt)?$/ { former = ($0 in known); next }
+        /\/(certificate\.pem|source\.toml|symmetric-key|bootstrap-[a-z.-]*)(\.txt)?$/ && !($0 in known) { other = 1 }
+        END { exit !(former && other) }' "$VAR/former" -
+}
+
+# Authorities under every name that people and their programs give them; FAT tells no case.
+take_authorities() {
+    mkdir -p "$1/ca" || return 1
+    taken=0
+    for file in "$FOLDER"/ca/*; do
+        [ -f "$file" ] || continue
+        name=ca/${file##*/}
+        case $(lower "${name%.[Tt][Xx][Tt]}") in
+            *.pem | *.crt | *.cer | *.cert | *.der) ;;
+            *) remark "$name (no .pem, .crt, .cer or .der)"; continue ;;
+        esac
+        taken=$((taken + 1))
+        if [ "$taken" -gt "$MOST_FILES" ]; then
+            refuse "ca/ holds more than $MOST_FILES authorities"
+            return 0
+        fi
+        is_small "$name" || continue
+        if [ "$(head -c 1 "$file" | od -An -tx1)" = ' 30' ] &&
+            openssl x509 -inform DER -in "$file" -out "$1/$name" 2>/dev/null; then continue; fi
+        taken_pem "$name" "$1" CERTIFICATE "$MOST_AUTHORITIES"
     done
+}
+
+# Names what nobody will read: a misspelt file is an identity that does not come. (macOS and Windows leave files of their own.)
+look_for_strangers() {
+    strangers=0
+    for file in "$FOLDER"/*; do
+        [ -f "$file" ] && [ "$strangers" -lt 5 ] || continue
+        name=$(lower "${file##*/}")
+        case " $FAT_SECRETS $FAT_COMPANIONS $FAT_OTHERS thumbs.db desktop.ini " in
+            *" $name "* | *" ${name%.txt} "*) continue ;;
+        esac
+        remark "${file##*/}"
+        strangers=$((strangers + 1))
+    done
+}
+
+lower() {
+    printf '%s' "$1" | tr '[:upper:]' '[:lower:]'
 }
 
 # A secret first loses its name, so that a power cut amid the wiping leaves nothing that looks like an identity, then its

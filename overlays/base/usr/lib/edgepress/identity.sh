@@ -1,19 +1,148 @@
 # shellcheck shell=sh
-# Checks of a certificate and its key, and how they get to their place. A check says on stderr why it refuses.
-# shellcheck disable=SC2034,SC2154 # variables are shared with the script that sources this
+# PEM, and checks of a certificate and its key. A check says on stderr why it refuses.
+# shellcheck disable=SC2016,SC2034,SC2154 # awk programs; variables are shared with the script that sources this
 
+# What was stopped for its length is said beside what it came to.
 complain() {
+    if [ -e "$RUN/overtime" ]; then
+        rm -f "$RUN/overtime"
+        set -- "$1 (given up after $PATIENCE s)"
+    fi
     printf '%s\n' "$1" >&2
     return 1
 }
 
-# The PEM blocks of the input whose label ends in $1, and nothing else: neither a key beside the certificates nor the
-# text before them belongs in the file that others may read.
+# Bytes of a file that is taken from the partition: far above any that an identity needs.
+LARGEST_TAKEN=262144
+# Foreign bytes decide how long these two work (a PFX may ask for 2^31 rounds), so they get so many seconds at a time.
+PATIENCE=${EP_PATIENCE:-6}
+
+openssl() {
+    bounded openssl "$@"
+}
+
+jq() {
+    bounded jq "$@"
+}
+
+bounded() {
+    timeout --foreground -k 1 "$PATIENCE" "$@"
+    result=$?
+    # A file, for what runs behind a pipe has variables of its own.
+    case $result in 124 | 137) : >"$RUN/overtime" ;; esac
+    return "$result"
+}
+
+# PEM (RFC 7468) as people and their programs write it. Every `-----BEGIN ` of a text is accounted for: what is one block for
+# the eye is taken, whatever its line ends, or the line is named where it stops being one.
+#
+#   text before ─ -----BEGIN LABEL----- ─ base64 ─ -----END LABEL----- ─ text between ─ the next, perhaps in the same line
+
+# Most certificates of a device's chain with what a server adds to it, and of a file of authorities (the whole of Mozilla's
+# are about 150): each costs a start of openssl.
+MOST_CERTIFICATES=20
+MOST_AUTHORITIES=200
+
+# Text without what only Windows adds: byte order marks, the zeros of UTF-16. Carriage returns stay: they may be the only
+# ends of lines that there are.
+pem_text() {
+    tr -cd '\11\12\15\40-\176' <"$1"
+}
+
+# pem_blocks LABEL MOST: of the text on standard input the blocks whose label ends in LABEL, as OpenSSL writes them, and
+# nothing else: neither a key beside the certificates nor the text before them belongs in a file that others may read. Says on
+# stderr in which line something is wrong.
 pem_blocks() {
-    awk -v label="$1-----" '
-        /-----BEGIN / { sub(/^.*-----BEGIN/, "-----BEGIN"); inside = index($0, label) }
-        inside { print }
-        /-----END / { inside = 0 }'
+    awk -v wanted="$1" -v most="${2:-$MOST_CERTIFICATES}" '
+        function wrong(what) {
+            if (!failed) print "line " number ": " what >"/dev/stderr"
+            failed = 1
+        }
+        # Text between blocks may be anything that does not look like the border of one.
+        function outside(text) {
+            text = toupper(text)
+            if (text ~ /^[ \t>-]*(BEGIN|END)[ \t]+([A-Z0-9]+[ \t]+)*(CERTIFICATE|KEY|REQUEST|CRL|CMS|PKCS7)[ \t-]*$/)
+                wrong("what looks like the border of a block is none (-----BEGIN and -----END, with five dashes)")
+        }
+        function begin(name) {
+            label = name; first = number; body = ""; headers = 1
+        }
+        function content(text) {
+            if (headers && text ~ /^[A-Za-z][A-Za-z0-9-]*: /) {
+                if (text ~ /ENCRYPTED/) wrong("the key is protected by a password")
+                headers = 2
+                return
+            }
+            # A header goes on in a line that begins with a blank.
+            if (headers == 2 && text ~ /^[ \t]+[^ \t]/) return
+            gsub(/[ \t]/, "", text)
+            if (text == "") return
+            headers = 0
+            if (text ~ /[^A-Za-z0-9+\/=]/) wrong("a sign that is no base64, in the block that begins in line " first)
+            body = body text
+        }
+        function finish(  at) {
+            if (label == "X509 CERTIFICATE") label = "CERTIFICATE"
+            if (label == "TRUSTED CERTIFICATE") {
+                wrong("a TRUSTED CERTIFICATE, which only OpenSSL reads (openssl x509 makes a plain one)")
+            } else if (label !~ /^(CERTIFICATE|((RSA|EC|DSA|ENCRYPTED|OPENSSH) )?PRIVATE KEY|EC PARAMETERS|PUBLIC KEY)$/) {
+                wrong("a block " label ", which is neither certificate nor key")
+            } else if (body == "") {
+                wrong("the block that begins in line " first " is empty")
+            }
+            if (wanted == "CERTIFICATE" ? label != wanted : label !~ /PRIVATE KEY$/) return
+            if (label == "ENCRYPTED PRIVATE KEY") wrong("the key is protected by a password")
+            if (++count > (wanted == "CERTIFICATE" ? most : 1))
+                wrong(wanted == "CERTIFICATE" ? "more than " most " certificates" : "a second private key")
+            if (failed) return
+            print "-----BEGIN " label "-----"
+            for (at = 1; at <= length(body); at += 64) print substr(body, at, 64)
+            print "-----END " label "-----"
+        }
+        function take(text,  at, rest, stop) {
+            while (!failed) {
+                at = index(text, first ? "-----" : "-----BEGIN ")
+                if (!at) {
+                    if (first) content(text); else outside(text)
+                    return
+                }
+                rest = substr(text, 1, at - 1)
+                if (rest != "") { if (first) content(rest); else outside(rest) }
+                if (first && substr(text, at, 9) != "-----END ") {
+                    wrong("the block that begins in line " first " has no end")
+                    return
+                }
+                rest = substr(text, at + (first ? 9 : 11))
+                stop = index(rest, "-----")
+                if (!stop || (first && substr(rest, 1, stop - 1) != label)) {
+                    wrong(first ? "the block that begins in line " first " does not end as it begins" \
+                        : "five dashes are missing behind BEGIN")
+                    return
+                }
+                text = substr(rest, stop + 5)
+                if (first) { finish(); first = 0 } else begin(substr(rest, 1, stop - 1))
+            }
+        }
+        {
+            parts = split($0, part, "\r")
+            # A carriage return at the end belongs to the line; others end lines of their own.
+            if (parts > 1 && part[parts] == "") parts--
+            for (i = 1; i <= parts || i == 1; i++) { number++; if (!failed) take(part[i]) }
+        }
+        END {
+            if (first && !failed) wrong("the block that begins in line " first " has no end")
+            exit failed
+        }'
+}
+
+# only_line FILE: sets $line to what the file holds, without blanks around it; empty where there is nothing. More lines are
+# refused: nobody can say which of them was meant.
+only_line() {
+    line='' more=
+    [ -s "$1" ] || return 0
+    more=$(grep -c '[^ 	]' "$1")
+    [ "$more" -le 1 ] || complain "${1##*/} holds $more lines, and one is expected" || return 1
+    line=$(sed -n '/[^ 	]/{s/^[ 	]*//; s/[ 	]*$//; p;}' "$1")
 }
 
 # Sets what the other checks use: $leaf_name, $leaf_from, $leaf_to, $leaf_key (the public key).
@@ -40,9 +169,12 @@ check_certificate() {
     read_leaf "$1" || complain "certificate.pem holds no certificate that can be read" || return 1
     case $leaf_name in
         '') complain "the certificate has no common name" || return 1 ;;
-        *[!A-Za-z0-9._:-]*)
+        # What DPS refuses at the end; what programs take for an option, a hidden file or a folder at the beginning.
+        *[!A-Za-z0-9._:-]* | -* | .* | *[._:])
             complain "the certificate's common name \"$leaf_name\" is no registration id" || return 1 ;;
     esac
+    [ "${#leaf_name}" -le 64 ] ||
+        complain "the certificate's common name has ${#leaf_name} characters, and at most 64 are possible" || return 1
     blocks=$(grep -c -e '-----BEGIN ' "$1")
     [ "$blocks" -gt 1 ] || return 0
     chain=$(openssl crl2pkcs7 -nocrl -certfile "$1" 2>/dev/null | openssl pkcs7 -print_certs -noout 2>/dev/null)
@@ -73,18 +205,16 @@ check_key() {
 
 # The registration id is optional, but DPS answers 401 where it differs from the common name.
 check_registration() {
-    [ -s "$1/registration-id" ] || return 0
-    text=
-    IFS=' 	' read -r text <"$1/registration-id" || :
-    [ -z "$text" ] || [ "$text" = "$leaf_name" ] ||
-        complain "registration id \"$text\" differs from the certificate's common name \"$leaf_name\""
+    only_line "$1/registration-id" || return 1
+    [ -z "$line" ] || [ "$line" = "$leaf_name" ] ||
+        complain "registration id \"$line\" differs from the certificate's common name \"$leaf_name\""
 }
 
 # Makes the certificate that was read last the current identity.
 identify() {
     valid_from=$(date -u -d "${leaf_from%Z}" +%s) && valid_to=$(date -u -d "${leaf_to%Z}" +%s) ||
         complain "the certificate's dates cannot be read" || return 1
-    registration=$leaf_name
+    registration=$leaf_name ends=$leaf_to
 }
 
 # What a server gave is this device's, whole, and fits together; else it is asked again later.
@@ -97,69 +227,6 @@ obtained_is_sound() {
     rm -f "$1/certificate.pem" "$1/private-key.pem"
     retry_later "$2 gave a certificate that is not for $registration: $(tail -n 1 "$RUN/verdict")"
     return 1
-}
-
-# The certificate, if there is one, is valid, by a clock that was set.
-in_date() {
-    [ -n "$valid_to" ] || return 0
-    now=$(date +%s)
-    if [ "$now" -ge "$valid_to" ]; then
-        expired "the certificate expired on $leaf_to"
-        return 1
-    fi
-    [ "$now" -lt "$valid_from" ] || return 0
-    waiting "the certificate is not valid before $leaf_from"
-    return 1
-}
-
-# A server may have a newer one; on the partition a person puts it.
-expired() {
-    if [ "$S_from" = partition ]; then refused "$1"; else retry_later "$1"; fi
-    stale=$CERTIFICATE origin='' obtained='' placed='' applied=
-}
-
-secret_folders() {
-    (umask 022 && mkdir -p "$SECRETS") && install -d -o root -g aziotcs -m 0750 "$SECRETS/certs" &&
-        install -d -o root -g aziotks -m 0750 "$SECRETS/keys"
-}
-
-# The certificate before the key: identityd deletes a key whose certificate it cannot read.
-install_static() {
-    secret_folders && put "$STAGE/certificate.pem" "$CERTIFICATE" aziotcs 0640 &&
-        put "$STAGE/private-key.pem" "$KEY" aziotks 0600 && attest static "$STAGE" && installed
-}
-
-# From here on the device's own copies will do: source, id, and which files of the partition they are from. Whatever else
-# was taken from there (Wi-Fi, authorities, hosts) is not looked at again after a power cut, so it must be durable, too.
-installed() {
-    durable -f "$VAR" && record "$VAR/installed" 022 printf '%s %s\n%s\n' "$S_from" "$registration" "$seen"
-}
-
-# The partition holds nothing but what was installed, or what a power cut amid the wiping left of that.
-already_taken() {
-    [ -s "$VAR/installed" ] || return 1
-    printf '%s\n' "$fingerprint" | awk 'NR == FNR { known[$0]; next }
-        $0 != "" && !($0 in known) && !/\/wiping\.tmp$/ { other = 1 }
-        END { exit other }' "$VAR/installed" -
-}
-
-# Sets $registration from what was installed for this source.
-was_installed() {
-    from='' id=
-    read -r from id 2>/dev/null <"$VAR/installed" || return 1
-    [ "$from" = "$S_from" ] && [ -n "$id" ] || return 1
-    registration=$id valid_from='' valid_to=''
-}
-
-# Certificate and key in place: after a power cut between wiping and the last mark, or put there by a person.
-static_on_device() {
-    [ -s "$CERTIFICATE" ] && [ -s "$KEY" ] || return 1
-    { check_certificate "$CERTIFICATE" && check_key "$KEY" && not_stale && identify; } 2>/dev/null
-}
-
-# A certificate that had expired by a wrong clock is good again by the right one.
-not_stale() {
-    [ "$stale" != "$CERTIFICATE" ] || [ "$(date +%s)" -lt "$(date -u -d "${leaf_to%Z}" +%s)" ]
 }
 
 # Survives a power cut from here on.

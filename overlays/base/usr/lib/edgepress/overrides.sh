@@ -5,37 +5,52 @@
 
 # Written into /etc/hosts: its presence means that the hostname is this device's own.
 HOSTS_MARK='# From this device'"'"'s identity:'
-
-first_word() {
-    word=
-    [ ! -s "$1" ] || IFS=' 	' read -r word _ <"$1" || :
-}
+# What stands below it was added by a person, and stays.
+HOSTS_END='# End of what the identity brought.'
 
 check_overrides() {
-    first_word "$1/hostname"
-    [ -z "$word" ] || [ "$(lower "$word")" = "$(label "$word")" ] ||
-        complain "hostname \"$word\" is no host name (letters, digits and -, a letter first, at most 63)" || return 1
-    first_word "$1/endpoint"
-    case $word in
+    only_line "$1/hostname" || return 1
+    [ -z "$line" ] || [ "$(lower "$line")" = "$(label "$line")" ] ||
+        complain "hostname \"$line\" is no host name (letters, digits and -, a letter first, at most 63)" || return 1
+    only_line "$1/endpoint" || return 1
+    case $line in
         '' | https://[A-Za-z0-9]*) ;;
-        *) complain "endpoint \"$word\" is no https:// address" || return 1 ;;
+        *) complain "endpoint \"$line\" is no https:// address" || return 1 ;;
     esac
-    case ${word#https://} in
-        *[!A-Za-z0-9.:/_-]*) complain "endpoint \"$word\" is no https:// address" || return 1 ;;
+    case ${line#https://} in
+        *[!A-Za-z0-9.:/_-]*) complain "endpoint \"$line\" is no https:// address" || return 1 ;;
     esac
     check_wifi "$1" || return 1
+    check_hosts "$1"
     split_authorities
 }
 
-lower() {
-    printf '%s' "$1" | tr '[:upper:]' '[:lower:]'
+# Names the lines of `hosts` that the device will not have.
+check_hosts() {
+    [ -s "$1/hosts" ] || return 0
+    hosts_lines "$1/hosts" other | head -n 5 >"$RUN/hosts"
+    while read -r number; do
+        remark "hosts, line $number (an address, then names of letters, digits, dots and dashes)"
+    done <"$RUN/hosts"
 }
 
-# The nearest legal host name (RFC 1035: letters, digits, -, a letter first, at most 63).
+# hosts_lines FILE good|other: its lines as /etc/hosts wants them, without comments; or the numbers of the others.
+hosts_lines() {
+    tr '\15' '\12' <"$1" | awk -v wanted="$2" -v crlf="$(tr -cd '\15' <"$1" | wc -c)" '
+        # Where every line ends in two signs, every other one is empty.
+        { sub(/#.*/, ""); sub(/[ \t]+$/, "") }
+        NF == 0 { next }
+        $1 ~ /^[0-9A-Fa-f:.]+$/ && $1 ~ /[:.]/ && NF > 1 && !/[^A-Za-z0-9:._ \t-]/ { if (wanted == "good") print; next }
+        wanted != "good" { print crlf ? int((NR + 1) / 2) : NR }'
+}
+
+# The nearest legal host name (RFC 1035: letters, digits, -, a letter first, at most 63). Of a longer one a digest of the
+# whole takes the place of the end, which may be what tells two devices apart.
 label() {
     name=$(lower "$1" | tr -c 'a-z0-9-' '-' | sed 's/^-*//')
     case $name in [!a-z]*) name=edge-$name ;; esac
-    name=$(printf '%.63s' "${name:-edge}")
+    name=${name:-edge}
+    [ "${#name}" -le 63 ] || name=$(printf '%.50s-%.12s' "$name" "$(printf '%s' "$1" | sha256sum)")
     while [ "${name%-}" != "$name" ]; do name=${name%-}; done
     printf '%s' "$name"
 }
@@ -43,26 +58,30 @@ label() {
 # The identity's, else the source's template, else the registration id.
 set_hostname() {
     [ "$origin" = source ] || ! grep -q -F "$HOSTS_MARK" "$EP_ROOT/etc/hosts" || return 0
-    first_word "$STAGE/hostname"
-    if [ -z "$word" ] && [ -n "$S_hostname" ]; then
+    only_line "$STAGE/hostname" || return 1
+    if [ -z "$line" ] && [ -n "$S_hostname" ]; then
         fill_in "$S_hostname" hostname || return 1
-        word=$filled
+        line=$filled
     fi
-    host=$(label "${word:-$registration}")
+    host=$(label "${line:-$registration}")
     write_hosts && replace "$EP_ROOT/etc/hostname" 022 printf '%s\n' "$host" &&
         printf '%s\n' "$host" >"$EP_ROOT/proc/sys/kernel/hostname" && return 0
     failed "the hostname could not be set"
     return 1
 }
 
-# The image's own lines, then this device's: an address and names, nothing else.
+# The image's own lines, this device's, and what a person added below them. (Before there was a mark for their end, all below
+# the first one was this device's.)
 write_hosts() {
-    touch "$STAGE/hosts" 2>/dev/null || { mkdir -p "$STAGE" && : >"$STAGE/hosts"; } || return 1
-    replace "$EP_ROOT/etc/hosts" 022 awk -v mark="$HOSTS_MARK" -v host="$host" '
-        FILENAME == ARGV[1] { if ($0 == mark) old = 1; if (!old && $1 != "127.0.1.1") print; next }
-        !said { print mark; print "127.0.1.1 " host; said = 1 }
-        $1 ~ /^[0-9A-Fa-f:.]+$/ && NF > 1 && !/[^A-Za-z0-9:._ \t-]/ { print }
-        END { if (!said) { print mark; print "127.0.1.1 " host } }' "$EP_ROOT/etc/hosts" "$STAGE/hosts"
+    replace "$EP_ROOT/etc/hosts" 022 hosts_file
+}
+
+hosts_file() {
+    awk -v mark="$HOSTS_MARK" '$0 == mark { exit } $1 != "127.0.1.1"' "$EP_ROOT/etc/hosts" || return 1
+    printf '%s\n127.0.1.1 %s\n' "$HOSTS_MARK" "$host"
+    [ ! -s "$STAGE/hosts" ] || hosts_lines "$STAGE/hosts" good || return 1
+    printf '%s\n' "$HOSTS_END"
+    awk -v mark="$HOSTS_END" 'after; $0 == mark { after = 1 }' "$EP_ROOT/etc/hosts"
 }
 
 # Wi-Fi first: it takes its time to come up.
@@ -89,9 +108,9 @@ authorize() {
 
 # Safe in awk: check_overrides let only the characters of an address pass.
 set_endpoint() {
-    first_word "$STAGE/endpoint"
-    [ -n "$word" ] || return 0
-    replace "$CONFIG" 077 awk -v line="global_endpoint = \"$word\"" '
+    only_line "$STAGE/endpoint" || return 1
+    [ -n "$line" ] || return 0
+    replace "$CONFIG" 077 awk -v line="global_endpoint = \"$line\"" '
         /^\[/ { if (inside && !done) { print line; done = 1 } inside = ($0 ~ /^\[provisioning\]/) }
         inside && /^[ \t]*global_endpoint[ \t]*=/ { $0 = line; done = 1 }
         { print }
@@ -102,7 +121,7 @@ set_endpoint() {
 split_authorities() {
     rm -rf "$RUN/trust"
     mkdir -p "$RUN/trust" || return 1
-    number=0
+    number=0 parts=0
     for file in "$STAGE"/ca/*; do
         [ -f "$file" ] || continue
         number=$((number + 1))
@@ -114,7 +133,9 @@ split_authorities() {
         while [ "$part" -eq 1 ] || [ -e "$authority" ]; do
             openssl x509 -in "$authority" -noout -hash >"${authority%.crt}.hash" 2>/dev/null ||
                 complain "ca/${file##*/} is no certificate" || return 1
-            part=$((part + 1))
+            part=$((part + 1)) parts=$((parts + 1))
+            [ "$parts" -le "$MOST_AUTHORITIES" ] ||
+                complain "ca/ holds more than $MOST_AUTHORITIES certificates" || return 1
             authority=$RUN/trust/edgepress-$number-$part.crt
         done
     done
@@ -134,7 +155,7 @@ trust_authorities() {
         (umask 022 && mkdir -p "$trusted") && replace "$trusted/$name" 022 cat "$file" || return 1
         [ -n "$removed" ] || trust_one "${name%.crt}" || return 1
     done
-    [ -z "$removed" ] || (umask 022 && exec update-ca-certificates --fresh) >"$RUN/trust.log" 2>&1
+    [ -z "$removed" ] || (umask 022 && exec timeout 600 update-ca-certificates --fresh) >"$RUN/trust.log" 2>&1
 }
 
 # What update-ca-certificates comes to for one more certificate: a link by name, a link by the subject's hash, and a

@@ -4,6 +4,8 @@
 
 said="|"    # steps that were said of the current identity
 reported=   # the last reason
+remarks=    # what of the partition is not taken
+ends=       # until when the certificate is valid, ISO 8601
 passes=0
 failures=0
 retry=0
@@ -35,6 +37,8 @@ state_object() {
     [ -z "$registration" ] || printf ',"registration_id":"%s"' "$registration"
     [ -z "$S_from" ] || printf ',"source":"%s"' "$S_from"
     [ -z "$hub" ] || printf ',"hub":"%s"' "$hub"
+    [ -z "$ends" ] || printf ',"valid_until":"%s"' "$ends"
+    [ -z "$remarks" ] || printf ',"not_taken":"%s"' "$remarks"
     [ -z "$last_error" ] || printf ',"last_error":"%s","last_error_at":"%s"' "$last_error" "$last_error_at"
     printf '}\n'
 }
@@ -59,6 +63,15 @@ report() {
     text=$(printable "$2")
     state "$1" "$text"
     console "$1: $text"
+}
+
+# What the partition holds and nobody takes, in one line, when it changes.
+tell_remarks() {
+    told=$remarks
+    remarks=
+    # shellcheck disable=SC2153 # the file
+    [ ! -s "$REMARKS" ] || remarks=$(printable "$(tr '\n' ';' <"$REMARKS" | sed 's/;$//; s/;/; /g')")
+    [ -z "$remarks" ] || [ "$remarks" = "$told" ] || console "not taken from edgepress/: $remarks"
 }
 
 # Something is not there yet.

@@ -11,10 +11,10 @@ read_settings() {
     S_name='{{ registration_id }}' S_version='' S_token=managed-identity S_client_id='' S_tenant=''
     S_authority=https://login.microsoftonline.com
     number=0
+    # Blanks around key and value do not count.
+    sed 's/^[ \t]*//; s/[ \t]*$//; s/[ \t]*=[ \t]*/=/' "$1" >"$RUN/settings" || return 1
     while IFS= read -r line || [ -n "$line" ]; do
         number=$((number + 1))
-        # Blanks around key and value do not count.
-        line=$(printf '%s' "$line" | sed 's/^[ \t]*//; s/[ \t]*$//; s/[ \t]*=[ \t]*/=/')
         case $line in '' | '#'*) continue ;; esac
         value=${line#*=}
         case $value in '"'*'"') value=${value#\"} value=${value%\"} ;; esac
@@ -39,7 +39,7 @@ read_settings() {
             ca=*) ;; # the authorities stand beside it, as source-ca.pem
             *) complain "source.toml, line $number: unknown key \"${line%%=*}\"" || return 1 ;;
         esac
-    done <"$1"
+    done <"$RUN/settings"
 }
 
 # The identity's source if it brings one and may, else the image's. Sets S_* and SOURCE_CA (empty: the system's
@@ -48,7 +48,8 @@ choose_source() {
     SOURCE_CA=
     if [ "$EP_OVERRIDES" = yes ] && fat_has source.toml; then
         rm -f "$1/source.toml"
-        take_text source.toml "$1" && read_settings "$1/source.toml" || return 1
+        take_text source.toml "$1" || return 1
+        not_refused && read_settings "$1/source.toml" || return 1
         [ ! -s "$1/source-ca.pem" ] || SOURCE_CA=$1/source-ca.pem
     else
         if [ -e "$EP_LIB/source.toml" ]; then read_settings "$EP_LIB/source.toml"; else read_settings /dev/null; fi ||
@@ -143,9 +144,14 @@ fill_in() {
     return 1
 }
 
-# The nearest registration id that DPS accepts and a certificate's common name holds.
+# Most characters of a registration id: a certificate's common name holds 64 (RFC 5280), DPS itself takes 128.
+id_room() {
+    case $S_from in tpm | symmetric-key) echo 128 ;; *) echo 64 ;; esac
+}
+
+# The nearest registration id that DPS accepts. Never a shorter one: what tells two devices apart may stand at the end.
 clean_id() {
-    name=$(printf '%s' "$1" | tr -c 'A-Za-z0-9._:-' '-' | cut -c 1-64)
+    name=$(printf '%s' "$1" | tr -c 'A-Za-z0-9._:-' '-')
     while :; do
         case $name in -* | .* | _* | :*) name=${name#?} ;; *. | *_ | *: | *-) name=${name%?} ;; *) break ;; esac
     done
@@ -155,16 +161,25 @@ clean_id() {
 # Sets $registration where the certificate does not tell it: the identity's, or what the template comes to.
 name_device() {
     [ -z "$registration" ] || return 0
-    given=
-    [ ! -s "$STAGE/registration-id" ] || IFS=' 	' read -r given _ <"$STAGE/registration-id" || :
-    if [ -n "$given" ]; then
-        [ "$(clean_id "$given")" = "$given" ] || { refused "registration id \"$given\" is none that DPS accepts"; return 1; }
-        registration=$given
+    only_line "$STAGE/registration-id" 2>"$RUN/verdict" || { refused "$(cat "$RUN/verdict")"; return 1; }
+    if [ -n "$line" ]; then
+        [ "$(clean_id "$line")" = "$line" ] || { refused "registration id \"$line\" is none that DPS accepts"; return 1; }
+        id_fits "$line" || return 1
+        registration=$line
         return 0
     fi
     [ -n "$S_registration_id" ] || { waiting "no registration-id in edgepress/ on the FAT partition"; return 1; }
     case $S_registration_id in *vm_*) network_ready || return 1 ;; esac
     fill_in "$S_registration_id" "registration id" || return 1
-    registration=$(clean_id "$filled")
-    [ -n "$registration" ] || { refused "no registration id: nothing is left of \"$filled\""; return 1; }
+    name=$(clean_id "$filled")
+    [ -n "$name" ] || { refused "no registration id: nothing is left of \"$filled\""; return 1; }
+    id_fits "$name" || return 1
+    registration=$name
+}
+
+id_fits() {
+    room=$(id_room)
+    [ "${#1}" -gt "$room" ] || return 0
+    refused "the registration id has ${#1} characters, and at most $room are possible here: \"$1\""
+    return 1
 }

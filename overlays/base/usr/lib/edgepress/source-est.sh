@@ -42,11 +42,11 @@ source_obtain() {
         202) retry_later "$server has yet to approve the request (202)"; return 1 ;;
         *) retry_later "$(failure "$server")"; return 1 ;;
     esac
-    certificates "$RUN/answer" >"$RUN/issued.pem"
+    certificates "$RUN/answer" >"$RUN/issued.pem" || { retry_later "$(failure "$server")"; return 1; }
     # The issuers, for the chain: a server that sends none is taken at its word.
     credentials "$1" | fetch "$RUN/answer" "$S_url/cacerts" || :
     read_status
-    [ "$status" != 200 ] || certificates "$RUN/answer" >>"$RUN/issued.pem"
+    [ "$status" != 200 ] || certificates "$RUN/answer" >>"$RUN/issued.pem" || { retry_later "$(failure "$server")"; return 1; }
     status=200
     assemble "$RUN/issued.pem" "$ENROLMENT/key.pem" "$1/certificate.pem" &&
         (umask 077 && cat "$ENROLMENT/key.pem" >"$1/private-key.pem") || { retry_later "$(failure "$server")"; return 1; }
@@ -65,7 +65,7 @@ make_request() {
 # The certificates of a certs-only PKCS#7 in base64, as PEM.
 certificates() {
     tr -d ' \r\n' <"$1" | openssl base64 -d -A 2>/dev/null | openssl pkcs7 -inform DER -print_certs 2>/dev/null |
-        pem_blocks ' CERTIFICATE'
+        pem_blocks CERTIFICATE 2>"$RUN/verdict" || { trouble=$(head -n 1 "$RUN/verdict"); return 1; }
 }
 
 source_install() {
