@@ -186,6 +186,10 @@ fn the_status_tells_people_and_scripts() {
     let found: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
     assert_eq!((&found["state"], &found["hub"]), (&"provisioned".into(), &"hub.example".into()));
     assert_eq!(found["certificate"]["subject"], "CN=dev-01");
+    assert!(
+        found["warning"].as_str().is_some_and(|text| text.starts_with("the certificate ends in 29 days")),
+        "{found}"
+    );
     assert!(found["certificate"]["expires"].as_str().is_some_and(|text| text.starts_with("20")), "{found}");
     // After a restart only the state on the disk is left.
     device.remove("run/edgepress-state");
@@ -194,6 +198,117 @@ fn the_status_tells_people_and_scripts() {
     let refused = Device::new();
     refused.write("var/lib/edgepress/state", "{\"state\":\"refused\",\"reason\":\"no\"}\n");
     assert_eq!(status(&refused, &[]).status.code(), Some(1));
+}
+
+/// As aziot-identityd 1.6 writes it when it ends; systemd's own lines are told apart by their identifier.
+#[test]
+fn a_refusal_by_dps_is_shown() {
+    let (device, _identity) = given("dev-01");
+    let frames: String = (0..20)
+        .map(|at| format!("  {at:2}: aziot_identityd::main\n             at /src/error.rs:{at}\n"))
+        .collect();
+    device.write(
+        "world/journal",
+        format!(
+            "<6>2026-11-26T10:00:00Z [INFO] - Provisioning starting. Reason: Startup\n\
+             <3>2026-11-26T10:00:06Z [ERR!] - service encountered an error\n\
+             <3>2026-11-26T10:00:06Z [ERR!] - caused by: DPS client error\n\
+             <3>2026-11-26T10:00:06Z [ERR!] - caused by: Invalid certificate\n\
+             <3>2026-11-26T10:00:06Z [ERR!] - {frames}"
+        ),
+    );
+    // The service is gone: nobody answers at its socket.
+    device.write("world/unassigned", "");
+    {
+        let mut running = device.start();
+        running.until("waiting: DPS has not assigned a hub yet: Invalid certificate");
+    }
+    let calls = device.read("world/calls");
+    assert!(calls.contains("journalctl --identifier aziot-identityd"), "{calls}");
+}
+
+/// 5 s come from the unit itself; the first failure is not waited for, a wanted stop begins anew.
+#[test]
+fn pauses_grow_with_each_failure_in_a_row() {
+    let device = Device::new();
+    device.write("run/.keep", "");
+    let sleep = device.path("world/bin/sleep");
+    std::fs::write(&sleep, "#!/bin/sh\necho \"$1\"\n").expect("a fake");
+    std::fs::set_permissions(&sleep, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let script = device::library().join("pause-after-failures");
+    let run = |what: &str, result: &str| {
+        let path = format!("{}:/usr/bin:/bin", device.path("world/bin").display());
+        let output = Command::new("sh")
+            .arg(&script)
+            .arg(what)
+            .env_clear()
+            .env("PATH", path)
+            .env("SERVICE_RESULT", result)
+            .env("EP_ROOT", device.path(""))
+            .output()
+            .expect("sh");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    assert_eq!(run("wait", ""), "");
+    let mut pauses = Vec::new();
+    for _ in 0..9 {
+        run("count", "exit-code");
+        pauses.push(run("wait", ""));
+    }
+    assert_eq!(pauses, ["", "5", "15", "35", "75", "155", "300", "300", "300"]);
+    let marked = device.path("run/edgepress-identityd-failures");
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    std::fs::File::options().write(true).open(&marked).expect("counted").set_modified(old).expect("time");
+    run("count", "exit-code");
+    assert_eq!(run("wait", ""), "", "the last failure was long ago");
+    run("count", "success");
+    assert!(!marked.exists());
+}
+
+/// What is left on the partition of the identity before does not name the next one, and a person's own lines stay.
+#[test]
+fn a_registration_id_of_the_identity_before_is_none_of_the_next() {
+    let (device, _) = given("dev-01");
+    device.write(&format!("{FAT}/registration-id"), "dev-01\n");
+    device.run();
+    let hosts = device.read("etc/hosts");
+    device.write("etc/hosts", format!("{hosts}10.1.1.1 printer\n"));
+    assert!(command(&device, "edgepress-reprovision", &["--yes"], "").status.success());
+    let second = Identity::new("dev-02");
+    device.write(&format!("{FAT}/certificate.pem"), second.chain());
+    device.write(&format!("{FAT}/private-key.pem"), &second.key);
+    device.write(&format!("{FAT}/hosts"), "10.0.0.5 hub\n");
+    device.run();
+    assert_provisioned_as(&device, "dev-02");
+    let hosts = device.read("etc/hosts");
+    assert!(
+        hosts.contains("127.0.1.1 dev-02\n10.0.0.5 hub\n") && hosts.ends_with("10.1.1.1 printer\n"),
+        "{hosts}"
+    );
+    assert!(!hosts.contains("dev-01"), "{hosts}");
+    // A new one is one again, and so is the old one where nothing else came.
+    assert!(command(&device, "edgepress-reprovision", &["--yes"], "").status.success());
+    device.write(&format!("{FAT}/source.toml"), "from = \"tpm\"\nregistration_id = \"x-{{ serial }}\"\n");
+    device.write(&format!("{FAT}/registration-id"), "dev-03\n");
+    device.write("dev/tpmrm0", "");
+    device.write("world/owner", "aziottpm 660\n");
+    device.run();
+    assert_provisioned_as(&device, "dev-03");
+    assert!(command(&device, "edgepress-reprovision", &["--yes"], "").status.success());
+    device.run();
+    assert_provisioned_as(&device, "dev-03");
+    // With another source its template counts.
+    assert!(command(&device, "edgepress-reprovision", &["--yes"], "").status.success());
+    device.write("proc/device-tree/serial-number", b"10000000abcdef01\0");
+    device.write(&format!("{FAT}/source.toml"), "from = \"tpm\"\nregistration_id = \"y-{{ serial }}\"\n");
+    device.run();
+    assert_provisioned_as(&device, "y-10000000abcdef01");
+}
+
+fn assert_provisioned_as(device: &Device, id: &str) {
+    assert!(device.exists("var/lib/edgepress/provisioned"), "{}", device.story());
+    assert_eq!(device.state()["registration_id"].as_str(), Some(id), "{}", device.story());
 }
 
 #[test]

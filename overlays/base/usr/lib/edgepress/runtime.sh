@@ -70,12 +70,24 @@ ask_hub() {
     [ -n "$hub" ]
 }
 
-# What the identity service complained of last.
+# What the identity service complained of last: as its answer, or in its journal (not systemd's words about it).
 complaint() {
     text=$(jq -r '.message // empty' "$RUN/device" 2>/dev/null)
-    [ -n "$text" ] || text=$(journalctl --unit aziot-identityd --boot --output cat --lines 20 2>/dev/null |
-        grep -i -e fail -e error -e refuse -e '\b4[0-9][0-9]\b' | tail -n 1 | sed 's/^<[0-9]>//; s/^[0-9TZ:.-]* //')
+    [ -n "$text" ] || text=$(journalctl --identifier aziot-identityd --boot --output cat --lines 300 2>/dev/null | last_cause)
     printf '%s' "$text"
+}
+
+# When DPS refuses a device, the service ends, and its last words are
+#   [ERR!] - service encountered an error
+#   [ERR!] - caused by: ...          closer to the reason with each line
+#   [ERR!] -    0: ...               and a backtrace of some twenty lines
+last_cause() {
+    awk '
+        { sub(/^<[0-9]>/, ""); sub(/^[0-9][0-9TZ:.+-]* /, "") }
+        /^(\[ERR!\] (- )?)?[ \t]*([0-9]+: |at |stack backtrace|<[a-z]+( backtrace)?>)/ { next }
+        /^\[ERR!\]/ { sub(/^\[ERR!\] (- )?/, ""); sub(/^caused by: /, ""); if ($0 != "") said = $0; next }
+        tolower($0) ~ /fail|error|refuse|(^|[^0-9])4[0-9][0-9]([^0-9]|$)/ { sub(/^\[[A-Z]+\] (- )?/, ""); said = $0 }
+        END { print said }'
 }
 
 assigned() {
