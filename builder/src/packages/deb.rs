@@ -3,8 +3,8 @@
 //! ```text
 //! !<arch>\n
 //! debian-binary       "2.0\n"
-//! control.tar[.gz|.xz|.zst]   control, maintainer scripts, conffiles, md5sums
-//! data.tar[.gz|.xz|.zst]      the files
+//! control.tar[.gz|.xz|.zst]              control, maintainer scripts, conffiles, md5sums
+//! data.tar[.gz|.xz|.zst|.bz2|.lzma]      the files; the last two are of older and of other tools
 //! ```
 //! Each member has a 60-byte header (name 16, mtime 12, uid 6, gid 6, mode 8, size 10, `` `\n ``) and is padded to an
 //! even length (deb(5), ar(5)).
@@ -14,19 +14,23 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use bzip2::read::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
 use liblzma::read::XzDecoder;
 use liblzma::stream::{CONCATENATED, Stream};
 
+use super::bounds::{self, Bounded};
 use super::control::Control;
 use crate::error::Problem;
 
 const MAGIC: &[u8; 8] = b"!<arch>\n";
 const HEADER: usize = 60;
-/// No control archive is near this size; a larger one is refused before it is read into memory.
-const CONTROL_LIMIT: u64 = 64 << 20;
-/// What decompressing xz may take; `xz -9` needs 65 MiB.
-const XZ_MEMORY: u64 = 256 << 20;
+/// No control archive is near this size; what a larger one holds beyond it is not there.
+const CONTROL_LIMIT: u64 = 32 << 20;
+/// What decompressing xz or lzma may take; `xz -9`, the most that dpkg-deb makes, needs 65 MiB.
+const XZ_MEMORY: u64 = 128 << 20;
+/// The same for zstd, as the binary logarithm of its window: 128 MiB, which is the library's own limit.
+const ZSTD_WINDOW: u32 = 27;
 /// The largest control file accepted.
 const CONTROL_FILE_LIMIT: u64 = 4 << 20;
 
@@ -80,12 +84,39 @@ impl Deb {
     }
 }
 
-/// The decompressed `data.tar` of a .deb that is read from its start. Ending early is an error of the reader, never
-/// an early end of the stream.
+/// The decompressed `data.tar` of a .deb, within [`bounds`].
 ///
 /// # Errors
-/// When it is no .deb, has no data member, or is compressed in a way that deb(5) does not know.
-pub fn data<R: Read + Send + 'static>(mut reader: R) -> io::Result<Box<dyn Read + Send>> {
+/// When it is no .deb. The reader's: when the file is cut short, or its files are more than it announces.
+pub fn open_data(path: &Path) -> Result<impl Read + Send + use<>> {
+    let deb = Deb::read(path)?;
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let most = bounds::most(&deb.control, file.metadata()?.len());
+    Ok(Bounded::new(data(BufReader::new(file))?, most))
+}
+
+/// The bytes of a .deb's files as a tar archive, which are read and thrown away: for packages from nowhere, that the
+/// tree's own dpkg will unpack without asking for how much.
+///
+/// # Errors
+/// As [`open_data`]; errors about the content call the file `name`.
+pub fn measure(path: &Path, name: &str) -> Result<u64> {
+    let deb = Deb::read_as(path, name)?;
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let most = bounds::most(&deb.control, file.metadata()?.len());
+    let count = || -> io::Result<u64> {
+        let data = data(BufReader::new(file))?;
+        match io::copy(&mut data.take(most.saturating_add(1)), &mut io::sink())? {
+            count if count > most => Err(bounds::too_large(most)),
+            count => Ok(count),
+        }
+    };
+    count().map_err(|error| broken(name, &error).into())
+}
+
+/// The decompressed `data.tar` of a .deb that is read from its start. Ending early is an error of the reader, never
+/// an early end of the stream.
+fn data<R: Read + Send + 'static>(mut reader: R) -> io::Result<Box<dyn Read + Send>> {
     start(&mut reader)?;
     while let Some(member) = Member::read(&mut reader)? {
         if let Some(compression) = member.tar("data.tar")? {
@@ -99,10 +130,20 @@ pub fn data<R: Read + Send + 'static>(mut reader: R) -> io::Result<Box<dyn Read 
     Err(cut_short())
 }
 
-/// The user-facing form of an error from [`data`] or the tar archive in it.
-pub fn broken(name: &str, error: &io::Error) -> Problem {
-    Problem::work(format!("{name} is not a whole Debian package: {error}"))
+/// The user-facing form of an error of a .deb's reader.
+fn broken(name: &str, error: &io::Error) -> Problem {
+    match error.kind() {
+        io::ErrorKind::FileTooLarge => {
+            Problem::work(format!("the package {name} is refused: {error}")).hint(bounds::TOO_LARGE_HINT)
+        }
+        io::ErrorKind::Unsupported => Problem::work(format!("{name} cannot be read: {error}")).hint(REPACK),
+        _ => Problem::work(format!("{name} is not a whole Debian package: {error}")),
+    }
 }
+
+/// What to do with a .deb whose compression deb(5) does not know.
+const REPACK: &str =
+    "pack it anew: dpkg-deb -R FILE.deb folder, then dpkg-deb -Zxz --root-owner-group --build folder";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Compression {
@@ -110,6 +151,8 @@ enum Compression {
     Gzip,
     Xz,
     Zstd,
+    Bzip2,
+    Lzma,
 }
 
 struct Member {
@@ -142,7 +185,7 @@ impl Member {
         }))
     }
 
-    /// The compression of this member, if it is the tar archive `stem`.
+    /// The compression of this member, if it is the tar archive `stem`. dpkg takes the older two of files only.
     fn tar(&self, stem: &str) -> io::Result<Option<Compression>> {
         match self.name.strip_prefix(stem) {
             None => Ok(None),
@@ -150,7 +193,12 @@ impl Member {
             Some(".gz") => Ok(Some(Compression::Gzip)),
             Some(".xz") => Ok(Some(Compression::Xz)),
             Some(".zst") => Ok(Some(Compression::Zstd)),
-            Some(_) => Err(invalid(&format!("its member {} is compressed in an unknown way", self.name))),
+            Some(".bz2") if stem == "data.tar" => Ok(Some(Compression::Bzip2)),
+            Some(".lzma") if stem == "data.tar" => Ok(Some(Compression::Lzma)),
+            Some(_) => {
+                let message = format!("deb(5) knows no member {}, and dpkg would not unpack it", self.name);
+                Err(io::Error::new(io::ErrorKind::Unsupported, message))
+            }
         }
     }
 }
@@ -189,7 +237,13 @@ fn decompress<'a, R: Read + Send + 'a>(
             let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)?;
             Box::new(XzDecoder::new_stream(reader, stream))
         }
-        Compression::Zstd => Box::new(zstd::Decoder::new(reader)?),
+        Compression::Lzma => Box::new(XzDecoder::new_stream(reader, Stream::new_lzma_decoder(XZ_MEMORY)?)),
+        Compression::Bzip2 => Box::new(MultiBzDecoder::new(reader)),
+        Compression::Zstd => {
+            let mut decoder = zstd::Decoder::new(reader)?;
+            decoder.window_log_max(ZSTD_WINDOW)?;
+            Box::new(decoder)
+        }
     })
 }
 
@@ -243,6 +297,8 @@ mod tests {
 
     const CONTROL: &str = "Package: hello\nVersion: 1.0-1\nArchitecture: all\nDescription: greets\n";
 
+    const ENDINGS: [&str; 6] = ["", ".gz", ".xz", ".zst", ".bz2", ".lzma"];
+
     fn tar(files: &[(&str, &str)]) -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
         for (name, text) in files {
@@ -267,6 +323,18 @@ mod tests {
                 writer.finish().expect("finishes")
             }
             ".zst" => zstd::encode_all(bytes, 1).expect("compresses"),
+            ".bz2" => {
+                let mut writer = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+                writer.write_all(bytes).expect("writes");
+                writer.finish().expect("finishes")
+            }
+            ".lzma" => {
+                let options = liblzma::stream::LzmaOptions::new_preset(1).expect("preset");
+                let stream = liblzma::stream::Stream::new_lzma_encoder(&options).expect("encoder");
+                let mut writer = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+                writer.write_all(bytes).expect("writes");
+                writer.finish().expect("finishes")
+            }
             _ => bytes.to_vec(),
         }
     }
@@ -283,11 +351,13 @@ mod tests {
     }
 
     fn deb(ending: &str) -> Vec<u8> {
-        let control = compress(ending, &tar(&[("./md5sums", ""), ("./control", CONTROL)]));
+        // The older ways are for files only.
+        let control_ending = if matches!(ending, ".bz2" | ".lzma") { ".gz" } else { ending };
+        let control = compress(control_ending, &tar(&[("./md5sums", ""), ("./control", CONTROL)]));
         let data = compress(ending, &tar(&[("./usr/bin/hello", "#!/bin/sh\necho hello\n")]));
         ar(&[
             ("debian-binary", 1_700_000_000, b"2.0\n"),
-            (&format!("control.tar{ending}"), 1_700_000_001, &control),
+            (&format!("control.tar{control_ending}"), 1_700_000_001, &control),
             (&format!("data.tar{ending}"), 1_700_000_002, &data),
         ])
     }
@@ -304,7 +374,7 @@ mod tests {
 
     #[test]
     fn reads_every_compression() {
-        for ending in ["", ".gz", ".xz", ".zst"] {
+        for ending in ENDINGS {
             let bytes = deb(ending);
             let deb = read(&bytes).expect(ending);
             assert_eq!((deb.control.package.as_str(), deb.built), ("hello", 1_700_000_002), "{ending}");
@@ -318,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_deb_cut_anywhere_is_refused() {
-        for ending in ["", ".gz", ".xz", ".zst"] {
+        for ending in ENDINGS {
             let bytes = deb(ending);
             let padding = usize::from(bytes.last() == Some(&b'\n'));
             for length in (0..bytes.len() - 1 - padding).step_by(7) {
@@ -341,7 +411,7 @@ mod tests {
             (ar(&[("debian-binary", 0, b"2.0\n")]), "it has no control.tar"),
             (
                 ar(&[("control.tar.lz4", 0, b"")]),
-                "its member control.tar.lz4 is compressed in an unknown way",
+                "deb(5) knows no member control.tar.lz4, and dpkg would not unpack it",
             ),
             (ar(&[("control.tar", 0, &tar(&[("./x", "")]))]), "its control.tar has no control file"),
             (ar(&[("control.tar", 0, &tar(&[("./control", CONTROL)]))]), "it is cut short"),

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::control::{Control, is_architecture};
-use super::deb::Deb;
+use super::deb::{self, Deb};
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::host;
@@ -199,10 +199,25 @@ fn local(sha256: Digest, origin: PathBuf, store: &Store) -> Result<LocalDeb> {
     let path = store.blob(&sha256).with_context(|| format!("{} is not in the store", origin.display()))?;
     // The blob's path says nothing to the user.
     let control = Deb::read_as(&path, &origin.display().to_string())?.control;
+    measure(&path, &sha256, &origin, store)?;
     let size = path.metadata().with_context(|| format!("reading {}", path.display()))?.len();
     let (name, version, architecture) =
         (control.package.clone(), control.version.clone(), control.architecture.clone());
     Ok(LocalDeb { name, version, architecture, control, sha256, size, origin })
+}
+
+/// Refuses a package that unpacks to more than it announces, once: no archive vouches for it, and the tree's dpkg would
+/// fill the disk.
+fn measure(path: &Path, sha256: &Digest, origin: &Path, store: &Store) -> Result<()> {
+    let memo = store.steps_dir().join(format!("measured-{sha256}"));
+    if memo.exists() {
+        return Ok(());
+    }
+    let size = deb::measure(path, &origin.display().to_string())?;
+    let staging = store.staging("measure")?;
+    let written = staging.path().join("memo");
+    fs::write(&written, size.to_string()).with_context(|| format!("writing {}", written.display()))?;
+    fs::rename(&written, &memo).with_context(|| format!("writing {}", memo.display()))
 }
 
 /// The child folders that are package sources; and what else lies there and may have been meant for one: other folders,

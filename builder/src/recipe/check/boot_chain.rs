@@ -1,8 +1,7 @@
 //! Would the card boot? The chain of each model is followed over the files that a build would put there, made from the
 //! locked packages, as far as the store has them already.
 
-use std::fs::File;
-use std::io::{self, BufReader};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -111,8 +110,7 @@ fn stand_in_initramfs(tree: &Root) -> Result<()> {
 }
 
 fn extract(path: &Path, tree: &Root) -> Result<()> {
-    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let mut archive = tar::Archive::new(deb::data(BufReader::new(file))?);
+    let mut archive = tar::Archive::new(deb::open_data(path)?);
     for entry in archive.entries()? {
         let mut entry = entry?;
         let name: PathBuf =
