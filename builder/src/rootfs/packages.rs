@@ -14,6 +14,7 @@ use super::order::{self, Relations, Wave};
 use super::{chroot, extract};
 use crate::event::{Event, Sink, Unit};
 use crate::packages::deb;
+use crate::tree::Root;
 use crate::units::{Arch, Digest};
 
 /// A .deb in the store.
@@ -66,7 +67,7 @@ impl Installer<'_> {
             .filter(|deb| essential.contains(deb.name.as_str()))
             .map(|deb| (deb, self.blob(deb)))
             .collect();
-        extract::all(&debs, self.root)?;
+        extract::all(&debs, &Root::open(self.root)?)?;
         let dpkg = self.root.join("var/lib/dpkg");
         fs::create_dir_all(dpkg.join("info")).context("creating dpkg's database")?;
         for name in ["status", "available"] {
@@ -83,7 +84,7 @@ impl Installer<'_> {
     pub fn extract(&self, arch: Arch, debs: &[DebFile]) -> Result<()> {
         self.merge_usr(arch)?;
         let debs: Vec<(&DebFile, PathBuf)> = debs.iter().map(|deb| (deb, self.blob(deb))).collect();
-        extract::all(&debs, self.root)
+        extract::all(&debs, &Root::open(self.root)?)
     }
 
     fn merge_usr(&self, arch: Arch) -> Result<()> {
