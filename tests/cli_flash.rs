@@ -129,7 +129,32 @@ fn nothing_is_written_before_all_is_right() {
     plant.run(&["flash", "--help"]).success().stdout(contains("Examples:"));
     let raw = File::options().write(true).open(plant.golden()).expect("open");
     raw.set_len(SIZE + 512).expect("longer");
-    refused(&["--to", "x", "--create", "--yes", "--patch", "patches/pump-1.patch"], "is for another image");
+    refused(&["--to", "x", "--create", "--yes"], "gateway.img is cut off or damaged: it has");
+    fs::remove_file(plant.path("golden/manifest.json")).expect("remove");
+    plant
+        .run(&[
+            "flash",
+            "golden/gateway.img",
+            "--to",
+            "x",
+            "--create",
+            "--yes",
+            "--patch",
+            "patches/pump-1.patch",
+        ])
+        .code(2)
+        .stderr(contains("is for another image"));
+    // An archive, a page, nothing: no image for a card, and none of the card is touched.
+    for (bytes, expected) in [
+        (&b"PK\x03\x04 and so on"[..], "this is no disk image but a zip archive"),
+        (b"<html>404 Not Found</html>", "this is no disk image but an HTML page"),
+        (&[0; 9000], "it is blank where a partition table would be"),
+    ] {
+        fs::write(plant.path("download.img"), bytes).expect("write");
+        let flash = ["flash", "download.img", "--to", "card", "--yes"];
+        plant.run(&flash).code(2).stderr(contains(expected).and(contains("hint: ")));
+        assert_eq!(fs::read_to_string(plant.path("card")).expect("there"), "what was there");
+    }
 }
 
 #[test]
@@ -192,7 +217,9 @@ fn an_identity_that_failed_is_free_again() {
     let path = packed(&plant);
     let whole = fs::read(&path).expect("image");
     let flash = ["flash", "ship/gateway.img.zst", "--to", "a b", "--create", "--fleet", "patches", "--yes"];
-    fs::write(&path, &whole[..whole.len() - 3]).expect("cut");
+    let mut harmed = whole.clone();
+    harmed[whole.len() - 5] ^= 1;
+    fs::write(&path, &harmed).expect("harm");
     fs::remove_file(plant.path("ship/SHA256SUMS")).expect("remove");
     plant.run(&flash).code(1).stderr(contains(
         "hint: those alone again, with other cards: edgepress flash ship/gateway.img.zst --fleet patches --yes --to 'a b'",

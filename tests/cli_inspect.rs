@@ -111,7 +111,12 @@ fn what_is_no_image() {
             (state >> 24) as u8
         })
         .collect();
-    for bytes in [&b""[..], b"short", &garbage, &[0; 4096]] {
+    fs::write(card.path(), b"short").expect("write");
+    card.inspect(&[])
+        .code(2)
+        .stderr(contains("this is no disk image but a text file"))
+        .stderr(contains("hint: fetch"));
+    for bytes in [&b""[..], &garbage, &[0; 4096]] {
         fs::write(card.path(), bytes).expect("write");
         card.inspect(&[])
             .code(2)

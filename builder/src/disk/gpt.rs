@@ -166,6 +166,16 @@ pub fn read<D: Read + Seek>(mut disk: D) -> Result<Table> {
     Err(Problem::input(format!("there is no intact GUID partition table ({})", reasons.join("; "))).into())
 }
 
+/// Reads the primary table alone: where firmware looks first.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_primary<D: Read + Seek>(mut disk: D) -> Result<Table> {
+    let size = disk.seek(SeekFrom::End(0))?;
+    let refused = |why| Problem::input(format!("the GPT at its start is not intact ({why})"));
+    Ok(read_at(&mut disk, 1, size)?.map_err(refused)?)
+}
+
 /// The outer result is for the disk, the inner one for the table on it.
 fn read_at<D: Read + Seek>(disk: &mut D, lba: u64, size: u64) -> Result<Result<Table, &'static str>> {
     if (lba + 1) * SECTOR > size || lba == 0 {

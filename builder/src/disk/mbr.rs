@@ -133,6 +133,47 @@ fn entries(sector: &[u8]) -> impl Iterator<Item = &[u8]> {
     sector.get(ENTRIES_AT..SIGNATURE_AT).unwrap_or_default().chunks_exact(ENTRY_BYTES)
 }
 
+/// Why a disk's beginning holds no MBR that a machine starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doubt {
+    /// It only protects a GPT.
+    Protective,
+    /// In words.
+    Other(String),
+}
+
+/// How far the partitions reach of an MBR of whatever origin, on a disk of `size` bytes. Unlike [`read`] it takes extended
+/// partitions, overlapping ones and a first one at 0 (those of hybrid ISO images), and ends behind the disk's.
+///
+/// # Errors
+/// Says why it is none.
+pub fn reach(head: &[u8], size: u64) -> Result<u64, Doubt> {
+    let other = |why: &str| Err(Doubt::Other(why.into()));
+    if !signed(head) {
+        return other("it has no MBR and no GPT");
+    }
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
+    let mut end = None;
+    for (at, entry) in (1..).zip(entries(head)) {
+        let (start, length) = (number(&entry[8..12]) * SECTOR, number(&entry[12..16]) * SECTOR);
+        match entry[4] {
+            // A FAT file system without any table ends in the same signature.
+            _ if !matches!(entry[0], 0 | ACTIVE) => return other("an entry is neither active nor inactive"),
+            PROTECTIVE => return Err(Doubt::Protective),
+            0 if length == 0 => {}
+            _ if length == 0 => return Err(Doubt::Other(format!("its partition {at} has no length"))),
+            _ if start >= size => {
+                return Err(Doubt::Other(format!(
+                    "its partition {at} begins behind the image's {size} bytes: it was cut off"
+                )));
+            }
+            // Type 0 with a place: the first partition of a hybrid ISO image.
+            _ => end = end.max(Some(start + length)),
+        }
+    }
+    end.map_or_else(|| other("its MBR has no partitions"), Ok)
+}
+
 fn parse(sector: &[u8; SECTOR as usize], size: u64) -> Result<Table, &'static str> {
     if !signed(sector) {
         return Err("no signature");

@@ -10,6 +10,7 @@
 //! the image that it must be, and read back: a device that anything went wrong with boots nothing. One that goes away in the
 //! moment of its first MiB may boot all the same: it keeps its identity, and the user is told.
 
+pub mod beside;
 pub mod check;
 pub mod chunk;
 pub mod engine;
@@ -85,6 +86,7 @@ pub struct Options {
 /// When nothing could be begun. What went wrong with a device stands in the [`Outcome`].
 pub fn flash(options: &Options, confirm: &dyn Fn(&Plan) -> Result<bool>, sink: &dyn Sink) -> Result<Outcome> {
     let source = Source::open(&options.source).map_err(Problem::to_input)?;
+    source.silent.iter().for_each(|list| sink.warn(format!("beside {}: {list}", source.path.display())));
     let system = System::default();
     let look = Look { size: source.size, rules: options.rules, system: &system };
     let held = Held::new(look, &options.targets, &source.path).map_err(Problem::to_input)?;

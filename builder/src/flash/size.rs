@@ -15,40 +15,57 @@ fn read<const N: usize>(file: &File, at: u64) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// Of Zstandard; none where a frame does not say its length, or the file is damaged.
-pub fn zst(file: &File, length: u64) -> Option<u64> {
-    let (mut at, mut total, mut steps) = (0_u64, 0_u64, 0);
+/// Why a structure cannot be followed to the file's end.
+const DAMAGED: &str = "its structure does not reach to its end";
+
+/// Of Zstandard; none where a frame does not say its length.
+///
+/// # Errors
+/// When the file is cut off or damaged.
+pub fn zst(file: &File, length: u64) -> Result<Option<u64>, &'static str> {
+    let mut steps = 0;
+    match frames(file, length, &mut steps) {
+        Some(total) => Ok(total),
+        // Too many to be followed.
+        None if steps > MOST_STEPS => Ok(None),
+        None => Err(DAMAGED),
+    }
+}
+
+/// The sum of all frames, if each says its length; nothing where one cannot be followed.
+fn frames(file: &File, length: u64, steps: &mut u32) -> Option<Option<u64>> {
+    let (mut at, mut total) = (0_u64, Some(0_u64));
     while at < length {
         let magic = u32::from_le_bytes(read(file, at)?);
         if magic & !0xf == SKIPPABLE {
             at = at.checked_add(8 + u64::from(u32::from_le_bytes(read(file, at + 4)?)))?;
         } else if magic == FRAME {
             let content;
-            (at, content) = frame(file, at + 4, &mut steps)?;
-            total = total.checked_add(content)?;
+            (at, content) = frame(file, at + 4, steps)?;
+            total = total.zip(content).and_then(|(total, content)| total.checked_add(content));
         } else {
             return None;
         }
-        steps += 1;
-        if steps > MOST_STEPS {
+        *steps += 1;
+        if *steps > MOST_STEPS {
             return None;
         }
     }
     (at == length).then_some(total)
 }
 
-/// The end of a frame whose header is at `at`, and how long its content is.
-fn frame(file: &File, at: u64, steps: &mut u32) -> Option<(u64, u64)> {
+/// The end of a frame whose header is at `at`, and how long its content is, if it says so.
+fn frame(file: &File, at: u64, steps: &mut u32) -> Option<(u64, Option<u64>)> {
     let [descriptor] = read::<1>(file, at)?;
     let single = descriptor & 0x20 != 0;
     let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
     let size_at = at + 1 + u64::from(!single) + dictionary;
     let (content, width) = match descriptor >> 6 {
-        0 if single => (u64::from(read::<1>(file, size_at)?[0]), 1),
-        0 => return None,
-        1 => (u64::from(u16::from_le_bytes(read(file, size_at)?)) + 256, 2),
-        2 => (u64::from(u32::from_le_bytes(read(file, size_at)?)), 4),
-        _ => (u64::from_le_bytes(read(file, size_at)?), 8),
+        0 if single => (Some(u64::from(read::<1>(file, size_at)?[0])), 1),
+        0 => (None, 0),
+        1 => (Some(u64::from(u16::from_le_bytes(read(file, size_at)?)) + 256), 2),
+        2 => (Some(u64::from(u32::from_le_bytes(read(file, size_at)?))), 4),
+        _ => (Some(u64::from_le_bytes(read(file, size_at)?)), 8),
     };
     let mut at = size_at + width;
     loop {
@@ -74,9 +91,15 @@ const MOST_STREAMS: u32 = 1 << 16;
 /// An index is read whole; this one is of 300 million blocks.
 const LARGEST_INDEX: u64 = 64 << 20;
 
-/// Of xz (The .xz File Format 1.1.0, chapters 2.1.2 and 4): the sum of its streams' indexes, from the last to the first;
-/// none where the file is damaged.
-pub fn xz(file: &File, length: u64) -> Option<u64> {
+/// Of xz (The .xz File Format 1.1.0, chapters 2.1.2 and 4): the sum of its streams' indexes, from the last to the first.
+///
+/// # Errors
+/// When the file is cut off or damaged.
+pub fn xz(file: &File, length: u64) -> Result<Option<u64>, &'static str> {
+    streams(file, length).map(Some).ok_or(DAMAGED)
+}
+
+fn streams(file: &File, length: u64) -> Option<u64> {
     let (mut end, mut total) = (length, 0_u64);
     for _ in 0..MOST_STREAMS {
         if end == 0 {
@@ -149,11 +172,11 @@ mod tests {
     }
 
     fn zst_of(bytes: &[u8]) -> Option<u64> {
-        zst(&file(bytes), bytes.len() as u64)
+        zst(&file(bytes), bytes.len() as u64).ok().flatten()
     }
 
     fn xz_of(bytes: &[u8]) -> Option<u64> {
-        xz(&file(bytes), bytes.len() as u64)
+        xz(&file(bytes), bytes.len() as u64).ok().flatten()
     }
 
     fn disk(length: usize) -> Vec<u8> {
@@ -182,7 +205,9 @@ mod tests {
         let joined = [xz_bytes(300_000), vec![0; 8], xz_bytes(5), vec![0; 4]].concat();
         assert_eq!(xz_of(&joined), Some(300_005));
         // A stream from a pipe does not know its length.
-        assert_eq!(zst_of(&zstd::encode_all(disk(999).as_slice(), 3).expect("zst")), None);
+        let piped = zstd::encode_all(disk(999).as_slice(), 3).expect("zst");
+        assert_eq!(zst(&file(&piped), piped.len() as u64), Ok(None));
+        assert!(zst(&file(&piped), piped.len() as u64 - 1).is_err(), "cut");
     }
 
     #[test]

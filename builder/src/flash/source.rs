@@ -10,19 +10,19 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::beside::{Beside, text};
 use super::chunk::CHUNK;
 use super::size;
 use crate::build::manifest::FILE_NAME;
 use crate::error::Problem;
 use crate::format::bmap::Bmap;
-use crate::format::{Container, VHD_FOOTER, decode, detect};
-use crate::sign::{SUMS, sums};
+use crate::format::decode::fill;
+use crate::format::unpack::LARGEST;
+use crate::format::{Container, VHD_FOOTER, decode, detect, judge};
 use crate::units::Digest;
 
-/// Far above any manifest, list of digests or block map.
-const LARGEST_TEXT: u64 = 64 << 20;
 /// Which of a build's outputs is taken: the one that is read fastest and is checked best.
-const PREFERRED: [&str; 5] = [".img.zst", ".img", ".img.xz", ".img.gz", ".vhd"];
+pub const PREFERRED: [&str; 5] = [".img.zst", ".img", ".img.xz", ".img.gz", ".vhd"];
 
 /// Which image.
 #[derive(Debug, Clone)]
@@ -63,6 +63,8 @@ pub struct Source {
     pub file_sha256: Option<(Digest, String)>,
     /// What the disk's digest must be, where the manifest says so.
     pub raw_sha256: Option<Digest>,
+    /// Lists of digests that lie beside it and do not speak of it.
+    pub silent: Vec<String>,
 }
 
 impl Source {
@@ -85,13 +87,14 @@ impl Source {
             return Err(Problem::input(format!("the image {} is empty", path.display())).into());
         }
         let beside = Beside::of(&path)?;
-        let file_sha256 = expected(options.sha256, &beside, &path)?;
+        let file_sha256 = beside.expected(options.sha256, &path)?;
+        whole(&path, length, beside.size)?;
         let (bmap, bmap_path) = map(&options.bmap, &path)?.unzip();
         let size = match container {
             Container::Raw => Some(length),
             Container::Vhd => Some(length - VHD_FOOTER),
-            Container::Zst => size::zst(&file, length),
-            Container::Xz => size::xz(&file, length),
+            Container::Zst => size::zst(&file, length).map_err(|why| cut(&path, why))?,
+            Container::Xz => size::xz(&file, length).map_err(|why| cut(&path, why))?,
             Container::Gz | Container::Qcow2 => None,
         };
         let known = size.or(beside.raw_size);
@@ -109,13 +112,36 @@ impl Source {
         }
         let size = match known.or(said) {
             Some(size) => size,
-            None => io::copy(&mut decode::stream(file, container, length, &path)?, &mut io::sink())
-                .with_context(|| format!("unpacking {}", path.display()))?,
+            None => counted(decode::stream(file, container, length, &path)?, &path)?,
         };
         // A VHD's disk is rounded up to whole MiB, and the manifest has the digest of what it was made from.
         let padded = container == Container::Vhd && beside.raw_size.is_some_and(|raw| raw != size);
         let raw_sha256 = beside.raw_sha256.filter(|_| !padded);
-        Ok(Self { path, container, size, bmap, bmap_path, file_sha256, raw_sha256 })
+        let source =
+            Self { path, container, size, bmap, bmap_path, file_sha256, raw_sha256, silent: beside.silent };
+        source.judge()?;
+        Ok(source)
+    }
+
+    /// Is it a disk that a machine could start from?
+    fn judge(&self) -> Result<()> {
+        let name = self.path.display().to_string();
+        let mut head = vec![0; judge::HEAD.min(usize::try_from(self.size).unwrap_or(usize::MAX))];
+        let read = self.read_from(0, &|| true).and_then(|mut stream| Ok(fill(&mut stream, &mut head)?));
+        let length = read.map_err(|error| cut(&self.path, &format!("it cannot be read: {error:#}")))?;
+        if length < head.len() {
+            return Err(cut(&self.path, &format!("it holds only {length} of {} bytes", self.size)).into());
+        }
+        let end = judge::disk(&head, self.size, &name)?;
+        if end > self.size && self.file_sha256.is_none() {
+            let message = format!(
+                "{name} is cut off: its partitions reach to byte {end}, and it has {} bytes",
+                self.size
+            );
+            let hint = "fetch it again; if it must be so, --sha256 HEX of the file says that it is whole";
+            return Err(Problem::input(message).hint(hint).into());
+        }
+        Ok(())
     }
 
     /// Its file's name.
@@ -167,6 +193,31 @@ impl Source {
     }
 }
 
+fn cut(path: &Path, why: &str) -> Problem {
+    Problem::input(format!("{} is cut off or damaged: {why}", path.display()))
+        .hint("fetch it again, and compare it with its SHA256SUMS")
+}
+
+/// Is the file as long as its manifest says?
+fn whole(path: &Path, length: u64, said: Option<u64>) -> Result<(), Problem> {
+    match said.filter(|said| *said != length) {
+        Some(said) => Err(cut(path, &format!("it has {length} bytes, and {FILE_NAME} says {said}"))),
+        None => Ok(()),
+    }
+}
+
+/// How long the disk is, by unpacking it: up to a limit, since a file of few bytes could go on for ever.
+fn counted(stream: Box<dyn Read + Send>, path: &Path) -> Result<u64> {
+    let size = io::copy(&mut stream.take(LARGEST + 1), &mut io::sink());
+    let size = size.map_err(|error| cut(path, &format!("it cannot be unpacked: {error}")))?;
+    if size > LARGEST {
+        let message = format!("{} does not end: it holds more than {} GiB", path.display(), LARGEST >> 30);
+        let hint = "unpack it yourself, and name the raw image";
+        return Err(Problem::input(message).hint(hint).into());
+    }
+    Ok(size)
+}
+
 /// A file that is hashed as it is read.
 #[derive(Clone)]
 pub struct Hashed(Arc<Mutex<(File, Sha256)>>);
@@ -190,79 +241,6 @@ impl Hashed {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Digest::from_hasher(std::mem::take(&mut inner.1)))
     }
-}
-
-/// What lies beside an image says of it.
-#[derive(Debug, Default)]
-struct Beside {
-    file: Vec<(Digest, String)>,
-    raw_sha256: Option<Digest>,
-    raw_size: Option<u64>,
-}
-
-impl Beside {
-    fn of(image: &Path) -> Result<Self> {
-        let mut beside = Self::default();
-        let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let sums = image.with_file_name(SUMS);
-        if let Some(text) = text(&sums)? {
-            let sum = sums::find(&text, &name).map_err(|error| {
-                Problem::input(format!("{}: {error}", sums.display()))
-                    .hint("fetch or build the image anew, with all that lies beside it")
-            })?;
-            beside.file.extend(sum.map(|sum| (sum, SUMS.to_owned())));
-        }
-        if let Some(text) = text(&image.with_file_name(FILE_NAME))? {
-            // Another program's manifest.json is none of ours: what cannot be read there says nothing.
-            let manifest = serde_json::from_str(&text).unwrap_or(Value::Null);
-            beside.manifest(&manifest, &name);
-        }
-        Ok(beside)
-    }
-
-    /// The manifest counts for an image that it lists, not for one that happens to lie there.
-    fn manifest(&mut self, manifest: &Value, name: &str) {
-        let sum = |output: &Value| output["sha256"].as_str()?.parse::<Digest>().ok();
-        let outputs = || manifest["outputs"].as_array().into_iter().flatten();
-        let Some(own) = outputs().find(|output| output["file"] == name) else { return };
-        self.file.extend(sum(own).map(|sum| (sum, FILE_NAME.to_owned())));
-        // The disk: it says itself what comes out of it, or is raw, or has the raw one beside it.
-        let stem = PREFERRED.iter().find_map(|ending| name.strip_suffix(ending));
-        let sibling = |output: &&Value| {
-            let file = output["file"].as_str().unwrap_or_default();
-            stem.is_some() && file.strip_suffix(".img") == stem
-        };
-        let inside = Some(&own["raw"]).filter(|raw| sum(raw).is_some());
-        if let Some(disk) = inside.or_else(|| outputs().find(sibling)) {
-            (self.raw_sha256, self.raw_size) = (sum(disk), disk["size"].as_u64());
-        }
-    }
-}
-
-fn text(path: &Path) -> Result<Option<String>> {
-    match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        opened => {
-            let mut bytes = Vec::new();
-            opened
-                .and_then(|file| file.take(LARGEST_TEXT).read_to_end(&mut bytes))
-                .with_context(|| format!("reading {}", path.display()))?;
-            Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
-        }
-    }
-}
-
-fn expected(given: Option<Digest>, beside: &Beside, path: &Path) -> Result<Option<(Digest, String)>> {
-    let given = given.map(|sum| (sum, "--sha256".to_owned()));
-    let all: Vec<_> = given.into_iter().chain(beside.file.iter().cloned()).collect();
-    let Some(first) = all.first() else { return Ok(None) };
-    if let Some(other) = all.iter().find(|other| other.0 != first.0) {
-        let message = format!("{} and {} give {} different digests", first.1, other.1, path.display());
-        return Err(Problem::input(message)
-            .hint("fetch or build the image anew, with all that lies beside it")
-            .into());
-    }
-    Ok(Some(first.clone()))
 }
 
 /// As bmaptool looks for it: NAME.bmap, then with the name's endings taken off, one after the other.
@@ -319,6 +297,7 @@ mod tests {
     use crate::error::problem;
     use crate::export::vhd;
     use crate::format::bmap::{Bmap, Mapped};
+    use crate::format::judge;
     use crate::units::Digest;
     use flate2::Compression;
     use flate2::write::GzEncoder;
@@ -337,6 +316,13 @@ mod tests {
         error.to_string()
     }
 
+    /// A disk of so many bytes, with a partition table.
+    fn disk(length: usize) -> Vec<u8> {
+        let mut disk: Vec<u8> = (0..length).map(|at| (at / 777 % 250 + 1) as u8).collect();
+        judge::sign(&mut disk);
+        disk
+    }
+
     fn map(size: u64) -> String {
         Bmap { image_size: size, block_size: 4096, ranges: vec![Mapped { blocks: 0..1, sha256: None }] }
             .to_xml()
@@ -346,7 +332,7 @@ mod tests {
     fn a_folder_gives_its_best_image_and_what_is_known_of_it() {
         let folder = tempfile::tempdir().expect("folder");
         let at = |name: &str| folder.path().join(name);
-        let raw = vec![7; 5000];
+        let raw = disk(5000);
         let packed = zstd::encode_all(raw.as_slice(), 1).expect("zst");
         fs::write(at("x.img"), &raw).expect("write");
         fs::write(at("x.img.zst"), &packed).expect("write");
@@ -391,18 +377,24 @@ mod tests {
     /// What a build makes without `img`: only the outputs themselves say what is in them.
     #[test]
     fn the_disk_is_known_without_a_raw_image() {
+        const LENGTH: usize = 3_000_832;
+        const SIZE: u64 = LENGTH as u64;
+        const PADDED: u64 = SIZE + 512;
         let folder = tempfile::tempdir().expect("folder");
         let at = |name: &str| folder.path().join(name);
-        let raw = vec![7; 5000];
+        // Longer than what is looked at before a card is touched.
+        let raw = disk(LENGTH);
         let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
         gz.write_all(&raw).expect("gz");
         // Cut: what the manifest says of the disk spares unpacking it.
-        let gz = &gz.finish().expect("gz")[..12];
+        let gz = gz.finish().expect("gz");
+        let gz = &gz[..gz.len() - 1];
         fs::write(at("x.img.gz"), gz).expect("write");
         fs::write(at("x.img.zst"), zstd::encode_all(raw.as_slice(), 1).expect("zst")).expect("write");
-        fs::write(at("x.bmap"), map(5000)).expect("write");
-        let footer = vhd::footer(5120, &vhd::Identity { id: Uuid([1; 16]), epoch: 0 });
-        fs::write(at("x.vhd"), [&vec![0; 5120][..], &footer].concat()).expect("write");
+        fs::write(at("x.bmap"), map(LENGTH as u64)).expect("write");
+        let footer = vhd::footer(PADDED, &vhd::Identity { id: Uuid([1; 16]), epoch: 0 });
+        fs::write(at("x.vhd"), [&raw[..], &vec![0; PADDED as usize - LENGTH], &footer].concat())
+            .expect("write");
         let digest = Digest::of(&raw);
         let known = |raw: &serde_json::Value| {
             let names = ["x.img.zst", "x.img.gz", "x.vhd"];
@@ -414,13 +406,13 @@ mod tests {
                 source.ok().map(|source| (source.size, source.raw_sha256))
             })
         };
-        let found = known(&serde_json::json!({ "size": 5000, "sha256": digest }));
+        let found = known(&serde_json::json!({ "size": LENGTH, "sha256": digest }));
         // The VHD holds a longer disk than that.
-        assert_eq!(found, [Some((5000, Some(digest))), Some((5000, Some(digest))), Some((5120, None))]);
-        let found = known(&serde_json::json!({ "size": 5120, "sha256": digest }));
-        assert_eq!(found[2], Some((5120, Some(digest))));
-        for nothing in [serde_json::json!({ "size": 5000 }), serde_json::json!("?")] {
-            assert_eq!(known(&nothing), [Some((5000, None)), None, Some((5120, None))]);
+        assert_eq!(found, [Some((SIZE, Some(digest))), Some((SIZE, Some(digest))), Some((PADDED, None))]);
+        let found = known(&serde_json::json!({ "size": PADDED, "sha256": digest }));
+        assert_eq!(found[2], Some((PADDED, Some(digest))));
+        for nothing in [serde_json::json!({ "size": LENGTH }), serde_json::json!("?")] {
+            assert_eq!(known(&nothing), [Some((SIZE, None)), None, Some((PADDED, None))]);
         }
     }
 
@@ -435,7 +427,53 @@ mod tests {
         assert!(refusal(&options(&at("n"))).starts_with("cannot open the image"));
         assert!(refusal(&options(folder.path())).contains("has no manifest.json"));
         fs::write(at("e.bmap"), "<bmap").expect("write");
-        fs::write(at("e"), b"x").expect("write");
+        fs::write(at("e"), disk(4096)).expect("write");
         assert!(refusal(&options(&at("e"))).contains("e.bmap cannot be used: it is no XML"));
+    }
+
+    /// Whatever people have in place of an image: refused before anything is written, and named.
+    #[test]
+    fn what_is_no_disk() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("x.img");
+        let said = |bytes: &[u8]| {
+            fs::write(&path, bytes).expect("write");
+            refusal(&options(&path))
+        };
+        let zst = |bytes: &[u8]| zstd::bulk::compress(bytes, 1).expect("zst");
+        let gz = |bytes: &[u8]| {
+            let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
+            gz.write_all(bytes).expect("gz");
+            gz.finish().expect("gz")
+        };
+        let noise: Vec<u8> = (0..9000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+        assert!(
+            problem_chain(&options(&path), b"PK\x03\x04\0\0")
+                .contains("this is no disk image but a zip archive")
+        );
+        for (bytes, expected) in [
+            (vec![0; 4 << 20], "it is blank"),
+            (noise.clone(), "it has no MBR and no GPT"),
+            (zst(b"<!DOCTYPE html>"), "holds an HTML page, and no disk"),
+            (gz(&[&b"BZh91AY"[..], &noise].concat()), "holds a bzip2 file, and no disk"),
+            (b"\x50\x2a\x4d\x18\x01\0\0\0x".to_vec(), "it has no MBR and no GPT"),
+            (zst(&disk(70_000))[..200].to_vec(), "is cut off or damaged: its structure"),
+            (gz(&disk(70_000))[..200].to_vec(), "is cut off or damaged: it cannot be unpacked"),
+            (disk(70_000)[..20_000].to_vec(), "is cut off: its partitions reach to byte 69632"),
+        ] {
+            let said = said(&bytes);
+            assert!(said.contains(expected), "{expected}: {said}");
+        }
+        // Cut, or so made: who knows its digest knows that it is whole.
+        let whole = Options { sha256: Some(Digest::of(&disk(70_000)[..20_000])), ..options(&path) };
+        Source::open(&whole).expect("as it must be");
+        let manifest = serde_json::json!({ "outputs": [{ "file": "x.img", "size": 70_000 }] });
+        fs::write(folder.path().join("manifest.json"), manifest.to_string()).expect("write");
+        assert!(refusal(&whole).contains("it has 20000 bytes, and manifest.json says 70000"));
+    }
+
+    fn problem_chain(options: &Options, bytes: &[u8]) -> String {
+        fs::write(&options.image, bytes).expect("write");
+        format!("{:#}", Source::open(options).expect_err("refused"))
     }
 }
