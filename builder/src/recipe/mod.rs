@@ -10,6 +10,7 @@ pub mod support;
 pub(crate) mod tree;
 pub mod types;
 mod validate;
+pub mod zones;
 
 #[cfg(test)]
 mod tests;

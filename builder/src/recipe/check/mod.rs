@@ -1,5 +1,6 @@
 //! Checking a recipe without a network: does it describe an image that can exist, and that will come up?
 
+mod accounts;
 mod board;
 mod boot_chain;
 mod combination;
@@ -14,6 +15,7 @@ use serde::Serialize;
 
 use super::diagnostic::{Diagnostic, Place, Severity};
 use super::load::{Loaded, load_or_list};
+use super::zones;
 use crate::board::raspberry_pi::chain::Chain;
 use crate::overlay::{self, Entry, Kind};
 use crate::provisioning::{config::ConfigToml, lint};
@@ -122,6 +124,8 @@ fn findings(loaded: &Loaded) -> Result<Vec<Diagnostic>> {
     board::check(loaded, &mut findings);
     files::check(loaded, &mut findings);
     packages::check(loaded, &mut findings);
+    accounts::check(loaded, &mut findings);
+    zones::check(loaded, &mut findings);
     let (entries, problems) = overlay::render_all(&loaded.recipe, ANY_EPOCH)?;
     findings.extend(
         problems

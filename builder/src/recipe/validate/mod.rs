@@ -13,10 +13,6 @@ use crate::units::{ByteSize, Digest};
 
 /// Smallest FAT partition: FAT32 needs 65,525 clusters of 512 bytes.
 const LEAST_FAT: ByteSize = ByteSize::mib(33);
-/// Names that the base system uses for accounts, so that the recipe's account cannot have them.
-const TAKEN_USERS: [&str; 10] =
-    ["root", "daemon", "bin", "sys", "nobody", "iotedge", "aziotks", "aziotcs", "aziotid", "aziottpm"];
-
 /// Everything that is wrong with a merged recipe, with the place that states it.
 pub fn validate(recipe: &Recipe, tree: &Node) -> Vec<Diagnostic> {
     let mut found = Found { tree, list: Vec::new() };
@@ -115,10 +111,6 @@ fn names(recipe: &Recipe, found: &mut Found<'_>) {
         user,
         "lower-case letters, digits, `-` and `_`, beginning with a letter",
     );
-    if TAKEN_USERS.contains(&user.as_str()) {
-        let message = format!("the account `{user}` belongs to the system");
-        found.add("access/user", message, "a name of your own, for example `edge`");
-    }
     let hostname = &recipe.system.hostname;
     found.check(
         label(hostname),
