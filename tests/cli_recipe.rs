@@ -135,7 +135,7 @@ fn cards_that_would_not_boot_are_refused() {
         ),
         ("target.initramfs = \"none\"", "find no root without an initramfs"),
         ("target.raspberry_pi.overlays = [\"disable-bt\"]", "no device tree overlays"),
-        ("overlays = [\"mine\"]", "an overlay has /boot/firmware/usercfg.txt"),
+        ("overlays = [\"mine\"]", "the device never sees /boot/firmware/usercfg.txt of an overlay"),
     ] {
         assert_refused("debian-12-raspberry-pi.toml", recipe, says);
     }

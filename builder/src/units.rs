@@ -1,8 +1,11 @@
 //! Small types that many folders share: architectures, sizes, digests.
 
 use std::fmt;
+use std::fs::File;
+use std::path::Path;
 use std::str::FromStr;
 
+use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -125,6 +128,17 @@ impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: impl AsRef<[u8]>) -> Self {
         Self(Sha256::digest(bytes.as_ref()).into())
+    }
+
+    /// The digest of a file, read piece by piece.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of_file(path: &Path) -> anyhow::Result<Self> {
+        let mut hasher = Sha256::new();
+        let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+        std::io::copy(&mut file, &mut hasher).with_context(|| format!("reading {}", path.display()))?;
+        Ok(Self::from_hasher(hasher))
     }
 
     /// The digest that a finished hasher holds.

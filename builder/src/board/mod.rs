@@ -117,5 +117,5 @@ fn own_arguments(recipe: &Recipe) -> Result<Vec<&str>> {
 }
 
 fn file(path: &str, mode: u32, content: impl Into<Vec<u8>>) -> Entry {
-    Entry { path: path.into(), mode, kind: Kind::File(content.into()) }
+    Entry::own(path, mode, Kind::File(content.into()))
 }

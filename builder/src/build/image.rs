@@ -32,8 +32,8 @@ pub struct ImageJob {
     pub seed: Digest,
     /// Time stamp, seconds since 1970.
     pub epoch: u64,
-    /// The account's authorized_keys, as the recipe has them.
-    pub authorized_keys: String,
+    /// Digest of the account's authorized_keys, as the recipe has them.
+    pub authorized_keys: Digest,
     /// Digest of the file with the Wi-Fi's key that the recipe brings.
     pub wifi: Option<Digest>,
 }
@@ -83,7 +83,7 @@ impl ImageJob {
         let preloaded = self.recipe.engine.images.iter().enumerate();
         let allowed = guard::Allowed {
             images: preloaded.map(|(at, image)| images::archive_name(at, &image.name)).collect(),
-            authorized_keys: BTreeSet::from([Digest::of(&self.authorized_keys)]),
+            authorized_keys: BTreeSet::from([self.authorized_keys]),
             wifi: self.wifi,
         };
         guard::refuse(&guard::check(root, &allowed)?)?;

@@ -133,7 +133,7 @@ impl Outputs<'_> {
             recipe: recipe.clone(),
             seed: self.plan.seed,
             epoch: self.plan.epoch,
-            authorized_keys: self.plan.authorized_keys.clone(),
+            authorized_keys: Digest::of(&self.plan.authorized_keys),
             wifi: board::wifi::allowed(recipe.network.wifi.as_ref())?,
         };
         sandbox::run(&Job::Image(Box::new(job)), self.sink)
@@ -313,7 +313,7 @@ impl Outputs<'_> {
             kernels: made.kernels.clone(),
             epoch: self.plan.epoch,
             provisioning: recipe.provisioning.in_image(),
-            config_toml: self.plan.config_toml(),
+            config_toml: self.plan.config_toml.clone(),
             engine_dns: recipe.engine.dns.clone(),
             partitions: made.partitions.clone(),
             outputs: outputs.to_owned(),

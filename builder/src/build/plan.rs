@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -15,12 +16,13 @@ use crate::packages::deb;
 use crate::packages::local::LocalDeb;
 use crate::recipe::Loaded;
 use crate::recipe::types::{EngineImage, Initramfs, Recipe};
-use crate::rootfs::files::Files;
+use crate::rootfs::files::{Files, Places};
 use crate::rootfs::images::{Image, Source};
 use crate::rootfs::initramfs;
 use crate::rootfs::layer::Action;
 use crate::rootfs::packages::DebFile;
 use crate::sbom::origin::{self, Origins};
+use crate::ssh;
 use crate::store::{Store, layers};
 use crate::units::{Arch, Digest};
 
@@ -39,8 +41,11 @@ pub struct Plan {
     pub seed: Digest,
     /// The account's authorized_keys; empty: none.
     pub authorized_keys: String,
+    /// The text of /etc/aziot/config.toml, from whichever overlay has it; empty where none has.
+    pub config_toml: String,
     /// Where each package comes from.
     pub origins: Origins,
+    places: Places,
     debs: Vec<DebFile>,
     tools: Vec<DebFile>,
     entries: Vec<Entry>,
@@ -84,21 +89,37 @@ impl Plan {
         let native = (recipe.target.arch != Arch::host()).then(|| section.tools.get(&Arch::host())).flatten();
         let tools = native.into_iter().flatten().map(deb_file).collect();
         let epoch = epoch(&debs, store)?;
-        let entries = overlay::render(&recipe, epoch)?;
-        let authorized_keys = authorized_keys(&recipe)?;
+        let entries = overlay::store(&overlay::render(&recipe, epoch)?, store)?;
+        let config_toml = config_toml(&entries, store)?;
+        let authorized_keys = ssh::joined(&recipe.access.ssh_keys)?;
         let images =
             recipe.engine.images.iter().map(|image| preload(image, &recipe)).collect::<Result<Vec<_>>>()?;
         let inputs = BTreeMap::from([
             ("recipe".to_owned(), Digest::of_json(&digestible(&recipe))),
             ("lock".to_owned(), Digest::of_json(&(&section.inputs, &section.packages))),
             ("packages".to_owned(), Digest::of_json(&debs)),
-            ("overlays".to_owned(), Digest::of_json(&entries)),
+            ("overlays".to_owned(), Digest::of_json(&entry_inputs(&entries))),
             ("images".to_owned(), Digest::of_json(&images)),
             ("ssh keys".to_owned(), Digest::of(&authorized_keys)),
         ]);
         let seed = seed(&recipe, &inputs);
         let origins = origin::origins(&recipe, section, local);
-        Ok(Self { recipe, inputs, epoch, seed, authorized_keys, origins, debs, tools, entries, images })
+        let place = |key: &str| loaded.place(key).to_string();
+        let places = Places { user: place("access/user"), timezone: place("system/timezone") };
+        Ok(Self {
+            recipe,
+            inputs,
+            epoch,
+            seed,
+            authorized_keys,
+            config_toml,
+            origins,
+            places,
+            debs,
+            tools,
+            entries,
+            images,
+        })
     }
 
     /// The native tools that build a tree of another architecture; nothing where the lock has none for this machine.
@@ -180,15 +201,6 @@ impl Plan {
         Ok(Layer { name: "initramfs", inputs, action: Action::Initramfs { files, wanted } })
     }
 
-    /// The text of /etc/aziot/config.toml, from whichever overlay has it; empty where none has.
-    pub fn config_toml(&self) -> String {
-        let entry = self.entries.iter().find(|entry| entry.path.as_os_str() == "/etc/aziot/config.toml");
-        match entry.map(|entry| &entry.kind) {
-            Some(Kind::File(text)) => String::from_utf8_lossy(text).into_owned(),
-            _ => String::new(),
-        }
-    }
-
     fn files(&self) -> Result<Layer> {
         let recipe = &self.recipe;
         let mut entries = self.entries.clone();
@@ -207,6 +219,7 @@ impl Plan {
             user: recipe.access.user.clone(),
             authorized_keys: self.authorized_keys.clone(),
             timezone: recipe.system.timezone.clone(),
+            places: self.places.clone(),
             images: self.images.clone(),
         };
         Ok(Layer { name: "files", inputs, action: Action::Files(files) })
@@ -274,29 +287,22 @@ fn epoch(debs: &[DebFile], store: &Store) -> Result<u64> {
     Ok(times.collect::<Result<Vec<u64>>>()?.into_iter().max().unwrap_or_default())
 }
 
-fn authorized_keys(recipe: &Recipe) -> Result<String> {
-    let mut keys = String::new();
-    for file in &recipe.access.ssh_keys {
-        let text =
-            fs::read_to_string(file).with_context(|| format!("reading the SSH key {}", file.display()))?;
-        keys.push_str(text.trim_end());
-        keys.push('\n');
-    }
-    Ok(keys)
+/// Most bytes of a config.toml: the largest sensible one is a hundred times smaller.
+const LARGEST_CONFIG: u64 = 1 << 20;
+
+fn config_toml(entries: &[Entry], store: &Store) -> Result<String> {
+    let entry = entries.iter().rev().find(|entry| entry.path.as_os_str() == "/etc/aziot/config.toml");
+    let Some(Entry { kind: Kind::Blob(digest), .. }) = entry else { return Ok(String::new()) };
+    let mut text = Vec::new();
+    let blob = store.blob(digest).context("finding config.toml in the store")?;
+    fs::File::open(blob)?.take(LARGEST_CONFIG).read_to_end(&mut text).context("reading config.toml")?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn preload(image: &EngineImage, recipe: &Recipe) -> Result<Image> {
     let from = match &image.file {
         None => Source::Tree { files: image.from_root.clone(), entrypoint: image.entrypoint.clone() },
-        Some(file) => Source::Archive(PathBuf::from(file), digest_of_file(file)?),
+        Some(file) => Source::Archive(PathBuf::from(file), Digest::of_file(file)?),
     };
     Ok(Image { name: image.name.clone(), arch: recipe.target.arch, from })
-}
-
-fn digest_of_file(path: &PathBuf) -> Result<Digest> {
-    use sha2::Digest as _;
-    let mut hasher = sha2::Sha256::new();
-    let mut file = fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    std::io::copy(&mut file, &mut hasher).with_context(|| format!("reading {}", path.display()))?;
-    Ok(Digest::from_hasher(hasher))
 }

@@ -3,7 +3,8 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::{Entry, Kind, leaves_root, render};
+use super::lay::leaves_root;
+use super::{Entry, Kind, Laid, Origin, What, render, store};
 
 struct Folder(tempfile::TempDir);
 
@@ -19,7 +20,7 @@ impl Folder {
         path
     }
 
-    fn render(&self, folders: &[&str]) -> Result<Vec<Entry>, String> {
+    fn render(&self, folders: &[&str]) -> Result<Vec<Laid>, String> {
         let mut recipe = crate::recipe::test_recipe();
         recipe.overlays = folders.iter().map(|folder| self.0.path().join(folder)).collect();
         let root = format!("{}/", self.0.path().display());
@@ -27,16 +28,18 @@ impl Folder {
     }
 }
 
-fn shown(entries: &[Entry]) -> Vec<String> {
-    let line = |entry: &Entry| {
-        let (path, mode) = (entry.path.display(), entry.mode);
-        match &entry.kind {
-            Kind::Directory => format!("{path} {mode:o} folder"),
-            Kind::File(bytes) => format!("{path} {mode:o} {}", String::from_utf8_lossy(bytes)),
-            Kind::Symlink(target) => format!("{path} {mode:o} -> {}", target.display()),
+fn shown(laid: &[Laid]) -> Vec<String> {
+    let line = |one: &Laid| {
+        let (path, mode) = (one.path.display(), one.mode);
+        let text = || String::from_utf8(one.beginning(1 << 20).expect("content")).expect("text");
+        match &one.what {
+            What::Folder => format!("{path} {mode:o} folder"),
+            What::StatedFolder => format!("{path} {mode:o} folder of this mode"),
+            What::Symlink(target) => format!("{path} {mode:o} -> {}", target.display()),
+            _ => format!("{path} {mode:o} {}", text()),
         }
     };
-    entries.iter().map(line).collect()
+    laid.iter().map(line).collect()
 }
 
 #[test]
@@ -56,11 +59,10 @@ fn files_templates_and_links() {
     assert_eq!(
         shown(&entries),
         [
-            "/etc 755 folder",
             "/etc/a.conf 644 mine",
             "/etc/b.conf 644 test 7",
             "/etc/link 777 -> ../usr/bin/tool",
-            "/usr 700 folder",
+            "/usr 700 folder of this mode",
             "/usr/secret 600 s",
         ]
     );
@@ -111,21 +113,29 @@ fn a_folder_is_not_laid_over_a_file() {
     folder.file("base/etc/x", "1");
     folder.file("own/etc/x/y", "2");
     let error = folder.render(&["base", "own"]).expect_err("a conflict");
-    assert_eq!(error, "own/etc/x/y needs the folder /etc/x, which is a file or symlink in base/etc/x");
+    assert_eq!(error, "own/etc/x/y needs the folder /etc/x, which is a file in base/etc/x");
 }
 
 #[test]
 fn digests_tell_entries_apart() {
-    let entry = |path: &str, mode, kind| Entry { path: path.into(), mode, kind }.digest();
+    let entry = |path: &str, mode, kind| Entry::own(path, mode, kind).digest();
+    let later = |overlay| Some(Origin { file: "x".into(), overlay });
     let all = [
         entry("/a", 0o644, Kind::File(b"b".into())),
         entry("/a", 0o600, Kind::File(b"b".into())),
         entry("/ab", 0o644, Kind::File(Vec::new())),
         entry("/a", 0o644, Kind::Symlink("b".into())),
+        entry("/a", 0o644, Kind::Blob(crate::units::Digest::of("b"))),
         entry("/a", 0o644, Kind::Directory),
+        entry("/a", 0o644, Kind::StatedDirectory),
+        Entry { origin: later(1), ..Entry::own("/a", 0o644, Kind::Directory) }.digest(),
     ];
     let different: std::collections::BTreeSet<_> = all.iter().collect();
     assert_eq!(different.len(), all.len());
+    // Where the work tree lies makes no other image.
+    let of = |file: &str| Origin { file: file.into(), overlay: 0 };
+    let at = |file| Entry { origin: Some(of(file)), ..Entry::own("/a", 0o644, Kind::Directory) }.digest();
+    assert_eq!(at("one"), at("two"));
 }
 
 #[test]
@@ -140,4 +150,136 @@ fn links_stay_inside() {
     ] {
         assert_eq!(leaves_root(Path::new(inside), Path::new(target)), leaves, "{inside} {target}");
     }
+}
+
+#[test]
+fn one_file_by_two_names() {
+    let folder = Folder::new();
+    folder.file("vendor/usr/lib/site/settings", "vendor");
+    folder.file("own/lib/site/settings", "own");
+    folder.file("own/var/run/site/x", "x");
+    let laid = folder.render(&["vendor", "own"]).expect("rendered");
+    assert_eq!(shown(&laid), ["/run/site/x 644 x", "/usr/lib/site/settings 644 own"]);
+    let laid = folder.render(&["own", "vendor"]).expect("rendered");
+    assert_eq!(shown(&laid)[1], "/usr/lib/site/settings 644 vendor");
+
+    folder.file("own/usr/lib/site/settings", "again");
+    let error = folder.render(&["own"]).expect_err("a clash");
+    assert!(
+        error.contains("own/lib/site/settings") && error.contains("have one name in the image"),
+        "{error}"
+    );
+    // Nothing there takes away what the other name brought.
+    folder.file("none/lib/site/settings.tera", " ");
+    assert_eq!(shown(&folder.render(&["vendor", "none"]).expect("rendered")), [] as [&str; 0]);
+}
+
+#[test]
+fn links_of_overlays_are_followed() {
+    let folder = Folder::new();
+    let link = |target: &str, path: &str| {
+        let path = folder.0.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("folders");
+        symlink(target, path).expect("a symlink");
+    };
+    link("srv/data", "one/data");
+    folder.file("two/data/x", "two");
+    folder.file("one/srv/data/x", "one");
+    let laid = folder.render(&["one", "two"]).expect("rendered");
+    assert_eq!(shown(&laid), ["/data 777 -> srv/data", "/srv/data/x 644 two"]);
+    // The other way about, the link would stand where a folder with files is.
+    let error = folder.render(&["two", "one"]).expect_err("a conflict");
+    assert_eq!(error, "two/data/x needs the folder /data, which is a symlink in one/data");
+    // As every image has it: nothing to do. Otherwise: not this link.
+    link("usr/lib", "same/lib");
+    link("/run", "same/var/run");
+    folder.file("same/x", "x");
+    assert_eq!(shown(&folder.render(&["same"]).expect("rendered")), ["/x 644 x"]);
+    link("/opt/bin", "other/bin");
+    let error = folder.render(&["other"]).expect_err("another link");
+    assert_eq!(error, "other/bin cannot be laid: /bin is a link to usr/bin in every image");
+    folder.file("file/sbin", "x");
+    assert!(folder.render(&["file"]).expect_err("a file").contains("file/sbin cannot be laid"));
+    link("b", "circle/a");
+    link("a", "circle/b");
+    folder.file("into/a/x", "x");
+    assert!(folder.render(&["circle", "into"]).expect_err("a circle").contains("go in circles"));
+}
+
+#[test]
+fn empty_folders_are_made() {
+    let folder = Folder::new();
+    for path in ["base/var/lib/site/queue", "base/lib/site", "base/usr/lib/site"] {
+        std::fs::create_dir_all(folder.0.path().join(path)).expect("folders");
+    }
+    folder.file("base/srv/kept/.gitkeep", "");
+    folder.file("base/overlay.toml", "[modes]\n\"var/lib/site/queue\" = \"1777\"\n");
+    let expected =
+        ["/srv/kept 755 folder", "/usr/lib/site 755 folder", "/var/lib/site/queue 1777 folder of this mode"];
+    assert_eq!(shown(&folder.render(&["base"]).expect("rendered")), expected);
+    // A later overlay that has the folder too does not take the mode away.
+    std::fs::create_dir_all(folder.0.path().join("own/var/lib/site/queue")).expect("folders");
+    assert_eq!(shown(&folder.render(&["base", "own"]).expect("rendered")), expected);
+}
+
+#[test]
+fn modes_by_whichever_name() {
+    let folder = Folder::new();
+    folder.file("base/lib/site/x", "x");
+    folder.file("base/overlay.toml", "[modes]\n\"usr/lib/site/x\" = \"0600\"\nlib = \"0711\"\n");
+    let laid = folder.render(&["base"]).expect("rendered");
+    assert_eq!(shown(&laid), ["/usr/lib 711 folder of this mode", "/usr/lib/site/x 600 x"]);
+    folder.file("base/overlay.toml", "[modes]\n\"usr/lib/site/x\" = \"0600\"\n\"lib/site/x\" = \"0700\"\n");
+    let error = folder.render(&["base"]).expect_err("twice");
+    assert!(error.contains("which are one"), "{error}");
+    symlink("x", folder.0.path().join("base/lib/site/y")).expect("a symlink");
+    folder.file("base/overlay.toml", "[modes]\n\"lib/site/y\" = \"0600\"\n");
+    assert!(folder.render(&["base"]).expect_err("a symlink").contains("which is a symlink"));
+}
+
+#[test]
+fn private_folders_of_a_home() {
+    let folder = Folder::new();
+    folder.file("base/home/edge/.ssh/config", "x");
+    folder.file("base/root/.ssh/known_hosts", "x");
+    folder.file("base/etc/.ssh/x", "x");
+    folder.file("base/overlay.toml", "[modes]\n\"root/.ssh/known_hosts\" = \"0644\"\n");
+    assert_eq!(
+        shown(&folder.render(&["base"]).expect("rendered")),
+        [
+            "/etc/.ssh/x 644 x",
+            "/home/edge/.ssh 700 folder of this mode",
+            "/home/edge/.ssh/config 600 x",
+            "/root/.ssh 700 folder of this mode",
+            "/root/.ssh/known_hosts 644 x",
+        ]
+    );
+}
+
+/// Whatever an overlay holds, what travels is a digest.
+#[test]
+fn contents_go_into_the_store() {
+    let folder = Folder::new();
+    let large = "x".repeat(3 << 20);
+    folder.file("base/opt/model", &large);
+    folder.file("base/opt/b.tera", "{{ recipe.name }}");
+    folder.file("own/opt/a", "a");
+    let kept = crate::store::Store::open(Some(folder.0.path().join("store"))).expect("a store");
+    let laid = folder.render(&["base", "own"]).expect("rendered");
+    let entries = store(&laid, &kept).expect("stored");
+    let names: Vec<_> = entries.iter().map(|entry| entry.path.display().to_string()).collect();
+    assert_eq!(names, ["/opt/b", "/opt/model", "/opt/a"], "earlier overlays first");
+    assert!(entries.iter().all(|entry| matches!(entry.kind, Kind::Blob(_))));
+    assert!(serde_json::to_vec(&entries).expect("JSON").len() < 2000);
+    assert_eq!(entries[1].kind, Kind::Blob(crate::units::Digest::of(&large)));
+    assert!(kept.has_blob(&crate::units::Digest::of("test")));
+    assert_eq!(store(&laid, &kept).expect("again"), entries);
+}
+
+#[test]
+fn a_template_is_no_larger_than_is_read() {
+    let folder = Folder::new();
+    folder.file("base/x.tera", &"x".repeat((1 << 20) + 1));
+    let error = folder.render(&["base"]).expect_err("too large");
+    assert!(error.starts_with("the template base/x.tera has 1048577 bytes"), "{error}");
 }

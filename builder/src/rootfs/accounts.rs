@@ -3,12 +3,14 @@
 //! aziot-edge adds its user to groups only as far as these exist at that moment, and says nothing when they do not.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
 use crate::error::Problem;
+use crate::tree::Root;
+
+/// Most bytes of passwd and group.
+const LARGEST: u64 = 1 << 20;
 
 /// User → groups that it must be in, beside its own. From the packages' maintainer scripts at 1.6.
 const MEMBERSHIPS: &[(&str, &[&str])] = &[
@@ -26,12 +28,12 @@ const FIXED: &[(&str, u32)] = &[("edgeagentuser", 13622), ("edgehubuser", 13623)
 ///
 /// # Errors
 /// All that is missing, at once.
-pub fn assert(root: &Path) -> Result<()> {
-    let read = |name: &str| {
-        let path = root.join("etc").join(name);
-        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+pub fn assert(root: &Root) -> Result<()> {
+    let read = |file: &str| {
+        let text = root.read_text(file, LARGEST)?;
+        text.with_context(|| format!("reading the tree's {file}: it is not there"))
     };
-    let missing = missing(&read("passwd")?, &read("group")?);
+    let missing = missing(&read("/etc/passwd")?, &read("/etc/group")?);
     if missing.is_empty() {
         return Ok(());
     }

@@ -44,6 +44,16 @@ pub fn scrub(root: &Root) -> Result<()> {
     Ok(())
 }
 
+/// Why [`scrub`] takes `path` (of the image) away, or a folder that it lies in; nothing where it does not.
+pub fn removes(path: &Path) -> Option<&'static str> {
+    let steps: Vec<_> = path.iter().skip(1).map(|name| name.to_string_lossy()).collect();
+    let falls = |pattern: &&(&str, &str)| {
+        let parts: Vec<&str> = pattern.0.split('/').collect();
+        steps.len() >= parts.len() && parts.iter().zip(&steps).all(|(part, name)| matches(part, name))
+    };
+    UNWANTED.iter().find(falls).map(|(_, reason)| *reason)
+}
+
 /// One `*` at most.
 fn matches(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
@@ -76,6 +86,19 @@ mod tests {
     use crate::tree::Root;
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn what_is_removed() {
+        let reason = |path: &str| super::removes(std::path::Path::new(path));
+        assert_eq!(reason("/var/log/site.log"), Some("of the build, not of the device"));
+        assert!(
+            reason("/var/lib/cloud/seed/nocloud/user-data").is_some_and(|why| why.contains("cloud-init"))
+        );
+        assert!(reason("/var/lib/waagent").is_some() && reason("/etc/site-").is_some());
+        for kept in ["/var/log/site/a.log", "/etc/site", "/var/lib/clouds", "/var/log"] {
+            assert_eq!(reason(kept), None, "{kept}");
+        }
+    }
 
     #[test]
     fn patterns() {

@@ -1,21 +1,30 @@
 //! Everything in the image that is no package: overlay files, the account, links, preloaded container images.
+//!
+//! ```text
+//! overlays, but the account's home ─► /etc/localtime ─► useradd (/etc/skel is whole by now) ─► overlays in the home,
+//! which are the account's ─► authorized_keys ─► are the scripts' interpreters there? ─► images
+//! ```
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::{Component, Path, PathBuf};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
-use super::{chroot, images};
+use super::{images, login, scripts, zone};
+use crate::error::Problem;
+use crate::event::Sink;
 use crate::overlay::{Entry, Kind};
-use crate::tree::Root;
+use crate::tree::{self, Root};
+use crate::units::Digest;
 
 /// What goes into the last layer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Files {
-    /// Rendered overlays, then what board and build add.
+    /// Overlays, then what board and build add.
     pub entries: Vec<Entry>,
     /// The account that may log in.
     pub user: String,
@@ -23,213 +32,171 @@ pub struct Files {
     pub authorized_keys: String,
     /// Time zone, a name in /usr/share/zoneinfo.
     pub timezone: String,
+    /// Where the recipe states values that the tree may refuse.
+    pub places: Places,
     /// Container images to preload.
     pub images: Vec<images::Image>,
 }
 
-/// Groups that the account joins where they exist.
-const GROUPS: [&str; 4] = ["sudo", "adm", "systemd-journal", "docker"];
+/// Places in the recipe, as in `demo.toml:12:8`, for messages.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Places {
+    /// Of `access.user`.
+    pub user: String,
+    /// Of `system.timezone`.
+    pub timezone: String,
+}
 
 impl Files {
-    /// Lays everything over `root`.
+    /// Lays everything over the tree in `folder`; `blobs` are the store's.
     ///
     /// # Errors
     /// The file or account that could not be made.
-    pub fn lay(&self, root: &Path, epoch: u64) -> Result<()> {
-        write_entries(root, &self.entries)?;
-        // The one link that depends on a value of the recipe: templates make files only.
-        let zone = format!("/usr/share/zoneinfo/{}", self.timezone);
-        link(root, Path::new("/etc/localtime"), Path::new(&zone))?;
-        self.account(root, epoch)?;
-        let tree = Root::open(root)?;
+    pub fn lay(&self, folder: &Path, blobs: &Path, epoch: u64, sink: &dyn Sink) -> Result<()> {
+        let root = &Root::open(folder)?;
+        let home = PathBuf::from(format!("/home/{}", self.user));
+        let (at_home, others) = self.split(root, &home)?;
+        write_entries(root, &others, blobs)?;
+        zone::link(root, &self.timezone, &self.places.timezone)?;
+        let account = login::make(root, folder, epoch, (&self.user, &home), &self.places.user)?;
+        write_entries(root, &at_home, blobs)?;
+        account.own(root, at_home.iter().map(|entry| entry.path.as_path()))?;
+        account.keys(root, &self.authorized_keys)?;
+        scripts::check(root, &self.entries, sink)?;
         for (at, image) in self.images.iter().enumerate() {
-            image.preload(&tree, at, epoch)?;
+            image.preload(root, at, epoch)?;
         }
         Ok(())
     }
 
-    /// One account, keys only: its password is locked, root's too, and sudo asks for none because there is none.
-    fn account(&self, root: &Path, epoch: u64) -> Result<()> {
-        let existing = group_names(root)?;
-        let groups = GROUPS.into_iter().filter(|name| existing.contains(*name)).collect::<Vec<_>>().join(",");
-        let mut add = chroot::command(root, epoch, "useradd")?;
-        add.args([
-            "--create-home",
-            "--shell",
-            "/bin/bash",
-            "--groups",
-            &groups,
-            "--password",
-            "!",
-            &self.user,
-        ]);
-        chroot::run(&mut add, |_| {})?;
-        let mut lock = chroot::command(root, epoch, "usermod")?;
-        chroot::run(lock.args(["--password", "*", "root"]), |_| {})?;
-        let sudo = format!("{} ALL=(ALL:ALL) NOPASSWD: ALL\n", self.user);
-        write(root, Path::new("/etc/sudoers.d/edgepress"), 0o440, sudo.as_bytes())?;
-        if self.authorized_keys.is_empty() {
-            return Ok(());
+    /// What lies in the account's home, and what does not, by the names that the tree resolves.
+    fn split(&self, root: &Root, home: &Path) -> Result<(Vec<Entry>, Vec<Entry>)> {
+        let home = root.canonical(home)?;
+        let mut split = (Vec::new(), Vec::new());
+        for entry in &self.entries {
+            let inside = place(root, &entry.path)?.starts_with(&home);
+            if inside { &mut split.0 } else { &mut split.1 }.push(entry.clone());
         }
-        let folder = PathBuf::from(format!("/home/{}/.ssh", self.user));
-        write(root, &folder.join("authorized_keys"), 0o600, self.authorized_keys.as_bytes())?;
-        fs::set_permissions(inside(root, &folder)?, fs::Permissions::from_mode(0o700))?;
-        let owner = format!("{0}:{0}", self.user);
-        let mut own = chroot::command(root, epoch, "chown")?;
-        chroot::run(own.args(["--recursive", &owner]).arg(&folder), |_| {})
+        Ok(split)
     }
 }
 
-fn group_names(root: &Path) -> Result<BTreeSet<String>> {
-    let text = fs::read_to_string(root.join("etc/group")).context("reading the tree's /etc/group")?;
-    Ok(text.lines().filter_map(|line| Some(line.split(':').next()?.to_owned())).collect())
+/// `path` with the links in its folders followed; the last name stands for itself.
+fn place(root: &Root, path: &Path) -> Result<PathBuf> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(path.to_owned()) };
+    Ok(root.canonical(folder)?.join(name))
 }
 
-/// Writes entries in order; folders that are missing are made 0755.
+/// Writes entries in order; folders that are missing are made 0755, those that are there stay as they are. `blobs` are
+/// the store's.
 ///
 /// # Errors
-/// The entry that could not be written.
-pub fn write_entries(root: &Path, entries: &[Entry]) -> Result<()> {
+/// The entry that could not be written, and the overlay's file that it is.
+pub fn write_entries(root: &Root, entries: &[Entry], blobs: &Path) -> Result<()> {
+    let mut written: BTreeMap<PathBuf, &Entry> = BTreeMap::new();
     for entry in entries {
-        match &entry.kind {
-            Kind::Directory => {
-                let path = inside(root, &entry.path)?;
-                fs::create_dir_all(&path)
-                    .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(entry.mode)))
-                    .with_context(|| format!("creating {}", entry.path.display()))?;
-            }
-            Kind::File(content) => write(root, &entry.path, entry.mode, content)?,
-            Kind::Symlink(target) => link(root, &entry.path, target)?,
+        // A link that only the packages bring may make two names one: a later overlay decides, one alone cannot.
+        let at = place(root, &entry.path)?;
+        if let Some(other) = written.insert(at.clone(), entry)
+            && let (Some(one), Some(two)) = (&other.origin, &entry.origin)
+            && one.overlay == two.overlay
+            && !(is_folder(other) && is_folder(entry))
+        {
+            let (one, two) = (one.file.display(), two.file.display());
+            let message = format!("{one} and {two} have one name in the image, {}", at.display());
+            return Err(Problem::input(message).hint("keep one of them").into());
         }
+        fits(root, entry)?;
+        write(root, entry, blobs).with_context(|| format!("laying {}", named(entry)))?;
     }
     Ok(())
 }
 
-/// Replaces `path` of the tree by a file; a link of that name is replaced, not followed.
-fn write(root: &Path, path: &Path, mode: u32, content: &[u8]) -> Result<()> {
-    let full = cleared(root, path)?;
-    fs::write(&full, content)
-        .and_then(|()| fs::set_permissions(&full, fs::Permissions::from_mode(mode)))
-        .with_context(|| format!("writing {}", path.display()))
+fn is_folder(entry: &Entry) -> bool {
+    matches!(entry.kind, Kind::Directory | Kind::StatedDirectory)
 }
 
-fn link(root: &Path, path: &Path, target: &Path) -> Result<()> {
-    let full = cleared(root, path)?;
-    symlink(target, &full).with_context(|| format!("linking {}", path.display()))
-}
-
-fn cleared(root: &Path, path: &Path) -> Result<PathBuf> {
-    let full = inside(root, path)?;
-    if let Some(parent) = full.parent() {
-        fs::create_dir_all(parent).with_context(|| format!("creating the folder of {}", path.display()))?;
+fn noun(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Directory | Kind::StatedDirectory => "folder",
+        Kind::File(_) | Kind::Blob(_) => "file",
+        Kind::Symlink(_) => "symlink",
     }
-    if full.symlink_metadata().is_ok() {
-        if full.is_dir() && !full.is_symlink() {
-            bail!("{} is a folder in the image, and a file in an overlay", path.display());
+}
+
+/// The overlay's file, or the path of what edgepress makes itself.
+fn named(entry: &Entry) -> String {
+    entry.origin.as_ref().map_or(&entry.path, |origin| &origin.file).display().to_string()
+}
+
+/// Refuses what cannot be laid because the image has something else of its name, or in place of its folders.
+fn fits(root: &Root, entry: &Entry) -> Result<()> {
+    let refuse = |at: &Path, there: &str| {
+        let what = noun(&entry.kind);
+        Problem::input(format!(
+            "{} cannot be laid: it is a {what}, and {} is {there} in the image",
+            named(entry),
+            at.display()
+        ))
+        .hint("give it another name in the overlay, or leave out the package that brings what is there")
+    };
+    for folder in entry.path.ancestors().skip(1) {
+        match root.stat(folder)?.map(|meta| meta.kind) {
+            None | Some(tree::Kind::Folder) => {}
+            Some(kind) => return Err(refuse(folder, kind.name()).into()),
         }
-        fs::remove_file(&full).with_context(|| format!("replacing {}", path.display()))?;
     }
-    Ok(full)
-}
-
-/// `path`, absolute in the image, as a path of the host, with the image's links in its folders followed inside the
-/// tree: an absolute link must never lead to the host.
-///
-/// # Errors
-/// When the path has a `..`, or links go in circles.
-pub fn inside(root: &Path, path: &Path) -> Result<PathBuf> {
-    resolve(root, path, false)
-}
-
-/// As [`inside`], and follows the last name too where it is a link.
-///
-/// # Errors
-/// As [`inside`].
-pub fn followed(root: &Path, path: &Path) -> Result<PathBuf> {
-    resolve(root, path, true)
-}
-
-fn resolve(root: &Path, path: &Path, last: bool) -> Result<PathBuf> {
-    const MOST_LINKS: usize = 40;
-    let mut rest: Vec<PathBuf> = components(path)?;
-    let mut at = PathBuf::new();
-    let mut links = 0;
-    while let Some(name) = rest.pop() {
-        if name.as_os_str() == ".." {
-            at.pop();
-            continue;
+    let there = if is_folder(entry) { root.stat(&entry.path)? } else { root.lstat(&entry.path)? };
+    match there.map(|meta| meta.kind) {
+        Some(tree::Kind::Folder) if !is_folder(entry) => {
+            Err(refuse(&entry.path, tree::Kind::Folder.name()).into())
         }
-        let full = root.join(&at).join(&name);
-        let target = if rest.is_empty() && !last { None } else { fs::read_link(&full).ok() };
-        let Some(target) = target else {
-            at.push(name);
-            continue;
+        Some(kind) if is_folder(entry) && kind != tree::Kind::Folder => {
+            Err(refuse(&entry.path, kind.name()).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write(root: &Root, entry: &Entry, blobs: &Path) -> Result<()> {
+    match &entry.kind {
+        Kind::Directory => root.make_folders(&entry.path),
+        Kind::StatedDirectory => {
+            root.make_folders(&entry.path)?;
+            root.set_mode(&entry.path, entry.mode)
+        }
+        Kind::File(content) => root.write(&entry.path, entry.mode, content),
+        Kind::Blob(digest) => {
+            let hex = digest.to_string();
+            copy(&blobs.join(&hex[..2]).join(&hex), *digest, root.create(&entry.path, entry.mode)?)
+        }
+        Kind::Symlink(target) => root.symlink(target, &entry.path),
+    }
+}
+
+/// Copies a blob piece by piece: memory stays flat whatever its size.
+fn copy(blob: &Path, digest: Digest, mut to: File) -> Result<()> {
+    const PIECE: usize = 1 << 20;
+    let mut from = File::open(blob).with_context(|| format!("opening {}", blob.display()))?;
+    let mut hasher = Sha256::new();
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read = match from.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error).with_context(|| format!("reading {}", blob.display())),
         };
-        links += 1;
-        anyhow::ensure!(links <= MOST_LINKS, "the links on the way to {} go in circles", path.display());
-        if target.is_absolute() {
-            at = PathBuf::new();
-        }
-        let steps = target.components().filter_map(|component| match component {
-            Component::Normal(name) => Some(PathBuf::from(name)),
-            Component::ParentDir => Some(PathBuf::from("..")),
-            _ => None,
-        });
-        rest.extend(steps.collect::<Vec<_>>().into_iter().rev());
+        hasher.update(&piece[..read]);
+        to.write_all(&piece[..read]).context("writing it")?;
     }
-    Ok(root.join(at))
-}
-
-/// The names of a path, last first.
-fn components(path: &Path) -> Result<Vec<PathBuf>> {
-    let names = path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(Ok(PathBuf::from(name))),
-        Component::ParentDir => Some(Err(anyhow::anyhow!("{} leaves the image", path.display()))),
-        _ => None,
-    });
-    let mut names = names.collect::<Result<Vec<_>>>()?;
-    names.reverse();
-    Ok(names)
+    ensure!(
+        Digest::from_hasher(hasher) == digest,
+        Problem::work(format!("the store is damaged: {} does not hold what its name says", blob.display()))
+            .hint("remove that file, and build again: its content comes from an overlay")
+    );
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{inside, write};
-    use std::fs;
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
-    use std::path::Path;
-
-    #[test]
-    fn links_stay_inside() {
-        let root = tempfile::tempdir().expect("temp dir");
-        let root = root.path();
-        fs::create_dir_all(root.join("usr/lib")).expect("folder");
-        symlink("/usr", root.join("abs")).expect("link");
-        symlink("usr/lib", root.join("lib")).expect("link");
-        symlink("../../../../usr", root.join("usr/up")).expect("link");
-        symlink("loop", root.join("loop")).expect("link");
-        for (path, expected) in [
-            ("/etc/x", "etc/x"),
-            ("/abs/x", "usr/x"),
-            ("/lib/x/y", "usr/lib/x/y"),
-            ("/usr/up/x", "usr/x"),
-            ("/lib", "lib"),
-        ] {
-            assert_eq!(inside(root, Path::new(path)).expect(path), root.join(expected));
-        }
-        assert!(inside(root, Path::new("/a/../b")).is_err());
-        assert!(inside(root, Path::new("/loop/x")).is_err());
-    }
-
-    #[test]
-    fn a_file_replaces_a_link() {
-        let root = tempfile::tempdir().expect("temp dir");
-        fs::write(root.path().join("other"), "old").expect("file");
-        symlink("other", root.path().join("file")).expect("link");
-        write(root.path(), Path::new("/file"), 0o600, b"new").expect("write");
-        assert_eq!(fs::read(root.path().join("other")).expect("other"), b"old");
-        let data = root.path().join("file").symlink_metadata().expect("file");
-        assert!(data.is_file());
-        assert_eq!(data.permissions().mode() & 0o777, 0o600);
-    }
-}
+mod tests;

@@ -20,9 +20,10 @@ pub const STEERED_BY: [&str; 3] =
 ///
 /// # Errors
 /// When there is no kernel, or initramfs-tools fails.
-pub fn make(root: &Path, files: &[Entry], wanted: bool, epoch: u64) -> Result<()> {
-    files::write_entries(root, files)?;
-    let kernels = kernels(&Root::open(root)?)?;
+pub fn make(root: &Path, files: &[Entry], blobs: &Path, wanted: bool, epoch: u64) -> Result<()> {
+    let tree = Root::open(root)?;
+    files::write_entries(&tree, files, blobs)?;
+    let kernels = kernels(&tree)?;
     if kernels.is_empty() {
         return Err(Problem::input("the recipe installs no kernel")
             .hint("add one to packages.install, for example linux-image-amd64")

@@ -96,16 +96,16 @@ pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<()> {
         Action::Install { debs, last } => {
             installer(root).install(debs)?;
             if *last {
-                accounts::assert(root)?;
+                accounts::assert(&Root::open(root)?)?;
             }
         }
         Action::Initramfs { files, wanted } => {
             started(job, sink);
-            initramfs::make(root, files, *wanted, job.epoch)?;
+            initramfs::make(root, files, &job.blobs, *wanted, job.epoch)?;
         }
         Action::Files(files) => {
             started(job, sink);
-            files.lay(root, job.epoch)?;
+            files.lay(root, &job.blobs, job.epoch, sink)?;
         }
         Action::Tools { .. } => {}
     }

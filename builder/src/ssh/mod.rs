@@ -11,9 +11,16 @@ mod blob;
 mod options;
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, ensure};
 
 /// What a private key is told by: PEM and OpenSSH's own, PuTTY's.
 const PRIVATE: [&str; 2] = ["PRIVATE KEY-----", "PuTTY-User-Key-File"];
+/// Most bytes of a file of keys.
+pub const LARGEST: u64 = 256 * 1024;
 /// First line of the form of RFC 4716, which PuTTYgen and commercial servers export.
 const RFC4716: &str = "---- BEGIN SSH2 PUBLIC KEY ----";
 /// What to do with a key that did not arrive whole.
@@ -38,6 +45,25 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.reason, self.hint)
     }
+}
+
+/// The keys of several files as one list, a line each.
+///
+/// # Errors
+/// The file that cannot be read, or is larger than a list of keys ever is.
+pub fn joined(files: &[PathBuf]) -> anyhow::Result<String> {
+    let mut keys = String::new();
+    for file in files {
+        let reading = || format!("reading the SSH key {}", file.display());
+        let mut text = String::new();
+        File::open(file)
+            .and_then(|file| file.take(LARGEST + 1).read_to_string(&mut text))
+            .with_context(reading)?;
+        ensure!(text.len() as u64 <= LARGEST, "{} has more than {LARGEST} bytes", file.display());
+        keys.push_str(text.trim_end());
+        keys.push('\n');
+    }
+    Ok(keys)
 }
 
 /// Is the text a list of public keys, each of them whole and of a kind that sshd takes?

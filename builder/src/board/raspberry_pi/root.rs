@@ -1,7 +1,5 @@
 //! Files of the root: mounts, what steers the distribution's hooks, the watchdog.
 
-use std::path::Path;
-
 use anyhow::Result;
 
 use super::settings;
@@ -19,7 +17,7 @@ pub fn root_files(recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
         file("/etc/fstab", 0o644, fstab(ids)),
         file("/etc/systemd/system.conf.d/edgepress-watchdog.conf", 0o644, WATCHDOG),
         // The FAT partition is mounted here; what packages put into the folder while the image was built is gone.
-        Entry { path: fat_mount(Board::RaspberryPi).into(), mode: 0o755, kind: Kind::Directory },
+        Entry::own(fat_mount(Board::RaspberryPi), 0o755, Kind::Directory),
     ];
     match recipe.distribution.id {
         DistributionId::Debian => entries.extend(debian(recipe, ids)?),
@@ -93,11 +91,11 @@ CMA=0
 
 fn raspberry_pi_os(recipe: &Recipe) -> Vec<Entry> {
     // It would make a swap file on the card; masked whether or not some package brings it.
-    let mut entries = vec![Entry {
-        path: "/etc/systemd/system/dphys-swapfile.service".into(),
-        mode: 0o777,
-        kind: Kind::Symlink(Path::new("/dev/null").to_owned()),
-    }];
+    let mut entries = vec![Entry::own(
+        "/etc/systemd/system/dphys-swapfile.service",
+        0o777,
+        Kind::Symlink("/dev/null".into()),
+    )];
     if recipe.target.initramfs == Initramfs::None {
         let defaults =
             "# Written by edgepress: config.txt names no initramfs, so none need be copied.\nINITRAMFS=no\n";

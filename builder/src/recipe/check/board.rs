@@ -1,9 +1,5 @@
 //! Does the board boot with what the recipe installs, and does it reach a network?
 
-use std::path::Path;
-
-use crate::board::fat_mount;
-use crate::overlay::{Entry, Kind};
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::load::Loaded;
 use crate::recipe::support;
@@ -175,21 +171,6 @@ fn wifi(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
             Diagnostic::error(message)
                 .hint("set `ssid` and `key_file` in [network.wifi], or allow provisioning.overrides")
                 .at(loaded.place("network/wifi")),
-        );
-    }
-}
-
-/// What an overlay puts where the FAT partition is mounted would never be seen.
-pub(super) fn entries(loaded: &Loaded, entries: &[Entry], findings: &mut Vec<Diagnostic>) {
-    let mount = fat_mount(loaded.recipe.target.board);
-    let hidden = |entry: &&Entry| entry.kind != Kind::Directory && entry.path.starts_with(Path::new(mount));
-    if let Some(entry) = entries.iter().find(hidden) {
-        let message =
-            format!("an overlay has {}, and the FAT partition is mounted at {mount}", entry.path.display());
-        findings.push(
-            Diagnostic::error(message)
-                .hint("lines of config.txt go into target.raspberry_pi.config, kernel arguments into target.cmdline")
-                .at(loaded.place("overlays")),
         );
     }
 }

@@ -5,7 +5,9 @@ mod board;
 mod boot_chain;
 mod combination;
 mod files;
+mod overlay;
 mod packages;
+mod scripts;
 
 use std::fmt;
 use std::path::Path;
@@ -17,7 +19,7 @@ use super::diagnostic::{Diagnostic, Place, Severity};
 use super::load::{Loaded, load_or_list};
 use super::zones;
 use crate::board::raspberry_pi::chain::Chain;
-use crate::overlay::{self, Entry, Kind};
+use crate::overlay::{Laid, render_all};
 use crate::provisioning::{config::ConfigToml, lint};
 use crate::units::Arch;
 
@@ -126,22 +128,24 @@ fn findings(loaded: &Loaded) -> Result<Vec<Diagnostic>> {
     packages::check(loaded, &mut findings);
     accounts::check(loaded, &mut findings);
     zones::check(loaded, &mut findings);
-    let (entries, problems) = overlay::render_all(&loaded.recipe, ANY_EPOCH)?;
+    scripts::sources(loaded, &mut findings);
+    let (laid, problems) = render_all(&loaded.recipe, ANY_EPOCH)?;
     findings.extend(
         problems
             .into_iter()
             .map(|problem| Diagnostic { hint: problem.hint, ..Diagnostic::error(problem.message) }),
     );
-    board::entries(loaded, &entries, &mut findings);
-    config_toml(loaded, &entries, &mut findings)?;
+    overlay::check(loaded, &laid, &mut findings)?;
+    config_toml(loaded, &laid, &mut findings)?;
     Ok(findings)
 }
 
 /// Lints the generated config.toml, and every one that an overlay installs in other words.
-fn config_toml(loaded: &Loaded, entries: &[Entry], findings: &mut Vec<Diagnostic>) -> Result<()> {
+fn config_toml(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) -> Result<()> {
     let recipe = &loaded.recipe;
     let generated = ConfigToml::from_recipe(recipe).render(&recipe.name)?;
-    let installed: Vec<(&Path, String)> = entries.iter().filter_map(installed_config).collect();
+    let installed: Vec<(&Path, String)> =
+        laid.iter().filter_map(|one| installed_config(one).transpose()).collect::<Result<_>>()?;
     for (path, text) in installed.iter().filter(|(_, text)| text.trim() != generated.trim()) {
         findings.extend(lint::lint(text, Some(recipe)).into_iter().map(|finding| {
             let place = Place::line(path.display().to_string(), finding.line);
@@ -157,18 +161,20 @@ fn config_toml(loaded: &Loaded, entries: &[Entry], findings: &mut Vec<Diagnostic
     Ok(())
 }
 
-fn installed_config(entry: &Entry) -> Option<(&Path, String)> {
-    let named = entry.path.file_name().is_some_and(|name| name == "config.toml");
-    let ours = entry
+/// Most bytes of a config.toml.
+const LARGEST_CONFIG: u64 = 1 << 20;
+
+fn installed_config(laid: &Laid) -> Result<Option<(&Path, String)>> {
+    let named = laid.path.file_name().is_some_and(|name| name == "config.toml");
+    let ours = laid
         .path
         .components()
         .any(|part| ["aziot", "edgepress"].iter().any(|name| part.as_os_str() == *name));
-    match &entry.kind {
-        Kind::File(bytes) if named && ours => {
-            Some((&entry.path, String::from_utf8_lossy(bytes).into_owned()))
-        }
-        _ => None,
+    if !(named && ours && laid.is_file()) {
+        return Ok(None);
     }
+    let text = String::from_utf8_lossy(&laid.beginning(LARGEST_CONFIG)?).into_owned();
+    Ok(Some((&laid.path, text)))
 }
 
 fn with_severity(finding: &lint::Finding) -> Diagnostic {
