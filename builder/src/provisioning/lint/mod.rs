@@ -4,6 +4,7 @@
 //! identity service's parsers; each message gives the reason.
 
 mod agent;
+mod confine;
 mod identity;
 pub use identity::registration_id_is_legal;
 
@@ -94,6 +95,7 @@ pub fn lint(text: &str, recipe: Option<&Recipe>) -> Vec<Finding> {
     hostname(&mut linter);
     identity::rules(&mut linter);
     agent::rules(&mut linter);
+    confine::rules(&mut linter);
     everywhere(&mut linter, &tree, &mut Vec::new());
     let mut findings = linter.findings;
     findings.sort_by_key(|finding| finding.line);

@@ -113,6 +113,18 @@ fn errors() {
             "agent.config.createOptions",
             "not JSON",
         ),
+        (
+            "\"/var/lib/agent:/var/lib/agent\"",
+            "\"/var/lib/agent:/var/lib/agent\", \"/run/aziot:/run/aziot:ro\"",
+            "agent.config.createOptions",
+            "sign with the device's key",
+        ),
+        (
+            "{ HostConfig = {",
+            "{ HostConfig = { Mounts = [{ Type = \"bind\", Source = \"/var/opt/azcmagent/tokens\", Target = \"/t\" }],",
+            "agent.config.createOptions",
+            "Azure Arc",
+        ),
         ("image = \"mcr.microsoft.com/azureiotedge-agent:1.6.1\"\n", "", "agent.config.image", "no image"),
         ("storageFolder =", "Retries = 3\nstorageFolder =", "agent.env.Retries", "must be a string"),
         ("unix://", "http://", "moby_runtime.uri", "unix socket"),
@@ -146,6 +158,18 @@ fn warnings() {
         ("cloud_retries = 1", "hostname = \"gateway\"", "hostname", "every device"),
         ("[edge_ca]\nauto_generated_edge_ca_expiry_days = 90\n", "", "edge_ca", "missing"),
         ("agent:1.6.1", "agent", "agent.config.image", "another image every day"),
+        (
+            "{ HostConfig = {",
+            "{ HostConfig = { NetworkMode = \"host\",",
+            "agent.config.createOptions",
+            "the machine's own network",
+        ),
+        (
+            "{ HostConfig = {",
+            "{ HostConfig = { Privileged = true,",
+            "agent.config.createOptions",
+            "privilege",
+        ),
         ("storageFolder = \"/var/lib/agent\"\n", "", "agent.env.storageFolder", "lost with its container"),
         (
             "storageFolder = \"/var/lib/agent\"",
