@@ -32,7 +32,7 @@ impl World {
         archive.add("libengine", "2.0-1", "");
         archive.add("libengine", "1.0-1", "");
         archive.add("extra", "1", "Provides: mail-transport-agent\n");
-        for name in ["shim-signed", "grub-efi-amd64-signed", "initramfs-tools", "zstd"] {
+        for name in ["shim-signed", "grub-efi-amd64-signed", "initramfs-tools", "zstd", "nftables"] {
             archive.add(name, "1", "");
         }
         let key = Key::new("archive");
@@ -103,7 +103,7 @@ impl World {
 /// Blobs of the recipe's own packages.
 const OWN: usize = 2;
 /// Packages in the lock.
-const LOCKED: usize = 7;
+const LOCKED: usize = 8;
 
 fn stderr(assert: &Assert) -> String {
     String::from_utf8_lossy(&assert.get_output().stderr).into_owned()
@@ -134,6 +134,7 @@ fn a_lock_names_every_package_and_no_mirror() {
         ("grub-efi-amd64-signed", "1"),
         ("initramfs-tools", "1"),
         ("libengine", "2.0-1"),
+        ("nftables", "1"),
         ("shim-signed", "1"),
         ("zstd", "1"),
     ] {

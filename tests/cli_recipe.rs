@@ -225,6 +225,11 @@ fn findings() {
         ("edge.version = \"1.5\"", "warning", "ended in November 2026"),
         ("engine.packages = [\"=\"]", "error", "no container engine"),
         ("engine.packages = [\"=\", \"docker.io=29.1.0-1\"]", "error", "1.44 and newer only"),
+        (
+            "engine.metadata_access = true\nprovisioning.certificate = { from = \"key-vault\", vault = \"https://v.vault.azure.net\" }",
+            "warning",
+            "every module can read the device's key",
+        ),
         ("packages.install = [\"linux-image-amd64\"]", "warning", "more than one kernel"),
         ("packages.install = [\"=\", \"jq\"]", "error", "no kernel"),
         ("target.arch = \"aarch64\"", "error", "install `linux-image-cloud-arm64`"),
@@ -239,6 +244,7 @@ fn findings() {
         ("provisioning.id_scope = \"0ne\"", "error", "no ID scope"),
         ("edge.agent_pull_policy = \"on-create\"", "warning", "asks the registry"),
         ("edge.agent_image = \"other:1\"", "error", "does not preload it"),
+        ("edge.agent_storage = \"/var\"", "error", "the device's private key"),
         (
             "edge.agent_image = \"mcr.microsoft.com/azureiotedge-agent:1.5.40\"",
             "warning",

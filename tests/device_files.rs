@@ -185,6 +185,22 @@ fn first_boot_is_not_ordered_before_the_runtime() {
     assert!(!gate.contains("edgepress-first-boot"), "{gate}");
 }
 
+/// No container runs without the rules that keep it from the machine's identity.
+#[test]
+fn the_engine_waits_for_the_firewall() {
+    let system = base().join("etc/systemd/system");
+    let gate = fs::read_to_string(system.join("docker.service.d/edgepress.conf")).expect("the drop-in");
+    for line in ["Requires=edgepress-firewall.service", "After=edgepress-firewall.service"] {
+        assert!(gate.lines().any(|found| found == line), "{gate}");
+    }
+    let unit = fs::read_to_string(system.join("edgepress-firewall.service")).expect("the unit");
+    let rules = "usr/lib/edgepress/firewall.nft";
+    for line in [format!("ConditionPathExists=/{rules}"), format!("ExecStart=/usr/sbin/nft -f /{rules}")] {
+        assert!(unit.lines().any(|found| found == line), "{unit}");
+    }
+    assert!(base().join(format!("{rules}.tera")).is_file());
+}
+
 /// Links that enable units point at units of this overlay or of systemd.
 #[test]
 fn enabled_units_exist() {

@@ -27,6 +27,8 @@ impl Recipe {
         let mut names: Vec<String> = self.board_packages().iter().map(ToString::to_string).collect();
         names.extend(self.packages.install.iter().cloned());
         names.extend(self.engine.packages.iter().cloned());
+        // What loads the firewall of overlays/base.
+        names.extend((!self.engine.metadata_access).then(|| "nftables".to_owned()));
         names.extend(["aziot-identity-service", "aziot-edge"].map(String::from));
         names
     }

@@ -6,7 +6,7 @@ use crate::provisioning::source::Source;
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::load::Loaded;
 use crate::recipe::support;
-use crate::recipe::types::{Board, DistributionId, EdgeSource};
+use crate::recipe::types::{Board, CertificateSource, DistributionId, EdgeSource, VaultToken};
 
 /// Where Microsoft's packages come from.
 const MICROSOFT_HOST: &str = "packages.microsoft.com";
@@ -28,6 +28,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     distribution(loaded, findings);
     kernel(loaded, findings);
     engine(loaded, findings);
+    metadata(loaded, findings);
     runtime(loaded, findings);
     registration_id(loaded, findings);
     if loaded.recipe.edge.from == EdgeSource::Archive {
@@ -166,6 +167,25 @@ fn engine(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
                 .hint("pin an older engine (`moby-engine=VERSION`), or take the runtime 1.6")
                 .at(place),
         );
+    }
+}
+
+/// Containers that may be who the machine is, where what the machine is lets it read its key.
+fn metadata(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+    let recipe = &loaded.recipe;
+    let own = match &recipe.provisioning.certificate {
+        CertificateSource::KeyVault { token: VaultToken::ManagedIdentity, .. } => "the VM's identity",
+        CertificateSource::KeyVault { token: VaultToken::Arc, .. } => "Azure Arc",
+        _ => return,
+    };
+    if recipe.engine.metadata_access {
+        let message = format!(
+            "every module can read the device's key: it comes from the vault by {own}, and containers may ask for its tokens"
+        );
+        let hint =
+            "leave `engine.metadata_access` out, or take the certificate from elsewhere (docs/identity.md)";
+        let place = loaded.place("engine/metadata_access");
+        findings.push(Diagnostic::warning(message).hint(hint).at(place));
     }
 }
 

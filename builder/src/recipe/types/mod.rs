@@ -276,6 +276,10 @@ pub struct Engine {
     pub packages: Vec<String>,
     /// DNS servers for containers (`iotedge check` warns where there are none).
     pub dns: Vec<std::net::IpAddr>,
+    /// May containers ask the platform of a VM, or the agent of Azure Arc, for tokens of the machine's own identity? With
+    /// one they read all that the machine may read, the device's key among it. Unless this says so, a firewall keeps
+    /// containers from the addresses of instance metadata.
+    pub metadata_access: bool,
     /// Container logs.
     pub log: EngineLog,
     /// Images that are in the device's store before its first contact with a network.
