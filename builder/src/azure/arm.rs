@@ -66,8 +66,7 @@ fn write_resource(deployment: &Deployment, resource: &Resource) -> Json {
     of.insert("apiVersion".into(), resource.api.into());
     if let Some(scope) = resource.scope.and_then(|symbol| deployment.resource(symbol)) {
         let names = names(deployment, scope);
-        let text = format!("{}{}", scope.kind, "/{}".repeat(names.len()));
-        of.insert("scope".into(), bracketed(&format_call(&text, &names)).into());
+        of.insert("scope".into(), bracketed(&format_call(&path_of(scope.kind), &names)).into());
     }
     let names = names(deployment, resource);
     let name = match names.as_slice() {
@@ -84,6 +83,13 @@ fn write_resource(deployment: &Deployment, resource: &Resource) -> Json {
         of.insert("dependsOn".into(), needed.into());
     }
     Json::Object(of)
+}
+
+/// A resource's path within its group, with `{}` where its names go: `A.B/c/{}/d/{}` of the type `A.B/c/d`.
+fn path_of(kind: &str) -> String {
+    let mut parts = kind.split('/');
+    let provider = parts.next().unwrap_or_default();
+    parts.fold(provider.to_owned(), |path, part| format!("{path}/{part}/{{}}"))
 }
 
 /// With the scope `inner` a template's expressions are its own: its parameters are values by then, and may make names.
@@ -212,7 +218,7 @@ fn id(deployment: &Deployment, resource: &Resource) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{format_call, json};
+    use super::{format_call, json, path_of};
     use crate::azure::model::{Deployment, Resource, Value};
 
     fn deployment() -> Deployment {
@@ -257,6 +263,7 @@ mod tests {
         ] {
             assert_eq!(json(&deployment, &value), text);
         }
+        assert_eq!(path_of("A.B/c/d"), "A.B/c/{}/d/{}");
         assert_eq!(format_call("{}/{}", &["a".into(), "b".into()]), "format('{0}/{1}', a, b)");
     }
 }

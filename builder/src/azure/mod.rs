@@ -14,6 +14,7 @@ mod model;
 mod names;
 mod network;
 mod template;
+mod vault;
 mod version;
 
 use std::fmt;
@@ -167,6 +168,9 @@ fn context(facts: &Facts) -> tera::Context {
     context.insert("arch", &facts.arch.to_string());
     context.insert("azure_arch", if facts.arch == crate::units::Arch::X86_64 { "x64" } else { "Arm64" });
     context.insert("vault", &facts.vault);
+    // What the template cannot tell of itself must be stated.
+    let unknown = facts.vault.is_some() && vault::secret(facts).is_none();
+    context.insert("secret_argument", if unknown { " secretName=SECRET" } else { "" });
     let by_name = facts.registration_id == "{{ vm_name }}";
     context.insert("by_name", &by_name);
     context.insert("device", if by_name { names.vm.as_str() } else { "ID" });

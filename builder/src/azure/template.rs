@@ -1,27 +1,20 @@
 //! What is deployed: a gallery with the image in it, and a VM made of that, which reads its certificate from a vault.
 //!
 //! ```text
-//! disk (uploaded) ─► gallery / image definition / version ─► VM ─ system-assigned identity ─► role on the vault
+//! disk (uploaded) ─► gallery / image definition / version ─► VM ─ system-assigned identity ─► role on its secret
 //!                          network: no way in, out by a NAT gateway ──┘
 //! ```
 //! Types, properties and API versions: <https://learn.microsoft.com/azure/templates/>.
 
 use super::facts::Facts;
-use super::model::{Deployment, Module, Parameter, Resource, Value};
+use super::model::{Deployment, Parameter, Resource, Value};
 use super::network::{self, network};
+use super::vault;
 use crate::units::Arch;
 
 const COMPUTE: &str = "2024-07-01";
 const DISKS: &str = "2024-03-02";
 const GALLERIES: &str = "2024-03-03";
-const VAULTS: &str = "2023-07-01";
-const ROLES: &str = "2022-04-01";
-
-/// "Key Vault Secrets User", in every subscription.
-const SECRETS_USER: &str = "4633458b-17de-408a-b874-0445c86b69e6";
-
-/// The file of the role on the vault.
-const MODULE: &str = "vault-access.bicep";
 
 /// Smallest system disk, GiB: containers need room, and smaller ones cost the same.
 const DISK_LEAST: i64 = 32;
@@ -36,7 +29,7 @@ pub(super) fn deployment(facts: &Facts) -> Deployment {
         title: format!("{}: gallery, image version and a VM.", facts.name),
         parameters: parameters(facts),
         resources,
-        modules: facts.vault.iter().map(|_| access()).collect(),
+        modules: facts.vault.iter().map(|_| vault::access()).collect(),
         outputs: vec![("imageVersionId", Value::Id("version")), ("principalId", principal)],
     }
 }
@@ -87,6 +80,12 @@ fn parameters(facts: &Facts) -> Vec<Parameter> {
             "The key vault with the devices' certificates, in this resource group.",
             vault,
         ));
+        all.push(Parameter {
+            name: "secretName",
+            kind: "string",
+            description: "The VM's own secret in it, which is all that it may read.",
+            default: vault::secret(facts),
+        });
     }
     all
 }
@@ -128,7 +127,8 @@ pub(super) fn child(resource: Resource, parent: &'static str) -> Resource {
     Resource { parent: Some(parent), ..resource }
 }
 
-fn existing(resource: Resource) -> Resource {
+/// One that is there already.
+pub(super) fn existing(resource: Resource) -> Resource {
     Resource { existing: true, fields: Vec::new(), ..resource }
 }
 
@@ -267,50 +267,4 @@ fn machine(facts: &Facts) -> Resource {
     }
     let identity = object(&[("type", text("SystemAssigned"))]);
     with(machine, [vec![("identity", identity)], properties(of)].concat())
-}
-
-/// The role on the vault, as a deployment within this one: the name of an assignment must be known when a deployment starts,
-/// and must be another for another identity. A VM that is made anew has one, and an assignment can never be given to it.
-/// <https://learn.microsoft.com/samples/azure/azure-quickstart-templates/key-vault-managed-identity-role-assignment>
-fn access() -> Module {
-    let of_machine = Value::Guid(vec![Value::Id("machine")]);
-    Module {
-        file: MODULE,
-        symbol: "access",
-        name: Value::Joined(vec![text("vault-access-"), of_machine]),
-        arguments: vec![
-            ("vaultName", Value::Parameter("vaultName")),
-            ("principalId", Value::Principal("machine")),
-        ],
-        comment: "The VM may read secrets. It asks again until that counts, which takes minutes",
-        deployment: vault_access(),
-    }
-}
-
-fn vault_access() -> Deployment {
-    let parameter = |name, description| Parameter { name, kind: "string", description, default: None };
-    let kind = "Microsoft.KeyVault/vaults";
-    let comment = "Its permissions must go by roles (RBAC)";
-    let vault = existing(resource("vault", kind, VAULTS, Value::Parameter("vaultName"), comment));
-    let who = Value::Parameter("principalId");
-    let name = Value::Guid(vec![Value::Id("vault"), who.clone(), text(SECRETS_USER)]);
-    let role = Resource {
-        scope: Some("vault"),
-        fields: properties(vec![
-            ("roleDefinitionId", Value::Role(SECRETS_USER)),
-            ("principalId", who),
-            ("principalType", text("ServicePrincipal")),
-        ]),
-        ..resource("role", "Microsoft.Authorization/roleAssignments", ROLES, name, "Key Vault Secrets User")
-    };
-    Deployment {
-        title: "A VM may read the secrets of a vault.".into(),
-        parameters: vec![
-            parameter("vaultName", "The key vault, in this resource group."),
-            parameter("principalId", "The VM's own identity."),
-        ],
-        resources: vec![vault, role],
-        modules: Vec::new(),
-        outputs: Vec::new(),
-    }
 }

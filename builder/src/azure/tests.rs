@@ -203,6 +203,57 @@ fn the_role_is_of_the_identity() {
     assert_eq!(access["dependsOn"], serde_json::json!([machine]));
 }
 
+/// With a role on the vault, whoever becomes one VM has the keys of all.
+#[test]
+fn a_vm_reads_its_own_secret_alone() {
+    let json = arm::write(&template::deployment(&facts(Arch::X86_64, true, true)));
+    let access = json["resources"].as_array().and_then(|all| all.last()).expect("resources");
+    let roles: Vec<_> =
+        access["properties"]["template"]["resources"].as_array().expect("resources").iter().collect();
+    assert_eq!(roles.len(), 1);
+    let expected = "[format('Microsoft.KeyVault/vaults/{0}/secrets/{1}', parameters('vaultName'), parameters('secretName'))]";
+    assert_eq!(roles[0]["scope"], expected);
+    let name = roles[0]["name"].as_str().expect("a name");
+    assert!(name.contains("parameters('secretName')"), "two secrets, two assignments: {name}");
+    assert!(!json.to_string().contains("vaults/{0}'"), "nothing is for the whole vault");
+}
+
+#[test]
+fn the_secret_is_the_one_that_first_boot_asks_for() {
+    let default = |secret: &str, id: &str| {
+        let facts =
+            Facts { secret: secret.into(), registration_id: id.into(), ..facts(Arch::X86_64, true, true) };
+        let json = arm::write(&template::deployment(&facts));
+        json["parameters"]["secretName"]["defaultValue"].as_str().map(str::to_owned)
+    };
+    for (secret, id, expected) in [
+        ("{{ registration_id }}", "{{ vm_name }}", Some("[parameters('vmName')]")),
+        ("edge-{{registration_id}}", "{{vm_name}}", Some("[format('edge-{0}', parameters('vmName'))]")),
+        (
+            "a_{{ registration_id }}.b",
+            "gw:{{ vm_name }}",
+            Some("[format('a-gw-{0}-b', parameters('vmName'))]"),
+        ),
+        ("common", "{{ vm_name }}", Some("common")),
+        ("{{ registration_id }}", "pump_7", Some("pump-7")),
+        ("{{ registration_id }}", "{{ vm_id }}", None),
+        ("{{ registration_id }}", "{{ serial }}-{{ vm_name }}", None),
+        ("{{ registration_id }}", "", None),
+    ] {
+        assert_eq!(default(secret, id).as_deref(), expected, "{secret} of {id}");
+    }
+    let readme = |id: &str| {
+        let facts = Facts { registration_id: id.into(), ..facts(Arch::X86_64, true, true) };
+        let page = files(&facts).expect("files").into_iter().find(|file| file.name == "README.md");
+        page.expect("README.md").text.matches(" secretName=SECRET\n").count()
+    };
+    assert_eq!(
+        (readme("{{ vm_name }}"), readme("{{ vm_id }}")),
+        (0, 2),
+        "both commands state what has no default"
+    );
+}
+
 #[test]
 fn what_depends_on_architecture_and_source() {
     let text = |facts: &Facts| arm::write(&template::deployment(facts)).to_string();

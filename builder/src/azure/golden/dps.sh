@@ -70,7 +70,7 @@ look_for_me() {
     esac
 }
 
-# Permissions go by roles: the template gives each VM the one to read secrets.
+# Permissions go by roles: the template gives each VM the one to read its own secret.
 vault() {
     if az keyvault show --resource-group "$1" --name "$vault" --output none 2>/dev/null; then
         say "the vault $vault is there"

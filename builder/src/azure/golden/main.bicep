@@ -38,6 +38,9 @@ param bastionPrefix string = ''
 @description('The key vault with the devices\' certificates, in this resource group.')
 param vaultName string = 'factory-keys'
 
+@description('The VM\'s own secret in it, which is all that it may read.')
+param secretName string = 'edge-${vmName}'
+
 // What upload.sh made
 resource disk 'Microsoft.Compute/disks@2024-03-02' existing = {
   name: diskName
@@ -286,11 +289,12 @@ resource machine 'Microsoft.Compute/virtualMachines@2024-07-01' = {
   }
 }
 
-// The VM may read secrets. It asks again until that counts, which takes minutes
+// The VM may read its own secret, and no other's. It asks again until that counts, which takes minutes
 module access 'vault-access.bicep' = {
   name: 'vault-access-${guid(machine.id)}'
   params: {
     vaultName: vaultName
+    secretName: secretName
     principalId: machine.identity.principalId
   }
 }

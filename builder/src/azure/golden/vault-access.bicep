@@ -1,9 +1,12 @@
-// A VM may read the secrets of a vault.
+// A VM may read one secret of a vault.
 // Written by edgepress azure; azuredeploy.json says the same.
 targetScope = 'resourceGroup'
 
 @description('The key vault, in this resource group.')
 param vaultName string
+
+@description('The VM\'s own secret in it.')
+param secretName string
 
 @description('The VM\'s own identity.')
 param principalId string
@@ -13,10 +16,16 @@ resource vault 'Microsoft.KeyVault/vaults@2023-07-01' existing = {
   name: vaultName
 }
 
+// What dps.sh stored: key and certificate of one device
+resource secret 'Microsoft.KeyVault/vaults/secrets@2023-07-01' existing = {
+  parent: vault
+  name: secretName
+}
+
 // Key Vault Secrets User
 resource role 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  scope: vault
-  name: guid(vault.id, principalId, '4633458b-17de-408a-b874-0445c86b69e6')
+  scope: secret
+  name: guid(secret.id, principalId, '4633458b-17de-408a-b874-0445c86b69e6')
   properties: {
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', '4633458b-17de-408a-b874-0445c86b69e6')
     principalId: principalId
