@@ -35,6 +35,7 @@ use crate::recipe::diagnostic::Severity;
 use crate::recipe::types::{Format, Recipe};
 use crate::recipe::{self, Loaded};
 use crate::rootfs::layer::LayerJob;
+use crate::sandbox::confined::Limits;
 use crate::sandbox::{self, Job};
 use crate::store::{Store, layers};
 use crate::units::{Arch, Digest};
@@ -63,6 +64,8 @@ pub struct Options {
     pub emulate: bool,
     /// Store, instead of the user's.
     pub store: Option<PathBuf>,
+    /// What packages' scripts may take.
+    pub limits: Limits,
 }
 
 /// What came of it.
@@ -91,6 +94,7 @@ struct Build<'a> {
     store: &'a Store,
     history: History,
     sink: &'a dyn Sink,
+    limits: Limits,
     explained: Vec<Explained>,
 }
 
@@ -108,7 +112,7 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     let history = History::open(&store, &fs::canonicalize(&options.recipe)?, &arch.to_string());
     // Asked before anything is downloaded.
     let ability = (arch != Arch::host()).then(|| foreign::ability(arch, sink)).transpose()?;
-    let mut build = Build { store: &store, history, sink, explained: Vec::new() };
+    let mut build = Build { store: &store, history, sink, limits: options.limits, explained: Vec::new() };
 
     let local = packages::local::gather(&loaded.recipe, &store, sink)?;
     let mirrors = Mirrors::new(options.mirrors.clone());
@@ -144,6 +148,8 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
             blobs: store.blobs_dir(),
             epoch: plan.epoch,
             foreign: foreign.clone(),
+            hostname: plan.recipe.system.hostname.clone(),
+            limits: options.limits,
             action,
         })?;
         trees.push(tree);
@@ -233,6 +239,7 @@ impl Build<'_> {
                 Means::Emulated { qemu }
             }
             (Ability::Own(qemu), Some((step, action))) => {
+                let limits = self.limits;
                 let tools = self.layer(&step, |tree, scratch| LayerJob {
                     step: step.record.step.clone(),
                     lowers: Vec::new(),
@@ -241,6 +248,8 @@ impl Build<'_> {
                     blobs: self.store.blobs_dir(),
                     epoch: plan.epoch,
                     foreign: None,
+                    hostname: plan.recipe.system.hostname.clone(),
+                    limits,
                     action,
                 })?;
                 Means::Helped { qemu, tools }

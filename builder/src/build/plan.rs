@@ -186,6 +186,8 @@ impl Plan {
         let mut inputs: Vec<_> =
             debs.iter().map(|deb| (format!("package {}", deb.name), deb.sha256.to_string())).collect();
         inputs.push(("time stamp".into(), self.epoch.to_string()));
+        // Scripts ask for it, and some write it into a file.
+        inputs.push(("host name".into(), self.recipe.system.hostname.clone()));
         inputs
     }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::Session;
 use crate::build::{self, Options, Outcome};
 use crate::lock::mirrors::parse_override;
+use crate::sandbox::confined::Limits;
 use crate::units::Arch;
 
 /// Build the image of a recipe
@@ -49,6 +50,10 @@ pub struct Build {
     /// For another architecture: run all of its programs in qemu-user (ten times slower; to compare)
     #[arg(long)]
     emulate: bool,
+    /// What packages' scripts may take before they are ended [default: silence=45m,time=6h,processes=4096,reserve=256M,
+    /// and three quarters of the machine's memory]
+    #[arg(long, value_name = "NAME=VALUE,...")]
+    limits: Option<Limits>,
     /// Folder of downloads and layers [default: ~/.cache/edgepress]
     #[arg(long, value_name = "DIR", env = "EDGEPRESS_STORE")]
     store: Option<PathBuf>,
@@ -77,6 +82,7 @@ impl Build {
             locked: self.locked,
             emulate: self.emulate,
             store: self.store,
+            limits: self.limits.unwrap_or_default(),
         };
         let outcome = build::build(&options, session.sink.as_ref())?;
         session.answer(&Answer { outcome, explain: self.explain })

@@ -82,10 +82,37 @@ enum Verb {
     /// Runs one job in namespaces of its own (edgepress calls itself)
     #[command(hide = true)]
     Sandbox {
-        /// As its first process
-        #[arg(long)]
-        inner: bool,
+        /// As what
+        #[command(flatten)]
+        stage: SandboxStage,
     },
+}
+
+/// Which process of a sandbox this is; none: the outermost.
+#[derive(Debug, Clone, Copy, clap::Args)]
+#[group(multiple = false)]
+struct SandboxStage {
+    /// As its first process
+    #[arg(long)]
+    inner: bool,
+    /// As the parent of a program of the tree
+    #[arg(long)]
+    confined: bool,
+    /// As the first process beside a program of the tree
+    #[arg(long)]
+    confined_init: bool,
+}
+
+impl SandboxStage {
+    fn run(self) -> Result<()> {
+        // Before anything starts a thread: the kernel refuses namespaces to those who have several.
+        match self {
+            Self { inner: true, .. } => sandbox::inner(),
+            Self { confined: true, .. } => sandbox::confined::outer(),
+            Self { confined_init: true, .. } => sandbox::confined::init(),
+            _ => sandbox::outer(),
+        }
+    }
 }
 
 /// What every verb is given: where to send events, and how to answer.
@@ -114,10 +141,8 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return no_command_line(&error, &arguments),
     };
-    if let Verb::Sandbox { inner } = cli.verb {
-        // Before anything starts a thread: see sandbox::outer.
-        let result = if inner { sandbox::inner() } else { sandbox::outer() };
-        return if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if let Verb::Sandbox { stage } = cli.verb {
+        return if stage.run().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let output = Arc::new(Output::new(form(&cli)));
     // `sim` ends of itself when it is interrupted, and answers then.

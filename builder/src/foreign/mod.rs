@@ -121,6 +121,15 @@ pub struct Entered {
 }
 
 impl Foreign {
+    /// What of the host it needs.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match &self.means {
+            Means::Host => Vec::new(),
+            Means::Emulated { qemu } => vec![qemu.clone()],
+            Means::Helped { qemu, tools } => vec![qemu.clone(), tools.clone()],
+        }
+    }
+
     /// Lets the programs of the tree at `root` run, in this mount namespace; call it when
     /// [`crate::rootfs::mounts::around`] is done. `scratch` is a folder that no script sees.
     ///

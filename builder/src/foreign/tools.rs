@@ -8,15 +8,12 @@
 //!   by the tree's.
 
 use std::io::Write as _;
-use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::elf::Elf;
-use crate::event::Sink;
-use crate::host;
+use crate::rootfs::chroot::Chroot;
 use crate::rootfs::mounts::RESERVED;
 use crate::tree::{Kind, Root};
 use crate::units::Arch;
@@ -116,12 +113,13 @@ const LOADER: &str = "/.edgepress-build/loader";
 ///
 /// # Errors
 /// When the tree cannot be read or written.
-pub fn prepare(tree: &Root, target: Arch, sink: &dyn Sink) -> Result<()> {
+pub fn prepare(chroot: &Chroot<'_>, target: Arch) -> Result<()> {
+    let tree = chroot.root;
     for path in UNNEEDED.iter().chain(NEVER.iter().map(|(name, _)| name)) {
         tree.remove(path)?;
     }
-    if let Err(error) = adopt_dpkg(tree, target) {
-        sink.warn(format!(
+    if let Err(error) = adopt_dpkg(chroot, target) {
+        chroot.sink.warn(format!(
             "this release's dpkg runs in qemu-user, slowly: the native one cannot be used ({error:#})"
         ));
         for name in DPKG {
@@ -135,7 +133,8 @@ pub fn prepare(tree: &Root, target: Arch, sink: &dyn Sink) -> Result<()> {
 }
 
 /// Has the native dpkg work for the tree's architecture.
-fn adopt_dpkg(tree: &Root, target: Arch) -> Result<()> {
+fn adopt_dpkg(chroot: &Chroot<'_>, target: Arch) -> Result<()> {
+    let tree = chroot.root;
     for name in DPKG {
         let path = Path::new("usr/bin").join(name);
         let bytes =
@@ -143,28 +142,21 @@ fn adopt_dpkg(tree: &Root, target: Arch) -> Result<()> {
         let changed = with_architecture(&bytes, target).with_context(|| format!("changing {name}"))?;
         rewrite(tree, &path, &changed)?;
     }
-    believe(tree, target)
+    believe(chroot, target)
 }
 
-/// dpkg's own answer decides whether the change was what it should be. It is given to the loader by handle: a program of
-/// this machine cannot be told to look for a path inside the tree.
-fn believe(tree: &Root, target: Arch) -> Result<()> {
-    let libraries = Path::new("usr/lib").join(multiarch(Arch::host()));
-    let [loader, folder, dpkg] = [libraries.join(loader(Arch::host()).1), libraries, "usr/bin/dpkg".into()]
-        .map(|path| tree.handle(path));
-    let (loader, folder, dpkg) = (loader?, folder?, dpkg?);
-    let mut command = Command::new(by_handle(&loader));
-    command.arg("--library-path").arg(by_handle(&folder)).arg(by_handle(&dpkg)).arg("--print-architecture");
-    let said = host::run(command.env_clear())?;
-    let said = String::from_utf8_lossy(&said);
-    ensure!(said.trim() == target.debian(), "the native dpkg says that it is for {}", said.trim());
+/// dpkg's own answer decides whether the change was what it should be. The tree of the tools has no `/lib64`, so its loader
+/// is called by name.
+fn believe(chroot: &Chroot<'_>, target: Arch) -> Result<()> {
+    let libraries = Path::new("/usr/lib").join(multiarch(Arch::host()));
+    let loader = libraries.join(loader(Arch::host()).1);
+    let [loader, libraries] = [loader, libraries].map(|path| path.display().to_string());
+    let ask = chroot.program(&loader);
+    let ask = ask.args(["--library-path", &libraries, "/usr/bin/dpkg", "--print-architecture"]);
+    let mut said = Vec::new();
+    chroot.run(&ask, |line| said.push(line.to_owned()))?;
+    ensure!(said == [target.debian()], "the native dpkg says that it is for {}", said.join(" "));
     Ok(())
-}
-
-/// The path under which a program that this process starts finds what the handle holds. Handles are closed when a program
-/// is executed, so it is this process's, not the program's own.
-fn by_handle(handle: &OwnedFd) -> String {
-    format!("/proc/{}/fd/{}", std::process::id(), handle.as_raw_fd())
 }
 
 /// The compiled-in architecture stands once, as a string of its own.
@@ -227,11 +219,13 @@ pub fn link_loader(reserved: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LOADER, PACKAGES, Sink, loader, prepare, with_architecture, with_loader};
-    use crate::event::Event;
+    use super::{LOADER, PACKAGES, loader, prepare, with_architecture, with_loader};
+    use crate::event::{Event, Sink};
     use crate::foreign::elf::Elf;
     use crate::foreign::elf::tests::program;
+    use crate::rootfs::chroot::Chroot;
     use crate::rootfs::mounts::RESERVED;
+    use crate::sandbox::confined::Limits;
     use crate::tree::Root;
     use crate::units::Arch;
     use std::fs;
@@ -286,7 +280,10 @@ mod tests {
             fs::write(programs.join(name), program(OWN, b"", b"no architecture")).expect("program");
         }
         let said = Said(Mutex::default());
-        prepare(&Root::open(tree.path()).expect("open"), Arch::host().other(), &said).expect("goes on");
+        let root = Root::open(tree.path()).expect("open");
+        let limits = Limits::default();
+        let chroot = Chroot { root: &root, folder: tree.path(), epoch: 0, limits, sink: &said };
+        prepare(&chroot, Arch::host().other()).expect("goes on");
         let left: Vec<_> =
             fs::read_dir(&programs).expect("list").map(|e| e.expect("entry").file_name()).collect();
         assert_eq!(left, ["sed"]);

@@ -1,70 +1,107 @@
-//! Runs programs of the tree in the tree.
+//! Runs programs of the tree in the tree; see [`crate::sandbox::confined`] for what they see.
 
 use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::error::Problem;
-use crate::host;
+use crate::event::Sink;
+use crate::sandbox::confined::{Ended, Left, Limits, Program};
+use crate::tree::Root;
 
 /// Lines of a program's output that are kept for its error message: dpkg says what failed once at the place and
 /// once at the end, and the whole of a failed script's output has to be between them.
 const KEPT_LINES: usize = 400;
 
-/// A command inside the tree: nothing of the host's environment, nobody to answer a question.
-///
-/// # Errors
-/// When the host has no chroot program.
-pub fn command(root: &Path, epoch: u64, program: &str) -> Result<Command> {
-    let mut command = host::command("chroot")?;
-    command
-        .arg(root)
-        .arg(program)
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("HOME", "/root")
-        .env("LC_ALL", "C.UTF-8")
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env("DEBCONF_NONINTERACTIVE_SEEN", "true")
-        // Every date that a script writes (shadow's last change, initramfs, caches) is the image's own.
-        .env("SOURCE_DATE_EPOCH", epoch.to_string())
-        // systemctl and friends act on files only.
-        .env("SYSTEMD_OFFLINE", "1")
-        // Ubuntu's flash-kernel would look for the board that it runs on.
-        .env("FLASH_KERNEL_SKIP", "true")
-        .current_dir("/");
-    Ok(command)
+/// A tree whose programs run, and under which conditions.
+#[derive(Clone, Copy)]
+pub struct Chroot<'a> {
+    /// The tree.
+    pub root: &'a Root,
+    /// Its folder, which becomes `/` for them.
+    pub folder: &'a Path,
+    /// Time stamp of everything that scripts write, seconds since 1970.
+    pub epoch: u64,
+    /// What they may take.
+    pub limits: Limits,
+    /// Who hears of processes that they leave.
+    pub sink: &'a dyn Sink,
 }
 
-/// Runs the command; each line of its output is handed to `line`, and the last of them stand in the error.
-///
-/// # Errors
-/// The command, its exit status and its output.
-pub fn run(command: &mut Command, mut line: impl FnMut(&str)) -> Result<()> {
-    let (reader, writer) = std::io::pipe().context("making a pipe")?;
-    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    let mut child = command.spawn().with_context(|| format!("starting {}", host::line(command)))?;
-    let shown = shortened(&host::line(command));
-    // Both ends that this process holds would keep the pipe open for ever.
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut kept = VecDeque::new();
-    for text in BufReader::new(reader).split(b'\n') {
-        let text = String::from_utf8_lossy(&text.context("reading a program's output")?).into_owned();
-        line(&text);
-        kept.push_back(text);
-        if kept.len() > KEPT_LINES {
-            kept.pop_front();
+impl Chroot<'_> {
+    /// A program inside the tree: nothing of the host's environment, nobody to answer a question.
+    pub fn program(&self, name: &str) -> Program {
+        let epoch = self.epoch.to_string();
+        let environment = [
+            ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+            ("HOME", "/root"),
+            ("LC_ALL", "C.UTF-8"),
+            ("DEBIAN_FRONTEND", "noninteractive"),
+            ("DEBCONF_NONINTERACTIVE_SEEN", "true"),
+            // Every date that a script writes (shadow's last change, initramfs, caches) is the image's own.
+            ("SOURCE_DATE_EPOCH", &epoch),
+            // systemctl and friends act on files only.
+            ("SYSTEMD_OFFLINE", "1"),
+            // Ubuntu's flash-kernel would look for the board that it runs on.
+            ("FLASH_KERNEL_SKIP", "true"),
+        ];
+        Program {
+            root: self.folder.to_owned(),
+            name: name.to_owned(),
+            arguments: Vec::new(),
+            environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            limits: self.limits,
         }
     }
-    let status = child.wait()?;
-    if status.success() {
-        return Ok(());
+
+    /// Runs the program; each line of its output is handed to `line`, and the last of them stand in the error.
+    ///
+    /// # Errors
+    /// The command, its exit status and its output.
+    pub fn run(&self, program: &Program, mut line: impl FnMut(&str)) -> Result<()> {
+        let mut kept = VecDeque::new();
+        let ended = program.run(|text| {
+            line(text);
+            kept.push_back(text.to_owned());
+            if kept.len() > KEPT_LINES {
+                kept.pop_front();
+            }
+        })?;
+        for left in &ended.left {
+            self.sink.warn(left_running(&program.name, left));
+        }
+        if ended.success() {
+            return Ok(());
+        }
+        Err(failed(program, &ended, Vec::from(kept)).into())
     }
-    let output = Vec::from(kept).join("\n");
-    Err(Problem::work(format!("{shown} failed: {status}\n{output}")).into())
+}
+
+/// A package that starts its service itself, and not by the init system, does so in a build too.
+fn left_running(name: &str, left: &Left) -> String {
+    let who = left.package.as_ref().map_or_else(|| name.to_owned(), |package| format!("package {package}"));
+    format!("{who} left a process running, which was ended: {}", left.command)
+}
+
+fn failed(program: &Program, ended: &Ended, kept: Vec<String>) -> Problem {
+    let words = std::iter::once(&program.name).chain(&program.arguments);
+    let command = shortened(&words.map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
+    let output = kept.join("\n");
+    let problem = Problem::work(format!("{command} failed: {}\n{output}", ended.status()));
+    match ended.passed {
+        None => problem,
+        Some(_) => problem.hint(format!(
+            "a package's script did that (the last lines are its own); where it has to, allow more: --limits with some of {}",
+            Limits::WORDS
+        )),
+    }
+}
+
+/// As one would type it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{word}'") }
 }
 
 /// A dpkg command names two hundred files: the first few tell enough.
@@ -78,20 +115,38 @@ fn shortened(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{run, shortened};
-    use std::process::Command;
+    use super::{Chroot, failed, left_running, shortened};
+    use crate::event::Silent;
+    use crate::sandbox::confined::{Ended, Left, Limits};
+    use crate::tree::Root;
+
+    fn ended(code: Option<i32>, passed: Option<&str>) -> Ended {
+        Ended { code, signal: None, left: Vec::new(), passed: passed.map(str::to_owned) }
+    }
 
     #[test]
-    fn output_is_streamed_and_kept_for_the_error() {
-        let mut seen = Vec::new();
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo one; echo two >&2; exit 4"]);
-        let error = run(&mut command, |line| seen.push(line.to_owned())).expect_err("fails");
-        assert_eq!(seen, ["one", "two"]);
-        assert_eq!(
-            error.to_string(),
-            "sh -c 'echo one; echo two >&2; exit 4' failed: exit status: 4\none\ntwo"
-        );
+    fn the_error_has_command_status_and_output() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let root = Root::open(folder.path()).expect("root");
+        let limits = Limits::default();
+        let tree = Chroot { root: &root, folder: folder.path(), epoch: 7, limits, sink: &Silent };
+        let program = tree.program("sh").args(["-c", "echo one; exit 4"]);
+        let output = || vec!["one".to_owned(), "two".to_owned()];
+        let problem = failed(&program, &ended(Some(4), None), output());
+        assert_eq!(problem.message, "sh -c 'echo one; exit 4' failed: exit status: 4\none\ntwo");
+        assert_eq!(problem.hint, None);
+        let problem = failed(&program, &ended(None, Some("it took too much")), output());
+        assert!(problem.message.contains("failed: it took too much\none"), "{}", problem.message);
+        assert!(problem.hint.expect("a way out").contains("--limits"));
+    }
+
+    #[test]
+    fn who_left_a_process() {
+        let left =
+            |package: Option<&str>| Left { command: "sleep 9".into(), package: package.map(str::to_owned) };
+        let by = |package| left_running("dpkg", &left(package));
+        assert_eq!(by(Some("site")), "package site left a process running, which was ended: sleep 9");
+        assert_eq!(by(None), "dpkg left a process running, which was ended: sleep 9");
     }
 
     #[test]

@@ -14,9 +14,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::chroot::Chroot;
 use super::{images, login, scripts, zone};
 use crate::error::Problem;
-use crate::event::Sink;
 use crate::overlay::{Entry, Kind};
 use crate::tree::{self, Root};
 use crate::units::Digest;
@@ -52,19 +52,19 @@ impl Files {
     ///
     /// # Errors
     /// The file or account that could not be made.
-    pub fn lay(&self, folder: &Path, blobs: &Path, epoch: u64, sink: &dyn Sink) -> Result<()> {
-        let root = &Root::open(folder)?;
+    pub fn lay(&self, chroot: &Chroot<'_>, blobs: &Path) -> Result<()> {
+        let root = chroot.root;
         let home = PathBuf::from(format!("/home/{}", self.user));
         let (at_home, others) = self.split(root, &home)?;
         write_entries(root, &others, blobs)?;
         zone::link(root, &self.timezone, &self.places.timezone)?;
-        let account = login::make(root, folder, epoch, (&self.user, &home), &self.places.user)?;
+        let account = login::make(chroot, (&self.user, &home), &self.places.user)?;
         write_entries(root, &at_home, blobs)?;
         account.own(root, at_home.iter().map(|entry| entry.path.as_path()))?;
         account.keys(root, &self.authorized_keys)?;
-        scripts::check(root, &self.entries, sink)?;
+        scripts::check(root, &self.entries, chroot.sink)?;
         for (at, image) in self.images.iter().enumerate() {
-            image.preload(root, at, epoch)?;
+            image.preload(root, at, chroot.epoch)?;
         }
         Ok(())
     }

@@ -61,6 +61,14 @@ pub fn archive_name(at: usize, name: &str) -> String {
 }
 
 impl Image {
+    /// The file of the host that it is copied from; none where it is made of the tree's own files.
+    pub fn archive(&self) -> Option<&Path> {
+        match &self.from {
+            Source::Archive(file, _) => Some(file),
+            Source::Tree { .. } => None,
+        }
+    }
+
     /// Puts the image's archive into the tree.
     ///
     /// # Errors

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use super::chroot::Chroot;
+use super::files;
 use super::layer::kernels;
-use super::{chroot, files};
 use crate::error::Problem;
 use crate::overlay::Entry;
-use crate::tree::Root;
 
 /// Folders of the image whose files decide what is in an initramfs (initramfs-tools(7)). Overlay files in these are
 /// part of its key; all others can change without making it again.
@@ -20,10 +20,9 @@ pub const STEERED_BY: [&str; 3] =
 ///
 /// # Errors
 /// When there is no kernel, or initramfs-tools fails.
-pub fn make(root: &Path, files: &[Entry], blobs: &Path, wanted: bool, epoch: u64) -> Result<()> {
-    let tree = Root::open(root)?;
-    files::write_entries(&tree, files, blobs)?;
-    let kernels = kernels(&tree)?;
+pub fn make(chroot: &Chroot<'_>, files: &[Entry], blobs: &Path, wanted: bool) -> Result<()> {
+    files::write_entries(chroot.root, files, blobs)?;
+    let kernels = kernels(chroot.root)?;
     if kernels.is_empty() {
         return Err(Problem::input("the recipe installs no kernel")
             .hint("add one to packages.install, for example linux-image-amd64")
@@ -33,12 +32,10 @@ pub fn make(root: &Path, files: &[Entry], blobs: &Path, wanted: bool, epoch: u64
         return Ok(());
     }
     for version in &kernels {
-        let mut update = chroot::command(root, epoch, "update-initramfs")?;
-        chroot::run(update.args(["-c", "-k", version]), |_| {})?;
+        chroot.run(&chroot.program("update-initramfs").args(["-c", "-k", version]), |_| {})?;
         // The kernel's own postinst ran before there was an initramfs, so it linked none.
-        let mut links = chroot::command(root, epoch, "linux-update-symlinks")?;
-        links.args(["install", version, &format!("/boot/vmlinuz-{version}")]);
-        chroot::run(&mut links, |_| {})?;
+        let image = format!("/boot/vmlinuz-{version}");
+        chroot.run(&chroot.program("linux-update-symlinks").args(["install", version, &image]), |_| {})?;
     }
     Ok(())
 }

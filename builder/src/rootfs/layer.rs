@@ -1,15 +1,22 @@
 //! Makes one layer, or shows a stack of them to something that reads it.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::sethostname;
 use serde::{Deserialize, Serialize};
 
+use super::chroot::Chroot;
 use super::packages::{DebFile, Installer, NoServices};
 use super::{accounts, clean, files, initramfs, mounts, sync};
 use crate::event::{Event, Sink, Unit};
 use crate::foreign::{Foreign, tools};
 use crate::overlay::Entry;
+use crate::sandbox::World;
+use crate::sandbox::confined::Limits;
 use crate::tree::Root;
 use crate::units::Arch;
 
@@ -30,6 +37,10 @@ pub struct LayerJob {
     pub epoch: u64,
     /// For a tree of another architecture than this machine's: how its programs are run.
     pub foreign: Option<Foreign>,
+    /// The machine's name while packages' scripts run: that of the recipe.
+    pub hostname: String,
+    /// What packages' scripts may take.
+    pub limits: Limits,
     /// What to do.
     pub action: Action,
 }
@@ -70,53 +81,78 @@ pub enum Action {
     },
 }
 
+impl LayerJob {
+    /// What of the host it reads and writes.
+    pub fn world(&self) -> World {
+        let mut read = self.lowers.clone();
+        read.push(self.blobs.clone());
+        read.extend(self.foreign.iter().flat_map(Foreign::files));
+        if let Action::Files(files) = &self.action {
+            read.extend(files.images.iter().filter_map(|image| image.archive().map(Path::to_owned)));
+        }
+        // Tree and scratch are folders of one staging folder, and overlayfs wants them in one mount.
+        let staging = self.scratch.parent().map(Path::to_owned);
+        World { read, write: staging.into_iter().collect() }
+    }
+}
+
 /// Makes the layer; called in a sandbox.
 ///
 /// # Errors
 /// What the packages' scripts or the file system said.
 pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<()> {
     sync::suppress()?;
-    let installer = |root| Installer { root, blobs: &job.blobs, epoch: job.epoch, step: &job.step, sink };
+    sethostname(&job.hostname).context("naming the sandbox as the recipe names the device")?;
+    // The modes of what edgepress makes itself; the folder was made under the caller's mask.
+    umask(Mode::from_bits_truncate(0o022));
+    fs::set_permissions(&job.tree, fs::Permissions::from_mode(0o755)).context("opening the new tree")?;
     let stacked = Stack::open(&job.lowers, &job.tree, &job.scratch)?;
-    let root = stacked.root();
+    let root = stacked.tree()?;
+    let (folder, limits) = (stacked.root(), job.limits);
+    let tree = Chroot { root: &root, folder, epoch: job.epoch, limits, sink };
+    let installer = Installer { tree, blobs: &job.blobs, step: &job.step };
     match &job.action {
-        Action::Bootstrap { debs, arch } => installer(root).bootstrap(*arch, debs)?,
+        Action::Bootstrap { debs, arch } => installer.bootstrap(*arch, debs)?,
         Action::Tools { debs, target } => {
             started(job, sink);
-            installer(root).extract(Arch::host(), debs)?;
-            return tools::prepare(&stacked.tree()?, *target, sink);
+            installer.extract(Arch::host(), debs)?;
+            return tools::prepare(&tree, *target);
         }
         _ => {}
     }
-    mounts::around(root, &job.blobs)?;
-    let foreign = job.foreign.as_ref().map(|foreign| foreign.enter(root, &job.scratch)).transpose()?;
-    let no_services = NoServices::install(root)?;
-    match &job.action {
-        Action::Bootstrap { debs, .. } => installer(root).install(debs)?,
-        Action::Install { debs, last } => {
-            installer(root).install(debs)?;
-            if *last {
-                accounts::assert(&Root::open(root)?)?;
-            }
-        }
-        Action::Initramfs { files, wanted } => {
-            started(job, sink);
-            initramfs::make(root, files, &job.blobs, *wanted, job.epoch)?;
-        }
-        Action::Files(files) => {
-            started(job, sink);
-            files.lay(root, &job.blobs, job.epoch, sink)?;
-        }
-        Action::Tools { .. } => {}
-    }
-    no_services.remove()?;
-    clean::scrub(&stacked.tree()?)?;
+    mounts::around(&root, &job.blobs)?;
+    let foreign = job.foreign.as_ref().map(|foreign| foreign.enter(folder, &job.scratch)).transpose()?;
+    let no_services = NoServices::install(&root)?;
+    act(job, &tree, &installer)?;
+    no_services.remove(&root)?;
+    clean::scrub(&root)?;
     if let Some(foreign) = foreign {
         foreign.leave()?;
     }
-    mounts::clear(root)?;
+    mounts::clear(&root)?;
+    drop(root);
     drop(stacked);
     clean::clamp_times(&Root::open(&job.tree)?, job.epoch)
+}
+
+/// What needs the tree's own programs.
+fn act(job: &LayerJob, tree: &Chroot<'_>, installer: &Installer<'_>) -> Result<()> {
+    match &job.action {
+        Action::Bootstrap { debs, .. } => installer.install(debs, &job.hostname),
+        Action::Install { debs, last } => {
+            installer.install(debs, &job.hostname)?;
+            if *last { accounts::assert(tree.root) } else { Ok(()) }
+        }
+        Action::Initramfs { files, wanted } => {
+            started(job, tree.sink);
+            initramfs::make(tree, files, &job.blobs, *wanted)
+        }
+        Action::Files(files) => {
+            started(job, tree.sink);
+            files.lay(tree, &job.blobs)
+        }
+        Action::Tools { .. } => Ok(()),
+    }
 }
 
 fn started(job: &LayerJob, sink: &dyn Sink) {

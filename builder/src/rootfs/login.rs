@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::chroot;
+use super::chroot::Chroot;
 use crate::error::Problem;
 use crate::tree::Root;
 
@@ -22,23 +22,22 @@ pub struct Account {
     gid: u32,
 }
 
-/// Makes the account `(name, home)` in `root`, which is the tree in `folder`: keys only, its password is locked, root's
+/// Makes the account `(name, home)` in the tree: keys only, its password is locked, root's
 /// too, and sudo asks for none because there is none. `stated` is where the recipe names it.
 ///
 /// # Errors
 /// When the tree has the name already, as an account or a group; or useradd refuses.
-pub fn make(root: &Root, folder: &Path, epoch: u64, account: (&str, &Path), stated: &str) -> Result<Account> {
-    let (user, home) = account;
+pub fn make(chroot: &Chroot<'_>, account: (&str, &Path), stated: &str) -> Result<Account> {
+    let (root, (user, home)) = (chroot.root, account);
     let groups = names(root, "/etc/group")?;
     free(user, &names(root, "/etc/passwd")?, &groups, stated)?;
     let joined = GROUPS.into_iter().filter(|name| groups.contains(*name)).collect::<Vec<_>>().join(",");
-    let mut add = chroot::command(folder, epoch, "useradd")?;
-    add.args(["--create-home", "--home-dir"]).arg(home);
-    add.args(["--shell", "/bin/bash", "--groups", &joined, "--password", "!", user]);
-    chroot::run(&mut add, |_| {})
+    let place = home.display().to_string();
+    let add = chroot.program("useradd").args(["--create-home", "--home-dir", &place, "--shell", "/bin/bash"]);
+    chroot
+        .run(&add.args(["--groups", &joined, "--password", "!", user]), |_| {})
         .with_context(|| format!("making the account `{user}`, which {stated} asks for"))?;
-    let mut lock = chroot::command(folder, epoch, "usermod")?;
-    chroot::run(lock.args(["--password", "*", "root"]), |_| {})?;
+    chroot.run(&chroot.program("usermod").args(["--password", "*", "root"]), |_| {})?;
     let sudo = format!("{user} ALL=(ALL:ALL) NOPASSWD: ALL\n");
     root.write("/etc/sudoers.d/edgepress", 0o440, sudo.as_bytes())?;
     let (uid, gid) = ids(&text(root, "/etc/passwd")?, user)

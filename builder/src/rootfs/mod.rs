@@ -23,6 +23,7 @@ pub mod initramfs;
 pub mod layer;
 mod login;
 pub mod mounts;
+pub mod names;
 pub mod order;
 pub mod packages;
 mod scripts;

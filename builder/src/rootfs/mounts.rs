@@ -2,22 +2,22 @@
 //! namespace and ends with it.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use nix::mount::{MsFlags, mount, umount};
-use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::mount::{MntFlags, MsFlags, mount, umount, umount2};
 
 use crate::error::Problem;
+pub use crate::sandbox::bind::bind_read_only;
+use crate::sandbox::bind::{bind, make_read_only};
+use crate::tree::Root;
 
 /// Folder in the tree that belongs to the build alone; never part of a layer.
 pub const RESERVED: &str = ".edgepress-build";
 
 /// Device nodes that scripts may use; bound from the host because mknod is refused in a user namespace.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
-
-const NONE: Option<&str> = None;
 
 /// Layers, bottom first, seen as one tree; what is written goes to `upper`.
 ///
@@ -69,64 +69,86 @@ fn option(path: &Path) -> Result<String> {
     }
 }
 
-/// Mounts /proc, /dev, /run, /tmp and /sys in `root`, and the store's blobs, read-only, in [`RESERVED`].
+/// Mounts /dev, /run, /tmp and /sys in the tree, and the store's blobs, read-only, in [`RESERVED`]. `/proc` is each
+/// program's own, see [`crate::sandbox::confined`].
 ///
 /// # Errors
 /// The mount that failed.
-pub fn around(root: &Path, blobs: &Path) -> Result<()> {
-    for folder in ["proc", "dev", "run", "tmp", "sys"] {
-        fs::create_dir_all(root.join(folder)).with_context(|| format!("creating /{folder} in the tree"))?;
+pub fn around(root: &Root, blobs: &Path) -> Result<()> {
+    for folder in ["/proc", "/dev", "/run", "/tmp", "/sys"] {
+        root.make_folders(folder)?;
     }
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mounted("proc", &root.join("proc"), quiet | MsFlags::MS_NOEXEC, "")?;
-    for (folder, mode) in
-        [("dev", "mode=0755"), ("run", "mode=0755"), ("tmp", "mode=1777"), ("sys", "mode=0555")]
-    {
-        let flags = if folder == "dev" { MsFlags::MS_NOSUID } else { quiet };
-        mounted("tmpfs", &root.join(folder), flags, mode)?;
-    }
-    devices(&root.join("dev"))?;
-    let reserved = root.join(RESERVED);
-    fs::create_dir_all(reserved.join("debs")).with_context(|| format!("creating {}", reserved.display()))?;
-    mounted("tmpfs", &reserved, quiet, "mode=0755")?;
+    // All of these are memory.
+    mounted(root, "/dev", "tmpfs", MsFlags::MS_NOSUID, "mode=0755,size=1m")?;
+    mounted(root, "/run", "tmpfs", quiet, "mode=0755,size=256m")?;
+    mounted(root, "/tmp", "tmpfs", quiet, "mode=1777,size=2g")?;
+    mounted(root, "/sys", "tmpfs", quiet, "mode=0555,size=1m")?;
+    devices(root)?;
+    let reserved = Path::new("/").join(RESERVED);
+    root.make_folders(&reserved)?;
+    mounted(root, &reserved, "tmpfs", quiet, "mode=0755,size=16m")?;
     for folder in ["blobs", "debs"] {
-        fs::create_dir(reserved.join(folder)).with_context(|| format!("creating {}", reserved.display()))?;
+        root.make_folders(reserved.join(folder))?;
     }
-    bind_read_only(blobs, &reserved.join("blobs"))
+    let at = reserved.join("blobs");
+    bind(blobs, &Place::of(root, &at)?.path())?;
+    // A handle from before names what is under the mount.
+    make_read_only(&Place::of(root, &at)?.path())
 }
 
 /// Takes away what [`around`] mounted, and the folders that only mounts needed.
 ///
 /// # Errors
-/// When a script left something running in the tree.
-pub fn clear(root: &Path) -> Result<()> {
-    umount(&root.join(RESERVED).join("blobs")).context("unmounting the blobs")?;
-    for folder in [RESERVED, "sys", "tmp", "run"] {
-        umount(&root.join(folder)).with_context(|| format!("unmounting /{folder} of the tree"))?;
-    }
-    let dev = root.join("dev");
-    umount(&dev.join("pts")).context("unmounting /dev/pts of the tree")?;
+/// When the kernel refuses.
+pub fn clear(root: &Root) -> Result<()> {
+    let reserved = Path::new("/").join(RESERVED);
+    unmounted(root, reserved.join("blobs"))?;
+    unmounted(root, &reserved)?;
     for name in DEVICES {
-        umount(&dev.join(name)).with_context(|| format!("unmounting /dev/{name} of the tree"))?;
+        unmounted(root, Path::new("/dev").join(name))?;
     }
-    umount(&dev).context("unmounting /dev of the tree")?;
-    umount(&root.join("proc")).context("unmounting /proc of the tree")?;
-    let reserved = root.join(RESERVED);
-    fs::remove_dir_all(&reserved).with_context(|| format!("removing {}", reserved.display()))
+    for folder in ["/dev/shm", "/dev/pts", "/dev", "/sys", "/tmp", "/run"] {
+        unmounted(root, folder)?;
+    }
+    root.remove(&reserved).map(drop)
 }
 
-fn mounted(kind: &str, at: &Path, flags: MsFlags, options: &str) -> Result<()> {
-    let options = Some(options).filter(|text| !text.is_empty());
-    mount(Some(kind), at, Some(kind), flags, options)
-        .with_context(|| format!("mounting {kind} at {}", at.display()))
+/// A place in the tree as a path for mount(2): by its handle, so that no link of the tree is followed outside.
+struct Place(OwnedFd);
+
+impl Place {
+    fn of(root: &Root, path: impl AsRef<Path>) -> Result<Self> {
+        root.handle(path).map(Self)
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
 }
 
-fn devices(dev: &Path) -> Result<()> {
+fn mounted(root: &Root, at: impl AsRef<Path>, kind: &str, flags: MsFlags, options: &str) -> Result<()> {
+    let at = at.as_ref();
+    let place = Place::of(root, at)?;
+    mount(Some(kind), &place.path(), Some(kind), flags, Some(options))
+        .with_context(|| format!("mounting {kind} at {} of the tree", at.display()))
+}
+
+fn unmounted(root: &Root, at: impl AsRef<Path>) -> Result<()> {
+    let at = at.as_ref();
+    let place = Place::of(root, at)?;
+    // The handle itself keeps the mount busy.
+    umount2(&place.path(), MntFlags::MNT_DETACH)
+        .with_context(|| format!("unmounting {} of the tree", at.display()))
+}
+
+fn devices(root: &Root) -> Result<()> {
+    let dev = Path::new("/dev");
     for name in DEVICES {
         let at = dev.join(name);
-        fs::write(&at, b"").with_context(|| format!("creating {}", at.display()))?;
-        mount(Some(&Path::new("/dev").join(name)), &at, NONE, MsFlags::MS_BIND, NONE)
-            .with_context(|| format!("binding /dev/{name}"))?;
+        root.write(&at, 0o644, b"")?;
+        let place = Place::of(root, &at)?;
+        bind(&dev.join(name), &place.path())?;
     }
     for (name, target) in [
         ("fd", "/proc/self/fd"),
@@ -135,34 +157,12 @@ fn devices(dev: &Path) -> Result<()> {
         ("stderr", "fd/2"),
         ("ptmx", "pts/ptmx"),
     ] {
-        symlink(target, dev.join(name)).with_context(|| format!("linking /dev/{name}"))?;
+        root.symlink(target, dev.join(name))?;
     }
     for folder in ["pts", "shm"] {
-        fs::create_dir(dev.join(folder)).with_context(|| format!("creating /dev/{folder}"))?;
+        root.make_folders(dev.join(folder))?;
     }
-    mounted("devpts", &dev.join("pts"), MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "newinstance,ptmxmode=0666")
-}
-
-/// Shows `from`, a folder or a file, at `at`, and lets nobody write to it there.
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn bind_read_only(from: &Path, at: &Path) -> Result<()> {
-    mount(Some(from), at, NONE, MsFlags::MS_BIND, NONE)
-        .with_context(|| format!("binding {}", from.display()))?;
-    // Flags that the host has set on the mount are locked in a user namespace: a remount must repeat them.
-    let now = statvfs(at).with_context(|| format!("asking for the mount flags of {}", at.display()))?.flags();
-    let mut flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-    for (has, set) in [
-        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
-        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
-        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
-        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
-        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
-    ] {
-        if now.contains(has) {
-            flags |= set;
-        }
-    }
-    mount(NONE, at, NONE, flags, NONE).with_context(|| format!("making {} read-only", at.display()))
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mounted(root, "/dev/pts", "devpts", flags, "newinstance,ptmxmode=0666")?;
+    mounted(root, "/dev/shm", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=1777,size=256m")
 }

@@ -1,17 +1,17 @@
 //! Packages become files: the essential set by hand, everything else by the tree's own dpkg.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::chroot::Chroot;
+use super::extract;
 use super::mounts::RESERVED;
+use super::names::Names;
 use super::order::{self, Relations, Wave};
-use super::{chroot, extract};
 use crate::event::{Event, Sink, Unit};
 use crate::packages::deb;
 use crate::tree::Root;
@@ -31,6 +31,9 @@ pub struct DebFile {
 /// dpkg as the build calls it: no sync of each file (see [`super::sync`]), conffiles as the package has them.
 const DPKG: [&str; 3] = ["--force-unsafe-io", "--force-confdef", "--force-confold"];
 
+/// Most bytes of dpkg's list of installed packages; Debian's whole archive would be 60 MB of it.
+const MOST_STATUS: u64 = 256 << 20;
+
 /// Folders that merged-/usr turns into links; `lib64` only where the loader lives there.
 fn merged_folders(arch: Arch) -> &'static [&'static str] {
     match arch {
@@ -41,16 +44,12 @@ fn merged_folders(arch: Arch) -> &'static [&'static str] {
 
 /// Installs packages into a tree; see [`order`] for how.
 pub struct Installer<'a> {
-    /// The tree.
-    pub root: &'a Path,
+    /// The tree, and how its programs run.
+    pub tree: Chroot<'a>,
     /// The store's folder of blobs, on the host.
     pub blobs: &'a Path,
-    /// Time stamp of everything that scripts write.
-    pub epoch: u64,
     /// Step name for events.
     pub step: &'a str,
-    /// Listener.
-    pub sink: &'a dyn Sink,
 }
 
 impl Installer<'_> {
@@ -67,14 +66,12 @@ impl Installer<'_> {
             .filter(|deb| essential.contains(deb.name.as_str()))
             .map(|deb| (deb, self.blob(deb)))
             .collect();
-        extract::all(&debs, &Root::open(self.root)?)?;
-        let dpkg = self.root.join("var/lib/dpkg");
-        fs::create_dir_all(dpkg.join("info")).context("creating dpkg's database")?;
-        for name in ["status", "available"] {
-            let path = dpkg.join(name);
-            fs::write(&path, b"").with_context(|| format!("creating {}", path.display()))?;
-        }
-        Ok(())
+        extract::all(&debs, self.tree.root)?;
+        let root = self.tree.root;
+        root.make_folders("/var/lib/dpkg/info")?;
+        ["status", "available"]
+            .into_iter()
+            .try_for_each(|name| root.write(Path::new("/var/lib/dpkg").join(name), 0o644, b""))
     }
 
     /// Extracts packages for `arch` into an empty tree, and does nothing else with them.
@@ -84,24 +81,28 @@ impl Installer<'_> {
     pub fn extract(&self, arch: Arch, debs: &[DebFile]) -> Result<()> {
         self.merge_usr(arch)?;
         let debs: Vec<(&DebFile, PathBuf)> = debs.iter().map(|deb| (deb, self.blob(deb))).collect();
-        extract::all(&debs, &Root::open(self.root)?)
+        extract::all(&debs, self.tree.root)
     }
 
     fn merge_usr(&self, arch: Arch) -> Result<()> {
-        for name in merged_folders(arch) {
-            let folder = self.root.join("usr").join(name);
-            fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-            symlink(format!("usr/{name}"), self.root.join(name))
-                .with_context(|| format!("linking /{name}"))?;
-        }
-        Ok(())
+        let root = self.tree.root;
+        merged_folders(arch).iter().try_for_each(|name| {
+            root.make_folders(Path::new("/usr").join(name))?;
+            root.symlink(format!("usr/{name}"), name)
+        })
     }
 
-    /// Unpacks and configures `debs` with the tree's dpkg.
+    /// Unpacks and configures `debs` with the tree's dpkg, on a machine of the name `hostname`.
     ///
     /// # Errors
     /// dpkg's own words, with the whole output of the script that failed.
-    pub fn install(&self, debs: &[DebFile]) -> Result<()> {
+    pub fn install(&self, debs: &[DebFile], hostname: &str) -> Result<()> {
+        let names = Names::install(self.tree.root, hostname)?;
+        self.run_dpkg(debs)?;
+        names.remove(self.tree.root)
+    }
+
+    fn run_dpkg(&self, debs: &[DebFile]) -> Result<()> {
         let relations = self.relations(debs)?;
         let plan = order::plan(&relations, &self.installed()?)?;
         let names = self.link_debs(debs)?;
@@ -120,10 +121,10 @@ impl Installer<'_> {
     }
 
     fn dpkg(&self, arguments: &[&str], rest: &[String], progress: &Progress<'_>) -> Result<()> {
-        let mut command = chroot::command(self.root, self.epoch, "dpkg")?;
+        let tree = &self.tree;
         // Kernel packages make no initramfs while this says No: there is one at the end, of everything.
-        command.env("INITRD", "No").args(DPKG).args(arguments).args(rest);
-        chroot::run(&mut command, |line| progress.line(line))
+        let dpkg = tree.program("dpkg").env("INITRD", "No").args(DPKG).args(arguments.iter().copied());
+        tree.run(&dpkg.args(rest.iter().map(String::as_str)), |line| progress.line(line))
     }
 
     fn blob(&self, deb: &DebFile) -> PathBuf {
@@ -151,20 +152,20 @@ impl Installer<'_> {
 
     /// Names of the packages that the tree has.
     fn installed(&self) -> Result<BTreeSet<String>> {
-        let path = self.root.join("var/lib/dpkg/status");
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let text = self.tree.root.read_text("/var/lib/dpkg/status", MOST_STATUS)?;
+        let text = text.context("the tree has no /var/lib/dpkg/status")?;
         Ok(text.lines().filter_map(|line| line.strip_prefix("Package: ")).map(String::from).collect())
     }
 
     /// Gives each blob a name that dpkg's messages can show: `name_version.deb`.
     fn link_debs(&self, debs: &[DebFile]) -> Result<BTreeMap<String, String>> {
-        let folder = self.root.join(RESERVED).join("debs");
+        let root = self.tree.root;
+        let folder = Path::new("/").join(RESERVED).join("debs");
         debs.iter()
             .map(|deb| {
                 let file = format!("{}_{}.deb", deb.name, deb.version.replace(':', "%3a"));
                 let hex = deb.sha256.to_string();
-                symlink(format!("../blobs/{}/{hex}", &hex[..2]), folder.join(&file))
-                    .with_context(|| format!("linking {file}"))?;
+                root.symlink(format!("../blobs/{}/{hex}", &hex[..2]), folder.join(&file))?;
                 Ok((deb.name.clone(), format!("/{RESERVED}/debs/{file}")))
             })
             .collect()
@@ -185,8 +186,8 @@ struct Progress<'a> {
 impl<'a> Progress<'a> {
     fn new(installer: &Installer<'a>, total: usize) -> Self {
         let total = Some(total as u64);
-        installer.sink.emit(Event::Started { step: installer.step.into(), total, unit: Unit::Items });
-        Self { step: installer.step, sink: installer.sink, done: AtomicUsize::new(0) }
+        installer.tree.sink.emit(Event::Started { step: installer.step.into(), total, unit: Unit::Items });
+        Self { step: installer.step, sink: installer.tree.sink, done: AtomicUsize::new(0) }
     }
 
     fn line(&self, line: &str) {
@@ -199,25 +200,28 @@ impl<'a> Progress<'a> {
 
 /// A program that stands in the tree only while scripts run: no package may start a service in a build
 /// (Debian's policy-rc.d interface; 101 is "action forbidden by policy").
-pub struct NoServices(PathBuf);
+pub struct NoServices;
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 impl NoServices {
     /// Puts it in place.
     ///
     /// # Errors
     /// When the tree cannot be written.
-    pub fn install(root: &Path) -> Result<Self> {
-        let path = root.join("usr/sbin/policy-rc.d");
-        fs::write(&path, "#!/bin/sh\nexit 101\n").with_context(|| format!("writing {}", path.display()))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        Ok(Self(path))
+    pub fn install(root: &Root) -> Result<Self> {
+        root.write(POLICY, 0o755, b"#!/bin/sh\nexit 101\n").map(|()| Self)
     }
 
     /// Takes it away.
     ///
     /// # Errors
     /// When it is gone already, which a package must not do.
-    pub fn remove(self) -> Result<()> {
-        fs::remove_file(&self.0).with_context(|| format!("removing {}", self.0.display()))
+    pub fn remove(self, root: &Root) -> Result<()> {
+        ensure!(
+            root.remove(POLICY)?,
+            "a package's script removed {POLICY}, which keeps it from starting services"
+        );
+        Ok(())
     }
 }

@@ -8,8 +8,9 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, close, setgroups, sethostname, setresgid, setresuid};
 
 use super::{Job, Line, Pipe, own_peak, read_job_line, say};
 use crate::error::{Kind, Problem, problem};
@@ -30,6 +31,8 @@ pub fn outer() -> Result<()> {
 
 fn enter_and_start() -> Result<()> {
     die_with_parent()?;
+    close_what_was_inherited()?;
+    raise_limits();
     let flags = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
@@ -57,7 +60,38 @@ fn enter_and_start() -> Result<()> {
     Ok(())
 }
 
-fn die_with_parent() -> Result<()> {
+/// Closes files that the caller left open, a lock or a socket of its shell: nothing of them is for a sandbox.
+fn close_what_was_inherited() -> Result<()> {
+    const STANDARD: i32 = 2;
+    let entries = fs::read_dir("/proc/self/fd").context("listing open files")?;
+    let numbers: Vec<i32> =
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > STANDARD) {
+        // The listing's own file is closed already.
+        close(number).ok();
+    }
+    Ok(())
+}
+
+/// Takes the caller's limits away as far as they can be: a shell's `ulimit` must not decide whether an image can be made.
+fn raise_limits() {
+    for resource in [
+        Resource::RLIMIT_AS,
+        Resource::RLIMIT_CPU,
+        Resource::RLIMIT_DATA,
+        Resource::RLIMIT_FSIZE,
+        Resource::RLIMIT_MEMLOCK,
+        Resource::RLIMIT_NPROC,
+        Resource::RLIMIT_STACK,
+    ] {
+        let Ok((_, hard)) = getrlimit(resource) else { continue };
+        if setrlimit(resource, RLIM_INFINITY, RLIM_INFINITY).is_err() {
+            setrlimit(resource, hard, hard).ok();
+        }
+    }
+}
+
+pub(super) fn die_with_parent() -> Result<()> {
     set_pdeathsig(Signal::SIGKILL).context("asking to die with the parent")
 }
 
@@ -80,6 +114,10 @@ fn become_root() -> Result<()> {
 pub fn inner() -> Result<()> {
     let answer = die_with_parent().and_then(|()| settle()).and_then(|()| {
         let job: Job = serde_json::from_str(&read_job_line()?).context("understanding the sandbox's job")?;
+        if let Some(world) = job.world() {
+            forbid_user_namespaces()?;
+            world.enter()?;
+        }
         job.execute(&Pipe)
     });
     say(&answer.map_or_else(|error| failed(&error), |value| Line::Answer { value, peak: own_peak() }))
@@ -92,7 +130,14 @@ fn settle() -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, none).map_err(|errno| refused("mount /proc", errno))?;
     sethostname("edgepress").context("naming the sandbox")?;
+    // The NIS domain, which no package has a use for; an ordinary user may not set it.
+    fs::write("/proc/sys/kernel/domainname", "(none)").ok();
     host::run(host::command("ip")?.args(["link", "set", "lo", "up"])).map(drop)
+}
+
+/// In a user namespace of its own, a script would have every capability again, over mounts and networks of its own making.
+fn forbid_user_namespaces() -> Result<()> {
+    fs::write("/proc/sys/user/max_user_namespaces", "0").context("forbidding user namespaces in the sandbox")
 }
 
 /// The host does not let us: say what would.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::Users;
+use super::{Users, World};
 use crate::build::image::ImageJob;
 use crate::event::Sink;
 use crate::export::root::RootJob;
@@ -53,6 +53,14 @@ impl Job {
                 Users::Range
             }
             Self::Prove(_) => Users::Own,
+        }
+    }
+
+    /// What it may see of the host, where it runs what others wrote; nothing: all of it.
+    pub(super) fn world(&self) -> Option<World> {
+        match self {
+            Self::Layer(job) => Some(job.world()),
+            Self::Image(_) | Self::Root(_) | Self::Prove(_) | Self::ProbeBinfmt | Self::Remove(_) => None,
         }
     }
 

@@ -6,12 +6,20 @@
 //!      └─ edgepress sandbox --inner    pid 1 of the new pid namespace: runs one Job, answers in JSON lines
 //! ```
 //!
-//! When the verb dies the kernel kills both, and pid 1 takes with it everything that the job had started.
+//! When the verb dies the kernel kills both, and pid 1 takes with it everything that the job had started. The environment
+//! is what [`environment`] states, whatever the caller's is; files that the caller had open are closed.
+//!
+//! A job that runs programs of a tree sees only what of the host it needs ([`world`]), and runs them behind one more
+//! boundary ([`confined`]).
 
+pub mod bind;
 mod child;
+pub mod confined;
 mod job;
 mod users;
+mod world;
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,9 +27,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
+use child::die_with_parent;
 pub use child::{inner, outer};
 pub use job::Job;
 pub use users::Users;
+pub use world::World;
 
 use crate::error::{Kind, Problem};
 use crate::event::{Event, Sink};
@@ -65,6 +75,8 @@ pub fn run<T: serde::de::DeserializeOwned>(job: &Job, sink: &dyn Sink) -> Result
     let exe = std::env::current_exe().context("finding this program's own file")?;
     let mut child = Command::new(exe)
         .arg("sandbox")
+        .env_clear()
+        .envs(environment(std::env::vars_os()))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -77,6 +89,20 @@ pub fn run<T: serde::de::DeserializeOwned>(job: &Job, sink: &dyn Sink) -> Result
     child.wait().context("waiting for the sandbox")?;
     let answer = result.with_context(|| job.name())?;
     serde_json::from_value(answer).context("reading the sandbox's answer")
+}
+
+/// What of the caller's environment a sandbox gets: where the host's programs are and how they are loaded, and where this
+/// program's own tests say that things are. No locale, no time zone: what is made does not depend on them.
+fn environment(all: impl Iterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
+    const NAMES: [&str; 2] = ["PATH", "TMPDIR"];
+    // FAKETIME belongs to a library that LD_PRELOAD names.
+    const PREFIXES: [&str; 3] = ["EDGEPRESS_", "FAKETIME", "LD_"];
+    let kept = |name: &OsString| {
+        let name = name.to_string_lossy();
+        NAMES.contains(&name.as_ref()) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    };
+    let stated = ("LC_ALL".into(), "C.UTF-8".into());
+    all.filter(|(name, _)| kept(name)).chain([stated]).collect()
 }
 
 fn converse(child: &mut Child, job: &Job, sink: &dyn Sink) -> Result<serde_json::Value> {
@@ -129,5 +155,24 @@ impl Sink for Pipe {
     fn emit(&self, event: Event) {
         // A parent that no longer listens is about to kill this process anyway.
         say(&Line::Event(event)).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::environment;
+
+    #[test]
+    fn the_caller_s_environment_stays_outside() {
+        let all = [
+            ("PATH", "/bin"),
+            ("TZ", "Asia/Tokyo"),
+            ("LANG", "de_DE"),
+            ("AWS_SECRET_ACCESS_KEY", "x"),
+            ("LD_PRELOAD", "y"),
+        ];
+        let kept = environment(all.into_iter().map(|(name, value)| (name.into(), value.into())));
+        let expected = [("PATH", "/bin"), ("LD_PRELOAD", "y"), ("LC_ALL", "C.UTF-8")];
+        assert_eq!(kept, expected.map(|(name, value)| (name.into(), value.into())));
     }
 }
