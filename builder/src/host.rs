@@ -1,5 +1,6 @@
 //! The host's programs: one runner for all of them, and the package to install when one is missing.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,9 @@ use crate::error::Problem;
 /// Host programs and the Debian/Ubuntu package that has each. `ci/host-packages` installs the same.
 const PACKAGES: &[(&str, &str)] = &[
     ("apt-cache", "apt"),
+    ("apt-config", "apt"),
     ("apt-get", "apt"),
+    ("chroot", "coreutils"),
     ("debugfs", "e2fsprogs"),
     ("dpkg-deb", "dpkg"),
     ("e2fsck", "e2fsprogs"),
@@ -43,13 +46,32 @@ pub fn program(name: &str) -> Result<PathBuf> {
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file());
-    found.ok_or_else(|| missing(name).into())
+    found.ok_or_else(|| missing(&[name]).into())
 }
 
-fn missing(name: &str) -> Problem {
-    let package = PACKAGES.iter().find(|(program, _)| *program == name).map_or(name, |(_, package)| package);
-    Problem::work(format!("the program `{name}` is not installed"))
-        .hint(format!("install it: sudo apt-get install {package}"))
+/// Looks for all programs that some work will need, so that it does not end in its middle for want of one.
+///
+/// # Errors
+/// Names all that are not there, and the packages to install.
+pub fn programs<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    let absent: Vec<_> = names.into_iter().filter(|name| program(name).is_err()).collect();
+    if absent.is_empty() { Ok(()) } else { Err(missing(&absent).into()) }
+}
+
+fn missing(names: &[&str]) -> Problem {
+    let package = |name: &str| {
+        PACKAGES
+            .iter()
+            .find(|(program, _)| *program == name)
+            .map_or(name.to_owned(), |(_, package)| (*package).to_owned())
+    };
+    let packages: BTreeSet<_> = names.iter().map(|name| package(name)).collect();
+    let packages = packages.into_iter().collect::<Vec<_>>().join(" ");
+    let (message, it) = match names {
+        [name] => (format!("the program `{name}` is not installed"), "it"),
+        _ => (format!("the programs `{}` are not installed", names.join("`, `")), "them"),
+    };
+    Problem::work(message).hint(format!("install {it}: sudo apt-get install {packages}"))
 }
 
 /// A command of a host program, found by [`program`].
@@ -99,7 +121,7 @@ pub fn output(command: &mut Command) -> Result<Output> {
     match command.output() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let name = Path::new(command.get_program()).file_name().unwrap_or_default();
-            Err(missing(&name.to_string_lossy()).into())
+            Err(missing(&[&*name.to_string_lossy()]).into())
         }
         other => other.with_context(|| format!("starting {}", line(command))),
     }
@@ -144,8 +166,14 @@ mod tests {
 
     #[test]
     fn missing_program_names_its_package() {
-        let error = super::missing("mke2fs");
+        let error = super::missing(&["mke2fs"]);
         assert_eq!(error.hint.as_deref(), Some("install it: sudo apt-get install e2fsprogs"));
+        let error = super::missing(&["mke2fs", "debugfs", "newuidmap"]);
+        assert_eq!(error.message, "the programs `mke2fs`, `debugfs`, `newuidmap` are not installed");
+        assert_eq!(error.hint.as_deref(), Some("install them: sudo apt-get install e2fsprogs uidmap"));
+        super::programs(["sh", "cat"]).expect("there");
+        let error = super::programs(["sh", "no-such-program", "nor-this"]).expect_err("missing");
+        assert_eq!(error.to_string(), "the programs `no-such-program`, `nor-this` are not installed");
         let error = program("no-such-program").expect_err("missing");
         assert!(problem(&error).is_some());
     }

@@ -14,6 +14,7 @@ pub mod outputs;
 pub mod papers;
 pub mod partial;
 pub mod plan;
+mod programs;
 pub mod steps;
 
 use std::collections::BTreeMap;
@@ -107,6 +108,7 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     let start = Instant::now();
     let loaded = recipe::load(&options.recipe, &options.sets, options.arch)?;
     refuse_mistakes(&loaded, sink)?;
+    programs::look(&loaded.recipe)?;
     let store = Store::open(options.store.clone())?;
     let arch = loaded.recipe.target.arch;
     let history = History::open(&store, &fs::canonicalize(&options.recipe)?, &arch.to_string());
