@@ -16,6 +16,7 @@ pub mod board;
 pub mod build;
 pub mod certificate;
 pub mod cli;
+pub mod colour;
 pub mod disk;
 pub mod error;
 pub mod event;

@@ -199,9 +199,25 @@ impl From<Digest> for String {
     }
 }
 
+/// `1 device`, `2 devices`, `2 identities`.
+pub fn counted(number: u64, what: &str) -> String {
+    match what.strip_suffix('y') {
+        _ if number == 1 => format!("1 {what}"),
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{number} {stem}ies"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{ByteSize, Digest};
+    use super::{ByteSize, Digest, counted};
+
+    #[test]
+    fn plurals() {
+        assert_eq!([0, 1, 2].map(|number| counted(number, "file")), ["0 files", "1 file", "2 files"]);
+        assert_eq!([counted(1, "identity"), counted(2, "identity")], ["1 identity", "2 identities"]);
+        assert_eq!([counted(1, "day"), counted(2, "day")], ["1 day", "2 days"]);
+    }
 
     #[test]
     fn sizes_round_trip() {

@@ -11,7 +11,7 @@ use clap::error::{ContextKind, ContextValue};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::terminal;
+use crate::colour::Colour;
 use crate::error::{self, Finding, Place, problem};
 use crate::interrupt;
 
@@ -138,9 +138,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let colour = f.alternate();
-        write!(f, "{} {}", terminal::painted("error:", terminal::RED, colour), self.message)?;
+        write!(f, "{} {}", Colour::Red.paint("error:", colour), self.message)?;
         match &self.hint {
-            Some(hint) => write!(f, "\n {} {hint}", terminal::painted("hint:", terminal::CYAN, colour)),
+            Some(hint) => write!(f, "\n {} {hint}", Colour::Cyan.paint("hint:", colour)),
             None => Ok(()),
         }
     }

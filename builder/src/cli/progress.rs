@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::terminal;
+use crate::colour::Colour;
 use crate::event::{Event, Sink, Unit};
 
 /// A step that takes long says so this often, where there is no bar.
@@ -90,8 +91,9 @@ impl Sink for Bars {
                 self.line(&finished(&step, seconds, &outcome));
             }
             Event::Note { text } => self.line(&text),
-            Event::Warning { text } if self.colour => self.line(&format!("\x1b[33mwarning:\x1b[0m {text}")),
-            Event::Warning { text } => self.line(&format!("warning: {text}")),
+            Event::Warning { text } => {
+                self.line(&format!("{} {text}", Colour::Yellow.paint("warning:", self.colour)));
+            }
         }
     }
 }

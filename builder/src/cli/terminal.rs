@@ -4,10 +4,6 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, IsTerminal, Write as _};
 
-/// SGR codes (ECMA-48, 8.3.117).
-pub(super) const RED: &str = "31";
-pub(super) const CYAN: &str = "36";
-
 /// Are colours wanted on this stream? `NO_COLOR` (no-color.org) and `CLICOLOR_FORCE` (bixense.com/clicolors) have the last
 /// word, in this order; then it is a terminal that is not dumb.
 pub(super) fn colours(stream: &impl IsTerminal) -> bool {
@@ -24,11 +20,6 @@ fn decide(terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> bool {
         return true;
     }
     terminal && set("TERM").is_some() && !says("TERM", "dumb") && !says("CLICOLOR", "0")
-}
-
-/// The words in a colour, where it is wanted.
-pub(super) fn painted(words: &str, code: &str, colour: bool) -> String {
-    if colour { format!("\x1b[{code}m{words}\x1b[0m") } else { words.to_owned() }
 }
 
 /// Writes to standard error. One that is closed, or whose disk is full, has nobody to tell, and the work goes on: `eprint!`

@@ -141,9 +141,15 @@ pub(super) fn run(arguments: Arguments, session: &Session) -> Result<()> {
     };
     let report = prove::prove(&options, session.sink.as_ref())?;
     session.answer(&report)?;
-    match report.reason {
-        None => Ok(()),
-        Some(reason) => Err(Problem::work(reason).into()),
+    match report.passed {
+        true => Ok(()),
+        // Why, the report has said.
+        false => Err(Problem::work(format!("{} did not pass the test", report.image.file))
+            .hint(format!(
+                "console.log, timeline.svg and report.json are in {}",
+                options.report_folder().display()
+            ))
+            .into()),
     }
 }
 

@@ -9,7 +9,8 @@ use super::{Partition, Report};
 use crate::board::raspberry_pi::chain::{Chain, Finding, clean};
 use crate::disk::table::Kind;
 use crate::format::Container;
-use crate::prove::checks::{Check, Outcome};
+use crate::prove::checks::Check;
+use crate::units::counted;
 
 /// A folder with more files is shown as one line.
 const FOLDER_SHOWN: usize = 12;
@@ -51,24 +52,16 @@ impl fmt::Display for Report {
     }
 }
 
-fn word(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Passed => "ok",
-        Outcome::Failed => "FAILED",
-        Outcome::Skipped => "skipped",
-    }
-}
-
 /// A verdict; several faults stand one below the other.
 fn show_verdict(verdict: &Check, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut lines = verdict.detail.lines();
     let first = shown(lines.next().unwrap_or_default());
-    writeln!(f, "{:<16} {:>9}  {first}", verdict.name, word(verdict.outcome))?;
+    writeln!(f, "{:<16} {}  {first}", verdict.name, verdict.outcome.word(9, f.alternate()))?;
     lines.try_for_each(|line| writeln!(f, "{:<26}  {}", "", shown(line)))
 }
 
 fn show_point(point: &Point, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    writeln!(f, "  {:<20} {:>7}  {}", point.name, word(point.outcome), shown(&point.found))
+    writeln!(f, "  {:<20} {}  {}", point.name, point.outcome.word(7, f.alternate()), shown(&point.found))
 }
 
 /// What a recipe may have brought on purpose.
@@ -167,7 +160,7 @@ fn files(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (folder, name) = file.path.rsplit_once('/').unwrap_or(("", &file.path));
         folders.entry(folder).or_default().push((name, file.size));
     }
-    writeln!(f, "\nFAT partition: {} files", report.files.len())?;
+    writeln!(f, "\nFAT partition: {}", counted(report.files.len() as u64, "file"))?;
     for (folder, files) in folders {
         let folder = if folder.is_empty() { String::new() } else { format!("{}/", shown(folder)) };
         if files.len() > FOLDER_SHOWN && !folder.is_empty() {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::copy::Copy;
+use crate::colour::Colour;
 use crate::disk::{fat, table};
 use crate::units::Digest;
 
@@ -33,6 +34,18 @@ pub enum Outcome {
     Failed,
     /// Could not be told, or does not apply.
     Skipped,
+}
+
+impl Outcome {
+    /// The word for it, at the right of `width` columns, in its colour where that is wanted.
+    pub fn word(self, width: usize, colour: bool) -> String {
+        let (word, its) = match self {
+            Self::Passed => ("ok", Colour::Green),
+            Self::Failed => ("FAILED", Colour::Red),
+            Self::Skipped => ("skipped", Colour::Yellow),
+        };
+        its.paint(&format!("{word:>width$}"), colour)
+    }
 }
 
 impl Check {

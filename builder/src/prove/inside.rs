@@ -14,6 +14,7 @@ use super::console::Lines;
 use super::harm::{Moment, Planned};
 use super::machine::{Boot, Start};
 use super::milestone::Milestone;
+use super::processor::{self, Processor};
 use super::qemu::Qemu;
 pub use super::run::{Cut, Run};
 use super::tracker::Tracker;
@@ -80,15 +81,21 @@ pub fn run(inside: &Inside, sink: &dyn Sink) -> Result<Run> {
     let (mut told, mut cut, mut next) = (None, None, Tracker::toward(inside.goal));
     if let Some(moment) = inside.cut {
         let (tracker, seconds) = boot_until_cut(inside, moment, &world, sink)?;
-        let Some(seconds) = seconds else { return Ok(finish(&tracker, None, None, world.end()?)) };
+        let Some(seconds) = seconds else {
+            let ended = inside.timeout.min(world.started().elapsed().as_secs_f64());
+            return Ok(Run { ended, ..finish(&tracker, None, None, world.end()?) });
+        };
         told = tracker.registration_id().map(str::to_owned);
         cut = Some(Cut { seconds, milestones: tracker.reached().clone() });
         next = tracker.next();
     }
-    let (tracker, shut_down) = boot(inside, next, cut.is_some(), &world, sink)?;
-    let mut run = finish(&tracker, shut_down, cut, world.end()?);
-    run.registration_id = run.registration_id.or(told);
-    Ok(run)
+    let before = processor::of_children()?;
+    let mut end = boot(inside, next, cut.is_some(), &world, sink)?;
+    let processor = Processor::new(processor::of_children()? - before, end.off);
+    end.tracker.explain(&processor);
+    let run = finish(&end.tracker, end.shut_down, cut, world.end()?);
+    let registration_id = run.registration_id.or(told);
+    Ok(Run { registration_id, ended: end.decided, processor: Some(processor), ..run })
 }
 
 fn finish(tracker: &Tracker, shut_down: Option<bool>, cut: Option<Cut>, entries: Vec<Entry>) -> Run {
@@ -100,7 +107,19 @@ fn finish(tracker: &Tracker, shut_down: Option<bool>, cut: Option<Cut>, entries:
         shut_down,
         cut,
         entries,
+        ended: 0.0,
+        processor: None,
     }
+}
+
+/// How a boot ended.
+struct End {
+    tracker: Tracker,
+    /// Did the guest shut down when asked?
+    shut_down: Option<bool>,
+    /// Seconds from power-on until it was decided what comes of it, and until QEMU had gone.
+    decided: f64,
+    off: f64,
 }
 
 /// Boots and takes the power away. Returns when that was; nothing, if the boot failed before.
@@ -124,16 +143,11 @@ fn boot_until_cut(
 }
 
 /// Boots until it is decided whether the device is provisioned; `again`: after a power cut.
-fn boot(
-    inside: &Inside,
-    tracker: Tracker,
-    again: bool,
-    world: &World,
-    sink: &dyn Sink,
-) -> Result<(Tracker, Option<bool>)> {
+fn boot(inside: &Inside, tracker: Tracker, again: bool, world: &World, sink: &dyn Sink) -> Result<End> {
     let (mut watch, mut qemu, seen) = Watch::start(inside, &inside.console, STEP, tracker, world, sink)?;
     watch.again = again;
     watch.until_decided(&seen, inside, &mut qemu)?;
+    let decided = watch.now();
     let shut_down = match (watch.tracker.failure(), again) {
         (Some(_), _) => None,
         (None, false) => Some(watch.while_shutting_down(seen, &mut qemu)?),
@@ -147,7 +161,7 @@ fn boot(
     drop(qemu);
     watch.end()?;
     watch.finished(if watch.tracker.failure().is_none() { "provisioned" } else { "failed" });
-    Ok((watch.tracker, shut_down))
+    Ok(End { off: watch.now(), tracker: watch.tracker, shut_down, decided })
 }
 
 fn forward(entries: Receiver<Entry>, sender: SyncSender<Seen>) {

@@ -23,7 +23,7 @@ pub fn render(report: &Report) -> String {
         "name=\"{}\" tests=\"{}\" failures=\"{failures}\" skipped=\"{skipped}\" errors=\"0\" time=\"{:.3}\"",
         escape(&format!("edgepress test {}", report.image.file)),
         cases.len(),
-        report.total()
+        report.end()
     );
     // Writing to a String cannot fail.
     let _ = writeln!(xml, "<testsuites>\n  <testsuite {suite}>");
@@ -66,8 +66,10 @@ fn milestones(report: &Report) -> Vec<Row> {
             None => {
                 missing += 1;
                 let why = report.reason.clone().unwrap_or_else(|| "it did not come".to_owned());
-                // Only the first is at fault: those behind it had no chance.
-                (0.0, if missing == 1 { Case::Failed(why) } else { Case::Skipped("not reached".into()) })
+                // Only the first is at fault, and was waited for: those behind it had no chance.
+                let waited = report.waited().filter(|(waited, _, _)| *waited == milestone);
+                let seconds = waited.map_or(0.0, |(_, from, to)| to - from);
+                (seconds, if missing == 1 { Case::Failed(why) } else { Case::Skipped("not reached".into()) })
             }
         };
         rows.push(("milestones", milestone.name().to_owned(), seconds, case));
@@ -124,6 +126,8 @@ mod tests {
     fn bad_ones() {
         let xml = render(&bad());
         assert!(xml.contains("tests=\"12\" failures=\"2\" skipped=\"4\""), "{xml}");
+        assert!(xml.contains("errors=\"0\" time=\"180.000\""), "{xml}");
+        assert!(xml.contains("name=\"dps-registered\" time=\"131.100\""), "{xml}");
         let message = "DPS answered 401 &lt;Unauthorized&gt; &amp; &quot;more&quot;\u{fffd}";
         assert!(xml.contains(&format!("<failure message=\"{message}\"/>")), "{xml}");
         assert!(xml.contains("<system-out>the last line</system-out>"), "{xml}");

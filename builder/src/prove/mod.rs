@@ -27,6 +27,7 @@ pub mod inside;
 pub mod junit;
 pub mod machine;
 pub mod milestone;
+pub mod processor;
 mod qemu;
 mod qmp;
 pub mod report;
@@ -41,7 +42,7 @@ mod verdict;
 pub mod world;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use time::OffsetDateTime;
@@ -93,6 +94,17 @@ pub struct Options {
     pub stamped: Option<Stamped>,
     /// Keep the copy of the disk, and everything else that is private to the run.
     pub keep: bool,
+}
+
+impl Options {
+    /// Where the report goes.
+    pub fn report_folder(&self) -> PathBuf {
+        // A link stands for the image that it names, and for what lies beside that.
+        let image = if self.image.is_symlink() { self.image.canonicalize().ok() } else { None };
+        let image = image.as_deref().unwrap_or(&self.image);
+        let beside = if image.is_dir() { Some(image) } else { image.parent() };
+        self.report.clone().unwrap_or_else(|| beside.unwrap_or(Path::new("")).join(REPORT))
+    }
 }
 
 /// A device with an identity of its own, and the world that knows it.
@@ -162,7 +174,7 @@ pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
     };
     let conditions = Conditions::of(&options.harm, trust);
     let report = verdict::report(&evidence, machine.facts()?, conditions, timeout)?;
-    publish_report(&report, options, &image, &logs, &device.certificate)?;
+    publish_report(&report, options, &logs, &device.certificate)?;
     scratch.end(sink)?;
     Ok(report)
 }
@@ -258,9 +270,7 @@ fn machine(image: &Image, options: &Options) -> Result<Host> {
     let harmed = options.harm != Harm::default() || options.azure;
     let checks = ["e2fsck", "debugfs"].into_iter().filter(|_| harmed || !manifest.provisioning.overrides);
     let trust = (!manifest.provisioning.overrides).then_some("e2image");
-    for tool in ["ip"].into_iter().chain(tpm).chain(checks).chain(trust) {
-        host::program(tool)?;
-    }
+    host::programs([machine.program(), "ip"].into_iter().chain(tpm).chain(checks).chain(trust))?;
     let program = host::program(machine.program())?;
     let firmware = if machine.has_firmware() {
         Some(firmware::find(machine.arch(), machine.short_name(), options.secure_boot)?)
@@ -378,14 +388,8 @@ fn setting(image: &Image, device: &Device, scratch: &Scratch, harm: &Harm) -> Se
 /// Where the report goes if the user does not say.
 const REPORT: &str = "test-report";
 
-fn publish_report(
-    report: &Report,
-    options: &Options,
-    image: &Image,
-    logs: &Logs,
-    device: &DeviceCertificate,
-) -> Result<()> {
-    let folder = options.report.clone().unwrap_or_else(|| image.folder().join(REPORT));
+fn publish_report(report: &Report, options: &Options, logs: &Logs, device: &DeviceCertificate) -> Result<()> {
+    let folder = options.report_folder();
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
     let before = options.harm.cut.map(|_| (&logs.console_before, "console-before-cut.log"));
     for (from, name) in

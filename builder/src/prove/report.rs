@@ -14,7 +14,9 @@ use super::harm::{Harm, Moment, Planned};
 use super::inside::Cut;
 use super::machine::Machine;
 use super::milestone::Milestone;
+use super::processor::Processor;
 use super::{junit, timeline};
+use crate::colour::Colour;
 use crate::units::{Arch, ByteSize, Digest};
 
 /// `report.json`.
@@ -33,6 +35,12 @@ pub struct Report {
     pub seconds: BTreeMap<Milestone, f64>,
     /// Seconds that the device had.
     pub timeout: f64,
+    /// Seconds from power-on until it was decided what comes of the boot: at the last milestone, or when hope was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<f64>,
+    /// How much of the host's processors QEMU had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processor: Option<Processor>,
     /// The power cut between two boots; `seconds` are then the second one's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_cut: Option<PowerCut>,
@@ -226,6 +234,23 @@ impl Report {
         self.seconds.values().copied().fold(0.0, f64::max)
     }
 
+    /// The milestone that was waited for in vain, and from when to when, in seconds since power-on.
+    pub fn waited(&self) -> Option<(Milestone, f64, f64)> {
+        self.reason.as_ref()?;
+        let came = |milestone: &Milestone| {
+            self.seconds.contains_key(milestone) || self.before_cut(*milestone).is_some()
+        };
+        let missing =
+            Milestone::ALL.into_iter().find(|milestone| *milestone <= self.goal && !came(milestone))?;
+        let (from, to) = (self.total(), self.ended?);
+        (to > from).then_some((missing, from, to))
+    }
+
+    /// When the last milestone came, or hope was given up.
+    pub fn end(&self) -> f64 {
+        self.waited().map_or_else(|| self.total(), |(_, _, to)| to)
+    }
+
     /// Writes report.json, junit.xml and timeline.svg into `folder`, each by rename.
     ///
     /// # Errors
@@ -265,27 +290,25 @@ impl fmt::Display for Report {
             }
         }
         for check in &self.checks {
-            let word = match check.outcome {
-                Outcome::Passed => "ok",
-                Outcome::Failed => "FAILED",
-                Outcome::Skipped => "skipped",
-            };
-            writeln!(f, "{:<16} {word:>9}  {}", check.name, check.detail)?;
+            writeln!(f, "{:<16} {}  {}", check.name, check.outcome.word(9, f.alternate()), check.detail)?;
         }
         if !self.passed && !self.provisioned && !self.console_tail.is_empty() {
             writeln!(f, "\nthe console's last lines:")?;
             self.console_tail.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
         }
         writeln!(f)?;
+        let (good, bad) =
+            (|word| Colour::Green.paint(word, f.alternate()), |word| Colour::Red.paint(word, f.alternate()));
+        let (provisioned, failed, total) = (good("PROVISIONED"), bad("FAILED"), self.total());
         match (&self.reason, self.provisioned) {
             (None, false) => write!(
                 f,
-                "CONFIGURED in {:.1} s; the simulated DPS takes certificates only, so nothing registered",
-                self.total()
+                "{} in {total:.1} s; the simulated DPS takes certificates only, so nothing registered",
+                good("CONFIGURED")
             ),
-            (None, true) => write!(f, "PROVISIONED in {:.1} s", self.total()),
-            (Some(reason), true) => write!(f, "PROVISIONED in {:.1} s, but FAILED: {reason}", self.total()),
-            (Some(reason), false) => write!(f, "FAILED: {reason}"),
+            (None, true) => write!(f, "{provisioned} in {total:.1} s"),
+            (Some(reason), true) => write!(f, "{provisioned} in {total:.1} s, but {failed}: {reason}"),
+            (Some(reason), false) => write!(f, "{failed}: {reason}"),
         }
     }
 }
@@ -309,6 +332,8 @@ pub(super) mod tests {
             reason: None,
             seconds: Milestone::ALL.into_iter().zip(times).collect(),
             timeout: 180.0,
+            ended: Some(65.5),
+            processor: None,
             power_cut: None,
             conditions: Conditions::default(),
             checks: vec![
@@ -344,7 +369,7 @@ pub(super) mod tests {
         let mut report = good();
         report.seconds.retain(|milestone, _| milestone.on_console());
         report.checks.push(Check::new("secrets-wiped", false, "the key is still there"));
-        (report.provisioned, report.passed) = (false, false);
+        (report.provisioned, report.passed, report.ended) = (false, false, Some(180.0));
         report.reason = Some("DPS answered 401 <Unauthorized> & \"more\"\u{1}".into());
         report
     }
@@ -359,6 +384,16 @@ pub(super) mod tests {
         assert!(text.contains("\ndps-registered         -    DPS took the registration\n"), "{text}");
         assert!(text.contains("the console's last lines:\n  the last line\n"), "{text}");
         assert!(text.contains("FAILED: DPS answered 401"), "{text}");
+        assert_eq!(bad().waited(), Some((Milestone::DpsRegistered, 48.9, 180.0)));
+        assert_eq!((good().waited(), good().end(), bad().end()), (None, 65.5, 180.0));
+    }
+
+    #[test]
+    fn verdicts_in_colour() {
+        let (good, bad) = (format!("{:#}", good()), format!("{:#}", bad()));
+        assert!(good.contains("\u{1b}[32m       ok\u{1b}[0m  nothing was written\n"), "{good}");
+        assert!(good.ends_with("\u{1b}[32mPROVISIONED\u{1b}[0m in 65.5 s"), "{good}");
+        assert!(bad.contains("\n\u{1b}[31mFAILED\u{1b}[0m: DPS answered 401"), "{bad}");
     }
 
     /// A device that was provisioned in its second boot, the power having gone when first boot was done.

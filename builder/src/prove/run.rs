@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::milestone::Milestone;
+use super::processor::Processor;
 use crate::sim::log::Entry;
 
 /// What was seen.
@@ -24,6 +25,10 @@ pub struct Run {
     pub cut: Option<Cut>,
     /// Everything that the simulators were asked.
     pub entries: Vec<Entry>,
+    /// Seconds from power-on until it was decided what comes of the boot; after a power cut, of the second one.
+    pub ended: f64,
+    /// What QEMU had of the host.
+    pub processor: Option<Processor>,
 }
 
 /// A power cut that took place.
@@ -53,6 +58,8 @@ impl Run {
             shut_down: None,
             cut: None,
             entries: Vec::new(),
+            ended: 0.0,
+            processor: None,
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use super::junit::escape;
-use super::milestone::Milestone;
 use super::report::Report;
 
 const WIDTH: f64 = 960.0;
@@ -29,7 +28,9 @@ const NUMBER: &str = "font-weight=\"600\" stroke=\"#ffffff\" stroke-width=\"4\" 
 pub fn render(report: &Report) -> String {
     let mut rows: Vec<_> = report.seconds.iter().map(|(milestone, at)| (*milestone, *at)).collect();
     rows.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
-    let bottom = TOP + ROW * f64::from(u32::try_from(rows.len() + 1).unwrap_or(u32::MAX));
+    let waited = report.waited();
+    let count = rows.len() + usize::from(waited.is_some());
+    let bottom = TOP + ROW * f64::from(u32::try_from(count + 1).unwrap_or(u32::MAX));
     let reason = if report.reason.is_some() { ROW } else { 0.0 };
     let (width, height) = (WIDTH, bottom + reason + 24.0);
     let mut svg = format!(
@@ -38,13 +39,18 @@ pub fn render(report: &Report) -> String {
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n"
     );
     head(&mut svg, report);
-    let scale = Scale::of(report.total());
+    let scale = Scale::of(report.end());
     scale.draw(&mut svg, bottom);
     let mut before = 0.0;
     for (at, (milestone, seconds)) in rows.iter().enumerate() {
         let y = TOP + ROW * f64::from(u32::try_from(at).unwrap_or(u32::MAX));
-        bar(&mut svg, &scale, y, *milestone, (before, *seconds));
+        let colour = if milestone.on_console() { CONSOLE } else { SERVICE };
+        bar(&mut svg, &scale, y, (milestone.name(), milestone.meaning(), colour), (before, *seconds));
         before = *seconds;
+    }
+    if let Some((missing, from, to)) = waited {
+        let meaning = format!("waited in vain: {}", missing.meaning());
+        bar(&mut svg, &scale, bottom - 2.0 * ROW, (missing.name(), &meaning, FAILURE), (from, to));
     }
     verdict(&mut svg, report, bottom - ROW + 14.0);
     legend(&mut svg, bottom + reason + 4.0);
@@ -109,18 +115,24 @@ impl Scale {
     }
 }
 
-fn bar(svg: &mut String, scale: &Scale, y: f64, milestone: Milestone, (from, to): (f64, f64)) {
-    let colour = if milestone.on_console() { CONSOLE } else { SERVICE };
+/// A bar by its name, what it means, and its colour.
+fn bar(
+    svg: &mut String,
+    scale: &Scale,
+    y: f64,
+    (name, meaning, colour): (&str, &str, &str),
+    (from, to): (f64, f64),
+) {
     let (left, right) = (scale.x(from), scale.x(to));
     // A phase of no length is still to be seen.
     let width = (right - left).max(2.0);
     let middle = y + BAR / 2.0 + 4.5;
-    text(svg, (LEFT - 12.0, middle), INK, "text-anchor=\"end\"", milestone.name());
+    text(svg, (LEFT - 12.0, middle), INK, "text-anchor=\"end\"", name);
     let _ = writeln!(
         svg,
         "<rect x=\"{left:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"3\" fill=\"{colour}\">\
          <title>{}</title></rect>",
-        escape(milestone.meaning())
+        escape(meaning)
     );
     text(svg, (left + width + 8.0, middle), INK, NUMBER, &format!("{to:.1} s"));
     let inside = format!("+{:.1}", to - from);
@@ -187,7 +199,9 @@ mod tests {
         assert!(svg.contains("demo: provisioned 65.5 s after power-on"), "{svg}");
         assert!(svg.contains(">+25.4</text>"), "{svg}");
         let svg = render(&bad());
-        assert_eq!(svg.matches("<title>").count(), 5);
+        assert_eq!(svg.matches("<title>").count(), 6);
+        assert!(svg.contains("<title>waited in vain: DPS took the registration</title>"), "{svg}");
+        assert!(svg.contains(">180.0 s</text>") && svg.contains(">+131.1</text>"), "{svg}");
         assert!(svg.contains("DPS answered 401 &lt;Unauthorized&gt;"), "{svg}");
         let svg = render(&cut());
         assert_eq!(svg.matches("<title>").count(), 8);

@@ -1,8 +1,12 @@
 //! What has been seen of a boot so far, and whether it is decided.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Display;
 
 use super::milestone::{FIRST_BOOT_DONE, FIRST_BOOT_THROUGH, Milestone, Sign, prompt, read};
+
+/// How the services of edgepress begin a line on the console.
+const EDGEPRESS: &str = "edgepress: ";
 
 /// How many of the console's last lines are shown.
 const TAIL_LINES: usize = 30;
@@ -17,6 +21,10 @@ pub struct Tracker {
     registration_id: Option<String>,
     earlier: BTreeSet<Milestone>,
     through: bool,
+    /// What edgepress on the device said last.
+    words: Option<String>,
+    /// It failed for want of time.
+    late: bool,
 }
 
 /// What a device does once in its life: a boot after it was done need not do it again.
@@ -40,6 +48,8 @@ impl Tracker {
             registration_id: None,
             earlier: BTreeSet::new(),
             through: false,
+            words: None,
+            late: false,
         }
     }
 
@@ -59,6 +69,9 @@ impl Tracker {
             self.registration_id = Some(id.trim().to_owned());
         }
         self.through |= line.contains(FIRST_BOOT_THROUGH);
+        if let Some((_, words)) = line.split_once(EDGEPRESS) {
+            self.words = Some(words.trim().to_owned());
+        }
         self.sign(read(line)?, at)
     }
 
@@ -119,13 +132,21 @@ impl Tracker {
             Some((milestone, at)) => format!("the last milestone was {milestone} at {at:.1} s"),
             None => "nothing was seen of the machine".to_owned(),
         };
-        let line = self.tail.back().map_or_else(
-            || "the console stayed empty".to_owned(),
-            |line| format!("the console's last line: {line}"),
-        );
+        // Any other line of the console is there by chance.
+        let words = self.words.as_ref().map(|words| format!("; edgepress said last: {words}"));
+        let empty = self.tail.is_empty().then(|| "; the console stayed empty".to_owned());
+        let more = words.or(empty).unwrap_or_default();
         let reason =
-            format!("{missing} ({}) did not come within {limit:.0} s; {seen}; {line}", missing.meaning());
+            format!("{missing} ({}) did not come within {limit:.0} s; {seen}{more}", missing.meaning());
         self.fail(reason);
+        self.late = true;
+    }
+
+    /// Says of a boot that had no time left what it had instead.
+    pub fn explain(&mut self, why: &dyn Display) {
+        if let Some(failure) = self.failure.as_mut().filter(|_| self.late) {
+            failure.push_str(&format!("; {why}"));
+        }
     }
 
     /// The milestones that came.
@@ -256,10 +277,20 @@ mod tests {
         tracker.time_is_up(9.0);
         let reason = tracker.failure().expect("failed");
         assert!(reason.starts_with("kernel (kernel runs) did not come within 9 s"), "{reason}");
-        assert!(
-            reason.ends_with("milestone was firmware at 1.2 s; the console's last line: and then"),
-            "{reason}"
-        );
+        assert!(reason.ends_with("; the last milestone was firmware at 1.2 s"), "{reason}");
+        tracker.explain(&"it slept");
+        assert!(tracker.failure().is_some_and(|reason| reason.ends_with("at 1.2 s; it slept")));
+        let mut tracker = Tracker::default();
+        tracker.line("BdsDxe: starting Boot0001", 1.25);
+        tracker.line("[    9.1] edgepress: first boot: waiting: no time yet", 1.4);
+        tracker.line("and then", 1.5);
+        tracker.time_is_up(9.0);
+        let words = "firmware at 1.2 s; edgepress said last: first boot: waiting: no time yet";
+        assert!(tracker.failure().is_some_and(|reason| reason.ends_with(words)));
+        let mut tracker = Tracker::default();
+        tracker.fail("QEMU died");
+        tracker.explain(&"it slept");
+        assert_eq!(tracker.failure(), Some("QEMU died"));
     }
 
     #[test]

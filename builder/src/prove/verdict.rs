@@ -17,7 +17,9 @@ use super::image::{Image, Stamp};
 use super::inside::Run;
 use super::machine::Machine;
 use super::milestone::Milestone;
-use super::report::{Conditions, ImageFacts, MachineFacts, PowerCut, Report, SimulatorFacts, rounded_all};
+use super::report::{
+    Conditions, ImageFacts, MachineFacts, PowerCut, Report, SimulatorFacts, rounded, rounded_all,
+};
 use super::root::{self, Root};
 use crate::recipe::types::Attestation;
 use crate::sim::Service;
@@ -88,6 +90,8 @@ pub fn report(
         reason: run.failure.clone(),
         seconds: rounded_all(&run.seconds),
         timeout,
+        ended: Some(rounded(run.ended)).filter(|ended| *ended > 0.0),
+        processor: run.processor,
         power_cut: PowerCut::of(evidence.harm, run.cut.as_ref()),
         conditions,
         checks,

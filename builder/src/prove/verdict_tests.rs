@@ -57,6 +57,8 @@ impl Scene {
             shut_down: Some(true),
             cut: None,
             entries: vec![registration("dev-1")],
+            ended: 65.5,
+            processor: None,
         };
         let console = folder.path().join("console.log");
         std::fs::write(&console, "[    1.000] nothing\n").expect("console");
