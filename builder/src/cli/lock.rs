@@ -15,7 +15,7 @@ use crate::lock::types::Section;
 use crate::lock::{self, Action, Ensured, Policy, file};
 use crate::packages::local;
 use crate::recipe;
-use crate::units::Arch;
+use crate::units::{Arch, counted};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -112,8 +112,9 @@ impl Display for Answer {
             Action::Updated => "updated",
             Action::Completed => "completed with this machine's tools",
         };
-        let (lock, arch, count, mib) = (self.lock.display(), self.arch, self.packages, self.size >> 20);
-        writeln!(f, "{lock}: {action} for {arch}: {count} packages, {mib} MiB")?;
+        let (lock, arch, mib) = (self.lock.display(), self.arch, self.size >> 20);
+        let count = counted(self.packages as u64, "package");
+        writeln!(f, "{lock}: {action} for {arch}: {count}, {mib} MiB")?;
         for (name, version) in &self.change.added {
             writeln!(f, "  + {name} {version}")?;
         }
@@ -126,7 +127,7 @@ impl Display for Answer {
         match self.downloaded {
             None => Ok(()),
             Some(0) => writeln!(f, "all packages are in the store"),
-            Some(count) => writeln!(f, "{count} packages downloaded"),
+            Some(count) => writeln!(f, "{} downloaded", counted(count as u64, "package")),
         }
     }
 }

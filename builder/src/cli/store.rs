@@ -13,6 +13,7 @@ use crate::error::Problem;
 use crate::store::Store;
 use crate::store::prune::{Amount, Pruned, Usage};
 use crate::store::verify::{Kind, Verified};
+use crate::units::counted;
 
 const DAY: u64 = 86_400;
 
@@ -87,8 +88,8 @@ struct Shown(Usage);
 impl Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.0.path.display())?;
-        writeln!(f, "  {}", amount(self.0.blobs, "blobs"))?;
-        write!(f, "  {}", amount(self.0.layers, "layers"))
+        writeln!(f, "  {}", amount(self.0.blobs, "blob"))?;
+        write!(f, "  {}", amount(self.0.layers, "layer"))
     }
 }
 
@@ -98,7 +99,7 @@ struct Removed(Pruned);
 
 impl Display for Removed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "removed {} and {}", amount(self.0.blobs, "blobs"), amount(self.0.layers, "layers"))
+        write!(f, "removed {} and {}", amount(self.0.blobs, "blob"), amount(self.0.layers, "layer"))
     }
 }
 
@@ -115,10 +116,10 @@ impl Display for Looked {
             };
             writeln!(f, "damaged, removed: {kind} {}: {}", damage.path.display(), damage.why)?;
         }
-        write!(f, "read {} and {}", amount(self.0.blobs, "blobs"), amount(self.0.layers, "layers"))
+        write!(f, "read {} and {}", amount(self.0.blobs, "blob"), amount(self.0.layers, "layer"))
     }
 }
 
 fn amount(amount: Amount, what: &str) -> String {
-    format!("{} {what}, {} MiB", amount.count, amount.bytes >> 20)
+    format!("{}, {} MiB", counted(amount.count, what), amount.bytes >> 20)
 }

@@ -9,6 +9,7 @@ use super::identity::Assigned;
 use super::ledger::{Record, Verdict};
 use super::source::Source;
 use super::target::Target;
+use crate::units::counted;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -153,7 +154,8 @@ impl Outcome {
     /// In a line, what is not as it should be.
     pub fn shortfall(&self) -> Option<String> {
         let bad = self.bad().count();
-        let mut said = format!("{bad} of {} targets are not good", self.devices.len());
+        let are = if bad == 1 { "is" } else { "are" };
+        let mut said = format!("{bad} of {} {are} not good", counted(self.devices.len() as u64, "target"));
         let uncertain = self.bad().filter(|row| row.record.verdict == Verdict::Uncertain);
         let uncertain: Vec<_> = uncertain.map(|row| row.target.path.to_string_lossy()).collect();
         if !uncertain.is_empty() {
@@ -226,7 +228,7 @@ mod tests {
         assert_eq!(outcome(devices).shortfall().as_deref(), Some(expected));
         assert_eq!(
             outcome(vec![row(Verdict::Failed)]).shortfall().as_deref(),
-            Some("1 of 1 targets are not good")
+            Some("1 of 1 target is not good")
         );
         assert_eq!(outcome(vec![row(Verdict::Good)]).shortfall(), None);
     }

@@ -12,7 +12,7 @@ use crate::recipe::types::Recipe;
 use crate::store::Store;
 use crate::store::download::{Wanted, fetch_all};
 use crate::store::net::{Client, join};
-use crate::units::{Arch, Digest};
+use crate::units::{Arch, Digest, counted};
 
 /// Name of the step in events.
 pub const STEP: &str = "fetch";
@@ -66,8 +66,8 @@ pub fn fetch(
         fetch_all(&client, store, wanted, STEP, sink)?;
     }
     let outcome = match fetched.packages {
-        0 => format!("{all} packages, all from the store"),
-        count => format!("{count} of {all} packages downloaded"),
+        0 => format!("{}, all from the store", counted(all as u64, "package")),
+        count => format!("{count} of {} downloaded", counted(all as u64, "package")),
     };
     sink.emit(Event::Finished { step: STEP.to_owned(), seconds: start.elapsed().as_secs_f64(), outcome });
     Ok(fetched)

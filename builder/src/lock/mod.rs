@@ -29,7 +29,7 @@ use crate::packages::control::RELATIONS;
 use crate::packages::local::LocalDeb;
 use crate::recipe::types::{Archive, EdgeSource, Recipe};
 use crate::store::Store;
-use crate::units::{Arch, Digest};
+use crate::units::{Arch, Digest, counted};
 use apt::{Apt, Origin};
 pub use fetch::fetch;
 use mirrors::Mirrors;
@@ -144,7 +144,7 @@ pub fn resolve(
     holds_all(&wanted, &packages, debs)?;
     // Where an archive has the very file that the recipe brings, apt takes it for the archive's.
     packages.retain(|package| !debs.iter().any(|deb| deb.name == package.name));
-    let outcome = format!("{} packages", packages.len());
+    let outcome = counted(packages.len() as u64, "package");
     sink.emit(Event::Finished { step: STEP.to_owned(), seconds: start.elapsed().as_secs_f64(), outcome });
     let mut tools = BTreeMap::new();
     if recipe.target.arch != Arch::host() {

@@ -15,7 +15,7 @@ use crate::event::{Event, Sink, Unit};
 use crate::foreign::tools::PACKAGES;
 use crate::recipe::types::{EdgeSource, Recipe};
 use crate::store::Store;
-use crate::units::Arch;
+use crate::units::{Arch, counted};
 
 /// Does a section for `arch` lack the tools of this machine?
 pub fn lacking(section: &Section, arch: Arch) -> bool {
@@ -54,7 +54,7 @@ pub fn resolve(
     let mut tools = index::locate(&uris, &apt.indices()?)?;
     // Packages for every architecture hold scripts: the tree has them already.
     tools.retain(|package| package.architecture != "all");
-    let outcome = format!("{} packages of {} to build with", tools.len(), Arch::host());
+    let outcome = format!("{} of {} to build with", counted(tools.len() as u64, "package"), Arch::host());
     sink.emit(Event::Finished { step: STEP.to_owned(), seconds: start.elapsed().as_secs_f64(), outcome });
     Ok(tools)
 }

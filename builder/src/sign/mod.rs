@@ -26,6 +26,7 @@ use self::sums::Compared;
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::prove::checks::Check;
+use crate::units::counted;
 
 /// Name of the digests beside an image, in the form that `sha256sum --check` reads.
 pub const SUMS: &str = "SHA256SUMS";
@@ -59,7 +60,7 @@ pub struct Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.signature.display())?;
-        write!(f, "signed by {}, over {} files", self.signer, self.files)
+        write!(f, "signed by {}, over {}", self.signer, counted(self.files as u64, "file"))
     }
 }
 

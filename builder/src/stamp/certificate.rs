@@ -14,7 +14,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
 use crate::certificate::pem;
-use crate::units::Digest;
+use crate::units::{Digest, counted};
 
 /// `iotedge check` warns of shorter RSA keys; bits.
 const LEAST_RSA: usize = 2048;
@@ -232,7 +232,8 @@ impl Faults {
         } else if now > to {
             self.add(format!("{what} expired on {}", day(to)));
         } else if at == 0 && to - now < SOON {
-            let message = format!("{what} expires on {}, in {} days", day(to), (to - now).whole_days());
+            let left = counted((to - now).whole_days().unsigned_abs(), "day");
+            let message = format!("{what} expires on {}, in {left}", day(to));
             self.0.push(Fault { in_key: false, warning: true, message });
         }
     }

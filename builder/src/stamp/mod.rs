@@ -50,6 +50,7 @@ use self::unique::{Kind, Seen};
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::provisioning::source;
+pub use crate::units::counted;
 
 /// Files that an error names; more are counted.
 const NAMED: usize = 10;
@@ -132,11 +133,6 @@ impl fmt::Display for Outcome {
             }
         }
     }
-}
-
-/// `1 device`, `2 devices`.
-pub fn counted(number: u64, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 /// Judges all devices; if nothing is wrong, writes them.

@@ -20,7 +20,7 @@ use crate::disk::patch::{Draft, Master};
 use crate::disk::{self, sparse};
 use crate::error::Problem;
 use crate::event::{Event, Sink, Unit};
-use crate::units::Digest;
+use crate::units::{Digest, counted};
 
 /// Bytes compared at a time.
 const CHUNK: u64 = 1 << 20;
@@ -103,7 +103,7 @@ fn clean(path: &Path, golden: Option<&Path>, sink: &dyn Sink) -> Result<Removed>
             beside(path)?.map(|known| sparse::digest(path).map(|now| now == known)).transpose()?
         }
     };
-    let outcome = format!("{} files", found.len());
+    let outcome = counted(found.len() as u64, "file");
     sink.emit(Event::Finished { step: "remove".into(), seconds: timer.elapsed().as_secs_f64(), outcome });
     Ok(Removed { path: path.to_owned(), patch: false, files: found, identical })
 }
