@@ -7,11 +7,13 @@ mod plant;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use plant::Plant;
 use serde_json::Value;
 
@@ -248,6 +250,45 @@ fn a_simulator_answers_in_lines() {
     );
 }
 
+/// A simulator that runs; `before` is what its shell does first.
+fn simulator(
+    plant: &Plant,
+    before: &str,
+) -> (std::process::Child, BufReader<std::process::ChildStdout>, String) {
+    let ports = edgepress::sim::Service::ALL.map(|service| format!("--port={service}=0"));
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("{before} exec \"$@\"")).arg("sh").arg(env!("CARGO_BIN_EXE_edgepress"));
+    command.args(["sim", "--json"]).args(&ports).current_dir(plant.path("")).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("edgepress");
+    let mut reader = BufReader::new(child.stdout.take().expect("stdout"));
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("it listens");
+    let listening: Value = serde_json::from_str(&line).expect("JSON");
+    let address = listening["files"].as_str().expect("an address").to_owned();
+    (child, reader, address)
+}
+
+fn send(child: &std::process::Child, signal: Signal) {
+    nix::sys::signal::kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), signal).expect("kill");
+}
+
+/// `nohup edgepress …`: a signal that is ignored from the start stays so.
+#[test]
+fn who_ignores_a_signal_means_it() {
+    let plant = plant();
+    let (mut child, mut reader, address) = simulator(&plant, "trap '' HUP;");
+    send(&child, Signal::SIGHUP);
+    let mut stream = TcpStream::connect(&address).expect("it listens still");
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("request");
+    let mut line = String::new();
+    assert!(reader.read_line(&mut line).expect("a line") > 0, "it ended");
+    send(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    let (mut child, _reader, _) = simulator(&plant, "");
+    send(&child, Signal::SIGHUP);
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+}
+
 /// `edgepress sim … | head -n 1`: it ends at the next request.
 #[test]
 fn a_simulator_ends_with_its_reader() {
@@ -274,7 +315,7 @@ fn a_simulator_ends_with_its_reader() {
         // No TLS: the connection fails, which is a line of the log.
         while child.try_wait().expect("a child").is_none() {
             if let Ok(mut stream) = TcpStream::connect(&address) {
-                let _ = std::io::Write::write_all(&mut stream, b"GET / HTTP/1.0\r\n\r\n");
+                let _ = stream.write_all(b"GET / HTTP/1.0\r\n\r\n");
                 let _ = stream.read(&mut [0; 64]);
             }
         }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::output::Form;
 use super::{Session, terminal};
+use crate::interrupt;
 use crate::sim::log::Entry;
 use crate::sim::pki::{DeviceOptions, Pki, write_identity};
 use crate::sim::{Config, DPS_NAME, Service, Simulation, hosts};
@@ -96,11 +97,11 @@ enum Line<'a> {
 }
 
 fn simulate(dir: PathBuf, config: &Config, session: &Session) -> Result<()> {
+    let (stop, stopped) = channel();
+    let asked = stop.clone();
+    interrupt::on_signal(move || drop(asked.send(Ok(()))))?;
     let simulation = Simulation::start(config.clone())?;
     let entries = simulation.subscribe();
-    let (stop, stopped) = channel();
-    let interrupt = stop.clone();
-    ctrlc::set_handler(move || drop(interrupt.send(Ok(())))).context("taking over Ctrl-C")?;
 
     let listening = Listening::of(config, |service| simulation.addr(service), dir);
     let output = Arc::clone(&session.output);

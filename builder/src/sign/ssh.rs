@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::{NAMESPACE, SUMS};
 use crate::error::Problem;
-use crate::host;
+use crate::{host, interrupt};
 
 /// Whoever signed with the one key that counts.
 const PRINCIPAL: &str = "signer@edgepress";
@@ -19,6 +19,8 @@ const PRINCIPAL: &str = "signer@edgepress";
 pub fn sign(key: &Path, text: &str) -> Result<(String, String)> {
     let key = fs::canonicalize(key).with_context(|| format!("finding {}", key.display()))?;
     let folder = tempfile::tempdir().context("making a temporary folder")?;
+    // A pass phrase is asked for meanwhile, and Ctrl-C an answer.
+    let _guard = interrupt::remove_on_interrupt(folder.path());
     let message = folder.path().join(SUMS);
     fs::write(&message, text).context("writing the digests to be signed")?;
     let mut command: Command = host::command("ssh-keygen")?;

@@ -10,6 +10,7 @@ use crate::board::raspberry_pi;
 use crate::board::raspberry_pi::chain::{Chain, Finding};
 use crate::disk::ids::Ids;
 use crate::error::problem;
+use crate::interrupt;
 use crate::lock;
 use crate::lock::types::Locked;
 use crate::packages::deb;
@@ -65,6 +66,7 @@ pub(super) fn follow(loaded: &Loaded, findings: &mut Vec<Diagnostic>) -> Result<
         return not("the packages are not downloaded yet (edgepress lock RECIPE --fetch)");
     };
     let tree = tempfile::tempdir().context("making a folder")?;
+    let _guard = interrupt::remove_on_interrupt(tree.path());
     let root = Root::open(tree.path())?;
     for (package, path) in parts {
         extract(&path, &root)
