@@ -10,6 +10,8 @@
 mod azure;
 mod build;
 mod check;
+#[cfg(test)]
+mod docs;
 mod failure;
 mod flash;
 mod identity;
