@@ -31,7 +31,10 @@ impl<'a> Laying<'a> {
     /// Lays one overlay folder over what is there.
     pub(super) fn add(&mut self, folder: &Path, overlay: usize) -> Result<()> {
         if !folder.is_dir() {
-            return Err(Problem::input(format!("the overlay {} is not a folder", folder.display())).into());
+            let what = if folder.exists() { "is not a folder" } else { "does not exist" };
+            return Err(Problem::input(format!("the overlay {} {what}", folder.display()))
+                .hint("a path in a recipe is one from the folder of the file that states it")
+                .into());
         }
         let read = read::folder(folder, self.context, &mut self.problems)?;
         let mut own = BTreeMap::new();

@@ -72,7 +72,7 @@ fn files_templates_and_links() {
 fn what_cannot_be_laid_over_an_image() {
     type Make = fn(&Folder);
     let cases: [(&str, Make); 7] = [
-        ("the overlay base is not a folder", |_| {}),
+        ("the overlay base does not exist", |_| {}),
         ("base/x and base/x.tera have one name", |folder| {
             folder.file("base/x.tera", "1");
             folder.file("base/x", "2");
