@@ -15,8 +15,10 @@ use sha2::{Digest as _, Sha256};
 #[serde(rename_all = "lowercase")]
 pub enum Arch {
     /// 64-bit PC; `amd64` to Debian.
+    #[serde(alias = "amd64", alias = "x86-64")]
     X86_64,
     /// 64-bit Arm; `arm64` to Debian.
+    #[serde(alias = "arm64")]
     Aarch64,
 }
 
@@ -57,7 +59,7 @@ impl FromStr for Arch {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "x86_64" | "amd64" => Ok(Self::X86_64),
+            "x86_64" | "amd64" | "x86-64" => Ok(Self::X86_64),
             "aarch64" | "arm64" => Ok(Self::Aarch64),
             other => Err(format!("unknown architecture `{other}`: expected x86_64 or aarch64")),
         }

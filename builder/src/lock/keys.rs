@@ -121,8 +121,8 @@ fn pick(bytes: &[u8], fingerprints: &[String]) -> Result<Vec<u8>, String> {
             None => {
                 let held: Vec<&str> =
                     certificates.iter().map(|certificate| certificate.fingerprint.as_str()).collect();
-                let held = if held.is_empty() { "none".to_owned() } else { held.join(", ") };
-                return Err(format!("no key has the pinned fingerprint {wanted} (there: {held})"));
+                let held = if held.is_empty() { "none".to_owned() } else { held.join("\n  ") };
+                return Err(format!("no key has the pinned fingerprint {wanted}; there are\n  {held}"));
             }
         }
     }

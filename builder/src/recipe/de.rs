@@ -58,6 +58,24 @@ enum What {
     Other(String),
 }
 
+/// What to do where `key` is missing in the table at `path`. A parent is named only for what it states.
+fn missing(path: &[String], key: &str) -> String {
+    match (path.first().map_or(key, String::as_str), key) {
+        ("name", _) => "state a name for the image: name = \"gateway\"".into(),
+        ("target", "target") => {
+            "say which machine the image is for: [target] with arch = \"x86_64\" and board = \"uefi\"".into()
+        }
+        ("target", "arch") => "state `arch`: \"x86_64\" or \"aarch64\"".into(),
+        ("target", "board") => "state `board`: \"uefi\" or \"raspberry-pi\"".into(),
+        // All of it, or tables that a parent's would complete.
+        ("distribution", _) | ("archives", "archives") => format!(
+            "state `{key}`, or extend a recipe that does, as edgepress's recipes/base/debian-12.toml does (`extends` is a \
+             path from this recipe's folder)"
+        ),
+        _ => format!("state `{key}`"),
+    }
+}
+
 /// One error; `path` is collected innermost step first.
 #[derive(Debug)]
 pub struct Error {
@@ -120,13 +138,8 @@ impl Error {
                     .expected(one_of(known))
                     .suggest(text, known.iter().copied())
             }
-            What::Missing(key) => {
-                // Tables in arrays are never merged: no ancestor can complete one.
-                let merged = self.path.iter().all(|step| step.parse::<usize>().is_err());
-                let parent = ", or let the recipe extend one that does (extends = \"base/debian-12.toml\")";
-                Diagnostic::error(format!("the key `{key}` is missing{}", within(&path)))
-                    .hint(format!("state `{key}`{}", if merged { parent } else { "" }))
-            }
+            What::Missing(key) => Diagnostic::error(format!("the key `{key}` is missing{}", within(&path)))
+                .hint(missing(&self.path, key)),
             What::Type { found, expected } => {
                 Diagnostic::error(format!("wrong type for `{path}`: {found}")).expected(plain(expected))
             }

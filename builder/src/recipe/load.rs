@@ -101,7 +101,7 @@ fn read_chain(path: &Path) -> Result<Vec<Link>, Diagnostic> {
         let shown = Path::new(&last.name).parent().unwrap_or(Path::new("")).join(stated);
         let names: Vec<&str> = chain.iter().map(|link| link.name.as_str()).collect();
         let next = read_file(&clean(&shown, &file), &names).map_err(|found| {
-            if found.place.is_none() { missing_parent(found, parent, &file) } else { found }
+            if found.place.is_none() { missing_parent(found, parent, stated, &file) } else { found }
         })?;
         if let Some(start) = chain.iter().position(|link| link.file == next.file) {
             let circle: Vec<&str> = names[start..].iter().copied().chain([names[start]]).collect();
@@ -129,16 +129,40 @@ fn clean(shown: &Path, file: &Path) -> PathBuf {
     short
 }
 
-fn missing_parent(found: Diagnostic, parent: &Node, file: &Path) -> Diagnostic {
+/// `file` is where the parent was looked for, `stated` how the recipe names it.
+fn missing_parent(found: Diagnostic, parent: &Node, stated: &str, file: &Path) -> Diagnostic {
     let found = found.at(parent.origin.place());
     let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else { return found };
     let siblings: Vec<String> = std::fs::read_dir(folder)
         .map(|all| all.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
         .unwrap_or_default();
-    match nearest(&name.to_string_lossy(), siblings.iter().map(String::as_str)) {
-        Some(near) => found.hint(format!("there is `{near}` in that folder")),
-        None => found,
+    if let Some(near) = nearest(&name.to_string_lossy(), siblings.iter().map(String::as_str)) {
+        return found.hint(format!("there is `{near}` in that folder"));
     }
+    let looked = format!(
+        "a path in a recipe is one from that recipe's own folder, so it was looked for at {}",
+        file.display()
+    );
+    let known = elsewhere(stated, &parent.origin.source.folder);
+    found.hint(match known {
+        Some(known) => format!("{looked}; write extends = \"{}\"", known.display()),
+        None => format!(
+            "{looked}; for a copy of one of edgepress's recipes, write the whole path of the parent there: \
+             extends = \"/…/edgepress/recipes/base/debian-12.toml\""
+        ),
+    })
+}
+
+/// Where a parent is that a copied recipe named from the folder it was copied from: in `recipes/` of a checkout that
+/// the recipe, the current folder or this program lies in.
+fn elsewhere(stated: &str, folder: &Path) -> Option<PathBuf> {
+    let program = std::env::current_exe().ok();
+    let here = std::env::current_dir().ok();
+    let starts = [Some(folder), here.as_deref(), program.as_deref()];
+    let above = starts.into_iter().flatten().flat_map(Path::ancestors);
+    above
+        .flat_map(|folder| [folder.join("recipes").join(stated), folder.join(stated)])
+        .find_map(|file| file.canonicalize().ok().filter(|file| file.is_file()))
 }
 
 /// Reads one file; `children` are the recipes that led to it. A file that cannot be read has no place.

@@ -20,6 +20,7 @@ pub fn json_schema() -> String {
     let mut schema = schemars::schema_for!(Recipe);
     relax_required(&mut schema);
     RecursiveTransform(allow_replace_mark).transform(&mut schema);
+    name_architectures(&mut schema);
     schema.insert("title".into(), json!("edgepress recipe"));
     let text = serde_json::to_string_pretty(&schema).unwrap_or_default();
     text + "\n"
@@ -88,6 +89,18 @@ fn relax(definition: &mut Value) {
             variants.as_array_mut().into_iter().flatten().for_each(relax);
         }
         object.insert(if tagged { "anyOf" } else { "oneOf" }.into(), variants);
+    }
+}
+
+/// Other names of the architectures, which serde takes and schemars leaves out.
+fn name_architectures(schema: &mut Schema) {
+    let names =
+        schema.get_mut("$defs").and_then(|defs| defs.get_mut("Arch")?.get_mut("oneOf")?.as_array_mut());
+    let Some(names) = names else { return };
+    for (alias, arch) in [("amd64", "x86_64"), ("x86-64", "x86_64"), ("arm64", "aarch64")] {
+        names.push(
+            json!({ "description": format!("The same as `{arch}`."), "type": "string", "const": alias }),
+        );
     }
 }
 

@@ -304,6 +304,21 @@ fn parents() {
     assert!(broken.load(&[], None).expect_err("broken").starts_with("a.toml:1:"), "the parent is named");
     let absent = Folder::new(&[]).load(&[], None).expect_err("absent");
     assert_eq!(absent, "the recipe `r.toml` does not exist");
+    // As edgepress's own recipes have it, from which it was copied: the checkout is found above the folder.
+    let copied = Folder::new(&[
+        ("recipes/base/x.toml", WHOLE),
+        ("own/r.toml", "extends = \"base/x.toml\""),
+        ("lost/r.toml", "extends = \"base/y.toml\""),
+    ]);
+    let hint = |recipe: &str| {
+        let found = super::load_or_list(&copied.path(recipe), &[], None).expect_err("no parent");
+        found[0].hint.clone().expect("a hint")
+    };
+    let (looked, there) = (copied.path("own/base/x.toml"), copied.path("recipes/base/x.toml"));
+    let said = hint("own/r.toml");
+    assert!(said.contains(&format!("looked for at {}", looked.display())), "{said}");
+    assert!(said.ends_with(&format!("write extends = \"{}\"", there.display())), "{said}");
+    assert!(hint("lost/r.toml").contains("write the whole path of the parent there"));
     let alone = Folder::new(&[("r.toml", "name = \"a\"")]).load(&[], None).expect_err("incomplete");
     assert!(alone.contains("the key `distribution` is missing") && alone.contains("extends"), "{alone}");
 }
@@ -339,4 +354,44 @@ fn any_text_is_read() {
         std::fs::write(folder.path("r.toml"), bytes).expect("a file");
         let _: Result<_, String> = folder.load(&[], None);
     }
+}
+
+/// A parent is suggested only for what it states.
+#[test]
+fn hints_on_missing_keys() {
+    let without = |lines: &str| {
+        let text: String =
+            WHOLE.lines().filter(|line| !lines.contains(line)).map(|line| format!("{line}\n")).collect();
+        Folder::new(&[("r.toml", &text)]).load(&[], None).expect_err(lines)
+    };
+    let target = without("[target]\narch = \"x86_64\"\nboard = \"uefi\"");
+    assert!(
+        target.contains("hint: say which machine the image is for") && !target.contains("debian-12"),
+        "{target}"
+    );
+    let arch = without("arch = \"x86_64\"");
+    assert!(arch.contains("hint: state `arch`: \"x86_64\" or \"aarch64\""), "{arch}");
+    let release = without("release = \"12\"");
+    assert!(release.contains("recipes/base/debian-12.toml"), "{release}");
+    let name = without("name = \"whole\"");
+    assert!(name.contains("hint: state a name for the image"), "{name}");
+}
+
+#[test]
+fn architectures_by_every_usual_name() {
+    for (name, arch) in [
+        ("x86_64", Arch::X86_64),
+        ("x86-64", Arch::X86_64),
+        ("amd64", Arch::X86_64),
+        ("aarch64", Arch::Aarch64),
+        ("arm64", Arch::Aarch64),
+    ] {
+        let text = WHOLE.replace("arch = \"x86_64\"", &format!("arch = \"{name}\""));
+        let loaded = Folder::new(&[("r.toml", &text)]).load(&[], None).expect(name);
+        assert_eq!((loaded.recipe.target.arch, name.parse()), (arch, Ok(arch)));
+        assert_eq!(serde_json::to_value(arch).expect("JSON"), arch.to_string());
+    }
+    let text = WHOLE.replace("arch = \"x86_64\"", "arch = \"armhf\"");
+    let error = Folder::new(&[("r.toml", &text)]).load(&[], None).expect_err("another");
+    assert!(error.contains("bad value for `target.arch`: `armhf`"), "{error}");
 }

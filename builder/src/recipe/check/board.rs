@@ -108,7 +108,7 @@ fn models(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
         let drop = format!("drop `{model}` from the models");
         let hint = match fitting {
             Some(package) => format!("install `{package}`, or {drop}"),
-            None => format!("{drop}, or extend base/raspberry-pi-os-12.toml, whose kernel boots it"),
+            None => format!("{drop}, or start from recipes/raspberry-pi-os-12.toml, whose kernels boot it"),
         };
         let place = loaded.place(&format!("target/raspberry_pi/models/{at}"));
         findings.push(Diagnostic::error(message).hint(hint).at(place));
@@ -123,7 +123,7 @@ fn ethernet(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     let (message, hint) = match (recipe.distribution.id, &recipe.network.wifi) {
         (DistributionId::Debian, _) => (
             "model zero-2 has no Ethernet, and Debian no firmware for its radio",
-            "drop `zero-2` from the models, or extend base/raspberry-pi-os-12.toml, which has it",
+            "drop `zero-2` from the models, or start from recipes/raspberry-pi-os-12.toml, whose distribution has it",
         ),
         (_, None) => (
             "model zero-2 has no Ethernet, and the recipe has no Wi-Fi",
@@ -146,7 +146,7 @@ fn overlays(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
             let message = format!("Debian's kernel has no device tree overlays: `{key}` would do nothing");
             findings.push(
                 Diagnostic::error(message)
-                    .hint("leave it out, or extend base/raspberry-pi-os-12.toml")
+                    .hint("leave it out, or start from recipes/raspberry-pi-os-12.toml")
                     .at(loaded.place(&format!("target/raspberry_pi/{key}"))),
             );
         }
