@@ -15,6 +15,7 @@ pub mod layers;
 pub mod net;
 pub mod prune;
 mod resolve;
+pub mod room;
 pub mod staging;
 pub mod verify;
 
@@ -30,7 +31,7 @@ use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 
-use crate::error::Problem;
+use crate::error::{Problem, problem};
 use crate::units::Digest;
 use staging::Staging;
 
@@ -58,6 +59,18 @@ impl Store {
     pub fn open(explicit: Option<PathBuf>) -> Result<Self> {
         let root = explicit.map_or_else(default_root, Ok)?;
         let root = std::path::absolute(&root).with_context(|| format!("resolving {}", root.display()))?;
+        let shown = root.display().to_string();
+        let opened = room::explained(Self::open_at(root.clone()), &root, Self::NO_ROOM);
+        opened.map_err(|error| {
+            let known = problem(&error).and_then(|problem| problem.hint.clone());
+            let hint = known.unwrap_or_else(|| {
+                format!("name a folder of your own, which you may write, with --store or {ENVIRONMENT}")
+            });
+            Problem::input(format!("the store {shown} cannot be used: {error:#}")).hint(hint).into()
+        })
+    }
+
+    fn open_at(root: PathBuf) -> Result<Self> {
         for folder in ["blobs/sha256", "layers", "steps", "keys", "tmp"] {
             let folder = root.join(folder);
             fs::create_dir_all(&folder)
