@@ -7,6 +7,7 @@
 //! upwards only: another overlay file remakes `files`, `image` and `export`, another package everything from its layer
 //! on, another output format only `export`.
 
+mod begin;
 pub mod image;
 pub mod kept;
 pub mod manifest;
@@ -30,10 +31,9 @@ use crate::error::Problem;
 use crate::event::{Event, Sink};
 use crate::foreign::{self, Ability, Foreign, Means};
 use crate::lock::mirrors::Mirrors;
-use crate::lock::types::Section;
 use crate::lock::{Action, Policy};
 use crate::recipe::diagnostic::Severity;
-use crate::recipe::types::{Format, Recipe};
+use crate::recipe::types::Format;
 use crate::recipe::{self, Loaded};
 use crate::rootfs::layer::LayerJob;
 use crate::sandbox::confined::Limits;
@@ -110,6 +110,8 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     refuse_mistakes(&loaded, sink)?;
     programs::look(&loaded.recipe)?;
     let store = Store::open(options.store.clone())?;
+    store.stacks()?;
+    let folder = begin::folder(&options.out, &loaded.recipe)?;
     let arch = loaded.recipe.target.arch;
     let history = History::open(&store, &fs::canonicalize(&options.recipe)?, &arch.to_string());
     // Asked before anything is downloaded.
@@ -119,9 +121,10 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     let local = packages::local::gather(&loaded.recipe, &store, sink)?;
     let mirrors = Mirrors::new(options.mirrors.clone());
     let timer = Instant::now();
-    let lock_file = lock::file::path(&options.recipe, &loaded.recipe);
+    let lock_file = begin::lock_file(options, &loaded.recipe, &local, &folder, sink);
     let policy = if options.locked { Policy::Locked } else { Policy::Renew };
-    let ensured = lock::ensure(&lock_file, policy, &loaded.recipe, &local, &mirrors, &store, sink)?;
+    let ensured = lock::ensure(&lock_file, policy, &loaded.recipe, &local, &mirrors, &store, sink);
+    let ensured = store.explained(ensured)?;
     build.explain(&plan::lock_step(&ensured.section), ensured.action == Action::Kept, timer);
     let section = ensured.section;
     let timer = Instant::now();
@@ -130,35 +133,19 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
 
     let plan = match Plan::new(&loaded, &section, &local, &store) {
         Ok(plan) if !plan.installs(&store)? => plan,
-        made if !mended(&section, &loaded.recipe, &mirrors, &store, sink)? => made?,
+        made if !begin::mended(&section, &loaded.recipe, &mirrors, &store, sink)? => made?,
         _ => Plan::new(&loaded, &section, &local, &store)?,
     };
+    if plan.installs(&store)? {
+        begin::room(&plan, &store, &folder)?;
+    }
     let foreign = match ability {
         Some(ability) => Some(build.foreign(&plan, ability, options.emulate)?),
         None => None,
     };
-    let mut trees = Vec::new();
-    let mut below: Option<Digest> = None;
-    for layer in plan.layers() {
-        let (step, action) = layer?.over(below);
-        below = Some(step.key());
-        let tree = build.layer(&step, |tree, scratch| LayerJob {
-            step: step.record.step.clone(),
-            lowers: trees.clone(),
-            scratch,
-            tree,
-            blobs: store.blobs_dir(),
-            epoch: plan.epoch,
-            foreign: foreign.clone(),
-            hostname: plan.recipe.system.hostname.clone(),
-            limits: options.limits,
-            action,
-        })?;
-        trees.push(tree);
-    }
-    let below = below.context("finding the last layer")?;
-    let outputs = Outputs { plan: &plan, below, trees, out: options.out.clone(), store: &store, sink };
-    let outputs = outputs.make(&mut build)?;
+    let (trees, below) = store.explained(build.trees(&plan, foreign.as_ref(), options.limits))?;
+    let outputs = Outputs { plan: &plan, below, trees, folder: folder.clone(), store: &store, sink };
+    let outputs = begin::explained(outputs.make(&mut build), &store, &folder)?;
     build.history.save()?;
     let image = main(&outputs).context("finding the image among the outputs")?;
     Ok(Outcome {
@@ -171,33 +158,6 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
         seconds: start.elapsed().as_secs_f64(),
         peak_memory: sandbox::peak_memory(),
     })
-}
-
-/// Reads the packages before they are installed, or where one could not be read: the disk may have lost what was
-/// checked when it was downloaded. Was one damaged, and is fetched anew?
-fn mended(
-    section: &Section,
-    recipe: &Recipe,
-    mirrors: &Mirrors,
-    store: &Store,
-    sink: &dyn Sink,
-) -> Result<bool> {
-    let needed: Vec<Digest> = section.needed().map(|package| package.sha256).collect();
-    let damaged = store.damaged(&needed)?;
-    for package in section.needed().filter(|package| damaged.contains(&package.sha256)) {
-        sink.warn(format!(
-            "the store {} is damaged: {} {} has lost its content on the disk, and is fetched anew \
-             (`edgepress store verify` looks at all of it)",
-            store.root().display(),
-            package.name,
-            package.version
-        ));
-    }
-    if damaged.is_empty() {
-        return Ok(false);
-    }
-    lock::fetch(section, recipe, mirrors, store, sink)?;
-    Ok(true)
 }
 
 /// The file that stands for all.
@@ -258,6 +218,36 @@ impl Build<'_> {
             }
         };
         Ok(Foreign { arch, means })
+    }
+
+    /// The trees of all layers, bottom first, and the key of the last.
+    fn trees(
+        &mut self,
+        plan: &Plan,
+        foreign: Option<&Foreign>,
+        limits: Limits,
+    ) -> Result<(Vec<PathBuf>, Digest)> {
+        let mut trees = Vec::new();
+        let mut below: Option<Digest> = None;
+        for layer in plan.layers() {
+            let (step, action) = layer?.over(below);
+            below = Some(step.key());
+            let blobs = self.store.blobs_dir();
+            let tree = self.layer(&step, |tree, scratch| LayerJob {
+                step: step.record.step.clone(),
+                lowers: trees.clone(),
+                scratch,
+                tree,
+                blobs,
+                epoch: plan.epoch,
+                foreign: foreign.cloned(),
+                hostname: plan.recipe.system.hostname.clone(),
+                limits,
+                action,
+            })?;
+            trees.push(tree);
+        }
+        Ok((trees, below.context("finding the last layer")?))
     }
 
     /// The tree of a layer: from the store, or made now.

@@ -41,8 +41,8 @@ pub struct Outputs<'a> {
     pub below: Digest,
     /// Trees of the layers.
     pub trees: Vec<PathBuf>,
-    /// Folder that the user asked for.
-    pub out: PathBuf,
+    /// Where they go, absolute.
+    pub folder: PathBuf,
     /// For scratch space.
     pub store: &'a Store,
     /// Listener.
@@ -85,10 +85,7 @@ impl Outputs<'_> {
     /// See [`ImageJob::make`] and [`export::run`]; or the output folder cannot be written.
     pub(super) fn make(&self, build: &mut Build<'_>) -> Result<Vec<Ready>> {
         let timer = Instant::now();
-        let recipe = &self.plan.recipe;
-        let folder = self.out.join(format!("{}-{}", recipe.name, recipe.target.arch));
-        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        let folder = fs::canonicalize(&folder)?;
+        let folder = self.folder.clone();
         let image_step = self.image_step();
         let export_step = self.export_step(&image_step);
         let kept_file = self.kept_file(&folder);

@@ -37,6 +37,8 @@ pub struct Plan {
     pub inputs: BTreeMap<String, Digest>,
     /// Time stamp of the image: that of its newest package, seconds since 1970.
     pub epoch: u64,
+    /// Bytes that the packages say they take when they are installed (`Installed-Size`, an estimate).
+    pub installed: u64,
     /// Digest of what enters the image; the identifiers of disk and file systems come from it.
     pub seed: Digest,
     /// The account's authorized_keys; empty: none.
@@ -88,7 +90,7 @@ impl Plan {
         let debs = debs(section, local);
         let native = (recipe.target.arch != Arch::host()).then(|| section.tools.get(&Arch::host())).flatten();
         let tools = native.into_iter().flatten().map(deb_file).collect();
-        let epoch = epoch(&debs, store)?;
+        let (epoch, installed) = heads(&debs, store)?;
         let entries = overlay::store(&overlay::render(&recipe, epoch)?, store)?;
         let config_toml = config_toml(&entries, store)?;
         let authorized_keys = ssh::joined(&recipe.access.ssh_keys)?;
@@ -110,6 +112,7 @@ impl Plan {
             recipe,
             inputs,
             epoch,
+            installed,
             seed,
             authorized_keys,
             config_toml,
@@ -281,12 +284,18 @@ fn deb_file(package: &Locked) -> DebFile {
     DebFile { name: package.name.clone(), version: package.version.clone(), sha256: package.sha256 }
 }
 
-fn epoch(debs: &[DebFile], store: &Store) -> Result<u64> {
-    let times = debs.iter().map(|deb| {
+/// When the newest package was built, in seconds since 1970, and the bytes that all take when they are installed.
+fn heads(debs: &[DebFile], store: &Store) -> Result<(u64, u64)> {
+    let (mut newest, mut installed) = (0, 0u64);
+    for deb in debs {
         let read = deb::Deb::read(&store.blob_path(&deb.sha256));
-        Ok(read.with_context(|| format!("reading package {} {}", deb.name, deb.version))?.built)
-    });
-    Ok(times.collect::<Result<Vec<u64>>>()?.into_iter().max().unwrap_or_default())
+        let head = read.with_context(|| format!("reading package {} {}", deb.name, deb.version))?;
+        newest = newest.max(head.built);
+        // In KiB (policy 5.6.20); a package that does not say counts for nothing.
+        let size = head.control.get("Installed-Size").and_then(|text| text.parse::<u64>().ok());
+        installed = installed.saturating_add(size.unwrap_or_default().saturating_mul(1024));
+    }
+    Ok((newest, installed))
 }
 
 /// Most bytes of a config.toml: the largest sensible one is a hundred times smaller.

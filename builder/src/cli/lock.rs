@@ -10,9 +10,10 @@ use serde::Serialize;
 
 use super::Session;
 use super::store::StoreOption;
+use crate::error::Problem;
 use crate::lock::mirrors::{Mirrors, parse_override};
 use crate::lock::types::Section;
-use crate::lock::{self, Action, Ensured, Policy, file};
+use crate::lock::{self, Action, Ensured, Policy, owner};
 use crate::packages::local;
 use crate::recipe;
 use crate::units::{Arch, counted};
@@ -49,7 +50,8 @@ pub(super) struct Arguments {
     /// Where to fetch an archive from, instead of the recipe's address or the host's mirror
     #[arg(long, value_name = "ROLE=URL", value_parser = parse_override)]
     mirror: Vec<(String, String)>,
-    /// Overrides a value of the recipe, as in `--set packages.recommends=true`
+    /// Overrides a value of the recipe, as in `--set provisioning.id_scope=0ne00123456`; none that changes which
+    /// packages are wanted: the lock is of the recipe as it is written
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
@@ -139,14 +141,22 @@ pub(super) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let store = arguments.store.open()?;
     let debs = local::gather(&recipe, &store, sink)?;
     let mirrors = Mirrors::new(arguments.mirror.clone());
-    let path = file::path(&arguments.recipe, &recipe);
+    let path = owner::beside_recipe(&arguments.recipe, &arguments.set, &recipe, &debs).ok_or_else(|| {
+        Problem::input(
+            "--set changes which packages are wanted, and the lock is of the recipe as it is written",
+        )
+        .hint(
+            "write the change into the recipe, or into a small one that extends it; \
+                 `edgepress build --set` keeps such a lock beside its image",
+        )
+    })?;
     let policy = match (arguments.locked, arguments.update) {
         (true, _) => Policy::Locked,
         (_, true) => Policy::Update,
         _ => Policy::Renew,
     };
-    let Ensured { section, action, before } =
-        lock::ensure(&path, policy, &recipe, &debs, &mirrors, &store, sink)?;
+    let ensured = lock::ensure(&path, policy, &recipe, &debs, &mirrors, &store, sink);
+    let Ensured { section, action, before } = store.explained(ensured)?;
     let downloaded = match arguments.fetch {
         true => Some(lock::fetch(&section, &recipe, &mirrors, &store, sink)?.packages),
         false => None,

@@ -62,6 +62,7 @@ pub fn fetch(
     let fetched = Fetched { packages: wanted.len(), bytes: wanted.iter().filter_map(|file| file.size).sum() };
     sink.emit(Event::Started { step: STEP.to_owned(), total: Some(fetched.bytes), unit: Unit::Bytes });
     if !wanted.is_empty() {
+        store.needs(fetched.bytes, "the packages to download")?;
         let client = Client::new(mirrors.settings());
         fetch_all(&client, store, wanted, STEP, sink)?;
     }

@@ -13,6 +13,7 @@ pub mod host;
 pub mod index;
 pub mod keys;
 pub mod mirrors;
+pub mod owner;
 pub mod tools;
 pub mod types;
 
