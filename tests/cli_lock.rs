@@ -362,6 +362,19 @@ fn a_lock_that_no_longer_fits_is_renewed_or_refused() {
 }
 
 #[test]
+fn overrides_of_packages_leave_the_recipe_s_lock_alone() {
+    let world = World::new();
+    world.lock(&[]).success();
+    let before = world.lock_text();
+    let texts = ["--set changes which packages are wanted", " hint: write the change into the recipe"];
+    for more in [&["--update"][..], &[]] {
+        let set = ["--set", "packages.install=[\"extra\"]"];
+        refused(world.lock(&[&set, more].concat()), 2, &texts);
+        assert_eq!(world.lock_text(), before);
+    }
+}
+
+#[test]
 fn one_architecture_leaves_the_other_s_section_alone() {
     let world = World::new();
     world.lock(&[]).success();

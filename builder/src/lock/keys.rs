@@ -4,6 +4,7 @@
 //! fingerprints. Nothing is verified here: that is for gpgv, with the keyring that comes out.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -40,13 +41,38 @@ struct Certificate {
 /// When the key file is missing or holds none of the pinned keys; says which it holds.
 pub fn keyring(role: &str, key: &ArchiveKey, store: &Store) -> Result<Vec<u8>> {
     let (bytes, origin) = material(role, key, store)?;
-    pick(&bytes, &key.fingerprints).map_err(|what| {
+    Ok(pinned(role, key, &bytes, &origin)?)
+}
+
+/// Has the key file of an archive, where it names one that is there, the pinned keys? For those who have no store yet.
+///
+/// # Errors
+/// When it holds none of them; says which it holds.
+pub fn judge_file(role: &str, key: &ArchiveKey) -> Result<(), Problem> {
+    let Some(file) = key.file.as_ref().filter(|file| file.is_file()) else { return Ok(()) };
+    let origin = file.display().to_string();
+    let bytes = read(file).map_err(|error| {
+        Problem::input(format!("the archive `{role}`: the key file {origin} cannot be read: {error}"))
+    })?;
+    pinned(role, key, &bytes, &origin).map(drop)
+}
+
+/// A key file, which has no business being large.
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(file)?.take(LIMIT + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > LIMIT {
+        true => Err(std::io::Error::other("it is larger than 16 MiB, which no keyring is")),
+        false => Ok(bytes),
+    }
+}
+
+fn pinned(role: &str, key: &ArchiveKey, bytes: &[u8], origin: &str) -> Result<Vec<u8>, Problem> {
+    pick(bytes, &key.fingerprints).map_err(|what| {
         let message = format!("the archive `{role}`: {what}, in the key file {origin}");
-        Problem::input(message)
-            .hint(format!(
-                "check archives.{role}.key: are these the fingerprints that the archive's owner states?"
-            ))
-            .into()
+        Problem::input(message).hint(format!(
+            "check archives.{role}.key: are these the fingerprints that the archive's owner states?"
+        ))
     })
 }
 
@@ -57,7 +83,7 @@ pub fn normal(fingerprint: &str) -> String {
 
 fn material(role: &str, key: &ArchiveKey, store: &Store) -> Result<(Vec<u8>, String)> {
     if let Some(file) = &key.file {
-        match fs::read(file) {
+        match read(file) {
             Ok(bytes) => return Ok((bytes, file.display().to_string())),
             Err(error) if key.url.is_none() => {
                 let message =
@@ -235,7 +261,7 @@ pub fn write(path: &Path, keyring: &[u8]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{certificates, pick};
+    use super::{ArchiveKey, Path, certificates, judge_file, pick, pinned, read};
 
     /// A throw-away Ed25519 key, exported with `gpg --armor --export`.
     const KEY: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n\
@@ -257,6 +283,54 @@ mod tests {
         assert_eq!(certificates(&ring).expect("parses"), found);
         let two = [&ring[..], &ring[..]].concat();
         assert_eq!(pick(&two, &[FINGERPRINT.into()]).expect("picks").len(), ring.len());
+    }
+
+    #[test]
+    fn the_recipes_bring_the_keys_that_they_pin() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
+        let mut carried = 0;
+        for entry in std::fs::read_dir(&folder).expect("lists").flatten() {
+            let path = entry.path();
+            if path.extension().is_none_or(|ending| ending != "toml") {
+                continue;
+            }
+            // One shipped recipe asks for the vault's address.
+            let vault = ["provisioning.certificate.vault=https://x.vault.azure.net".to_owned()];
+            let load = |sets| crate::recipe::load(&path, sets, None);
+            let recipe = load(&[]).or_else(|_| load(&vault)).expect("loads").recipe;
+            for (role, archive) in &recipe.archives {
+                let Some(file) = &archive.key.file else { continue };
+                assert!(
+                    file.starts_with(&folder.canonicalize().expect("resolves")),
+                    "{role}: {}",
+                    file.display()
+                );
+                let ring =
+                    pinned(role, &archive.key, &read(file).expect("reads"), "x").expect("has the keys");
+                assert_eq!(
+                    certificates(&ring).expect("parses").len(),
+                    archive.key.fingerprints.len(),
+                    "{role}"
+                );
+                carried += 1;
+            }
+        }
+        assert!(carried > 8, "{carried}");
+    }
+
+    #[test]
+    fn a_file_without_the_pinned_key_is_told_before_a_lock_is_made() {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        std::fs::write(file.path(), KEY).expect("writes");
+        let key = |fingerprint: &str| ArchiveKey {
+            fingerprints: vec![fingerprint.into()],
+            file: Some(file.path().into()),
+            url: None,
+            package: None,
+        };
+        assert_eq!(judge_file("own", &key(FINGERPRINT)), Ok(()));
+        let problem = judge_file("own", &key(&"0".repeat(40))).expect_err("another key");
+        assert!(problem.message.contains(FINGERPRINT) && problem.hint.is_some(), "{problem}");
     }
 
     #[test]

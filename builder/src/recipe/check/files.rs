@@ -4,6 +4,8 @@ use std::io::Read as _;
 use std::path::Path;
 
 use crate::board::wifi;
+use crate::error::Problem;
+use crate::lock::keys;
 use crate::provisioning::source;
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::load::Loaded;
@@ -62,13 +64,21 @@ pub(super) fn exists(
 
 fn archive_keys(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     for (role, archive) in &loaded.recipe.archives {
-        let Some(file) = archive.key.file.as_ref().filter(|file| !file.is_file()) else { continue };
-        let message = format!("the key of the archive `{role}`, {}, does not exist", file.display());
+        let Some(file) = &archive.key.file else { continue };
         let place = loaded.place(&format!("archives/{role}/key/file"));
+        if file.is_file() {
+            if let Err(Problem { message, hint, .. }) = keys::judge_file(role, &archive.key) {
+                findings.push(Diagnostic { hint, ..Diagnostic::error(message) }.at(place));
+            }
+            continue;
+        }
+        let message = format!("the key of the archive `{role}`, {}, does not exist", file.display());
         findings.push(match &archive.key.package {
             // The recipe is right, and this machine lacks something that only `lock` needs.
             Some(package) => Diagnostic::warning(message)
-                .hint(format!("`lock` needs it: sudo apt-get install {package}"))
+                .hint(format!(
+                    "`lock` needs it: sudo apt-get install {package}; or name one of recipes/keys/, which no package brings"
+                ))
                 .at(place),
             None => Diagnostic::error(message).at(place),
         });
