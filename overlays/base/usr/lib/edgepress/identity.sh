@@ -6,7 +6,7 @@
 complain() {
     if [ -e "$RUN/overtime" ]; then
         rm -f "$RUN/overtime"
-        set -- "$1 (given up after $PATIENCE s)"
+        set -- "$1 (given up after $PATIENCE s of work)"
     fi
     printf '%s\n' "$1" >&2
     return 1
@@ -14,8 +14,11 @@ complain() {
 
 # Bytes of a file that is taken from the partition: far above any that an identity needs.
 LARGEST_TAKEN=262144
-# Foreign bytes decide how long these two work (a PFX may ask for 2^31 rounds), so they get so many seconds at a time.
+# Foreign bytes decide how long these two work (a PFX may ask for 2^31 rounds), so they get so many seconds of the processor
+# at a time. Not of the clock: in a boot a good program waits for processor and card, and a good identity would be refused.
 PATIENCE=${EP_PATIENCE:-6}
+# Seconds of the clock for one that only waits.
+CLOCK_PATIENCE=300
 
 openssl() {
     bounded openssl "$@"
@@ -26,10 +29,11 @@ jq() {
 }
 
 bounded() {
-    timeout --foreground -k 1 "$PATIENCE" "$@"
+    # shellcheck disable=SC3045 # POSIX has no -t; dash, bash and busybox have.
+    (ulimit -t "$PATIENCE" && exec timeout --foreground -k 1 "$CLOCK_PATIENCE" "$@")
     result=$?
-    # A file, for what runs behind a pipe has variables of its own.
-    case $result in 124 | 137) : >"$RUN/overtime" ;; esac
+    # Its time was up, or the kernel ended it (SIGKILL, SIGXCPU). A file, for what runs behind a pipe has variables of its own.
+    case $result in 124 | 137 | 152) : >"$RUN/overtime" ;; esac
     return "$result"
 }
 
