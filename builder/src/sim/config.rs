@@ -138,6 +138,8 @@ pub struct Config {
     /// Whether a certificate of the enrolment group may enrol by EST, also under another name. To renew itself
     /// (`simplereenroll`) it always may.
     pub est_group: bool,
+    /// Whether EST asks for whole chains, and refuses a certificate of its own that comes without its intermediate.
+    pub est_strict: bool,
     /// How long a certificate issued by EST holds from now on; it begins a tenth of this earlier, at most a day.
     pub est_life: time::Duration,
     /// The vault's secrets, the first that matches counting.
@@ -186,6 +188,7 @@ impl Config {
             est_basic: Some((EST_USER.into(), pki.est_password().into())),
             est_bootstrap: true,
             est_group: true,
+            est_strict: false,
             est_life: time::Duration::days(365),
             vault_secrets: vec![VaultSecret { pattern: "*".into(), pfx: false }],
             token_clients: BTreeMap::new(),

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Certificates come as base64 of a PKCS#7 without signatures. Who may enrol: a user by password, a bootstrap
-//! certificate, or (certd's second step) a certificate that was enrolled before, also under another name.
+//! certificate, or (certd's second step) a certificate that was enrolled before, also under another name. Such a certificate may
+//! come without its intermediate, as certd shows it when it renews `est-id`, unless the server is a strict one.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -55,8 +56,12 @@ impl Est {
     pub(super) fn new(config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
             pki: config.pki.clone(),
+            // A server knows who issues for it; certd renews `est-id` with the leaf alone.
+            group: match config.est_strict {
+                true => Group::enrolment(&config.pki)?,
+                false => Group::enrolment(&config.pki)?.knowing(config.pki.enrolment_authorities()?),
+            },
             authorities: config.pki.enrolment_authorities()?,
-            group: Group::enrolment(&config.pki)?,
             bootstrap: Group::bootstrap(&config.pki)?,
             basic: config.est_basic.as_ref().map(|(user, password)| format!("{user}:{password}")),
             bootstrap_may: config.est_bootstrap,
@@ -448,6 +453,24 @@ mod tests {
         let answer = est.answer(&post(ENROL, &armoured, Some(&basic), None));
         assert_eq!(answer.status, 200);
         assert!(answer.note.contains("tolerated"), "{}", answer.note);
+    }
+
+    /// certd renews `est-id` with the leaf alone: the server has issued it and knows by whom.
+    #[test]
+    fn a_leaf_without_its_intermediate_renews_itself_unless_the_server_is_strict() {
+        for strict in [false, true] {
+            let (_folder, config, est) = world(|config| config.est_strict = strict);
+            let device = config.pki.issue_device("edge-1", &DeviceOptions::default()).expect("issue");
+            let leaf = client(&device).leaf_alone();
+            let body = asked("edge-1", |_| ());
+            for path in [ENROL, RENEW] {
+                let answer = est.answer(&post(path, &body, None, Some(&leaf)));
+                assert_eq!(answer.status, if strict { 403 } else { 200 }, "{path}: {}", answer.note);
+            }
+            let other = config.pki.issue_device("edge-1", &DeviceOptions::wrong_ca()).expect("issue");
+            let other = client(&other).leaf_alone();
+            assert_eq!(est.answer(&post(RENEW, &body, None, Some(&other))).status, 403);
+        }
     }
 
     #[test]

@@ -112,11 +112,22 @@ impl Client {
     }
 }
 
+#[cfg(test)]
+impl Client {
+    /// As a client that leaves its intermediates out.
+    pub(super) fn leaf_alone(mut self) -> Self {
+        self.chain.truncate(1);
+        self
+    }
+}
+
 /// Clients whose chain ends in one root: the enrolment group, say.
 #[derive(Debug)]
 pub(super) struct Group {
     verifier: Arc<dyn ClientCertVerifier>,
     name: &'static str,
+    /// Intermediates that the server has itself, for clients that show their leaf alone.
+    known: Vec<CertificateDer<'static>>,
 }
 
 impl Group {
@@ -130,13 +141,18 @@ impl Group {
         Self::of(pki.bootstrap_root()?, "the bootstrap authority")
     }
 
+    /// The same group, of a server that knows these intermediates.
+    pub(super) fn knowing(self, known: Vec<CertificateDer<'static>>) -> Self {
+        Self { known, ..self }
+    }
+
     fn of(root: CertificateDer<'static>, name: &'static str) -> Result<Self> {
         let mut roots = RootCertStore::empty();
         roots.add(root).with_context(|| format!("taking the root of {name}"))?;
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
             .build()
             .with_context(|| format!("making {name}"))?;
-        Ok(Self { verifier, name })
+        Ok(Self { verifier, name, known: Vec::new() })
     }
 
     /// Checks signatures, validity at `now` (seconds since 1970) and purposes, up to the root.
@@ -146,7 +162,8 @@ impl Group {
     pub(super) fn check(&self, client: &Client, now: u64) -> Result<(), String> {
         let Some((first, others)) = client.chain.split_first() else { return Err("no certificate".into()) };
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
-        match self.verifier.verify_client_cert(first, others, now) {
+        let others: Vec<CertificateDer<'_>> = others.iter().chain(&self.known).cloned().collect();
+        match self.verifier.verify_client_cert(first, &others, now) {
             Ok(_) => Ok(()),
             Err(Error::InvalidCertificate(CertificateError::BadSignature)) => {
                 Err(format!("wrong CA: the chain names {}, but a signature is not its own", self.name))
@@ -209,6 +226,12 @@ pub(super) mod tests {
         let device = pki.issue_device("edge-1", &DeviceOptions::default()).expect("issue");
         let leaf = Client::of(&chain(&device.chain_pem)[..1]).expect("chain");
         assert!(group.check(&leaf, now).expect_err("no intermediate").contains("intermediate"));
+        let knowing =
+            Group::enrolment(&pki).expect("group").knowing(pki.enrolment_authorities().expect("authorities"));
+        assert_eq!(knowing.check(&leaf, now), Ok(()));
+        let other = pki.issue_device("edge-1", &DeviceOptions::wrong_ca()).expect("issue");
+        let other = Client::of(&chain(&other.chain_pem)[..1]).expect("chain");
+        assert!(knowing.check(&other, now).is_err(), "knowing the issuer is no trust in its name");
         let server = pki.issue_server(&["edge-1".into()], time).expect("issue");
         let server = Client::of(&server.chain).expect("chain");
         assert!(group.check(&server, now).is_err());

@@ -91,6 +91,9 @@ pub(crate) struct Arguments {
     /// Serves Arc's metadata too; DIR, which must exist, gets the files of its challenge
     #[arg(long, value_name = "DIR")]
     arc_tokens: Option<PathBuf>,
+    /// EST refuses its own certificates when they come without their intermediate, as certd shows them when it renews
+    #[arg(long)]
+    est_strict: bool,
     /// Seconds that a certificate issued by EST holds
     #[arg(long, value_name = "SECONDS", default_value_t = 31_536_000, value_parser = clap::value_parser!(u32).range(60..))]
     est_life: u32,
@@ -188,6 +191,7 @@ pub(super) fn config(arguments: &Arguments, pki: Pki) -> Result<Config> {
         faults: arguments.fault.clone(),
         clock_offset: time::Duration::seconds(arguments.clock_offset),
         assigning_polls: arguments.assigning,
+        est_strict: arguments.est_strict,
         est_life: time::Duration::seconds(arguments.est_life.into()),
         token_clients: token_clients(&arguments.token_client)?,
         arc_tokens: arguments.arc_tokens.clone(),
