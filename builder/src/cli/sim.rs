@@ -1,5 +1,6 @@
 //! `edgepress sim`: runs the simulators until Ctrl-C, or issues a device's identity.
 
+mod allocation;
 mod arguments;
 mod listening;
 
@@ -22,6 +23,7 @@ use crate::units::Digest;
 use arguments::{Flaw, config, read};
 use listening::Listening;
 
+pub(super) use allocation::AllocationArguments;
 pub(super) use arguments::Arguments;
 
 pub(super) fn run(arguments: Arguments, session: &Session) -> Result<()> {

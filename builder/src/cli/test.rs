@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::Session;
+use super::sim::AllocationArguments;
 use crate::error::Problem;
 use crate::prove::accel::Wanted;
 use crate::prove::harm::{self, Harm, Moment, Planned, Rtc};
@@ -77,6 +78,8 @@ pub(super) struct Arguments {
     /// Plug the network's cable in so long after power-on
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400), help_heading = HARM)]
     network_after: Option<u32>,
+    #[command(flatten)]
+    allocation: AllocationArguments,
     /// Boot the device that this patch of `edgepress stamp` makes of the image, instead of a made-up one
     #[arg(long, value_name = "FILE", requires = "pki")]
     patch: Option<PathBuf>,
@@ -135,6 +138,7 @@ pub(super) fn run(arguments: Arguments, session: &Session) -> Result<()> {
         secure_boot: arguments.secure_boot,
         tpm: arguments.tpm,
         azure: arguments.azure,
+        allocation: arguments.allocation.allocation()?,
         harm,
         stamped: arguments.pki.map(|pki| Stamped { patch: arguments.patch, pki }),
         keep: arguments.keep,

@@ -64,6 +64,7 @@ use crate::event::Sink;
 use crate::host;
 use crate::recipe::types::Attestation;
 use crate::sandbox::{self, Job};
+use crate::sim::Allocation;
 use crate::sim::pki::DeviceCertificate;
 use crate::units::ByteSize;
 
@@ -88,6 +89,8 @@ pub struct Options {
     pub tpm: bool,
     /// In a simulated Azure: the machine is one of its VMs.
     pub azure: bool,
+    /// What the simulated DPS makes of the device's registration.
+    pub allocation: Allocation,
     /// What is done to the device besides.
     pub harm: Harm,
     /// The device that a patch makes of the image, or that the image is already, instead of a made-up one.
@@ -137,7 +140,7 @@ pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
         }
     };
     let (copy, trust) = copy(&image, &machine, &device, &scratch, options, sink)?;
-    let setting = Setting { azure: vm.clone(), ..setting(&image, &device, &scratch, &options.harm) };
+    let setting = Setting { azure: vm.clone(), ..setting(&image, &device, &scratch, options) };
     let logs = Logs::of(&scratch, &setting);
     let timeout = options.timeout.unwrap_or(machine.machine.timeout());
     let run: Run = match machine.start(&image, &scratch, sink)? {
@@ -367,7 +370,8 @@ impl Host {
     }
 }
 
-fn setting(image: &Image, device: &Device, scratch: &Scratch, harm: &Harm) -> Setting {
+fn setting(image: &Image, device: &Device, scratch: &Scratch, options: &Options) -> Setting {
+    let harm = &options.harm;
     let provisioning = &image.manifest.provisioning;
     Setting {
         pki: device.pki.clone(),
@@ -375,6 +379,7 @@ fn setting(image: &Image, device: &Device, scratch: &Scratch, harm: &Harm) -> Se
         servers: device::servers(provisioning),
         secrets: device::secrets(provisioning),
         azure: None,
+        allocation: options.allocation.clone(),
         id_scope: provisioning.id_scope.clone(),
         engine_dns: image.manifest.engine_dns.clone(),
         registration_id: device.certificate.registration_id.clone(),

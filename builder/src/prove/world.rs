@@ -22,7 +22,7 @@ use crate::error::Problem;
 use crate::host;
 use crate::sim::log::Entry;
 use crate::sim::pki::Pki;
-use crate::sim::{Addresses, Config, Service, Simulation, VaultSecret};
+use crate::sim::{Addresses, Allocation, Config, Service, Simulation, VaultSecret};
 
 /// The services' addresses: private, and outside the 10.0.2.0/24 of QEMU's user-mode network and docker's defaults.
 const DPS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
@@ -59,6 +59,8 @@ pub struct Setting {
     pub secrets: Option<String>,
     /// The VM of a simulated Azure that the device is.
     pub azure: Option<Vm>,
+    /// What DPS makes of a registration.
+    pub allocation: Allocation,
     /// What the services do wrong.
     pub faults: Vec<Planned>,
     /// Seconds that this world is ahead of the host.
@@ -102,6 +104,7 @@ impl World {
         name_server(&setting.resolv_conf)?;
         config.dps_name = name;
         config.id_scope = (!setting.id_scope.is_empty()).then(|| setting.id_scope.clone());
+        config.allocation = setting.allocation.clone();
         config.log_file = Some(setting.log.clone());
         config.more_dns = resolvers;
         config.faults = setting.faults.iter().map(|planned| (planned.service, planned.fault)).collect();

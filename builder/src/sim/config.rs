@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::fault::Fault;
 use super::pki::Pki;
 use super::service::{Service, Transport};
@@ -62,6 +64,30 @@ pub struct VaultSecret {
     pub pattern: String,
     /// PFX in base64 (`application/x-pkcs12`) instead of PEM (`application/x-pem-file`).
     pub pfx: bool,
+}
+
+/// What DPS makes of a registration besides the hub, as a custom allocation may.
+/// <https://learn.microsoft.com/azure/iot-dps/concepts-custom-allocation>
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Allocation {
+    /// The device id, in which one `*` stands for the registration id.
+    pub device_id: String,
+    /// What the device is told besides, any JSON.
+    pub payload: Option<serde_json::Value>,
+}
+
+impl Default for Allocation {
+    /// The device id is the registration id, and there is nothing besides.
+    fn default() -> Self {
+        Self { device_id: "*".into(), payload: None }
+    }
+}
+
+impl Allocation {
+    /// The device id of a registration.
+    pub fn device_id(&self, registration_id: &str) -> String {
+        self.device_id.replacen('*', registration_id, 1)
+    }
 }
 
 /// The virtual machine that instance metadata tells about.
@@ -129,6 +155,8 @@ pub struct Config {
     pub faults: Vec<(Service, Fault)>,
     /// The simulated world's clock, ahead of the host's: for NTP and for the validity of certificates.
     pub clock_offset: time::Duration,
+    /// What DPS makes of a registration.
+    pub allocation: Allocation,
     /// How often DPS answers "assigning" to a poll before "assigned".
     pub assigning_polls: u32,
     /// User and password (secret) that may enrol by EST; nobody where there is none.
@@ -198,6 +226,7 @@ impl Config {
             pki,
             faults: Vec::new(),
             clock_offset: time::Duration::ZERO,
+            allocation: Allocation::default(),
             assigning_polls: 0,
             log_file: None,
         }

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::config::Allocation;
 use super::exchange::{Answer, Request, Site, hex, uuid};
 use super::hub::Hub;
 use super::log::Mark;
@@ -32,6 +33,7 @@ pub(super) struct Dps {
     /// The only scope known; any where there is none.
     id_scope: Option<String>,
     hub_name: String,
+    allocation: Allocation,
     assigning_polls: u32,
     hub: Arc<Hub>,
     registrations: Mutex<BTreeMap<String, Registration>>,
@@ -53,10 +55,11 @@ impl Dps {
         group: Group,
         id_scope: Option<String>,
         hub_name: String,
+        allocation: Allocation,
         assigning_polls: u32,
         hub: Arc<Hub>,
     ) -> Self {
-        Self { group, id_scope, hub_name, assigning_polls, hub, registrations: Mutex::default() }
+        Self { group, id_scope, hub_name, allocation, assigning_polls, hub, registrations: Mutex::default() }
     }
 
     /// Lets in who may register as `id` in `scope`.
@@ -128,7 +131,7 @@ impl Dps {
         if !registration.assigned {
             registration.assigned = true;
             registration.updated = request.time();
-            self.hub.enrol(id, registration.thumbprint);
+            self.hub.enrol(&self.allocation.device_id(id), registration.thumbprint);
         }
         let state = self.state(id, registration);
         let answer = json!({"operationId": operation, "status": "assigned", "registrationState": state});
@@ -144,17 +147,21 @@ impl Dps {
     }
 
     fn state(&self, id: &str, registration: &Registration) -> Value {
-        json!({
+        let mut state = json!({
             "x509": {"enrollmentGroupId": "edgepress-simulator"},
             "registrationId": id,
             "createdDateTimeUtc": registration.created,
             "assignedHub": self.hub_name,
-            "deviceId": id,
+            "deviceId": self.allocation.device_id(id),
             "status": "assigned",
             "substatus": "initialAssignment",
             "lastUpdatedDateTimeUtc": registration.updated,
             "etag": registration.etag,
-        })
+        });
+        if let Some(payload) = &self.allocation.payload {
+            state["payload"] = payload.clone();
+        }
+        state
     }
 }
 
@@ -255,7 +262,7 @@ fn failed(request: &Request<'_>, id: &str, operation: &str, registration: &Regis
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Dps, Mark, Request, valid_id};
+    use super::{Allocation, Answer, Dps, Mark, Request, valid_id};
     use crate::sim::exchange::Site as _;
     use crate::sim::exchange::tests::{json, request};
     use crate::sim::hub::Hub;
@@ -277,12 +284,18 @@ mod tests {
     }
 
     fn world(polls: u32) -> (tempfile::TempDir, Pki, Dps) {
+        let (folder, pki, dps, _) = allocating(polls, Allocation::default());
+        (folder, pki, dps)
+    }
+
+    fn allocating(polls: u32, allocation: Allocation) -> (tempfile::TempDir, Pki, Dps, Arc<Hub>) {
         let folder = tempfile::tempdir().expect("temporary folder");
         let pki = Pki::open_or_create(folder.path()).expect("authorities");
         let group = Group::enrolment(&pki).expect("group");
         let scope = Some("0ne00000001".to_owned());
-        let dps = Dps::new(group, scope, "hub.example".into(), polls, Arc::new(Hub::default()));
-        (folder, pki, dps)
+        let hub = Arc::new(Hub::default());
+        let dps = Dps::new(group, scope, "hub.example".into(), allocation, polls, hub.clone());
+        (folder, pki, dps, hub)
     }
 
     fn register<'a>(path: &'a str, client: Option<&'a Client>) -> Request<'a> {
@@ -328,6 +341,26 @@ mod tests {
         }
         let other = Request { path: "/0ne00000001/registrations/edge-1/operations/other", ..poll };
         assert_eq!(dps.answer(&other).status, 404);
+    }
+
+    /// A custom allocation names the device as it likes, and tells it something.
+    #[test]
+    fn a_device_may_be_called_otherwise_than_its_registration() {
+        let payload = serde_json::json!({"site": "north"});
+        let allocation = Allocation { device_id: "north-*-x".into(), payload: Some(payload.clone()) };
+        let (_folder, pki, dps, hub) = allocating(0, allocation);
+        let client = client(&pki, "edge-1", &DeviceOptions::default());
+        let answer = dps.answer(&register("/0ne00000001/registrations/edge-1/register", Some(&client)));
+        let operation = json(&answer)["operationId"].as_str().expect("id").to_owned();
+        let path = format!("/0ne00000001/registrations/edge-1/operations/{operation}");
+        let answer = dps.answer(&Request { client: Some(&client), ..request("GET", &path, VERSION) });
+        let state = &json(&answer)["registrationState"];
+        assert_eq!(
+            (&state["deviceId"], &state["registrationId"]),
+            (&"north-edge-1-x".into(), &"edge-1".into())
+        );
+        assert_eq!(state["payload"], payload);
+        assert!(hub.knows("north-edge-1-x") && !hub.knows("edge-1"));
     }
 
     #[test]

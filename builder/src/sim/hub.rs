@@ -91,6 +91,11 @@ impl Hub {
             .or_insert_with(|| Device { thumbprint, modules: edge_modules() })
             .thumbprint = thumbprint;
     }
+
+    /// Whether a device was assigned to this hub.
+    pub(super) fn knows(&self, device: &str) -> bool {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner).contains_key(device)
+    }
 }
 
 impl Site for Hub {

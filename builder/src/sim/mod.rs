@@ -78,7 +78,7 @@ use web::{Host, Web};
 use wireserver::{Hostplugin, Wireserver};
 
 pub use config::{
-    Addresses, Config, DPS_NAME, EST_NAME, EST_USER, FILES_NAME, HUB_NAME, Metadata, NTP_NAMES, TOKEN_NAME,
+    Addresses, Allocation, Config, DPS_NAME, EST_NAME, EST_USER, FILES_NAME, HUB_NAME, Metadata, NTP_NAMES, TOKEN_NAME,
     VAULT_NAME, VAULT_NAMES, VaultSecret, hosts,
 };
 pub use service::Service;
@@ -249,6 +249,7 @@ fn sites(config: &Config) -> Result<BTreeMap<Service, Arc<dyn Site>>> {
         Group::enrolment(&config.pki)?,
         config.id_scope.clone(),
         config.hub_name.clone(),
+        config.allocation.clone(),
         config.assigning_polls,
         hub.clone(),
     );

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
+use super::allocation::AllocationArguments;
 use crate::error::Problem;
 use crate::sim::fault::Fault;
 use crate::sim::pki::Pki;
@@ -115,6 +116,8 @@ pub(crate) struct Arguments {
     /// How often DPS answers "assigning" before "assigned"
     #[arg(long, value_name = "N", default_value_t = 0)]
     assigning: u32,
+    #[command(flatten)]
+    allocation: AllocationArguments,
     /// Also writes the log to a file, as JSON Lines
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -191,6 +194,7 @@ pub(super) fn config(arguments: &Arguments, pki: Pki) -> Result<Config> {
         faults: arguments.fault.clone(),
         clock_offset: time::Duration::seconds(arguments.clock_offset),
         assigning_polls: arguments.assigning,
+        allocation: arguments.allocation.allocation()?,
         est_strict: arguments.est_strict,
         est_life: time::Duration::seconds(arguments.est_life.into()),
         token_clients: token_clients(&arguments.token_client)?,
