@@ -38,6 +38,8 @@ pub(super) struct Request<'a> {
     pub headers: Headers<'a>,
     pub body: &'a [u8],
     pub client: Option<&'a Client>,
+    /// Whether the TLS handshake asked for a name of the service's.
+    pub named: bool,
     /// Time of the simulated world.
     pub now: OffsetDateTime,
 }
@@ -203,7 +205,16 @@ pub(super) mod tests {
     /// A request without body or certificate.
     pub(in crate::sim) fn request<'a>(method: &'a str, path: &'a str, version: &'a str) -> Request<'a> {
         let now = OffsetDateTime::now_utc();
-        Request { method, path, query: version, headers: Headers::default(), body: b"", client: None, now }
+        Request {
+            method,
+            path,
+            query: version,
+            headers: Headers::default(),
+            body: b"",
+            client: None,
+            named: true,
+            now,
+        }
     }
 
     /// The JSON of an answer.

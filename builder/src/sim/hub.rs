@@ -25,6 +25,8 @@ const MOST_MODULES: usize = 50;
 const LONGEST_ID: usize = 128;
 /// The edge runtime's module identity that identityd asks for first.
 const AGENT: &str = "$edgeAgent";
+/// Where a hub speaks AMQP and MQTT over web sockets.
+const WEB_SOCKET: &str = "/$iothub/websocket";
 /// 100 ns intervals from year 1 to 1970, from which generation ids are counted.
 const TICKS_TO_1970: i128 = 621_355_968_000_000_000;
 
@@ -104,10 +106,15 @@ impl Site for Hub {
         if wrong {
             return error(request, 404, "DeviceNotFound", "device not found");
         }
-        // AMQP and MQTT over web sockets: that it connects is all that is simulated.
-        if request.headers.upgrade || request.path.starts_with("/$iothub/websocket") {
-            let note = "hub-messaging connect (web socket)";
-            return Answer { status: 503, ..Answer::default() }.mark(Some(Mark::HubMessaging)).note(note);
+        // AMQP and MQTT over web sockets: that it asks this hub for one is all that is simulated.
+        if request.path == WEB_SOCKET {
+            let asked = request.headers.upgrade && request.named;
+            let note = match asked {
+                true => "hub-messaging connect (web socket)",
+                false => "no web socket: it needs an Upgrade, and the hub's name in the TLS handshake",
+            };
+            let answer = Answer { status: if asked { 503 } else { 400 }, ..Answer::default() };
+            return answer.mark(asked.then_some(Mark::HubMessaging)).note(note);
         }
         let segments = request.segments().unwrap_or_default();
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
@@ -298,6 +305,20 @@ mod tests {
             let body = format!(r#"{{"moduleId":"m{n}","deviceId":"edge-1"}}"#);
             let answer = hub.answer(&Request { path: &path, body: body.as_bytes(), ..put });
             assert_eq!(answer.status, if n < 48 { 200 } else { 403 }, "{n}");
+        }
+    }
+
+    #[test]
+    fn a_web_socket_is_asked_for_by_name_and_upgrade() {
+        let hub = Hub::default();
+        let path = "/$iothub/websocket";
+        for (upgrade, named, marked) in
+            [(true, true, true), (false, true, false), (true, false, false), (false, false, false)]
+        {
+            let headers = Headers { upgrade, ..Headers::default() };
+            let answer = hub.answer(&Request { headers, named, ..request("GET", path, "") });
+            assert_eq!(answer.mark.is_some(), marked, "{upgrade} {named}");
+            assert_eq!(answer.status, if marked { 503 } else { 400 });
         }
     }
 

@@ -35,7 +35,8 @@ pub enum Mark {
     DpsAssigned,
     /// The hub answered a GET or PUT of `$edgeAgent` with 200.
     AgentIdentity,
-    /// A connection to the hub's messaging: port 8883, 5671, or a web socket on 443.
+    /// A device came to its hub's messaging: TLS with the hub's name, then MQTT's CONNECT of an assigned device (8883), AMQP's
+    /// header (5671), or the request for a web socket (443).
     HubMessaging,
     /// EST issued a certificate (200 to `simpleenroll`).
     EstEnrolled,
@@ -60,7 +61,7 @@ pub struct Entry {
     pub service: Service,
     /// Who asked.
     pub peer: SocketAddr,
-    /// Method and path; `A <name>` for DNS; `hub-messaging connect` for the messaging ports.
+    /// Method and path; `A <name>` for DNS; `hub-messaging …` for the messaging ports.
     pub what: String,
     /// Common name of the client certificate that was shown, verified or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]

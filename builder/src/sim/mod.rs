@@ -5,7 +5,7 @@
 //!        ── time? ─────► ntp      123    the host's clock plus an offset
 //!        ── register ──► dps      443    TLS, client certificate against the enrolment group
 //!        ── modules ───► hub      443    TLS, the assigned device's certificate
-//!        ── connect ───► mqtt 8883, amqp 5671: that it connects is logged
+//!        ── connect ───► mqtt 8883, amqp 5671: TLS for the hub's name, and its protocol's first message
 //!        ── enrol ─────► est      443    TLS, password or bootstrap certificate, a request signed
 //!        ── secret? ───► vault    443    TLS, a token of one of the next three
 //!        ── assertion ─► token    443    TLS, signed with a bootstrap certificate
@@ -22,6 +22,7 @@ mod arc;
 mod assertion;
 mod config;
 mod dns;
+mod door;
 mod dps;
 mod entra;
 mod est;
@@ -31,6 +32,7 @@ mod files;
 mod hub;
 mod identities;
 pub mod log;
+mod messaging;
 mod metadata;
 mod ntp;
 mod pkcs;
@@ -78,8 +80,8 @@ use web::{Host, Web};
 use wireserver::{Hostplugin, Wireserver};
 
 pub use config::{
-    Addresses, Allocation, Config, DPS_NAME, EST_NAME, EST_USER, FILES_NAME, HUB_NAME, Metadata, NTP_NAMES, TOKEN_NAME,
-    VAULT_NAME, VAULT_NAMES, VaultSecret, hosts,
+    Addresses, Allocation, Config, DPS_NAME, EST_NAME, EST_USER, FILES_NAME, HUB_NAME, Metadata, NTP_NAMES,
+    TOKEN_NAME, VAULT_NAME, VAULT_NAMES, VaultSecret, hosts,
 };
 pub use service::Service;
 
@@ -220,9 +222,10 @@ fn world(config: &Config) -> Result<World> {
     for service in Service::https().filter(|service| config.has(*service)) {
         hosts.insert(service, host(config, service, now)?);
     }
-    let web = Web::new(sites(config)?, hosts);
+    let hub = Arc::new(Hub::default());
+    let web = Web::new(sites(config, hub.clone())?, hosts);
     let log = Log::create(config.log_file.as_deref())?;
-    Ok(World::new(web, Names::new(config.dns_names()), log, config.clock_offset))
+    Ok(World::new(web, hub, Names::new(config.dns_names()), log, config.clock_offset))
 }
 
 /// The names of an HTTPS service, with certificates for them.
@@ -243,8 +246,7 @@ fn host(config: &Config, service: Service, now: OffsetDateTime) -> Result<Host> 
 }
 
 /// What answers over HTTP.
-fn sites(config: &Config) -> Result<BTreeMap<Service, Arc<dyn Site>>> {
-    let hub = Arc::new(Hub::default());
+fn sites(config: &Config, hub: Arc<Hub>) -> Result<BTreeMap<Service, Arc<dyn Site>>> {
     let dps = Dps::new(
         Group::enrolment(&config.pki)?,
         config.id_scope.clone(),

@@ -7,20 +7,23 @@ use std::time::Duration;
 use simple_dns::RCODE;
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::dns::{self, Manner, Names};
+use super::door::{Door, Seated, Standing};
 use super::fault::{Faults, Trouble};
-use super::log::{Line, Log, Mark};
+use super::hub::Hub;
+use super::log::{Line, Log};
 use super::ntp;
 use super::service::Service;
-use super::tls::Client;
 use super::web::Web;
 
-/// Connections and slowed packets in flight at once; more wait.
-const MOST_AT_ONCE: usize = 512;
+/// Slowed packets in flight at once; more are lost, as on any network.
+const MOST_PACKETS: usize = 512;
+/// Between two attempts where the system has no file descriptor left.
+const BREATH: Duration = Duration::from_millis(50);
 /// Time for a handshake, a request's header, or a DNS message over TCP.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Largest UDP packet that is read whole; what is longer is cut and then dropped as malformed.
@@ -29,17 +32,21 @@ const LARGEST_PACKET: usize = 4096;
 /// Everything that the connections share.
 pub(super) struct World {
     pub web: Web,
+    /// Which devices are assigned: what the messaging ports ask.
+    pub hub: Arc<Hub>,
     pub names: Names,
     pub faults: Faults,
     pub log: Log,
     pub clock_offset: time::Duration,
-    slots: Semaphore,
+    door: Arc<Door>,
+    packets: Arc<Semaphore>,
 }
 
 impl World {
-    pub(super) fn new(web: Web, names: Names, log: Log, clock_offset: time::Duration) -> Self {
+    pub(super) fn new(web: Web, hub: Arc<Hub>, names: Names, log: Log, clock_offset: time::Duration) -> Self {
         let faults = Faults::new(log.started());
-        Self { web, names, faults, log, clock_offset, slots: Semaphore::new(MOST_AT_ONCE) }
+        let (door, packets) = (Arc::new(Door::new()), Arc::new(Semaphore::new(MOST_PACKETS)));
+        Self { web, hub, names, faults, log, clock_offset, door, packets }
     }
 
     pub(super) fn now(&self) -> OffsetDateTime {
@@ -52,25 +59,30 @@ impl World {
     }
 }
 
-/// Accepts connections for ever; each runs `serve` on a task of its own.
+/// Accepts connections for ever; each runs `serve` on a task of its own, until it is done or has to make room for others.
 pub(super) async fn accept<F>(
     world: Arc<World>,
     listener: TcpListener,
-    serve: impl Fn(Arc<World>, TcpStream, SocketAddr) -> F,
+    service: Service,
+    serve: impl Fn(Arc<World>, Seated, SocketAddr) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
-            // Out of file descriptors, say: give connections the time to end.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            // Out of file descriptors, say: whoever does the least makes room, and is given the time for it.
+            world.door.make_room();
+            tokio::time::sleep(BREATH).await;
             continue;
         };
-        let serving = serve(world.clone(), stream, peer);
+        let taken = world.door.enter(peer.ip());
+        let serving = serve(world.clone(), Seated::new(stream, taken.seat.clone()), peer);
         let world = world.clone();
         tokio::spawn(async move {
-            let _slot = world.slots.acquire().await;
-            serving.await;
+            tokio::select! {
+                () = serving => {}
+                why = taken.over() => world.note(service, peer, "connect", why),
+            }
         });
     }
 }
@@ -79,32 +91,6 @@ pub(super) async fn accept<F>(
 pub(super) async fn swallow(mut stream: impl AsyncRead + Unpin) {
     let mut buffer = [0; 4096];
     while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
-}
-
-/// The hub's messaging ports: that a device connects is logged at once, TLS is spoken if the client does, and
-/// what it then sends is swallowed.
-pub(super) async fn messaging(world: Arc<World>, stream: TcpStream, peer: SocketAddr, service: Service) {
-    let port = stream.local_addr().map(|address| address.port()).unwrap_or_default();
-    let trouble = world.faults.strike_handshake(service).or_else(|| world.faults.strike(service));
-    let note =
-        trouble.map_or_else(|| format!("port {port}"), |trouble| format!("port {port}, fault: {trouble}"));
-    let what = String::from("hub-messaging connect");
-    world.log.add(service, peer, &Line { what, mark: Some(Mark::HubMessaging), note, ..Line::default() });
-    match trouble {
-        Some(Trouble::Silent) => return swallow(stream).await,
-        Some(Trouble::Slow(delay)) => tokio::time::sleep(delay).await,
-        Some(Trouble::Throttled | Trouble::Broken | Trouble::NotFound) => return,
-        None | Some(Trouble::Untrusted | Trouble::Wrong | Trouble::Garbage) => {}
-    }
-    let Some(certificate) = world.web.certificate(Service::Hub, trouble) else { return };
-    let acceptor = tokio_rustls::TlsAcceptor::from(certificate);
-    // A client that never speaks keeps its connection: it may only want to know that the port is open.
-    let Ok(mut stream) = acceptor.accept(stream).await else { return };
-    let client = stream.get_ref().1.peer_certificates().and_then(Client::of);
-    let client = client.and_then(|client| client.common_name);
-    world.log.add(service, peer, &Line { what: "hub-messaging TLS".into(), client, ..Line::default() });
-    swallow(&mut stream).await;
-    let _ = stream.shutdown().await;
 }
 
 /// What is left of a packet's answer once the trouble is dealt with.
@@ -142,9 +128,10 @@ pub(super) async fn udp(
             let _ = socket.send_to(&reply, peer).await;
             continue;
         }
-        let (world, socket) = (world.clone(), socket.clone());
+        let Ok(slot) = world.packets.clone().try_acquire_owned() else { continue };
+        let socket = socket.clone();
         tokio::spawn(async move {
-            let _slot = world.slots.acquire().await;
+            let _slot = slot;
             tokio::time::sleep(delay).await;
             let _ = socket.send_to(&reply, peer).await;
         });
@@ -182,7 +169,8 @@ pub(super) fn dns_answer(world: &World, packet: &[u8], peer: SocketAddr) -> Opti
 }
 
 /// DNS over TCP: messages with a two-byte length before each.
-pub(super) async fn dns_tcp(world: Arc<World>, mut stream: TcpStream, peer: SocketAddr) {
+pub(super) async fn dns_tcp(world: Arc<World>, mut stream: Seated, peer: SocketAddr) {
+    let seat = stream.seat();
     while let Ok(Ok(length)) = timeout(PATIENCE, stream.read_u16()).await {
         let mut packet = vec![0; usize::from(length)];
         if !matches!(timeout(PATIENCE, stream.read_exact(&mut packet)).await, Ok(Ok(_))) {
@@ -190,6 +178,7 @@ pub(super) async fn dns_tcp(world: Arc<World>, mut stream: TcpStream, peer: Sock
         }
         let Some((reply, delay)) = dns_answer(&world, &packet, peer) else { return swallow(stream).await };
         tokio::time::sleep(delay).await;
+        seat.stand(Standing::Served);
         let Ok(length) = u16::try_from(reply.len()) else { return };
         let framed = [&length.to_be_bytes()[..], &reply].concat();
         if stream.write_all(&framed).await.is_err() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
+use super::messaging;
 use super::serve::{self, World};
 use super::service::{Service, Transport};
 use super::web;
@@ -49,22 +50,22 @@ impl Sockets {
             let world = world.clone();
             match service.transport() {
                 Transport::Https => {
-                    tokio::spawn(serve::accept(world, listener, move |world, stream, peer| {
+                    tokio::spawn(serve::accept(world, listener, service, move |world, stream, peer| {
                         web::https(world, stream, peer, service)
                     }));
                 }
                 Transport::Http => {
-                    tokio::spawn(serve::accept(world, listener, move |world, stream, peer| {
+                    tokio::spawn(serve::accept(world, listener, service, move |world, stream, peer| {
                         web::http(world, stream, peer, service)
                     }));
                 }
                 Transport::Messaging => {
-                    tokio::spawn(serve::accept(world, listener, move |world, stream, peer| {
-                        serve::messaging(world, stream, peer, service)
+                    tokio::spawn(serve::accept(world, listener, service, move |world, stream, peer| {
+                        messaging::messaging(world, stream, peer, service)
                     }));
                 }
                 Transport::Dns | Transport::Ntp => {
-                    tokio::spawn(serve::accept(world, listener, serve::dns_tcp));
+                    tokio::spawn(serve::accept(world, listener, service, serve::dns_tcp));
                 }
             }
         }

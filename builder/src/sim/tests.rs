@@ -6,7 +6,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use super::fault::{Fault, Trouble};
-use super::log::{Entry, Mark};
+use super::log::Entry;
 use super::pki::Pki;
 use super::{Addresses, Config, Service, Simulation};
 use crate::error::problem;
@@ -134,17 +134,21 @@ fn faults_that_cannot_strike_are_refused() {
 }
 
 #[test]
-fn a_bare_connection_to_the_messaging_ports_is_seen() {
+fn a_bare_connection_to_the_messaging_ports_is_no_progress() {
     let (_folder, config) = world();
     let simulation = Simulation::start(config).expect("start");
     let entries = simulation.subscribe();
     for service in [Service::Mqtt, Service::Amqp] {
-        let stream = TcpStream::connect(simulation.addr(service)).expect("connect");
+        let mut stream = TcpStream::connect(simulation.addr(service)).expect("connect");
         let entry = next(&entries);
-        assert_eq!((entry.service, entry.mark), (service, Some(Mark::HubMessaging)));
+        assert_eq!((entry.service, entry.mark), (service, None));
         assert_eq!(entry.what, "hub-messaging connect");
         assert_eq!(entry.note, format!("port {}", simulation.addr(service).port()));
         assert_eq!(entry.peer, stream.local_addr().expect("address"));
+        stream.write_all(b"\x10\x00AMQP no TLS").expect("send");
+        let entry = next(&entries);
+        assert_eq!((entry.what.as_str(), entry.mark), ("hub-messaging refused", None));
+        assert!(entry.note.starts_with("no TLS"), "{}", entry.note);
     }
 }
 

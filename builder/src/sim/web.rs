@@ -14,11 +14,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::dns;
+use super::door::{Seat, Seated, Standing};
 use super::exchange::{Answer, Body, Headers, Request, Site};
 use super::fault::Trouble;
 use super::log::Line;
@@ -68,6 +68,14 @@ impl Web {
         self.hosts.get(&service).map(|host| host.certificate(trouble))
     }
 
+    /// Whether a client that asks for this server name means this service, and no other that shares the listener.
+    pub(super) fn is_named(&self, service: Service, name: &str) -> bool {
+        let host = self.hosts.get(&service);
+        host.is_some_and(|host| {
+            host.names.iter().any(|known| dns::matches(known.as_bytes(), name.as_bytes()))
+        })
+    }
+
     /// The services that a client can mean by a server name: all where no one has that name.
     fn meant(&self, name: Option<&str>, listener: Service) -> Candidates {
         let named = |host: &Host| {
@@ -78,8 +86,11 @@ impl Web {
         let found: Vec<Service> =
             self.hosts.iter().filter(|(_, host)| named(host)).map(|(service, _)| *service).collect();
         match (found.first(), found.last()) {
-            (Some(first), Some(last)) => Candidates { first: *first, rest: *last, all: found },
-            _ => Candidates { first: listener, rest: listener, all: self.hosts.keys().copied().collect() },
+            (Some(first), Some(last)) => Candidates { first: *first, rest: *last, all: found, named: true },
+            _ => {
+                let all = self.hosts.keys().copied().collect();
+                Candidates { first: listener, rest: listener, all, named: false }
+            }
         }
     }
 }
@@ -89,6 +100,8 @@ impl Web {
 struct Candidates {
     /// Whose certificate is shown.
     first: Service,
+    /// Whether the client asked for a name of ours.
+    named: bool,
     /// Who answers where the path does not tell: of those that share a name, the last, which is the company's server.
     rest: Service,
     all: Vec<Service>,
@@ -96,7 +109,7 @@ struct Candidates {
 
 impl Candidates {
     fn only(service: Service) -> Self {
-        Self { first: service, rest: service, all: vec![service] }
+        Self { first: service, rest: service, all: vec![service], named: false }
     }
 
     /// The service that a path is for.
@@ -125,10 +138,12 @@ struct Connection {
     candidates: Candidates,
     peer: SocketAddr,
     client: Option<Arc<Client>>,
+    seat: Arc<Seat>,
 }
 
 /// HTTPS: by the name that the client asks for, else by the path, else that of the listener.
-pub(super) async fn https(world: Arc<World>, stream: TcpStream, peer: SocketAddr, listener: Service) {
+pub(super) async fn https(world: Arc<World>, stream: Seated, peer: SocketAddr, listener: Service) {
+    let seat = stream.seat();
     let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
     let start = match timeout(PATIENCE, acceptor).await {
         Ok(Ok(start)) => start,
@@ -154,16 +169,27 @@ pub(super) async fn https(world: Arc<World>, stream: TcpStream, peer: SocketAddr
         Err(_) => return world.note(service, peer, "connect", "TLS handshake not finished in time"),
     };
     let client = stream.get_ref().1.peer_certificates().and_then(Client::of).map(Arc::new);
-    converse(Connection { world, candidates, peer, client }, stream).await;
+    seat.stand(Standing::Encrypted);
+    converse(Connection { world, candidates, peer, client, seat }, stream).await;
 }
 
 /// Plain HTTP.
-pub(super) async fn http(world: Arc<World>, stream: TcpStream, peer: SocketAddr, service: Service) {
-    converse(Connection { world, candidates: Candidates::only(service), peer, client: None }, stream).await;
+pub(super) async fn http(world: Arc<World>, stream: Seated, peer: SocketAddr, service: Service) {
+    let (candidates, seat) = (Candidates::only(service), stream.seat());
+    converse(Connection { world, candidates, peer, client: None, seat }, stream).await;
 }
 
 async fn converse(connection: Connection, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-    let handler = service_fn(move |request| respond(connection.clone(), request));
+    let handler = service_fn(move |request| {
+        let connection = connection.clone();
+        async move {
+            let seat = connection.seat.clone();
+            seat.stand(Standing::Busy);
+            let answer = respond(connection, request).await;
+            seat.stand(Standing::Served);
+            answer
+        }
+    });
     // The error is the client's: it went away or spoke no HTTP; what it asked for is logged already.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -178,7 +204,7 @@ async fn respond(
     connection: Connection,
     request: hyper::Request<Incoming>,
 ) -> Result<Response, hyper::http::Error> {
-    let Connection { world, candidates, peer, client } = connection;
+    let Connection { world, candidates, peer, client, seat: _ } = connection;
     let (head, body) = request.into_parts();
     let service = candidates.of(head.uri.path());
     let what = format!("{} {}", head.method, head.uri.path());
@@ -207,6 +233,7 @@ async fn respond(
         headers: headers(&head.headers),
         body: &body,
         client: client.as_deref(),
+        named: candidates.named,
         now: world.now(),
     };
     let answer = match world.web.sites.get(&service) {
