@@ -5,6 +5,8 @@ import urllib.parse
 import wire
 
 API = "1.41"
+# The label of every container that the runtime makes.
+OWNER = "net.azure-devices.edge.owner"
 
 
 class EngineError(Exception):
@@ -59,6 +61,7 @@ class Engine:
             raise EngineError(f"pulling {image} failed: {str(answer)[-300:]}")
 
     def ensure_network(self, network):
+        """A bridge of this name, where there is none."""
         status, _ = self.api("GET", f"/networks/{network}", good=(404,))
         if status == 404:
             body = {"Name": network, "CheckDuplicate": True, "Driver": "bridge"}
@@ -67,6 +70,10 @@ class Engine:
     def container(self, name):
         status, answer = self.api("GET", f"/containers/{name}/json", good=(404,))
         return answer if status == 200 else None
+
+    def owned(self):
+        """The modules' containers: those that the runtime made."""
+        return [at for at in self.containers() if OWNER in (at.get("Labels") or {})]
 
     def remove(self, name):
         self.api("DELETE", f"/containers/{name}?force=true", good=(404,))
@@ -77,8 +84,8 @@ class Engine:
     def start(self, name):
         self.api("POST", f"/containers/{name}/start", good=(304,))
 
-    def stop(self, name):
-        self.api("POST", f"/containers/{name}/stop?t=10", good=(304, 404))
+    def stop(self, name, seconds=10):
+        self.api("POST", f"/containers/{name}/stop?t={seconds}", good=(304, 404))
 
     def containers(self):
         return self.api("GET", "/containers/json?all=true")[1] or []

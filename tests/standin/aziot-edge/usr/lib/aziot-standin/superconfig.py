@@ -230,11 +230,33 @@ def est_issuance(config, attestation, keys, certs):
         certs[bootstrap], keys[bootstrap] = auth["bootstrap_identity_cert"], auth["bootstrap_identity_pk"]
         how |= {"bootstrap_identity_cert": bootstrap, "bootstrap_identity_pk": bootstrap}
         how |= {"identity_cert": "est-id-device-id", "identity_pk": "est-id-device-id"}
+        renewed = auth.get("identity_auto_renew", est.get("identity_auto_renew"))
+        how |= {"identity_auto_renew": renewed} if renewed else {}
     trusted = []
     for at, file in enumerate(est.get("trusted_certs", []), 1):
         trusted.append(f"est-server-ca-{at}")
         certs[trusted[-1]] = file
     return {"est": {"trusted_certs": trusted}, "device-id": how}
+
+
+EDGE_CA = "aziot-edged-ca"
+# What certd enrols with; the last one for the time of a renewal.
+EST_KEYS = ("est-bootstrap-id-device-id", "est-id-device-id", "est-id-device-id-temp")
+EDGE_CA_DAYS = 90
+
+
+def edge_authority(edge_ca, keys, certs, issuance):
+    """Edged's authority: the files that are stated, or one that signs itself, as the real one's "quickstart" is. Returns how the
+    latter is renewed."""
+    if "cert" in edge_ca:
+        certs[EDGE_CA], keys[EDGE_CA] = edge_ca["cert"], edge_ca["pk"]
+    elif edge_ca.get("method", "self_signed") == "self_signed":
+        days = edge_ca.get("auto_generated_edge_ca_expiry_days", edge_ca.get("expiry_days", EDGE_CA_DAYS))
+        issuance[EDGE_CA] = {"method": "self_signed", "key": EDGE_CA, "expiry_days": days}
+        return edge_ca.get("auto_renew", {"rotate_key": True, "threshold": "80%", "retry": "4%"})
+    else:
+        raise ConfigError(f"an edge CA issued by {edge_ca['method']} is not part of the stand-in")
+    return None
 
 
 def split(config, uids):
@@ -249,6 +271,8 @@ def split(config, uids):
         attestation["identity_cert"] = attestation["identity_pk"] = "device-id"
     elif attestation.get("method") == "x509":
         issuance = est_issuance(config, attestation, keys, certs)
+        renewed = attestation["identity_cert"].get("auto_renew", attestation.get("identity_auto_renew"))
+        attestation |= {"auto_renew": renewed} if renewed else {}
         attestation |= {"identity_cert": "device-id", "identity_pk": "device-id", "issued": True}
     elif attestation.get("method") == "symmetric_key":
         if "uri" not in attestation["symmetric_key"]:
@@ -256,35 +280,38 @@ def split(config, uids):
         keys["device-id"] = attestation["symmetric_key"]["uri"]
         attestation["symmetric_key"] = "device-id"
     edge_ca = config.get("edge_ca", {})
-    if "cert" in edge_ca:
-        certs["aziot-edged-ca"], keys["aziot-edged-ca"] = edge_ca["cert"], edge_ca["pk"]
+    edge_renewal = edge_authority(edge_ca, keys, certs, issuance)
     mode = config.get("auto_reprovisioning_mode", "Dynamic")
-    provisioning = {"source": given["source"], "dynamic_reprovisioning": mode == "Dynamic"}
+    provisioning = {"source": given["source"]}
     if given["source"] == "dps":
         provisioning |= {"global_endpoint": given["global_endpoint"], "scope_id": given["id_scope"]}
         provisioning["attestation"] = attestation
-    used_by_identityd = ["aziot_identityd_master_id"] + (["device-id"] if attestation else [])
+        if "payload" in given:
+            provisioning["payload"] = given["payload"]
+    used_by_identityd = ["aziot_identityd_master_id"] + (["device-id", "device-id-temp"] if attestation else [])
     return {
         "keyd": {
             "preloaded_keys": keys,
             "principal": [
                 {"uid": uids["aziotid"], "keys": used_by_identityd},
-                {"uid": uids["iotedge"], "keys": ["iotedge_master_encryption_id", "aziot-edged-ca"]},
-                {"uid": uids["aziotcs"], "keys": ["est-bootstrap-id-device-id", "est-id-device-id"]},
+                {"uid": uids["iotedge"], "keys": ["iotedge_master_encryption_id", EDGE_CA]},
+                {"uid": uids["aziotcs"], "keys": [*EST_KEYS, EDGE_CA]},
             ],
         },
         "certd": {
             "homedir_path": "/var/lib/aziot/certd",
             "preloaded_certs": certs,
             "cert_issuance": issuance,
-            "principal": [{"uid": uids["aziotid"], "certs": ["device-id"]}],
+            "principal": [
+                {"uid": uids["aziotid"], "certs": ["device-id"]},
+                {"uid": uids["iotedge"], "certs": [EDGE_CA, "aziot-edged/module/*"]},
+            ],
         },
         "identityd": {
             "hostname": config["hostname"],
             "homedir": "/var/lib/aziot/identityd",
             "cloud_timeout_sec": config.get("cloud_timeout_sec", MIN_CLOUD_TIMEOUT),
             "cloud_retries": config.get("cloud_retries", 1),
-            "always_reprovision_on_startup": mode == "AlwaysOnStartup",
             "provisioning": provisioning,
             "principal": [{"uid": uids["iotedge"], "name": "aziot-edge"}],
         },
@@ -298,7 +325,8 @@ def split(config, uids):
                 "uri": config.get("moby_runtime", {}).get("uri", "unix:///var/run/docker.sock"),
                 "network": config.get("moby_runtime", {}).get("network", "azure-iot-edge"),
             },
-        },
+        }
+        | ({"edge_ca_auto_renew": edge_renewal} if edge_renewal else {}),
     }
 
 

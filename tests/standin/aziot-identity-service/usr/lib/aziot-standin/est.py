@@ -11,6 +11,7 @@ import urllib.parse
 import wire
 
 TIMEOUT = 30
+AUTHORITY = "basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign,digitalSignature\n"
 KEY_KINDS = {
     "ec-p256": ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
     "rsa-2048": ["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
@@ -38,11 +39,31 @@ def request(key, common_name):
     try:
         command = ["req", "-new", "-key", f"/proc/self/fd/{held}", "-subj", f"/CN={common_name}", "-outform", "DER"]
         done = subprocess.run(["openssl", *command], capture_output=True, check=False, pass_fds=[held])
+    except OSError as error:
+        raise EstError(f"the request cannot be made: {error}") from None
     finally:
         os.close(held)
     if done.returncode != 0:
         raise EstError(f"the request cannot be made: {done.stderr.decode('utf-8', 'replace').strip()}")
     return base64.b64encode(done.stdout).decode("ascii")
+
+
+def self_signed(csr, key, days):
+    """A certificate for a request (base64), signed by the request's own key: an authority without one above it."""
+    der = base64.b64decode(csr, validate=True)
+    held, extensions = memory(key), memory(AUTHORITY)
+    command = ["x509", "-req", "-inform", "DER", "-days", str(days), "-signkey", f"/proc/self/fd/{held}"]
+    command += ["-extfile", f"/proc/self/fd/{extensions}"]
+    try:
+        done = subprocess.run(
+            ["openssl", *command], input=der, capture_output=True, check=False, pass_fds=[held, extensions]
+        )
+    finally:
+        os.close(held)
+        os.close(extensions)
+    if done.returncode != 0:
+        raise EstError(done.stderr.decode("utf-8", "replace").strip())
+    return done.stdout.decode("ascii")
 
 
 def memory(text):

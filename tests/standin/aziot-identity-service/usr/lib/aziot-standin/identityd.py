@@ -1,34 +1,39 @@
 """aziot-identityd: who this device is. Runs as aziotid; asks keyd and certd for key and certificate, DPS for the hub,
-and the hub for modules, with the device's certificate as TLS client."""
+and the hub for modules, with the device's certificate as TLS client.
+
+As the real one it provisions before it answers anybody, and *exits* when it cannot: systemd starts it again, and whoever asks
+meanwhile waits. What it knows of the hub it keeps, and does not ask DPS again at the next start.
+"""
 
 import json
 import os
-import socket
 import threading
 import time
+import tomllib
 import urllib.parse
 
+import cloud
+import journal
+import renewal
 import serve
 import settings
 import wire
 import x509
-from serve import Refusal, log
+from cloud import no_certificate, refusal, text
+from journal import Failure, info, warn
+from serve import Refusal
 
 KEYD = settings.ROOT + "/run/aziot/keyd.sock"
 CERTD = settings.ROOT + "/run/aziot/certd.sock"
+# The hub and the device's name in it, for the next start. The ID scope is not looked at: who changes that, removes this.
 STATE = settings.ROOT + "/var/lib/aziot/identityd/device_info"
 DPS_VERSION = "2021-06-01"
 HUB_VERSION = "2017-11-08-preview"
+DPS_CLIENT, HUB_CLIENT = "DPS client error", "Hub client error"
 MASTER_KEY = "aziot_identityd_master_id"
 
 # Between the steps of a registration, seconds; DPS's Retry-After is not looked at.
 DPS_STEP = 5
-# After the first, second ... 429, seconds.
-THROTTLED = (60, 120, 180, 300)
-
-
-class Failure(Exception):
-    """Provisioning or a request to the hub failed."""
 
 
 class Identityd:
@@ -46,22 +51,17 @@ class Identityd:
         """Certificate chain, key and registration id."""
         attestation = self.config["provisioning"]["attestation"]
         if attestation.get("method") != "x509":
-            raise Failure(f"attestation by {attestation.get('method')} is not part of the stand-in")
+            raise Failure("internal error", f"attestation by {attestation.get('method')} is not part of the stand-in")
         wanted = attestation.get("registration_id")
         issued = attestation.get("issued", False)
         name = attestation["identity_pk"]
-        key = self.key_pair(name, issued)
         try:
-            chain = self.certificate(attestation["identity_cert"], key, wanted, issued)
-            leaf = x509.Leaf(chain)
-        except (OSError, wire.WireError, x509.CertificateError) as error:
-            if wanted is not None:
-                # As the real one: it takes the pair for a half-finished renewal and starts over.
-                log(f"certificate cannot be used ({error}); deleting its key pair to create both anew")
-                wire.ask(KEYD, "DELETE", f"/keypair/{name}")
-            raise Failure(f"the identity certificate cannot be used: {error}") from None
+            key = self.key_pair(name, issued)
+            chain, leaf = self.certificate(attestation["identity_cert"], name, key, wanted, issued)
+        except (OSError, wire.WireError) as error:
+            raise no_certificate(str(error)) from None
         if wanted is None and not leaf.common_name:
-            raise Failure("the identity certificate has no common name, and there is no registration_id")
+            raise no_certificate("identity certificate missing common name")
         return chain, key, wanted or leaf.common_name
 
     def key_pair(self, name, issued):
@@ -69,122 +69,183 @@ class Identityd:
             return wire.ask(KEYD, "GET", f"/keypair/{name}")["pem"]
         return wire.ask(KEYD, "POST", f"/keypair/{name}", {"preferred": "rsa-2048"})["pem"]
 
-    def certificate(self, name, key, common_name, issued):
+    def certificate(self, name, key_name, key, wanted, issued):
         """The certificate that is there; where it is one to be issued and is not there, a new one."""
         try:
-            return wire.ask(CERTD, "GET", f"/certificates/{name}")["pem"]
-        except wire.WireError:
-            if not issued:
-                raise
+            chain = wire.ask(CERTD, "GET", f"/certificates/{name}")["pem"]
+            return chain, x509.Leaf(chain)
+        except (OSError, wire.WireError, x509.CertificateError) as error:
+            if issued:
+                chain = self.issue(name, key, wanted)
+                return chain, x509.Leaf(chain)
+            if wanted is not None:
+                # As the real one: it takes the pair for a half-finished renewal and starts over.
+                warn(f"certificate cannot be used ({error}); deleting its key pair to create both anew")
+                wire.ask(KEYD, "DELETE", f"/keypair/{key_name}")
+                raise no_certificate(f"the identity certificate cannot be used: {error}") from None
+            raise no_certificate(
+                "identity cert does not exist; cannot create new cert as registration ID is unknown"
+            ) from None
+
+    def issue(self, name, key, common_name):
         import est
 
-        log(f"having a certificate issued for {common_name}")
+        info(f"having a certificate issued for {common_name}")
         try:
             csr = est.request(key, common_name)
         except est.EstError as error:
-            raise Failure(str(error)) from None
+            raise no_certificate(str(error)) from None
         return wire.ask(CERTD, "POST", f"/certificates/{name}", {"csr": csr})["pem"]
 
-    def context(self, chain, key):
-        """Trusts the system's certificate authorities and nothing else."""
-        import ssl  # slow to read: at this point keyd and certd are starting anyway
-
-        context = ssl.create_default_context()
-        # A memory file, for the library reads keys only from paths.
-        held = os.memfd_create("identity", os.MFD_CLOEXEC)
-        try:
-            os.write(held, f"{chain}\n{key}\n".encode())
-            context.load_cert_chain(f"/proc/self/fd/{held}", password=lambda: "")
-        except ssl.SSLError as error:
-            raise Failure(f"the certificate and private key cannot be used together: {error}") from None
-        finally:
-            os.close(held)
-        return context
-
-    def cloud(self, context, url, method, target, body=None, headers=None):
-        """One request over TLS, repeated as often as cloud_retries says when the connection fails."""
-        parts = urllib.parse.urlsplit(url)
-        port = parts.port or 443
-        for attempt in range(self.retries + 1):
-            try:
-                stream = socket.create_connection((parts.hostname, port), timeout=self.timeout)
-                stream = context.wrap_socket(stream, server_hostname=parts.hostname)
-                return wire.request(stream, method, target, parts.hostname, body, headers)
-            except (OSError, wire.WireError) as error:
-                log(f"{method} {parts.hostname}: attempt {attempt + 1}: {error}")
-                last = error
-        raise Failure(f"{parts.hostname}: {last}")
+    def cloud(self, client, context, url, method, target, body=None, headers=None):
+        return cloud.request(client, context, url, method, target, body, headers, self.timeout, self.retries)
 
     # The Device Provisioning Service.
 
     def register(self):
         chain, key, registration = self.credentials()
-        context = self.context(chain, key)
+        context = cloud.context(chain, key)
         provisioning = self.config["provisioning"]
         url = provisioning["global_endpoint"]
         name = urllib.parse.quote(registration, safe="")
         base = f"/{provisioning['scope_id']}/registrations/{name}"
         version = f"api-version={DPS_VERSION}"
-        log(f"registering {registration} at {url}")
-        throttled = 0
-        while True:
-            body = {"registrationId": registration}
-            status, answer = self.cloud(context, url, "PUT", f"{base}/register?{version}", body)
-            if status != 429:
-                break
-            pause = THROTTLED[min(throttled, len(THROTTLED) - 1)]
-            log(f"DPS is busy (429): next attempt in {pause} s")
-            throttled += 1
-            time.sleep(pause)
+        body = {"registrationId": registration} | self.payload()
+        info("Sending DPS registration request.")
+        status, answer = self.cloud(DPS_CLIENT, context, url, "PUT", f"{base}/register?{version}", body)
         if status != 202 or not isinstance(answer, dict) or "operationId" not in answer:
-            raise Failure(f"DPS answered {status} to the registration: {text(answer)}")
+            raise Failure(DPS_CLIENT, refusal(status, answer))
         operation = urllib.parse.quote(str(answer["operationId"]), safe="")
         while True:
             time.sleep(DPS_STEP)
-            status, answer = self.cloud(context, url, "GET", f"{base}/operations/{operation}?{version}")
+            info("Checking DPS registration status.")
+            status, answer = self.cloud(DPS_CLIENT, context, url, "GET", f"{base}/operations/{operation}?{version}")
             if status not in (200, 202) or not isinstance(answer, dict):
-                raise Failure(f"DPS answered {status}: {text(answer)}")
+                raise Failure(DPS_CLIENT, refusal(status, answer))
             if answer.get("status") != "assigning":
                 return self.assigned(answer, registration)
+            info("DPS registration is still in progress.")
+
+    def payload(self):
+        """What the configuration has for a custom allocation: a JSON file."""
+        uri = self.config["provisioning"].get("payload", {}).get("uri")
+        if uri is None:
+            return {}
+        try:
+            with open(settings.file_path(uri), encoding="utf-8") as file:
+                return {"payload": json.load(file)}
+        except (OSError, ValueError, settings.SettingsError) as error:
+            raise Failure("internal error", f"could not load the payload {uri}: {error}") from None
 
     def assigned(self, answer, registration):
         state = answer.get("registrationState")
         state = state if isinstance(state, dict) else {}
         hub, device = state.get("assignedHub"), state.get("deviceId")
         if answer.get("status") != "assigned" or not hub or not device:
-            raise Failure(f"DPS did not assign a hub: {text(answer)}")
-        log(f"assigned to {hub} as {device}")
+            raise Failure(DPS_CLIENT, str(state.get("errorMessage") or text(answer)))
+        info(f"Assigned to IoT hub: {hub}")
         return {"hub": hub, "device": device, "registration": registration}
 
-    def provision(self, again=False):
+    def provision(self):
+        provisioning = self.config["provisioning"]
+        if provisioning["source"] != "dps":
+            why = f"provisioning source {provisioning['source']} is not part of the stand-in"
+            raise Failure("internal error", why)
+        device = self.register()
+        info("Successfully provisioned with DPS.")
+        return device
+
+    def start(self):
+        """Before anybody is answered: the device's hub, from the last start or from DPS, and a look at what it has there."""
+        info("Provisioning starting. Reason: Startup")
+        self.device = self.remembered()
+        if self.device is None:
+            self.device = self.provision()
+        else:
+            info(f"Provisioned with backup for {self.device['device']}.")
+        info("Provisioning complete.")
+        self.reconcile()
+
+    def reconcile(self):
+        info("Identity reconciliation started. Reason: Startup")
+        try:
+            self.hub("GET", "/modules")
+        except Failure as failure:
+            if failure.network:
+                warn("Network not available for Identity reconciliation. Using offline backup from last run.")
+                return
+            info("Could not reconcile Identities with current device data. Reprovisioning.")
+            self.device = self.provision()
+            self.hub("GET", "/modules")
+        self.remember(self.device)
+        info("Identity reconciliation complete.")
+
+    def watch(self):
+        """The device's certificate, where it is issued and has a policy."""
+        attestation = self.config["provisioning"].get("attestation", {})
+        if not attestation.get("issued") or "auto_renew" not in attestation:
+            return
+        policy, name = attestation["auto_renew"], attestation["identity_cert"]
+        renewal.watch(
+            name,
+            policy,
+            lambda: wire.ask(CERTD, "GET", f"/certificates/{name}")["pem"],
+            lambda: self.renew(attestation, policy.get("rotate_key", True)),
+        )
+
+    def renew(self, attestation, rotate):
+        """A new certificate, by a new key where the policy says so; then DPS and the hub must learn of it."""
+        import est
+
+        name, kept = attestation["identity_cert"], attestation["identity_pk"]
+        wanted, used = attestation["registration_id"], f"{kept}-temp" if rotate else kept
+        key = wire.ask(KEYD, "POST", f"/keypair/{used}", {"preferred": "rsa-2048"})["pem"]
+        csr = est.request(key, wanted)
         with self.lock:
-            if self.device is not None and not again:
-                return self.device
-            provisioning = self.config["provisioning"]
-            always = self.config.get("always_reprovision_on_startup", False)
-            device = None if again or always else self.remembered()
-            if device is None:
-                if provisioning["source"] != "dps":
-                    raise Failure(f"provisioning source {provisioning['source']} is not part of the stand-in")
-                device = self.register()
-                self.remember(device)
-            self.device = device
-            return device
+            old = wire.ask(CERTD, "GET", f"/certificates/{name}")["pem"]
+            wire.ask(CERTD, "POST", f"/certificates/{name}", {"csr": csr})
+            try:
+                if rotate:
+                    wire.ask(KEYD, "POST", f"/move/{used}", {"to": kept})
+            except (OSError, wire.WireError):
+                wire.ask(CERTD, "PUT", f"/certificates/{name}", {"pem": old})
+                raise
+        self.reprovision()
+
+    def known(self):
+        with self.lock:
+            if self.device is None:
+                raise Failure("device identity not found")
+            return self.device
+
+    def reprovision(self):
+        """Because somebody asks for it; until it has worked there is no device."""
+        with self.lock:
+            info("Provisioning starting. Reason: Api")
+            self.device = None
+            forget()
+            self.device = self.provision()
+            self.remember(self.device)
+            info("Provisioning complete.")
 
     def remembered(self):
         try:
-            with open(STATE, encoding="utf-8") as file:
-                device = json.load(file)
+            with open(STATE, "rb") as file:
+                saved = tomllib.load(file)
         except (OSError, ValueError):
             return None
-        good = isinstance(device, dict) and all(isinstance(device.get(at), str) for at in ("hub", "device"))
-        same = good and device.get("scope") == self.config["provisioning"].get("scope_id")
-        return device if same else None
+        hub, device = saved.get("hub_name"), saved.get("device_id")
+        if not isinstance(hub, str) or not isinstance(device, str):
+            warn("Ignoring invalid device info backup")
+            forget()
+            return None
+        return {"hub": hub, "device": device}
 
     def remember(self, device):
-        saved = device | {"scope": self.config["provisioning"].get("scope_id")}
+        # JSON's strings are TOML's.
+        hub, name = json.dumps(device["hub"]), json.dumps(device["device"])
         with open(f"{STATE}.new", "w", encoding="utf-8") as file:
-            json.dump(saved, file)
+            file.write(f"hub_name = {hub}\nlocal_gateway_hostname = {hub}\ndevice_id = {name}\n")
             file.flush()
             os.fsync(file.fileno())
         os.rename(f"{STATE}.new", STATE)
@@ -192,21 +253,19 @@ class Identityd:
     # The hub.
 
     def hub(self, method, rest, body=None, headers=None):
-        device = self.provision()
+        device = self.device or self.known()
         chain, key, _ = self.credentials()
         target = f"/devices/{urllib.parse.quote(device['device'], safe='')}{rest}?api-version={HUB_VERSION}"
-        status, answer = self.cloud(self.context(chain, key), f"https://{device['hub']}", method, target, body, headers)
-        if status in (401, 404) and self.config["provisioning"].get("dynamic_reprovisioning", False):
-            log(f"the hub answered {status}: asking DPS again")
-            self.provision(again=True)
+        context, url = cloud.context(chain, key), f"https://{device['hub']}"
+        status, answer = self.cloud(HUB_CLIENT, context, url, method, target, body, headers)
         if not 200 <= status < 300:
-            raise Failure(f"{device['hub']} answered {status} to {method} {target}: {text(answer)}")
+            raise Failure(HUB_CLIENT, refusal(status, answer))
         return answer
 
     def module(self, name):
         answer = self.hub("GET", f"/modules/{urllib.parse.quote(name, safe='')}")
         if not isinstance(answer, dict) or not answer.get("generationId"):
-            raise Failure(f"the hub's answer for {name} has no generationId")
+            raise Failure(HUB_CLIENT, f"the hub's answer for {name} has no generationId")
         self.generations[name] = answer["generationId"]
         return answer
 
@@ -218,7 +277,7 @@ class Identityd:
             keys[f"{kind}Key"] = wire.ask(KEYD, "POST", f"/derive/{MASTER_KEY}", {"data": data})["key"]
         body = {
             "moduleId": name,
-            "deviceId": self.provision()["device"],
+            "deviceId": self.known()["device"],
             "managedBy": "iotEdge",
             "authentication": {"type": "sas", "symmetricKey": keys},
         }
@@ -234,10 +293,10 @@ class Identityd:
         try:
             return self.route(method, path)
         except Failure as failure:
-            log(str(failure))
-            raise Refusal(500, str(failure)) from None
+            journal.error(failure.message())
+            raise Refusal(500, failure.message()) from None
         except (OSError, wire.WireError) as error:
-            log(str(error))
+            journal.error(str(error))
             raise Refusal(500, str(error)) from None
 
     def route(self, method, path):
@@ -246,15 +305,16 @@ class Identityd:
             case ("GET", ["identities", "provisioning"]):
                 return self.provisioning()
             case ("POST", ["identities", "device"]):
-                device = self.provision()
-                return {"type": "aziot", "spec": {"hubName": device["hub"], "deviceId": device["device"]}}
+                device = self.known()
+                named = {"hubName": device["hub"], "gatewayHost": device["hub"], "deviceId": device["device"]}
+                return {"type": "aziot", "spec": named}
             case ("POST", ["identities", "device", "reprovision"]):
-                self.provision(again=True)
+                self.reprovision()
                 return None
             case ("GET", ["identities", "modules"]):
                 listed = self.hub("GET", "/modules")
                 if not isinstance(listed, list):
-                    raise Failure("the hub's list of modules is no list")
+                    raise Failure(HUB_CLIENT, "the hub's list of modules is no list")
                 return {"identities": listed}
             case ("GET", ["identities", "modules", name]):
                 return self.module(name)
@@ -265,22 +325,35 @@ class Identityd:
     def provisioning(self):
         provisioning = self.config["provisioning"]
         shown = {"source": provisioning["source"], "auth": provisioning.get("attestation", {}).get("method")}
-        for name in ("global_endpoint", "scope_id"):
+        for name in ("global_endpoint", "scope_id", "payload"):
             shown[name] = provisioning.get(name)
         shown["provisioned"] = self.device is not None
         return shown
 
 
-def text(answer):
-    return json.dumps(answer)[:500]
+def forget():
+    try:
+        os.unlink(STATE)
+    except FileNotFoundError:
+        pass
 
 
 def main():
+    journal.start(settings.VERSION)
     try:
         config = settings.load("identityd")
     except settings.SettingsError as error:
-        log(str(error))
-        return settings.NO_CONFIG
+        return journal.fatal(error, "could not read config")
     wire.wake(KEYD)
     wire.wake(CERTD)
-    serve.run(Identityd(config).handle)
+    identityd = Identityd(config)
+    try:
+        identityd.start()
+    except Failure as failure:
+        journal.error(f"Failed to provision with IoT Hub, and no valid device backup was found: {failure}")
+        return journal.fatal(failure)
+    except (OSError, wire.WireError) as error:
+        return journal.fatal(error)
+    identityd.watch()
+    info("Starting server...")
+    serve.run(identityd.handle)

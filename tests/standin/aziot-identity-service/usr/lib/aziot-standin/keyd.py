@@ -6,6 +6,7 @@ import hmac
 import os
 import secrets
 
+import journal
 import serve
 import settings
 from serve import Refusal
@@ -44,6 +45,16 @@ def create(config, name, preferred):
     keep(f"{HOME}/{name}.pem", pem.encode("ascii"))
     serve.log(f"made key {name} ({preferred})")
     return pem
+
+
+def move(config, name, to):
+    """A new key takes the place of the old one: what a renewal ends with."""
+    if to in config.get("preloaded_keys", {}):
+        raise Refusal(400, f"key {to} was preloaded from a file, and is not replaced")
+    try:
+        os.rename(f"{HOME}/{name}.pem", f"{HOME}/{to}.pem")
+    except OSError as error:
+        raise Refusal(500, f"key {name} cannot be moved: {error}") from None
 
 
 def delete(config, name):
@@ -92,6 +103,11 @@ def handler(config):
             return {"pem": load(config, name)}
         if (method, kind) == ("POST", "keypair"):
             return {"pem": create(config, name, str((body or {}).get("preferred", "")))}
+        if (method, kind) == ("POST", "move"):
+            to = str((body or {}).get("to", ""))
+            if not settings.allowed(config, uid, "keys", to) or "/" in to or to.startswith("."):
+                raise Refusal(403, f"uid {uid} may not replace key {to}")
+            return move(config, name, to)
         if (method, kind) == ("DELETE", "keypair"):
             return delete(config, name)
         if (method, kind) == ("POST", "derive"):
@@ -102,9 +118,9 @@ def handler(config):
 
 
 def main():
+    journal.start(settings.VERSION)
     try:
         config = settings.load("keyd")
     except settings.SettingsError as error:
-        serve.log(str(error))
-        return settings.NO_CONFIG
+        return journal.fatal(error, "could not read config")
     serve.run(handler(config))

@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 
+import journal
 import wire
 
 FIRST_FD = 3
@@ -22,7 +23,7 @@ class Refusal(Exception):
 
 
 def log(text):
-    print(text, flush=True)
+    journal.info(text)
 
 
 def inherited():
@@ -60,7 +61,7 @@ def one(stream, handler):
     try:
         answer(stream, handler)
     except (OSError, ValueError, wire.WireError) as error:
-        log(f"request failed: {error}")
+        journal.warn(f"request failed: {error}")
     except Exception:  # a defect must show in the journal and not end the service
         traceback.print_exc()
 

@@ -5,7 +5,10 @@ import tomllib
 
 ROOT = os.environ.get("STANDIN_ROOT", "")
 
-# What aziot-edged and its like exit with when there is no usable configuration; systemd never restarts after it.
+VERSION = "0~standin"
+
+# What aziot-edged exits with when there is no usable configuration; systemd never restarts after it. The identity services exit
+# with 1, and are restarted.
 NO_CONFIG = 153
 
 

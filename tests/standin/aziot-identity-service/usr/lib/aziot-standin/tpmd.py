@@ -1,5 +1,6 @@
 """aziot-tpmd: there is no TPM."""
 
+import journal
 import serve
 import settings
 from serve import Refusal
@@ -10,9 +11,9 @@ def handle(_method, _path, _body, _uid):
 
 
 def main():
+    journal.start(settings.VERSION)
     try:
         settings.load("tpmd")
     except settings.SettingsError as error:
-        serve.log(str(error))
-        return settings.NO_CONFIG
+        return journal.fatal(error, "could not read config")
     serve.run(handle)
