@@ -10,7 +10,7 @@ import superconfig
 import wire
 from docker import Engine, EngineError
 
-VERSION = "0~standin"
+VERSION = settings.VERSION
 USERS = {"keyd": "aziotks", "certd": "aziotcs", "identityd": "aziotid", "tpmd": "aziottpm", "edged": "iotedge"}
 CONFIG = settings.ROOT + "/etc/aziot/config.toml"
 MGMT = settings.ROOT + "/var/run/iotedge/mgmt.sock"
@@ -21,7 +21,9 @@ SOCKETS = ["aziot-tpmd", "aziot-certd", "aziot-keyd", "aziot-identityd", "aziot-
 
 USAGE = """usage: iotedge COMMAND
 
-  check [-o json|text]        look for problems of configuration and connectivity
+  check [-o json|text] [--iothub-hostname NAME] [--expected-aziot-version V] [--expected-aziot-edged-version V]
+        [--diagnostics-image-name IMAGE]
+                              look for problems of configuration and connectivity
   check-list [-o json|text]   list the checks
   config apply [-c FILE]      write the services' configuration and restart them
   list                        list the modules
@@ -64,7 +66,7 @@ def ask_engine(config):
     try:
         engine = Engine(config["moby_runtime"]["uri"])
         engine.check_version()
-        owned = [at for at in engine.containers() if "net.azure-devices.edge.owner" in (at.get("Labels") or {})]
+        owned = engine.owned()
     except EngineError as error:
         raise CommandError(f"could not list the existing modules: {error}") from None
     if owned and previous.get("hostname") != config["hostname"]:
