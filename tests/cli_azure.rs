@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 const MIB: usize = 1 << 20;
 
@@ -36,7 +35,7 @@ fn built(folder: &Path) -> PathBuf {
     footer[48..56].copy_from_slice(&(MIB as u64).to_be_bytes());
     footer[60..64].copy_from_slice(&2_u32.to_be_bytes());
     fs::write(built.join("factory.vhd"), &vhd).expect("write");
-    let digest: String = Sha256::digest(&vhd).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = edgepress::units::Digest::of(&vhd).to_string();
     let manifest = json!({
         "edgepress": "0.1.0", "name": "factory", "description": "A factory", "arch": "x86_64", "board": "uefi",
         "inputs": {}, "kernels": [], "epoch": 1_795_332_720, "config_toml": "", "engine_dns": [], "partitions": [],

@@ -1,5 +1,7 @@
 //! Small types that many folders share: architectures, sizes, digests.
 
+mod sha256;
+
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
@@ -8,7 +10,8 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+
+pub use self::sha256::Sha256;
 
 /// A machine architecture, named as the kernel names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -129,7 +132,9 @@ pub struct Digest(pub [u8; 32]);
 impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: impl AsRef<[u8]>) -> Self {
-        Self(Sha256::digest(bytes.as_ref()).into())
+        let mut hasher = Sha256::new();
+        hasher.update(bytes);
+        hasher.finish()
     }
 
     /// The digest of a file, read piece by piece.
@@ -140,12 +145,7 @@ impl Digest {
         let mut hasher = Sha256::new();
         let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
         std::io::copy(&mut file, &mut hasher).with_context(|| format!("reading {}", path.display()))?;
-        Ok(Self::from_hasher(hasher))
-    }
-
-    /// The digest that a finished hasher holds.
-    pub fn from_hasher(hasher: Sha256) -> Self {
-        Self(hasher.finalize().into())
+        Ok(hasher.finish())
     }
 
     /// The digest of a value's JSON form: field order is the type's, so equal values give equal digests.

@@ -9,9 +9,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
-use sha2::{Digest as _, Sha256};
 
-use crate::units::Digest;
+use crate::units::{Digest, Sha256};
 
 const BUFFER: usize = 1024 * 1024;
 
@@ -26,7 +25,7 @@ pub fn digest(path: &Path) -> Result<Digest> {
 fn digest_open(path: &Path) -> Result<Digest> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
-    Ok(Digest::from_hasher(hash(&file, size, |_| ())?))
+    Ok(hash(&file, size, |_| ())?.finish())
 }
 
 /// Hashes the first `size` bytes of a file, holes included but not read; `progress` is told how many are done.
@@ -38,7 +37,7 @@ pub fn hash(file: &File, size: u64, progress: impl Fn(u64)) -> Result<Sha256> {
     let mut done = 0;
     let mut buffer = vec![0; BUFFER];
     for data in data_ranges(file, size)? {
-        hash_zeros(&mut hasher, data.start - done);
+        hasher.zeros(data.start - done);
         done = data.start;
         while done < data.end {
             let chunk = buffer.len().min(usize::try_from(data.end - done).unwrap_or(usize::MAX));
@@ -48,19 +47,9 @@ pub fn hash(file: &File, size: u64, progress: impl Fn(u64)) -> Result<Sha256> {
             progress(done);
         }
     }
-    hash_zeros(&mut hasher, size - done);
+    hasher.zeros(size - done);
     progress(size);
     Ok(hasher)
-}
-
-fn hash_zeros(hasher: &mut Sha256, mut count: u64) {
-    // Short enough to stay in the fastest cache.
-    const ZEROS: &[u8] = &[0; 16 << 10];
-    while count > 0 {
-        let chunk = ZEROS.len().min(usize::try_from(count).unwrap_or(usize::MAX));
-        hasher.update(&ZEROS[..chunk]);
-        count -= chunk as u64;
-    }
 }
 
 /// Copies a file; its holes stay holes. The target must not exist.

@@ -7,11 +7,10 @@ use std::path::Path;
 use std::sync::mpsc::Receiver;
 
 use anyhow::{Context as _, Result};
-use sha2::{Digest as _, Sha256};
 
 use super::pass::Chunk;
 use crate::format::bmap::{self, Mapped};
-use crate::units::Digest;
+use crate::units::{Digest, Sha256};
 
 /// A file that is whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +47,7 @@ impl Hashed {
 
     /// What was written.
     pub fn finish(self) -> Whole {
-        Whole { size: self.size, sha256: Digest::from_hasher(self.hasher) }
+        Whole { size: self.size, sha256: self.hasher.finish() }
     }
 }
 
@@ -76,7 +75,7 @@ pub(super) fn ranges(chunks: &Receiver<Chunk>, ranges: Vec<Range<u64>>) -> Vec<M
         while let Some(range) = ranges.next_if(|range| range.end <= end) {
             add(&mut hasher, &chunk, at, &range);
             let blocks = range.start / bmap::BLOCK..range.end.div_ceil(bmap::BLOCK);
-            mapped.push(Mapped { blocks, sha256: Some(Digest::from_hasher(std::mem::take(&mut hasher))) });
+            mapped.push(Mapped { blocks, sha256: Some(std::mem::take(&mut hasher).finish()) });
         }
         if let Some(range) = ranges.peek() {
             add(&mut hasher, &chunk, at, range);

@@ -33,13 +33,12 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use anyhow::{Context as _, Result};
-use sha2::Sha256;
 
 use crate::disk::{allocation, sparse};
 use crate::event::{Event, Sink, Unit};
 use crate::format::bmap::{self, Bmap};
 use crate::recipe::types::Format;
-use crate::units::Digest;
+use crate::units::{Digest, Sha256};
 use consume::Whole;
 use pass::Lines;
 
@@ -191,7 +190,7 @@ impl Products {
             };
             files.push(Exported { format: *format, size: whole.size, sha256: whole.sha256 });
         }
-        Ok(Outcome { size, sha256: Digest::from_hasher(self.hasher), files })
+        Ok(Outcome { size, sha256: self.hasher.finish(), files })
     }
 }
 

@@ -12,14 +12,13 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use super::pass::{CHUNK, Chunk};
 use super::{joined, threads, zst};
 use crate::rootfs::layer::Stack;
 use crate::tree::{Kind, Meta, Root};
-use crate::units::Digest;
+use crate::units::{Digest, Sha256};
 
 /// Writes the tar; runs in a sandbox, where the tree's owners are those of the image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -77,7 +76,7 @@ fn write(root: &Root, cutter: Cutter, epoch: u64) -> Result<(u64, Digest)> {
     tree.all()?;
     let mut cutter = tree.tar.into_inner().context("finishing the tar")?;
     cutter.flush().context("finishing the tar")?;
-    Ok((cutter.size, Digest::from_hasher(cutter.hasher)))
+    Ok((cutter.size, cutter.hasher.finish()))
 }
 
 /// Cuts what is written into chunks.

@@ -8,13 +8,12 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use sha2::{Digest as _, Sha256};
 
 use super::consume::Whole;
 use crate::disk::gpt::SECTOR;
 use crate::disk::ids::Uuid;
 use crate::format::{VHD_COOKIE, VHD_FOOTER};
-use crate::units::Digest;
+use crate::units::Sha256;
 
 /// Azure's unit of size.
 pub const UNIT: u64 = 1 << 20;
@@ -98,9 +97,9 @@ pub(super) fn finish(path: &Path, size: u64, identity: &Identity, mut hasher: Sh
     // Growing leaves a hole, which reads as zeros.
     file.set_len(whole).with_context(context)?;
     file.write_all_at(&footer, whole).with_context(context)?;
-    hasher.update(vec![0; usize::try_from(whole - size)?]);
+    hasher.zeros(whole - size);
     hasher.update(footer);
-    Ok(Whole { size: whole + VHD_FOOTER, sha256: Digest::from_hasher(hasher) })
+    Ok(Whole { size: whole + VHD_FOOTER, sha256: hasher.finish() })
 }
 
 #[cfg(test)]

@@ -4,13 +4,12 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, LazyLock};
 
-use sha2::{Digest as _, Sha256};
 use twox_hash::xxhash3_128::Hasher;
 
 use super::chunk::{Chunk, Extents};
 use super::source::{Hashed, Source};
 use crate::format::bmap::Bmap;
-use crate::units::Digest;
+use crate::units::{Digest, Sha256};
 
 /// What must be read back from a chunk's place.
 #[derive(Debug, Clone)]
@@ -97,7 +96,7 @@ impl<'a> Check<'a> {
     pub fn finish(self, file: Hashed) -> Result<Arc<Verified>, String> {
         let Source { size, container, file_sha256: expected, raw_sha256, bmap, .. } = self.source;
         let file_sha256 = file.finish().map_err(|error| format!("reading the image: {error}"))?;
-        let raw = Digest::from_hasher(self.disk);
+        let raw = self.disk.finish();
         if let Some((expected, who)) = expected.as_ref().filter(|(sum, _)| *sum != file_sha256) {
             return Err(format!(
                 "the image is damaged: its digest is {file_sha256}, and {who} says {expected}"
@@ -143,7 +142,7 @@ impl<'a> Ranges<'a> {
             if range.end > end {
                 break;
             }
-            let found = Digest::from_hasher(std::mem::take(&mut self.hasher));
+            let found = std::mem::take(&mut self.hasher).finish();
             if mapped.sha256.is_some_and(|expected| expected != found) {
                 let (first, last) = (mapped.blocks.start, mapped.blocks.end - 1);
                 return Err(format!(

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
 use super::beside::{Beside, text};
 use super::chunk::CHUNK;
@@ -19,7 +18,7 @@ use crate::format::bmap::Bmap;
 use crate::format::decode::fill;
 use crate::format::unpack::LARGEST;
 use crate::format::{Container, VHD_FOOTER, decode, detect, judge};
-use crate::units::Digest;
+use crate::units::{Digest, Sha256};
 
 /// Which of a build's outputs is taken: the one that is read fastest and is checked best.
 pub const PREFERRED: [&str; 5] = [".img.zst", ".img", ".img.xz", ".img.gz", ".vhd"];
@@ -239,7 +238,7 @@ impl Hashed {
     pub fn finish(mut self) -> io::Result<Digest> {
         io::copy(&mut self, &mut io::sink())?;
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Digest::from_hasher(std::mem::take(&mut inner.1)))
+        Ok(std::mem::take(&mut inner.1).finish())
     }
 }
 
@@ -456,7 +455,7 @@ mod tests {
             (noise.clone(), "it has no MBR and no GPT"),
             (zst(b"<!DOCTYPE html>"), "holds an HTML page, and no disk"),
             (gz(&[&b"BZh91AY"[..], &noise].concat()), "holds a bzip2 file, and no disk"),
-            (b"\x50\x2a\x4d\x18\x01\0\0\0x".to_vec(), "it has no MBR and no GPT"),
+            (b"\x50\x2a\x4d\x18\x01\0\0\0x".to_vec(), "it holds nothing"),
             (zst(&disk(70_000))[..200].to_vec(), "is cut off or damaged: its structure"),
             (gz(&disk(70_000))[..200].to_vec(), "is cut off or damaged: it cannot be unpacked"),
             (disk(70_000)[..20_000].to_vec(), "is cut off: its partitions reach to byte 69632"),

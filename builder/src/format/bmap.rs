@@ -14,9 +14,7 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
-use sha2::{Digest as _, Sha256};
-
-use crate::units::Digest;
+use crate::units::{Digest, Sha256};
 
 /// Bytes of a block: what bmaptool itself writes.
 pub const BLOCK: u64 = 4096;
@@ -147,11 +145,7 @@ fn check_itself(text: &str, said: &str) -> Result<(), String> {
     hasher.update(&text[..at]);
     hasher.update("0".repeat(said.len()));
     hasher.update(&text[at + said.len()..]);
-    if Digest::from_hasher(hasher) == expected {
-        Ok(())
-    } else {
-        Err("it is damaged: its digest differs".into())
-    }
+    if hasher.finish() == expected { Ok(()) } else { Err("it is damaged: its digest differs".into()) }
 }
 
 fn digest(text: &str) -> Option<Digest> {

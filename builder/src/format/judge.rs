@@ -41,6 +41,7 @@ pub fn judge(head: &[u8], size: u64) -> Judged {
     };
     match foreign::known(head, &[]) {
         Some(foreign) => Judged::Foreign(foreign),
+        None if head.is_empty() => Judged::Unknown("it holds nothing".into()),
         None if head.iter().all(|byte| *byte == 0) => {
             Judged::Unknown("it is blank where a partition table would be".into())
         }

@@ -19,11 +19,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType, Metadata};
-use sha2::{Digest as _, Sha256};
 
 use crate::prove::checks::{SUPERBLOCK, ext4_size};
 use crate::rootfs::guard::{Kind, Tree};
-use crate::units::Digest;
+use crate::units::{Digest, Sha256};
 
 /// A link longer than a path is none (PATH_MAX).
 const LONGEST_LINK: u64 = 4095;
@@ -281,7 +280,7 @@ impl Root {
         let (mut hasher, mut buffer) = (Sha256::new(), vec![0; CHUNK]);
         loop {
             match file.fill(&mut buffer)? {
-                0 => return Ok(Digest::from_hasher(hasher)),
+                0 => return Ok(hasher.finish()),
                 count => hasher.update(&buffer[..count]),
             }
         }

@@ -27,12 +27,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::error::{Problem, problem};
 use crate::recipe::types::Recipe;
 use crate::store::Store;
-use crate::units::Digest;
+use crate::units::{Digest, Sha256};
 
 pub use laid::{Laid, Origin, What};
 pub use template::Context;
@@ -90,7 +89,7 @@ impl Entry {
         hasher.update((path.len() as u64).to_be_bytes());
         hasher.update(path);
         hasher.update(content);
-        Digest::from_hasher(hasher)
+        hasher.finish()
     }
 }
 

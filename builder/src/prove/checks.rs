@@ -6,12 +6,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::copy::Copy;
 use crate::colour::Colour;
 use crate::disk::{fat, table};
-use crate::units::Digest;
+use crate::units::{Digest, Sha256};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +70,7 @@ pub fn digest(path: &Path) -> Result<Digest> {
     let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer).with_context(|| format!("reading {}", path.display()))? {
-            0 => return Ok(Digest::from_hasher(hasher)),
+            0 => return Ok(hasher.finish()),
             count => hasher.update(&buffer[..count]),
         }
     }

@@ -12,14 +12,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::chroot::Chroot;
 use super::{images, login, scripts, zone};
 use crate::error::Problem;
 use crate::overlay::{Entry, Kind};
 use crate::tree::{self, Root};
-use crate::units::Digest;
+use crate::units::{Digest, Sha256};
 
 /// What goes into the last layer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -191,7 +190,7 @@ fn copy(blob: &Path, digest: Digest, mut to: File) -> Result<()> {
         to.write_all(&piece[..read]).context("writing it")?;
     }
     ensure!(
-        Digest::from_hasher(hasher) == digest,
+        hasher.finish() == digest,
         Problem::work(format!("the store is damaged: {} does not hold what its name says", blob.display()))
             .hint("remove that file, and build again: its content comes from an overlay")
     );

@@ -191,7 +191,7 @@ fn system(root: &Root) -> Result<System> {
 
 fn digest(file: &File) -> Result<Digest> {
     let size = file.metadata()?.len();
-    Ok(Digest::from_hasher(sparse::hash(file, size, |_| ())?))
+    Ok(sparse::hash(file, size, |_| ())?.finish())
 }
 
 /// Everything that goes into the documents.

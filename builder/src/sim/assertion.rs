@@ -12,8 +12,9 @@ use ring::signature::{
 use serde::Deserialize;
 use serde_json::Value;
 use sha1::{Digest as _, Sha1};
-use sha2::Sha256;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::units::Digest;
 
 /// Longest time that an assertion may hold, seconds.
 const LONGEST: u64 = 86_400;
@@ -93,7 +94,7 @@ impl<'a> Assertion<'a> {
             BASE64_URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).is_ok_and(|named| named == digest)
         };
         let fits = match (&self.header.x5t_s256, &self.header.x5t) {
-            (Some(text), _) => named(text, &Sha256::digest(certificate)),
+            (Some(text), _) => named(text, &Digest::of(certificate).0),
             (None, Some(text)) => named(text, &Sha1::digest(certificate)),
             (None, None) => return Err(refused("the header has neither x5t nor x5t#S256")),
         };

@@ -194,7 +194,6 @@ mod tests {
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
     use serde_json::{Value, json as value};
-    use sha2::{Digest as _, Sha256};
     use std::sync::Arc;
     use time::OffsetDateTime;
     use url::form_urlencoded;
@@ -222,7 +221,7 @@ mod tests {
         let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
         let mut header = value!({
             "alg": "ES256",
-            "x5t#S256": encode(&Sha256::digest(&certificate)),
+            "x5t#S256": encode(&crate::units::Digest::of(&certificate).0),
             "x5c": [BASE64_STANDARD.encode(&certificate)],
         });
         let mut claims = value!({

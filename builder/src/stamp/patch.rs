@@ -22,12 +22,11 @@ use flate2::Compression;
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::disk;
 use crate::disk::gpt::SECTOR;
 use crate::error::Problem;
-use crate::units::Digest;
+use crate::units::{Digest, Sha256};
 
 /// First bytes of a patch; the last one is the version.
 pub const MAGIC: &[u8; 8] = b"EPPATCH\x01";
@@ -199,7 +198,7 @@ impl Patch {
             image.read_exact_at(&mut old, *offset).context("reading the sectors that a patch changes")?;
             hasher.update(&old);
         }
-        if Digest::from_hasher(hasher) != self.header.before_sha256 {
+        if hasher.finish() != self.header.before_sha256 {
             return Err(self.wrong_image().into());
         }
         Ok(())
@@ -264,7 +263,7 @@ impl Header {
 fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Digest {
     let mut hasher = Sha256::new();
     parts.for_each(|part| hasher.update(part));
-    Digest::from_hasher(hasher)
+    hasher.finish()
 }
 
 /// A patch on its way over an image that is read from start to end.
@@ -314,7 +313,7 @@ impl Stream<'_> {
     /// A [`Problem`] when it was another one than the patch is for: then what was written is no device's image.
     pub fn finish(self, sha256: Option<Digest>) -> Result<()> {
         let whole = self.position == self.patch.header.image.size && self.run == self.patch.runs().len();
-        let same = Digest::from_hasher(self.hasher) == self.patch.header.before_sha256;
+        let same = self.hasher.finish() == self.patch.header.before_sha256;
         // Two builds may differ, and not in these sectors.
         let golden = self.patch.header.image.sha256;
         let same = same && (golden.is_none() || sha256.is_none() || golden == sha256);

@@ -6,8 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, Mac as _};
-use sha2::Sha256;
+use ring::hmac;
 
 use super::files;
 use crate::error::Problem;
@@ -43,9 +42,8 @@ impl GroupKey {
     /// use symmetric key attestation with enrolment groups" has it.
     pub fn derive(&self, registration_id: &str) -> String {
         // A key of any length is one for HMAC.
-        let Ok(mut hmac) = Hmac::<Sha256>::new_from_slice(&self.0) else { return String::new() };
-        hmac.update(registration_id.as_bytes());
-        STANDARD.encode(hmac.finalize().into_bytes())
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
+        STANDARD.encode(hmac::sign(&key, registration_id.as_bytes()))
     }
 }
 

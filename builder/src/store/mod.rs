@@ -29,10 +29,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
-use sha2::{Digest as _, Sha256};
 
 use crate::error::{Problem, problem};
-use crate::units::Digest;
+use crate::units::{Digest, Sha256};
 use staging::Staging;
 
 /// Environment variable that names the store's folder.
@@ -240,7 +239,7 @@ impl NewBlob<'_> {
 
     /// The digest of what was written so far.
     pub fn digest(&self) -> Digest {
-        Digest::from_hasher(self.hasher.clone())
+        self.hasher.clone().finish()
     }
 
     /// Syncs the blob and gives it its name; one that another process put there meanwhile is as good.

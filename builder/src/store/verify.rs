@@ -11,11 +11,10 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
 use super::prune::{Amount, entries};
 use super::{COPY_BUFFER, Store};
-use crate::units::Digest;
+use crate::units::{Digest, Sha256};
 
 /// What kind of thing the store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -149,7 +148,7 @@ pub fn digest(path: &Path) -> io::Result<Digest> {
     let mut buffer = vec![0; COPY_BUFFER];
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return Ok(Digest::from_hasher(hasher)),
+            Ok(0) => return Ok(hasher.finish()),
             Ok(count) => hasher.update(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
