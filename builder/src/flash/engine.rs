@@ -1,5 +1,6 @@
 //! The threads: one reads and unpacks, one computes digests, one for each device writes.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub struct Target<'a> {
     pub size: u64,
     /// Its identity.
     pub patch: Option<&'a Patch>,
+    /// Where secrets lie on it, bytes: wiped if it fails.
+    pub secrets: Vec<Range<u64>>,
     /// Who is told; `done` once, at the end.
     pub watch: &'a dyn Watch,
 }
@@ -66,8 +69,8 @@ pub fn write(
         });
         for (slot, target) in targets.iter().enumerate() {
             scope.spawn(move || {
-                let Target { medium, size, patch, watch } = *target;
-                let job = Job { medium, size, patch, feed, slot, source, verify, watch };
+                let Target { medium, size, patch, ref secrets, watch } = *target;
+                let job = Job { medium, size, patch, secrets, feed, slot, source, verify, watch };
                 let mut work = Work::default();
                 let result = writer::run(&job, &mut work);
                 done(slot, &work, &result);

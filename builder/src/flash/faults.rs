@@ -1,5 +1,8 @@
 //! Devices that fail on purpose: each harms itself, and the others are good.
 
+mod damaged;
+mod keys;
+
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -210,7 +213,12 @@ fn flash(source: &Source, devices: &[Faulty], feed: &Feed, patch: Option<&Patch>
 
 fn run(source: &Source, devices: &[Faulty], feed: &Feed, patch: Option<&Patch>, verify: bool) -> Results {
     let seen = Seen::default();
-    let target = |medium| Target { size: Faulty::content(medium).len() as u64, medium, patch, watch: &seen };
+    let secrets = |at: &(u64, Vec<u8>)| at.0..at.0 + at.1.len() as u64;
+    let secrets: Vec<_> = patch.map(Patch::runs).unwrap_or_default().iter().map(secrets).collect();
+    let target = |medium| {
+        let size = Faulty::content(medium).len() as u64;
+        Target { size, medium, patch, secrets: secrets.clone(), watch: &seen }
+    };
     let targets: Vec<Target<'_>> = devices.iter().map(target).collect();
     let results = Mutex::new(vec![Ok(Work::default()); devices.len()]);
     let done = |slot: usize, work: &Work, result: &engine::Result| {
@@ -306,7 +314,7 @@ fn a_patch_of_another_image_boots_nothing() {
 #[test]
 fn errors_and_no_room() {
     fails(Fault::Error(5 * MIB + 700, libc::EIO), "writing at 5.0 MiB: Input/output error");
-    fails(Fault::Error(9 * MIB, libc::ENOSPC), "writing at 9.0 MiB: the device ends here");
+    fails(Fault::Error(9 * MIB, libc::ENOSPC), "writing at 9.0 MiB: no space is left there");
 }
 
 #[test]
@@ -395,53 +403,6 @@ fn a_slow_device_with_an_identity() {
     assert!(devices.iter().all(|device| device.content() == expected));
 }
 
-/// Whatever is wrong with the image is found before any device's first MiB is written.
-#[test]
-fn an_image_that_is_not_what_it_must_be() {
-    let damaged = |change: &dyn Fn(&Case, &mut Source), expected: &str| {
-        let case = Case::new();
-        case.map();
-        let mut source = case.source();
-        change(&case, &mut source);
-        let devices = [Faulty::new(case.disk.len(), Fault::None), Faulty::new(case.disk.len(), Fault::None)];
-        let results = flash(&source, &devices, &engine::feed(2), None);
-        for (device, result) in devices.iter().zip(results) {
-            let writer::Fault { message, .. } = result.expect_err("not verified");
-            assert!(message.contains(expected), "{message}");
-            assert!(blank(device), "{message}");
-        }
-    };
-    let cut = |case: &Case, by: usize| {
-        let bytes = std::fs::read(case.image()).expect("read");
-        std::fs::write(case.image(), &bytes[..bytes.len() - by]).expect("write");
-    };
-    damaged(&|case, _| cut(case, 1), "reading the image: ");
-    damaged(&|case, _| cut(case, 20_000), "reading the image: ");
-    damaged(
-        &|_, source| source.file_sha256 = Some((Digest::of("other"), "SHA256SUMS".into())),
-        "the image is damaged: its digest is",
-    );
-    damaged(&|_, source| source.raw_sha256 = Some(Digest::of("other")), "holds another disk");
-    damaged(&|_, source| source.size -= 1, "the image has 9442304 bytes and not 9442303");
-    damaged(
-        &|_, source| {
-            let map = source.bmap.as_mut().expect("a map");
-            map.ranges[2].sha256 = Some(Digest::of("other"));
-        },
-        "blocks 1281-1535 differ",
-    );
-    // What follows the last frame belongs to the file, and to its digest.
-    damaged(
-        &|case, source| {
-            let mut bytes = std::fs::read(case.image()).expect("read");
-            source.file_sha256 = Some((Digest::of(&bytes), "SHA256SUMS".into()));
-            bytes.extend([0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 7]);
-            std::fs::write(case.image(), bytes).expect("write");
-        },
-        "the image is damaged: its digest is",
-    );
-}
-
 /// The slow one, too, ends as soon as the image is known to be damaged, and not when all of it is written.
 #[test]
 fn a_slow_device_and_a_damaged_image() {
@@ -464,7 +425,8 @@ fn what_cannot_be_noted_down_does_not_boot() {
     let case = Case::new();
     let (source, device) = (case.source(), Faulty::new(case.disk.len(), Fault::None));
     let seen = Seen { refuse: true, ..Seen::default() };
-    let targets = [Target { medium: &device, size: case.disk.len() as u64, patch: None, watch: &seen }];
+    let size = case.disk.len() as u64;
+    let targets = [Target { medium: &device, size, patch: None, secrets: Vec::new(), watch: &seen }];
     let said = Mutex::new(String::new());
     let done = |_: usize, _: &Work, result: &engine::Result| {
         *said.lock().expect("said") = result.as_ref().expect_err("refused").message.clone();

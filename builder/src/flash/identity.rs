@@ -1,6 +1,7 @@
 //! Which device gets which identity.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -90,6 +91,14 @@ pub struct Named<'a> {
 }
 
 impl Assigned {
+    /// Where the secrets of the target of this number lie, bytes: what its patch writes, or the image's FAT partition.
+    pub fn secrets(&self, slot: usize) -> Vec<Range<u64>> {
+        let patch = self.patches.get(slot).and_then(Option::as_ref);
+        let runs = patch.map(Patch::runs).unwrap_or_default().iter();
+        let worn = self.worn.iter().map(|worn| worn.fat.clone());
+        runs.map(|(at, bytes)| *at..at + bytes.len() as u64).chain(worn).collect()
+    }
+
     /// Whose the target of this number becomes; none where the image is everybody's.
     pub fn named(&self, slot: usize) -> Option<Named<'_>> {
         let patch = self.patches.get(slot)?.as_ref().map(|patch| &patch.header);

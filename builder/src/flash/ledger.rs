@@ -7,6 +7,8 @@
 //! It is the memory of which identities are given away: after `finishing`, an identity is free again when the next line says
 //! that its device boots nothing; after `good`, never. What cannot be read gives nothing free. The file is locked as long as a run lasts.
 
+mod mend;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -20,12 +22,11 @@ use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::writer::Key;
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::units::Digest;
 
-/// A longer line is none of ours.
-const LONGEST: u64 = 64 << 10;
 /// How every line begins.
 const BEGIN: &[u8] = b"{\"verdict\":\"";
 
@@ -124,6 +125,9 @@ pub struct Record {
     /// Why it is not good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What became of the identity's secrets, which were on it already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
     /// The line was torn by a power cut, and closed later.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub torn: bool,
@@ -137,6 +141,8 @@ pub struct Ledger {
     known: BTreeMap<String, Vec<Record>>,
     /// Another file with the same lines.
     copy: Option<Box<Self>>,
+    /// What stood in its place before it was mended.
+    _replaced: Option<Flock<File>>,
 }
 
 /// Whom an identity is given to.
@@ -149,7 +155,7 @@ pub enum Taken<'a> {
 }
 
 impl Ledger {
-    /// Opens or begins a ledger, and mends its last line if a power cut tore it.
+    /// Opens or begins a ledger, and mends what power cuts tore: every line is JSON then.
     ///
     /// # Errors
     /// When it cannot be read or written, or another run has it.
@@ -162,9 +168,10 @@ impl Ledger {
             Problem::input(format!("another edgepress is writing to the ledger {name}"))
                 .hint("wait for it to end: two runs must not give the same identity away")
         })?;
-        mend(&file, sink, path).with_context(|| format!("mending the ledger {name}"))?;
+        let mended = mend::mend(file, path, sink).with_context(|| format!("mending the ledger {name}"));
+        let (file, replaced) = mended.map_err(Problem::to_input)?;
         let known = read(&file, path, sink).with_context(|| format!("reading the ledger {name}"))?;
-        Ok(Self { path: path.to_owned(), file: Mutex::new(file), known, copy: None })
+        Ok(Self { path: path.to_owned(), file: Mutex::new(file), known, copy: None, _replaced: replaced })
     }
 
     /// The ledger that lies with the identities, and another one that gets every line as well; none where there is neither.
@@ -250,94 +257,6 @@ fn append(file: &File, mut line: Vec<u8>, write: impl Fn(&File, &[u8]) -> io::Re
     written
 }
 
-/// Closes a last line without an end: what it still says is kept.
-fn mend(file: &File, sink: &dyn Sink, path: &Path) -> Result<()> {
-    let length = file.metadata()?.len();
-    let start = length.saturating_sub(LONGEST);
-    let mut tail = vec![0; (length - start) as usize];
-    file.read_exact_at(&mut tail, start)?;
-    let torn = tail.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-    if torn.is_empty() {
-        return Ok(());
-    }
-    anyhow::ensure!(torn.len() as u64 + 1 < LONGEST, "it is no ledger: its last line has no end");
-    let (name, line) = (path.display(), String::from_utf8_lossy(torn));
-    let mut writer = file;
-    if serde_json::from_slice::<Record>(torn).is_ok() {
-        writer.write_all(b"\n")?;
-        return Ok(file.sync_data()?);
-    }
-    let mut closed = Vec::new();
-    for record in salvage(torn) {
-        closed.push(b'\n');
-        serde_json::to_writer(&mut closed, &record)?;
-    }
-    if !closed.is_empty() {
-        sink.warn(format!("{name}: its last line was torn by a power cut, and is mended: {line}"));
-        // First what it says, then away with it: the power may be cut again in between.
-        writer.write_all(&[&closed[..], b"\n"].concat())?;
-        file.sync_data()?;
-        // Spaces, so that every line is JSON; this file only appends, and what is torn lies before.
-        let place = OpenOptions::new().write(true).open(again(file))?;
-        place.write_all_at(&vec![b' '; torn.len() + 1], length - torn.len() as u64)?;
-    } else {
-        sink.warn(format!("{name}: its last line is torn and says nothing: {line}"));
-        if begun(torn) {
-            file.set_len(length - torn.len() as u64)?;
-        } else {
-            // None of ours: it is not for us to remove.
-            writer.write_all(b"\n")?;
-        }
-    }
-    Ok(file.sync_data()?)
-}
-
-/// Is this the beginning of a line of ours, or the zeros that a file system leaves of one?
-fn begun(torn: &[u8]) -> bool {
-    let zeros = torn.iter().rev().take_while(|byte| **byte == 0).count();
-    let torn = &torn[..torn.len() - zeros];
-    torn.starts_with(BEGIN) || BEGIN.starts_with(torn)
-}
-
-/// What a line that is none still says: of each record in it, torn or whole, as much as can be read. Where only an identity
-/// can, it is taken as given away.
-fn salvage(line: &[u8]) -> Vec<Record> {
-    // Inside a text the quotes are escaped: this is where a line begins, even one that is glued to another.
-    let begins = (0..line.len()).filter(|at| line[*at..].starts_with(BEGIN));
-    let begins: Vec<usize> = [0].into_iter().chain(begins.filter(|at| *at > 0)).collect();
-    let ends = begins.iter().skip(1).copied().chain([line.len()]);
-    let parts = begins.iter().zip(ends).map(|(begin, end)| &line[*begin..end]);
-    let record = |part| match whole(part).or_else(|| close(part)) {
-        Some(record) if record.registration_id.is_some() => Some(record),
-        other => named(part).or(other),
-    };
-    parts.filter_map(record).collect()
-}
-
-fn whole(line: &[u8]) -> Option<Record> {
-    serde_json::from_slice(line).ok()
-}
-
-/// A torn line as far as it says anything: cut behind its last whole member, and closed.
-fn close(torn: &[u8]) -> Option<Record> {
-    // More commas than a line has members stand in a text.
-    const TRIES: usize = 64;
-    let commas = torn.iter().enumerate().rev().filter(|(_, byte)| **byte == b',').map(|(at, _)| at);
-    // A number may be cut short and look whole; a text may not.
-    let text = torn.ends_with(b"\"").then_some(torn.len());
-    let ends = text.into_iter().chain(commas).take(TRIES);
-    ends.filter_map(|end| whole(&[&torn[..end], b",\"torn\":true}"].concat())).next()
-}
-
-/// An identity that a line names, whatever else it says.
-fn named(line: &[u8]) -> Option<Record> {
-    const NAME: &[u8] = b"\"registration_id\":";
-    let at = line.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
-    let id = serde_json::Deserializer::from_slice(&line[at..]).into_iter::<String>().next()?.ok()?;
-    let record = serde_json::json!({ "verdict": Verdict::Finishing, "registration_id": id, "torn": true });
-    serde_json::from_value(record).ok()
-}
-
 /// The same file with a place of its own in it.
 fn again(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
@@ -347,11 +266,14 @@ fn read(file: &File, path: &Path, sink: &dyn Sink) -> Result<BTreeMap<String, Ve
     let mut known = BTreeMap::<String, Vec<Record>>::new();
     for (at, line) in BufReader::new(File::open(again(file))?).split(b'\n').enumerate() {
         let line = line?;
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
         let records = match serde_json::from_slice::<Record>(&line) {
             Ok(record) => vec![record],
             Err(error) => {
                 let place = format!("{}:{}", path.display(), at + 1);
-                let records = salvage(&line);
+                let records = mend::salvage(&line);
                 let ids = records.iter().filter_map(|record| record.registration_id.as_deref());
                 let ids = ids.collect::<Vec<_>>().join(", ");
                 let said = if ids.is_empty() { "nothing".into() } else { format!("that {ids} may be taken") };

@@ -171,9 +171,15 @@ impl Run<'_> {
     }
 
     fn target<'a>(&'a self, begun: &'a Begun, watch: &'a Watcher<'a>) -> engine::Target<'a> {
-        let target = &self.targets[watch.slot];
-        let size = target.size.max(if target.kind == target::Kind::File { self.source.size } else { 0 });
-        engine::Target { medium: &begun.disk, size, patch: self.patch(watch.slot), watch }
+        let size = self.size(watch.slot);
+        let secrets = self.assigned.secrets(watch.slot);
+        engine::Target { medium: &begun.disk, size, patch: self.patch(watch.slot), secrets, watch }
+    }
+
+    /// Bytes of a target; a file without any becomes as long as the image.
+    fn size(&self, slot: usize) -> u64 {
+        let target = &self.targets[slot];
+        target.size.max(if target.kind == target::Kind::File { self.source.size } else { 0 })
     }
 
     fn patch(&self, slot: usize) -> Option<&Patch> {
@@ -198,7 +204,7 @@ impl Run<'_> {
             target: target.path.to_string_lossy().into_owned(),
             model: target.model.clone(),
             serial: target.serial.clone(),
-            size: target.size,
+            size: self.size(slot),
             image: self.source.name(),
             file_sha256: verified.map(|verified| verified.file_sha256),
             image_sha256: verified.map(|verified| verified.raw_sha256),
@@ -208,6 +214,7 @@ impl Run<'_> {
             seconds_write: round(work.seconds_write),
             seconds_verify: round(work.seconds_verify),
             error: None,
+            key: None,
             torn: false,
         }
     }
@@ -267,6 +274,7 @@ impl<'a> Watcher<'a> {
         let verified = result.as_ref().ok().map(AsRef::as_ref);
         let mut record = self.run.record(self.slot, verdict(result), work, verified);
         record.error = result.as_ref().err().map(|fault| fault.message.clone());
+        record.key = result.as_ref().err().and_then(|fault| fault.key);
         let noted = self.run.ledger.map_or(Ok(()), |ledger| ledger.add(&record));
         let mut row = Row { target: self.run.targets[self.slot].clone(), record, left_behind: work.alone };
         if let Err(error) = noted {
@@ -318,8 +326,9 @@ mod tests {
 
     #[test]
     fn only_what_boots_nothing_frees_its_identity() {
-        let of =
-            |interrupted, may_boot| verdict(&Err(Fault { interrupted, may_boot, message: "gone".into() }));
+        let of = |interrupted, may_boot| {
+            verdict(&Err(Fault { interrupted, may_boot, key: None, message: "gone".into() }))
+        };
         assert_eq!((of(false, false), of(true, false)), (Verdict::Failed, Verdict::Interrupted));
         assert_eq!((of(false, true), of(true, true)), (Verdict::Uncertain, Verdict::Uncertain));
     }

@@ -9,6 +9,7 @@ use super::identity::Assigned;
 use super::ledger::{Record, Verdict};
 use super::source::Source;
 use super::target::Target;
+use super::writer::Key;
 use crate::units::counted;
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -106,9 +107,19 @@ impl Row {
         match self.record.verdict {
             Verdict::Good if self.record.bytes_read_back == 0 => format!("written, NOT read back{id}"),
             Verdict::Good => format!("good{id}"),
-            Verdict::Interrupted => "interrupted; it boots nothing".into(),
+            Verdict::Interrupted => format!("interrupted; it boots nothing{}", self.key()),
             Verdict::Uncertain => format!("MAY BOOT{id}; wipe or destroy it: {}", self.why()),
-            Verdict::Failed | Verdict::Finishing => format!("FAILED: {}", self.why()),
+            Verdict::Failed | Verdict::Finishing => format!("FAILED: {}{}", self.why(), self.key()),
+        }
+    }
+
+    /// What became of the secrets of an identity that is free again.
+    fn key(&self) -> String {
+        let id = self.record.registration_id.as_deref().unwrap_or("the device");
+        match self.record.key {
+            None => String::new(),
+            Some(Key::Wiped) => format!("; the key of {id} was wiped from it"),
+            Some(Key::Left) => format!("; it STILL HAS THE KEY of {id}, which another card gets: destroy it"),
         }
     }
 
@@ -156,6 +167,11 @@ impl Outcome {
         let bad = self.bad().count();
         let are = if bad == 1 { "is" } else { "are" };
         let mut said = format!("{bad} of {} {are} not good", counted(self.devices.len() as u64, "target"));
+        let keys = self.bad().filter(|row| row.record.key == Some(Key::Left));
+        let keys: Vec<_> = keys.map(|row| row.target.path.to_string_lossy()).collect();
+        if !keys.is_empty() {
+            said += &format!("; destroy what was in {}: it still has a device's key", keys.join(", "));
+        }
         let uncertain = self.bad().filter(|row| row.record.verdict == Verdict::Uncertain);
         let uncertain: Vec<_> = uncertain.map(|row| row.target.path.to_string_lossy()).collect();
         if !uncertain.is_empty() {
@@ -192,6 +208,7 @@ mod tests {
     use super::{Outcome, Row};
     use crate::flash::ledger::{Record, Verdict};
     use crate::flash::target::{Kind, Target};
+    use crate::flash::writer::Key;
 
     fn row(verdict: Verdict) -> Row {
         let json = serde_json::json!({ "verdict": verdict, "registration_id": "pump-7", "error": "it is gone",
@@ -231,5 +248,17 @@ mod tests {
             Some("1 of 1 target is not good")
         );
         assert_eq!(outcome(vec![row(Verdict::Good)]).shortfall(), None);
+        let mut left = row(Verdict::Failed);
+        left.record.key = Some(Key::Left);
+        let said = left.said();
+        assert_eq!(
+            said,
+            "FAILED: it is gone; it STILL HAS THE KEY of pump-7, which another card gets: destroy it"
+        );
+        let expected = "1 of 1 target is not good; destroy what was in /dev/sdb: it still has a device's key";
+        assert_eq!(outcome(vec![left]).shortfall().as_deref(), Some(expected));
+        let mut wiped = row(Verdict::Interrupted);
+        wiped.record.key = Some(Key::Wiped);
+        assert_eq!(wiped.said(), "interrupted; it boots nothing; the key of pump-7 was wiped from it");
     }
 }

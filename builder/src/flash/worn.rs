@@ -6,6 +6,7 @@
 //! Such an image is one device's. Settings alone (a host name, a wireless network) are no identity.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -13,7 +14,6 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use serde::Serialize;
 
 use super::chunk::{CHUNK, is_zero};
 use super::source::Source;
@@ -26,13 +26,15 @@ use crate::stamp::golden::{FOLDER, identity_file};
 use crate::units::Digest;
 
 /// Whose an image is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Worn {
     /// Its registration id; where the partition has none, the file that makes it one device's, and what tells this one from
     /// others'.
     pub registration_id: String,
     /// SHA-256 of its certificate (DER).
     pub certificate_sha256: Option<Digest>,
+    /// Where its partition lies, bytes.
+    pub fat: Range<u64>,
 }
 
 /// What makes one device, in the order in which it is named. Bootstrap credentials may be a fleet's.
@@ -86,14 +88,19 @@ fn look_into(disk: &File) -> Result<Wears> {
         return Ok(Wears::Nothing);
     }
     let name = PathBuf::from(format!("/proc/self/fd/{}", disk.as_raw_fd()));
-    match Master::open(&name).and_then(|master| master.look(look)) {
+    let found = Master::open(&name).and_then(|master| {
+        let fat = master.partition();
+        let fat = fat.offset..fat.offset + fat.size;
+        master.look(|volume| look(volume, fat))
+    });
+    match found {
         Ok(worn) => Ok(worn.map_or(Wears::Nothing, Wears::Identity)),
         Err(error) if problem(&error).is_some() => Ok(Wears::Unknown(error.to_string())),
         Err(error) => Err(error.context("looking for an identity in the image")),
     }
 }
 
-fn look(volume: &Draft<'_>) -> Result<Option<Worn>> {
+fn look(volume: &Draft<'_>, fat: Range<u64>) -> Result<Option<Worn>> {
     let files: Vec<String> =
         volume.list(FOLDER)?.into_iter().filter(|entry| !entry.folder).map(|entry| entry.name).collect();
     let named = |wanted: &str| files.iter().find(|file| identity_file(file) == Some(wanted));
@@ -111,7 +118,7 @@ fn look(volume: &Draft<'_>) -> Result<Option<Worn>> {
         Some(id) => id,
         None => format!("{first} {}", Digest::of(read(first)?.unwrap_or_default()).short()),
     };
-    Ok(Some(Worn { registration_id, certificate_sha256: leaf }))
+    Ok(Some(Worn { registration_id, certificate_sha256: leaf, fat }))
 }
 
 /// The disk's beginning up to `end`, into a file of zeros; holes stay holes.
@@ -168,8 +175,13 @@ mod tests {
             ("edgepress/registration-id", &b"pump-1\n"[..]),
             ("edgepress/certificate.pem", pem.pem().leak().as_bytes()),
         ];
-        let one =
-            |id: &str, sum| Wears::Identity(Worn { registration_id: id.into(), certificate_sha256: sum });
+        let one = |id: &str, sum| {
+            Wears::Identity(Worn {
+                registration_id: id.into(),
+                certificate_sha256: sum,
+                fat: ALIGN..ALIGN + LEAST,
+            })
+        };
         for (at, (files, expected)) in [
             (&whole[..], one("pump-1", Some(Digest::of(pem.der())))),
             (

@@ -12,6 +12,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::check::{Line, Verified};
 use super::chunk::{Aligned, CHUNK, Chunk, Extents, Pool, ZEROS, is_zero};
 use super::feed::{Feed, INTERRUPTED, Next};
@@ -27,21 +29,39 @@ pub struct Fault {
     pub interrupted: bool,
     /// Its first MiB was begun, and could not be wiped again: it may boot, with its identity.
     pub may_boot: bool,
+    /// What became of its identity's secrets.
+    pub key: Option<Key>,
     /// What went wrong, where.
     pub message: String,
 }
 
+/// What became of the secrets on a device that is not done: its identity goes to another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Key {
+    /// They were there, and zeros were written in their place.
+    Wiped,
+    /// They are there: the device did not let itself be wiped.
+    Left,
+}
+
 impl Fault {
     fn new(message: impl Into<String>) -> Self {
-        Self { interrupted: false, may_boot: false, message: message.into() }
+        Self { interrupted: false, may_boot: false, key: None, message: message.into() }
     }
 
     fn broken(reason: String) -> Self {
-        Self { interrupted: reason == INTERRUPTED, may_boot: false, message: reason }
+        Self { interrupted: reason == INTERRUPTED, ..Self::new(reason) }
     }
 
     fn io(doing: &str, at: u64, error: &io::Error) -> Self {
         let why = match (error.kind(), error.raw_os_error()) {
+            // Of a file's file system; a device says so at its end.
+            (_, Some(libc::ENOSPC)) => {
+                "no space is left there (a file's disk is full, or the device ends here)".to_owned()
+            }
+            (ErrorKind::QuotaExceeded, _) => "the quota of that disk is used up".to_owned(),
+            (ErrorKind::FileTooLarge, _) => "the file system takes no file of this length".to_owned(),
             (ErrorKind::WriteZero | ErrorKind::UnexpectedEof | ErrorKind::StorageFull, _) => {
                 "the device ends here: is the image larger than it is?".to_owned()
             }
@@ -87,6 +107,8 @@ pub struct Job<'a> {
     pub size: u64,
     /// Its identity.
     pub patch: Option<&'a Patch>,
+    /// Where secrets lie, bytes.
+    pub secrets: &'a [Range<u64>],
     /// The chunks.
     pub feed: &'a Feed,
     /// Its number there.
@@ -105,7 +127,8 @@ pub struct Job<'a> {
 /// Says why it is not done; it boots nothing then, unless the fault says that it may.
 pub fn run(job: &Job<'_>, work: &mut Work) -> Result<Arc<Verified>, Fault> {
     let timer = Instant::now();
-    let result = Writer::new(job, work).run(timer);
+    let mut writer = Writer::new(job, work);
+    let result = writer.run(timer).map_err(|fault| writer.forget(fault));
     job.feed.leave(job.slot);
     result
 }
@@ -141,7 +164,7 @@ impl<'a, 'b> Writer<'a, 'b> {
         }
     }
 
-    fn run(mut self, timer: Instant) -> Result<Arc<Verified>, Fault> {
+    fn run(&mut self, timer: Instant) -> Result<Arc<Verified>, Fault> {
         self.wipe(0..self.job.size.min(CHUNK as u64))?;
         self.sync()?;
         self.write()?;
@@ -165,6 +188,22 @@ impl<'a, 'b> Writer<'a, 'b> {
     fn undo(&mut self, mut fault: Fault) -> Fault {
         let wiped = self.wipe(0..self.job.size.min(CHUNK as u64)).and_then(|()| self.sync());
         fault.may_boot = self.exposed && wiped.is_err();
+        fault
+    }
+
+    /// Wipes what was written of an identity: it goes to another device now. One that may boot keeps it.
+    fn forget(&mut self, mut fault: Fault) -> Fault {
+        let written = self.next * CHUNK as u64;
+        let begun = |range: &Range<u64>| range.start < range.end.min(written).min(self.job.size);
+        let places: Vec<Range<u64>> = self.job.secrets.iter().filter(|range| begun(range)).cloned().collect();
+        if places.is_empty() || fault.may_boot {
+            return fault;
+        }
+        let end = written.min(self.job.size);
+        // Where one place cannot be wiped, perhaps the others can.
+        let wiped = places.into_iter().map(|range| self.wipe(range.start..range.end.min(end)));
+        let wiped = wiped.fold(Ok(()), Result::and).and_then(|()| self.sync());
+        fault.key = Some(if wiped.is_ok() { Key::Wiped } else { Key::Left });
         fault
     }
 

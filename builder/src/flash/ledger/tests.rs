@@ -155,9 +155,44 @@ fn a_torn_line_in_the_middle_gives_nothing_free() {
                 let ledger = open(&path);
                 assert!(is_taken(&ledger, "next") && !is_taken(&ledger, "last"), "{text}");
                 assert_eq!(is_taken(&ledger, "torn"), begin.contains(id), "{text}");
+                drop(ledger);
+                let now = fs::read_to_string(&path).expect("text");
+                let json =
+                    |line: &str| line.is_empty() || serde_json::from_str::<serde_json::Value>(line).is_ok();
+                assert!(now.lines().all(json), "{text}\nbecame\n{now}");
             }
         }
     }
+}
+
+/// The ledger's place is taken by the mended one: whose it was, who may read it, and that it is locked, stay.
+#[test]
+fn a_mended_ledger_is_the_same_file_to_everybody() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("folder");
+    let (path, link) = (folder.path().join("ledger.jsonl"), folder.path().join("link"));
+    let (good, torn) = ("{\"verdict\":\"good\",\"registration_id\":\"a\"}", "{\"verd");
+    fs::write(&path, format!("{torn}\n{good}\n{torn}\n{good}")).expect("write");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("mode");
+    std::os::unix::fs::symlink(&path, &link).expect("link");
+    // What an earlier run left of the same work.
+    fs::write(folder.path().join("ledger.jsonl.new"), "half").expect("write");
+    let old = fs::File::open(&path).expect("open");
+    let ledger = open(&link);
+    assert!(link.is_symlink() && Ledger::open(&path, &Silent).is_err(), "it is locked");
+    let lock = nix::fcntl::Flock::lock(old, nix::fcntl::FlockArg::LockExclusiveNonblock);
+    assert!(lock.is_err(), "so is the one that it replaced");
+    assert_eq!(path.metadata().expect("there").permissions().mode() & 0o777, 0o640);
+    ledger.add(&record("good", "b")).expect("add");
+    drop(ledger);
+    let text = fs::read_to_string(&path).expect("text");
+    assert_eq!((text.lines().count(), text.starts_with(&format!("{good}\n{good}\n"))), (3, true), "{text}");
+    let aside = fs::read_to_string(folder.path().join("ledger.jsonl.torn")).expect("text");
+    assert_eq!(aside, format!("{torn}\n{torn}\n"));
+    assert!(!folder.path().join("ledger.jsonl.new").exists());
+    // A line without an end, of no JSON, is no ledger.
+    fs::write(&path, "x".repeat(70_000)).expect("write");
+    assert!(Ledger::open(&path, &Silent).is_err());
 }
 
 /// A full disk takes half a line.
@@ -190,7 +225,13 @@ fn what_is_no_line_is_passed_over() {
     fs::write(&path, b"\xff\xfe\n{}\n{\"verdict\":\"good\",\"registration_id\":\"x\"}\n[[[").expect("write");
     assert!(open(&path).taken("x", None).is_some());
     assert_eq!(open(&path).known["x"][0].verdict, Verdict::Good);
-    assert!(fs::read(&path).expect("read").ends_with(b"\n[[[\n"), "it is none of ours");
+    assert_eq!(
+        fs::read_to_string(&path).expect("read"),
+        "{}\n{\"verdict\":\"good\",\"registration_id\":\"x\"}\n",
+        "what is no JSON is kept elsewhere"
+    );
+    let aside = folder.path().join("ledger.jsonl.torn");
+    assert_eq!(fs::read(&aside).expect("read"), b"\xff\xfe\n[[[\n");
     // A later version's verdict; zeros that a file system left; a folder is no ledger.
     let later = "{\"verdict\":\"melted\",\"registration_id\":\"Y\\u002d1\",\"golden_sha256\":7}\n";
     fs::write(&path, [later.as_bytes(), &[0; 99]].concat()).expect("write");
