@@ -6,7 +6,6 @@
 //! file's atime and ctime, which tell when the *build* touched it: those are set afterwards.
 
 use std::fs::File;
-use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -60,19 +59,12 @@ pub struct Root<'a> {
 pub fn make(root: &Root<'_>, survey: &Survey) -> Result<()> {
     // The time fields of an ext4 inode have 32 signed bits and an extension that debugfs 1.47.0 does not set.
     anyhow::ensure!(i32::try_from(root.epoch).is_ok(), "the time stamp {} lies after 2038", root.epoch);
-    let folder = root.image.parent().context("finding the folder of the image")?;
-    let mut configuration = tempfile::Builder::new()
-        .prefix("mke2fs-")
-        .suffix(".conf")
-        .tempfile_in(folder)
-        .context("writing mke2fs.conf")?;
-    configuration.write_all(CONFIGURATION.as_bytes()).context("writing mke2fs.conf")?;
-    let mut command = mke2fs(root, survey, configuration.path())?;
-    host::run(&mut command).map_err(|error| explain(error, root))?;
+    let mut command = mke2fs(root, survey)?;
+    host::run_with_input(&mut command, CONFIGURATION.as_bytes()).map_err(|error| explain(error, root))?;
     settle_times(root)
 }
 
-fn mke2fs(root: &Root<'_>, survey: &Survey, configuration: &Path) -> Result<Command> {
+fn mke2fs(root: &Root<'_>, survey: &Survey) -> Result<Command> {
     let Root { offset, ids, .. } = root;
     // Inode tables that the kernel would clear at first mount are clear from the start. The journal lies in a hole: no
     // need to write its zeros.
@@ -81,7 +73,8 @@ fn mke2fs(root: &Root<'_>, survey: &Survey, configuration: &Path) -> Result<Comm
         ids.hash_seed
     );
     let mut command = clean(host::command("mke2fs")?, root.epoch);
-    command.env("MKE2FS_CONFIG", configuration);
+    // A file beside the image would stay there when the build is killed.
+    command.env("MKE2FS_CONFIG", "/dev/stdin");
     command.args(["-q", "-F", "-t", "ext4", "-T", "ext4", "-O", FEATURES, "-E", &extended, "-G", "16"]);
     command.args(["-b", &BLOCK.to_string(), "-I", &INODE.to_string(), "-e", "remount-ro"]);
     command.args(["-N", &survey.inodes_of(root.size).to_string(), "-m", &RESERVED_PERCENT.to_string()]);

@@ -4,15 +4,19 @@
 //! zst, xz, gz, vhd  ─► decode ──┐
 //! qcow2             ─► qemu-img ┴► sparse file
 //! ```
+//! Three bounds hold whatever the file says: the disk has at most [`LARGEST`] bytes; what of it is no hole has at most
+//! [`DATA`] bytes and [`RATIO`] times as many as the file (real images come to a tenth of that); and [`SPARE`] of the room
+//! that there is where it is unpacked stays free, for whoever else writes there.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
@@ -24,6 +28,14 @@ use crate::host;
 
 /// Largest disk that is unpacked, bytes; a hostile file of a few KiB could claim any size.
 pub const LARGEST: u64 = 64 << 30;
+/// What is no hole: so many bytes are unpacked of any file.
+pub const DATA: u64 = 4 << 30;
+/// And so many more for each byte of the file.
+pub const RATIO: u64 = 100;
+/// Of the room that there is, so much stays free: a 20th, and at least this, bytes.
+pub const SPARE: u64 = 256 << 20;
+/// How often it is looked how much qemu-img has written.
+const LOOK: Duration = Duration::from_millis(50);
 /// Bytes unpacked at a time.
 const CHUNK: usize = 1 << 20;
 /// Zeros of this length become a hole.
@@ -48,14 +60,15 @@ impl Read for Counted {
 /// bytes it has.
 ///
 /// # Errors
-/// A [`Problem`] when the file is damaged, the disk larger than [`LARGEST`], a qcow2 one that other files are part of,
-/// or there is no room.
+/// A [`Problem`] when the file is damaged, the disk larger than [`LARGEST`], or its data than is unpacked of such a file,
+/// a qcow2 one that other files are part of, or there is no room.
 pub fn unpack(path: &Path, target: &File, sink: &dyn Sink) -> Result<u64> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let packed = file.metadata().with_context(|| format!("looking at {}", path.display()))?.len();
     let container = detect(&file, packed).with_context(|| format!("reading {}", path.display()))?;
+    let room = Room::of(target, packed)?;
     if container == Container::Qcow2 {
-        return convert(&file, path, target);
+        return convert(&file, path, target, &room);
     }
     let begin = Instant::now();
     sink.emit(Event::Started { step: STEP.into(), total: Some(packed), unit: Unit::Bytes });
@@ -63,7 +76,7 @@ pub fn unpack(path: &Path, target: &File, sink: &dyn Sink) -> Result<u64> {
     let counted = Counted { file, count: Arc::clone(&count) };
     let mut stream = decode::stream(counted, container, packed, path)?;
     let mut buffer = vec![0; CHUNK];
-    let mut size = 0;
+    let (mut size, mut data) = (0, 0);
     loop {
         let filled = fill(&mut *stream, &mut buffer).map_err(|error| damaged(path, container, &error))?;
         if filled == 0 {
@@ -72,6 +85,8 @@ pub fn unpack(path: &Path, target: &File, sink: &dyn Sink) -> Result<u64> {
         if size + filled as u64 > LARGEST {
             return Err(too_large(path).into());
         }
+        data += holds(&buffer[..filled]);
+        room.check(data, path)?;
         write_sparse(target, &buffer[..filled], size).map_err(no_room)?;
         size += filled as u64;
         let done = count.load(Ordering::Relaxed);
@@ -82,6 +97,50 @@ pub fn unpack(path: &Path, target: &File, sink: &dyn Sink) -> Result<u64> {
     let seconds = begin.elapsed().as_secs_f64();
     sink.emit(Event::Finished { step: STEP.into(), seconds, outcome });
     Ok(size)
+}
+
+/// How much may be written.
+struct Room {
+    /// Without taking what others need, bytes.
+    free: u64,
+    /// Of a file of this length, bytes.
+    data: u64,
+}
+
+impl Room {
+    /// Where `target` lies, for a file of `packed` bytes.
+    fn of(target: &File, packed: u64) -> Result<Self> {
+        let disk = nix::sys::statvfs::fstatvfs(target).context("looking how much room there is")?;
+        let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+        Ok(Self {
+            free: free.saturating_sub(SPARE.max(free / 20)),
+            data: DATA.saturating_add(packed.saturating_mul(RATIO)),
+        })
+    }
+
+    /// May so many bytes be written?
+    fn check(&self, data: u64, path: &Path) -> Result<(), Problem> {
+        if data > self.data {
+            let message = format!(
+                "{} is not unpacked: of a file of its length at most {} MiB of data are taken",
+                path.display(),
+                self.data >> 20
+            );
+            return Err(
+                Problem::input(message).hint("if you trust it: unpack it yourself, and name the raw image")
+            );
+        }
+        if data > self.free { Err(out_of_room()) } else { Ok(()) }
+    }
+}
+
+/// Bytes of pieces that do not become holes.
+fn holds(bytes: &[u8]) -> u64 {
+    bytes
+        .chunks(HOLE)
+        .filter(|piece| piece.iter().any(|byte| *byte != 0))
+        .map(|piece| piece.len() as u64)
+        .sum()
 }
 
 fn write_sparse(target: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -103,13 +162,14 @@ fn too_large(path: &Path) -> Problem {
         .hint("unpack it yourself, and name the raw image")
 }
 
+fn out_of_room() -> Problem {
+    Problem::work("there is no room to unpack the image")
+        .hint("name a folder with more room in TMPDIR (else it is /var/tmp)")
+}
+
 fn no_room(error: io::Error) -> anyhow::Error {
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            Problem::work("there is no room to unpack the image")
-                .hint("name a folder with more room in TMPDIR (else it is /var/tmp)")
-                .into()
-        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => out_of_room().into(),
         _ => anyhow::Error::new(error).context("writing the unpacked image"),
     }
 }
@@ -141,7 +201,7 @@ impl Qcow2 {
     }
 }
 
-fn convert(file: &File, path: &Path, target: &File) -> Result<u64> {
+fn convert(file: &File, path: &Path, target: &File, room: &Room) -> Result<u64> {
     let refuse = |why: &str| {
         Problem::input(format!("the qcow2 {} is not read: {why}", path.display()))
             .hint("if you trust it: qemu-img convert -O raw IMAGE.qcow2 IMAGE.img, and name that")
@@ -158,14 +218,43 @@ fn convert(file: &File, path: &Path, target: &File) -> Result<u64> {
     let out = format!("/proc/{}/fd/{}", std::process::id(), target.as_raw_fd());
     let mut command = host::command("qemu-img")?;
     command.args(["convert", "-n", "--target-is-zero", "-f", "qcow2", "-O", "raw"]).arg(&path).arg(out);
-    host::run(&mut command)
-        .map_err(|error| Problem::input(format!("{} is a damaged qcow2: {error:#}", path.display())))?;
+    watched(&mut command, target, room, &path)?;
     Ok(disk.size)
+}
+
+/// Runs qemu-img, and ends it when it has written more than it may.
+fn watched(command: &mut Command, target: &File, room: &Room, path: &Path) -> Result<()> {
+    let line = host::line(command);
+    // Its few words on what is wrong fit into a pipe.
+    let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut child = spawned.with_context(|| format!("starting {line}"))?;
+    let ended = loop {
+        if child.try_wait().with_context(|| format!("waiting for {line}"))?.is_some() {
+            break Ok(());
+        }
+        let written = target.metadata().context("looking at the unpacked image")?.blocks() * 512;
+        if let Err(problem) = room.check(written, path) {
+            child.kill().ok();
+            break Err(problem);
+        }
+        std::thread::sleep(LOOK);
+    };
+    let output = child.wait_with_output().with_context(|| format!("waiting for {line}"))?;
+    ended?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let message = format!("{} is a damaged qcow2: {line} failed: {}", path.display(), host::tail(&said, 5));
+    Err(Problem::input(message).into())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{HOLE, Qcow2, write_sparse};
+    use super::{DATA, HOLE, Qcow2, RATIO, Room, SPARE, holds, watched, write_sparse};
+    use crate::error::problem;
+    use std::path::Path;
+    use std::process::Command;
 
     #[test]
     fn sparse_pieces() {
@@ -189,5 +278,52 @@ mod tests {
             head[at] = bit;
             assert!(Qcow2::parse(&head).is_err_and(|said| said.contains(why)), "{why}");
         }
+    }
+
+    #[test]
+    fn how_much_is_unpacked() {
+        let mut bytes = vec![0; 3 * HOLE + 5];
+        assert_eq!(holds(&bytes), 0);
+        bytes[3 * HOLE] = 1;
+        bytes[5] = 1;
+        assert_eq!(holds(&bytes), HOLE as u64 + 5);
+        let file = tempfile::tempfile().expect("file");
+        let room = Room::of(&file, 2 << 20).expect("room");
+        assert_eq!(room.data, DATA + RATIO * (2 << 20));
+        assert!(
+            room.free > 0,
+            "the tests need {} MiB of room in the folder for temporary files",
+            SPARE >> 20
+        );
+        let path = Path::new("x.img.zst");
+        room.check(room.data.min(room.free), path).expect("fits");
+        let (tight, full) = (Room { data: 9, free: 99 }, Room { data: 99, free: 9 });
+        assert!(
+            tight.check(10, path).expect_err("too much").message.ends_with("at most 0 MiB of data are taken")
+        );
+        assert!(full.check(10, path).expect_err("full").message.contains("no room"));
+        assert_eq!(Room::of(&file, u64::MAX).expect("room").data, u64::MAX);
+    }
+
+    /// A file of few bytes that unpacks to data without an end.
+    #[test]
+    fn a_program_that_writes_too_much_is_ended() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let mut command = Command::new("dd");
+        let of = format!("of={}", file.path().display());
+        command.args(["if=/dev/zero", &of, "bs=64K", "count=100000", "oflag=sync", "conv=notrunc"]);
+        let room = Room { data: 1 << 20, free: u64::MAX };
+        let error = watched(&mut command, file.as_file(), &room, Path::new("x.qcow2")).expect_err("too much");
+        assert!(
+            problem(&error).is_some_and(|it| it.message.starts_with("x.qcow2 is not unpacked")),
+            "{error:#}"
+        );
+        let error = watched(
+            &mut Command::new("false"),
+            file.as_file(),
+            &Room { data: u64::MAX, ..room },
+            Path::new("x"),
+        );
+        assert!(error.expect_err("it fails").to_string().starts_with("x is a damaged qcow2: false failed"));
     }
 }
