@@ -289,6 +289,49 @@ fn sources_and_their_credentials() {
     assert!(!image.windows(20).any(|part| part == b"AAECAwQFBgcICQoLDA0O"), "the group's key is on a device");
 }
 
+/// No two devices may have one identity, by whatever it is told; and nothing that is stated is ignored.
+#[test]
+fn what_two_devices_share_and_what_nobody_uses_is_refused() {
+    let plant = Plant::new();
+    plant.three();
+    let same = "AAECAwQFBgcICQoLDA0ODw==";
+    for (name, fleet, expected) in [
+        (
+            "keys.csv",
+            format!(
+                "registration_id;source.from;symmetric_key\na;symmetric-key;{same}\nb;symmetric-key;{same}\n"
+            ),
+            "keys.csv:3: `symmetric_key`: line 2 has the same symmetric key",
+        ),
+        (
+            "one.csv",
+            "registration_id,certificate,private_key\n\
+             pump-1,issued/pump-1/certificate.pem,issued/pump-1/private-key.pem\n\
+             pump-2,issued/pump-1/certificate.pem,issued/pump-1/private-key.pem\n"
+                .to_owned(),
+            "`pump-2` is not the certificate's common name `pump-1`",
+        ),
+        (
+            "ids.csv",
+            "registration_id\tsource.from\nA\ttpm\na\ttpm\n".to_owned(),
+            "has the same registration id",
+        ),
+        ("none.csv", "serial;hostname\n1;x\n".to_owned(), "neither `registration_id` nor `certificate`"),
+        ("option.csv", "registration_id,source.from\n-n,tpm\n".to_owned(), "`-n` begins with `-` or `.`"),
+    ] {
+        plant.put(name, &fleet);
+        plant.run(&["stamp", "golden", "--fleet", name, "--check"]).code(2).stdout(contains(expected));
+    }
+    plant.put("group", &format!("{same}\n"));
+    let stamp = ["stamp", "golden", "--fleet", "issued", "--check"];
+    let ends = contains("the first certificate ends on 20").and(contains("no device renews it"));
+    plant.run(&stamp).success().stdout(ends);
+    plant
+        .run(&[&stamp[..], &["--enrolment-group-key", "group"]].concat())
+        .code(2)
+        .stderr(contains("no device has a key that is derived from it").and(contains("leave it out")));
+}
+
 #[test]
 fn credentials_that_first_boot_would_refuse() {
     let plant = Plant::new();

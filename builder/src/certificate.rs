@@ -1,5 +1,7 @@
 //! Certificates as everybody here needs them: PEM, and the name of whom they are for.
 
+pub mod blocks;
+
 use base64::Engine as _;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 

@@ -58,7 +58,7 @@ struct Issue {
     /// A command that signs, for `sh -c`
     #[arg(long, value_name = "CMD")]
     ca_command: Option<String>,
-    /// Days that the certificates are valid (a command decides itself)
+    /// Days that the certificates are valid (a command decides itself); no device renews them
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
     days: u32,
     /// Commands at a time

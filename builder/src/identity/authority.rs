@@ -20,7 +20,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::certificate::pem;
 use crate::error::Problem;
 use crate::host;
-use crate::stamp::certificate::{self, Rules, day};
+use crate::stamp::certificate::{self, Role, Rules, day};
 use crate::stamp::files;
 
 /// How far back validity begins: a device's clock may be behind until a time server sets it.
@@ -66,7 +66,7 @@ impl Authority {
                 .hint("let --ca-command sign: openssl asks for the password then, or takes it from -passin")
                 .into());
         }
-        let rules = Rules { authorities: Vec::new(), now, named: false };
+        let rules = Rules { authorities: Vec::new(), now, named: false, role: Role::Authority };
         let (checked, faults) = certificate::check(&chain, &key_text, &rules);
         let Some(checked) = checked else {
             let wrong = faults.iter().filter(|fault| !fault.warning);

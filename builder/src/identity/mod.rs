@@ -23,14 +23,14 @@ use self::authority::Authority;
 use self::folder::Folder;
 use crate::error::Problem;
 use crate::event::Sink;
-use crate::stamp::certificate::{self, Rules};
+use crate::stamp::certificate::{self, Role, Rules};
 use crate::stamp::crew::Crew;
 use crate::stamp::files;
 use crate::stamp::finding::{Findings, Severity};
 use crate::stamp::fleet::{self, Fleet, Row};
 use crate::stamp::record::Record;
 use crate::stamp::unique::{Kind, Seen};
-use crate::stamp::{counted, names, output};
+use crate::stamp::{RENEWAL, counted, names, output};
 
 /// What to issue.
 #[derive(Debug)]
@@ -62,6 +62,9 @@ pub struct Outcome {
     pub kept: u64,
     /// Rows that bring a certificate, or get theirs from elsewhere.
     pub skipped: u64,
+    /// When the first of the certificates ends, those that were there included.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub first_end: Option<OffsetDateTime>,
     /// Everything that was found.
     #[serde(flatten)]
     pub findings: Findings,
@@ -80,7 +83,11 @@ impl fmt::Display for Outcome {
             f,
             "{certificates} issued to {}: {devices}, {kept} had theirs, {skipped} need none",
             self.out.display()
-        )
+        )?;
+        match self.first_end {
+            Some(end) => write!(f, "\nthe first of them ends on {}; {RENEWAL}", certificate::day(end)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -89,8 +96,8 @@ struct Wanted {
     number: u32,
     id: String,
     record: Record,
-    /// Is a good one there?
-    there: bool,
+    /// When the good one ends that is there.
+    there: Option<OffsetDateTime>,
 }
 
 enum Judged {
@@ -110,6 +117,7 @@ pub fn issue(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
         issued: 0,
         kept: 0,
         skipped: 0,
+        first_end: None,
         findings: Findings::default(),
     };
     let defaults = options.defaults.as_deref().map(|path| fleet::read_toml(path, true)).transpose();
@@ -207,7 +215,7 @@ impl Work<'_> {
                 finding.hint =
                     Some("remove its folder to have it issued anew, or choose another one with --out".into());
                 findings.push(finding);
-                false
+                None
             }
         };
         match findings.errors {
@@ -221,17 +229,17 @@ impl Work<'_> {
     }
 
     /// Has the device a good certificate already? The error says why the one that it has is none.
-    fn there(&self, id: &str) -> Result<bool, String> {
+    fn there(&self, id: &str) -> Result<Option<OffsetDateTime>, String> {
         let folder = self.folder(id);
         if id.is_empty() || !folder.exists() {
-            return Ok(false);
+            return Ok(None);
         }
         let chain = files::read(&folder.join(folder::CERTIFICATE))?;
         let key = files::read(&folder.join(folder::PRIVATE_KEY))?;
         let authorities = self.options.authority.certificate().into_iter().collect();
-        good(&chain, &key, id, &Rules { authorities, now: self.now, named: true })
-            .map_err(|reason| format!("{} holds another identity: {reason}", folder.display()))?;
-        Ok(true)
+        good(&chain, &key, id, &Rules { authorities, now: self.now, named: true, role: Role::Client })
+            .map(|(_, end)| Some(end))
+            .map_err(|reason| format!("{} holds another identity: {reason}", folder.display()))
     }
 
     fn issue(&self, outcome: &mut Outcome, sink: &dyn Sink) -> Result<()> {
@@ -247,8 +255,12 @@ impl Work<'_> {
             sink,
             |row| self.make(row),
             |group| {
-                let made: Vec<Folder> =
-                    group.into_iter().filter_map(Result::transpose).collect::<Result<_>>()?;
+                let mut made: Vec<Folder> = Vec::new();
+                for one in group {
+                    let (folder, end) = one?;
+                    made.extend(folder);
+                    outcome.first_end = outcome.first_end.into_iter().chain(end).min();
+                }
                 outcome.issued += made.len() as u64;
                 folder::persist(&self.options.out, &made)
             },
@@ -257,10 +269,11 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn make(&self, row: Row) -> Result<Option<Folder>> {
+    /// The device's new folder, where it needs one, and the end of its certificate.
+    fn make(&self, row: Row) -> Result<(Option<Folder>, Option<OffsetDateTime>)> {
         let wanted = match self.judge(row) {
-            Judged::Skipped => return Ok(None),
-            Judged::Wanted(wanted) if wanted.there => return Ok(None),
+            Judged::Skipped => return Ok((None, None)),
+            Judged::Wanted(wanted) if wanted.there.is_some() => return Ok((None, wanted.there)),
             Judged::Wanted(wanted) => wanted,
             Judged::Wrong(_) => {
                 return Err(Problem::work("the fleet changed meanwhile").hint("run it again").into());
@@ -270,21 +283,26 @@ impl Work<'_> {
         let key = KeyPair::generate().context("making a key")?;
         let chain = self.options.authority.issue(id, &key, self.now, self.options.days)?;
         let key_pem = key.serialize_pem();
-        let rules = Rules { authorities: Vec::new(), now: OffsetDateTime::now_utc(), named: true };
-        let chain = good(chain.as_bytes(), key_pem.as_bytes(), id, &rules).map_err(|reason| {
+        let rules = Rules {
+            authorities: Vec::new(),
+            now: OffsetDateTime::now_utc(),
+            named: true,
+            role: Role::Client,
+        };
+        let (chain, end) = good(chain.as_bytes(), key_pem.as_bytes(), id, &rules).map_err(|reason| {
             Problem::work(format!("the certificate that was issued for {id} cannot be used: {reason}"))
         })?;
-        Folder::make(&self.folder(id), id, &chain, &key_pem).map(Some)
+        Ok((Some(Folder::make(&self.folder(id), id, &chain, &key_pem)?), Some(end)))
     }
 }
 
-/// Checks a certificate, its key and whose it is; returns the chain and nothing else of its file.
-fn good(chain: &[u8], key: &[u8], id: &str, rules: &Rules) -> Result<String, String> {
+/// Checks a certificate, its key and whose it is; returns the chain and nothing else of its file, and its end.
+fn good(chain: &[u8], key: &[u8], id: &str, rules: &Rules) -> Result<(String, OffsetDateTime), String> {
     let (made, faults) = certificate::check(chain, key, rules);
     let errors: Vec<String> =
         faults.into_iter().filter(|fault| !fault.warning).map(|fault| fault.message).collect();
     match made {
-        Some(made) if made.name == id => Ok(made.chain_pem),
+        Some(made) if made.name == id => Ok((made.chain_pem, made.not_after)),
         Some(made) => Err(format!("its common name is `{}`", made.name)),
         None => Err(errors.join("; ")),
     }

@@ -8,17 +8,17 @@
 //! It is a part of TOML that a shell script can read too: one value a line, plain strings, no tables.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::Result;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use serde::Deserialize as _;
 use url::Url;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::template::{self, Word};
-use crate::certificate::pem;
+use crate::certificate::{blocks, pem};
 use crate::error::Problem;
 use crate::recipe::types::{CertificateSource, Enrol, Provisioning, VaultToken};
 
@@ -162,34 +162,51 @@ impl Source {
     }
 }
 
-/// Reads a PEM file of certificate authorities: its certificates and nothing else.
+/// Most bytes of a file of authorities: first boot takes no larger one.
+const LARGEST_AUTHORITIES: u64 = 256 * 1024;
+/// Most certificates in one: all of Mozilla's are about 150.
+const MOST_AUTHORITIES: usize = 200;
+
+/// Reads a file of certificate authorities: its certificates and nothing else, as PEM. A single one may be binary (DER), as
+/// Windows exports it.
 ///
 /// # Errors
 /// A [`Problem`] when it cannot be read, holds no certificate, or holds a private key.
 pub fn read_authorities(path: &Path) -> Result<String> {
     let name = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Problem::input(format!("cannot read the certificate authorities {name}: {error}"))
-    })?;
-    if text.contains("PRIVATE KEY-----") {
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(LARGEST_AUTHORITIES + 1).read_to_end(&mut bytes)).map_err(
+        |error| Problem::input(format!("cannot read the certificate authorities {name}: {error}")),
+    )?;
+    if bytes.len() as u64 > LARGEST_AUTHORITIES {
+        let message = format!("{name} has more than {LARGEST_AUTHORITIES} bytes");
+        return Err(Problem::input(message).hint("name the authorities that devices need, not all").into());
+    }
+    if bytes.windows(16).any(|part| part == b"PRIVATE KEY-----") {
         return Err(Problem::input(format!("{name} holds a private key"))
             .hint("every device would have it: name a file with the authorities' certificates only")
             .into());
     }
-    let mut authorities = String::new();
-    for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
-        let der = certificate.map_err(|error| Problem::input(format!("{name} is no PEM file: {error}")))?;
-        if X509Certificate::from_der(&der).is_err() {
-            return Err(Problem::input(format!("{name} holds a certificate that cannot be read")).into());
-        }
-        authorities.push_str(&pem(&der, "CERTIFICATE"));
-    }
-    if authorities.is_empty() {
-        return Err(Problem::input(format!("{name} holds no certificate"))
-            .hint("a PEM file begins with -----BEGIN CERTIFICATE-----")
+    let ders = match X509Certificate::from_der(&bytes) {
+        Ok(([], _)) => vec![bytes],
+        _ => blocks::certificates(&bytes).map_err(|fault| Problem::input(format!("{name}: {fault}")))?,
+    };
+    if ders.is_empty() || ders.len() > MOST_AUTHORITIES {
+        let count =
+            if ders.is_empty() { "no certificate".into() } else { format!("{} certificates", ders.len()) };
+        return Err(Problem::input(format!("{name} holds {count}"))
+            .hint(format!(
+                "a PEM file begins with -----BEGIN CERTIFICATE-----; at most {MOST_AUTHORITIES} are taken"
+            ))
             .into());
     }
-    Ok(authorities)
+    for (number, der) in (1..).zip(&ders) {
+        if !matches!(X509Certificate::from_der(der), Ok(([], _))) {
+            let message = format!("{name} holds a certificate that cannot be read (number {number})");
+            return Err(Problem::input(message).into());
+        }
+    }
+    Ok(ders.iter().map(|der| pem(der, "CERTIFICATE")).collect())
 }
 
 const ID: &str = "letters, digits, `-._:`, and {{ serial }}, {{ mac }}, {{ vm_name }} or {{ vm_id }}";

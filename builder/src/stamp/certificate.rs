@@ -5,19 +5,20 @@
 //! private-key.pem   belongs to the leaf
 //! ```
 
+mod constraints;
+mod purpose;
+
 use rustls::crypto::ring::sign::any_supported_type;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 use x509_parser::error::X509Error;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use crate::certificate::pem;
+pub use self::purpose::Role;
+use crate::certificate::{blocks, pem};
 use crate::units::{Digest, counted};
 
-/// `iotedge check` warns of shorter RSA keys; bits.
-const LEAST_RSA: usize = 2048;
 /// A certificate that ends sooner is warned of: a card may lie in a drawer for a while.
 const SOON: Duration = Duration::days(30);
 /// Most certificates of a chain; OpenSSL goes no deeper by default, DPS by far not.
@@ -62,6 +63,8 @@ pub struct Rules {
     pub now: OffsetDateTime,
     /// Must there be a common name?
     pub named: bool,
+    /// What the first certificate is judged as.
+    pub role: Role,
 }
 
 /// Checks the texts of a certificate's and a key's file.
@@ -76,7 +79,7 @@ pub fn check(chain: &[u8], key: &[u8], rules: &Rules) -> (Option<Certificate>, V
     if let Some(leaf) = parsed.first().filter(|_| parsed.len() == ders.len()) {
         faults.leaf(leaf, rules);
         faults.chain(&parsed, rules);
-        if let Some(key) = &key_der {
+        if let Some(key) = key_der.as_ref().filter(|_| purpose::key_fault(leaf.public_key()).is_none()) {
             faults.belongs(leaf, key);
         }
     }
@@ -131,30 +134,50 @@ impl Faults {
         if text.windows(16).any(|part| part == b"PRIVATE KEY-----") {
             self.add("it also holds a private key, which belongs in a file of its own");
         }
-        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
-        match found {
-            Err(_) => self.add("it is no PEM file that can be read"),
+        match blocks::certificates(text) {
+            Err(fault) => self.add(fault),
             Ok(found) if found.is_empty() => {
                 self.add("it holds no certificate (a PEM file begins with -----BEGIN CERTIFICATE-----)");
             }
             Ok(found) if found.len() > LONGEST => {
                 self.add(format!("it holds more than {LONGEST} certificates"));
             }
-            Ok(found) => return found,
+            Ok(found) => return found.into_iter().map(CertificateDer::from).collect(),
         }
         Vec::new()
     }
 
     fn key(&mut self, text: &[u8]) -> Option<PrivateKeyDer<'static>> {
-        let text_has = |part: &[u8]| text.windows(part.len()).any(|found| found == part);
-        match PrivateKeyDer::from_pem_slice(text) {
-            _ if text_has(b"ENCRYPTED") => {
-                self.add_key("it is protected by a password, which nobody could type at first boot");
-                None
+        let (mut keys, others): (Vec<_>, Vec<_>) = match blocks::read(text) {
+            Ok(found) => found.into_iter().partition(blocks::Block::is_key),
+            Err(fault) => {
+                self.add_key(fault);
+                return None;
             }
-            Ok(key) => Some(key),
-            Err(_) => {
-                self.add_key("it holds no private key that can be read (PEM: PKCS#8, PKCS#1 or SEC1)");
+        };
+        let lines: Vec<String> = keys.iter().map(|key| key.line.to_string()).collect();
+        let Some(key) = keys.pop() else {
+            self.add_key("it holds no private key that can be read (PEM: PKCS#8, PKCS#1 or SEC1)");
+            return None;
+        };
+        if !keys.is_empty() {
+            self.add_key(format!("it holds more than one private key (lines {})", lines.join(", ")));
+            return None;
+        }
+        if key.encrypted {
+            self.add_key("it is protected by a password, which nobody could type at first boot");
+            return None;
+        }
+        if others.iter().any(blocks::Block::is_certificate) {
+            let message = "it also holds certificates, which are not taken from there".to_owned();
+            self.0.push(Fault { in_key: true, warning: true, message });
+        }
+        match key.label.as_str() {
+            "PRIVATE KEY" => Some(PrivateKeyDer::Pkcs8(key.der.into())),
+            "RSA PRIVATE KEY" => Some(PrivateKeyDer::Pkcs1(key.der.into())),
+            "EC PRIVATE KEY" => Some(PrivateKeyDer::Sec1(key.der.into())),
+            other => {
+                self.add_key(format!("it holds a key of the form {other}: PKCS#8, PKCS#1 or SEC1 are read"));
                 None
             }
         }
@@ -177,20 +200,17 @@ impl Faults {
                 "the first certificate has not exactly one common name, and that is the registration id",
             );
         }
-        let usage = leaf.extended_key_usage().ok().flatten();
-        if usage.is_some_and(|usage| !usage.value.client_auth && !usage.value.any) {
-            self.add("its extended key usage does not allow clientAuth, and DPS would refuse it");
+        for fault in
+            purpose::faults(leaf, rules.role).into_iter().chain(purpose::key_fault(leaf.public_key()))
+        {
+            self.add(fault);
         }
-        match leaf.public_key().parsed() {
-            Ok(PublicKey::RSA(key)) if key.key_size() < LEAST_RSA => {
-                self.add(format!("its RSA key has {} bits: at least {LEAST_RSA}", key.key_size()));
-            }
-            Ok(PublicKey::EC(point)) if point.key_size() < 256 => {
-                self.add("its elliptic curve is too short: P-256 or P-384");
-            }
-            Ok(_) => {}
-            Err(_) => self.add("its public key cannot be read"),
-        }
+        let doubts = if rules.role == Role::Client { purpose::doubts(leaf) } else { Vec::new() };
+        self.0.extend(doubts.into_iter().map(|doubt| Fault {
+            in_key: false,
+            warning: true,
+            message: doubt.to_owned(),
+        }));
     }
 
     fn chain(&mut self, chain: &[X509Certificate<'_>], rules: &Rules) {
@@ -209,17 +229,37 @@ impl Faults {
             if let Err(reason) = issued(child, parent, at) {
                 self.add(format!("certificate {}: {reason}", at + 1));
             }
+            if let Some(name) =
+                below(chain, at).find_map(|(one, leaf)| constraints::forbidden(parent, one, leaf))
+            {
+                self.add(format!(
+                    "its authority (certificate {}) may not vouch for {name} (name constraints)",
+                    at + 2
+                ));
+            }
         }
         let Some(last) = chain.last().filter(|_| !rules.authorities.is_empty()) else { return };
+        let mut reason = None;
         let vouched = rules.authorities.iter().any(|der| {
             X509Certificate::from_der(der).is_ok_and(|(_, authority)| {
-                authority.as_raw() == last.as_raw()
+                let above: Vec<_> = chain.iter().filter(|one| one.as_raw() != authority.as_raw()).collect();
+                let named = authority.as_raw() == last.as_raw()
                     || (last.issuer() == authority.subject()
-                        && issued(last, &authority, chain.len() - 1).is_ok())
+                        && last.verify_signature(Some(authority.public_key())).is_ok());
+                named
+                    && match vouches(&authority, &above, rules.now) {
+                        Ok(()) => true,
+                        Err(fault) => {
+                            reason = Some(fault);
+                            false
+                        }
+                    }
             })
         });
-        if !vouched {
-            self.add("its chain does not end at one of the authorities of --ca");
+        match reason {
+            _ if vouched => {}
+            Some(reason) => self.add(format!("the authority of --ca cannot vouch for it: {reason}")),
+            None => self.add("its chain does not end at one of the authorities of --ca"),
         }
     }
 
@@ -254,19 +294,42 @@ impl Faults {
     }
 }
 
+/// The certificates up to `last`, and whether each is the device's.
+fn below<'a, 'b>(
+    chain: &'a [X509Certificate<'b>],
+    last: usize,
+) -> impl Iterator<Item = (&'a X509Certificate<'b>, bool)> {
+    chain.iter().take(last + 1).enumerate().map(|(at, one)| (one, at == 0))
+}
+
+/// Can this authority, which is not in the file, vouch for the chain below it, the device's first?
+fn vouches(
+    authority: &X509Certificate<'_>,
+    below: &[&X509Certificate<'_>],
+    now: OffsetDateTime,
+) -> Result<(), String> {
+    let (from, to) = (authority.validity().not_before, authority.validity().not_after);
+    if now < from.to_datetime() || now > to.to_datetime() {
+        return Err(format!("it is valid from {} to {}", day(from.to_datetime()), day(to.to_datetime())));
+    }
+    let Some(last) = below.last() else { return Ok(()) };
+    issued(last, authority, below.len() - 1)?;
+    let named = |(at, one): (usize, &&X509Certificate<'_>)| constraints::forbidden(authority, one, at == 0);
+    match below.iter().enumerate().find_map(named) {
+        Some(name) => Err(format!("it may not vouch for {name} (name constraints)")),
+        None => Ok(()),
+    }
+}
+
 /// Did `parent`, whose name is right, issue `child`, which stands at `depth` of the chain?
 fn issued(child: &X509Certificate<'_>, parent: &X509Certificate<'_>, depth: usize) -> Result<(), String> {
-    let constraints = parent.basic_constraints().ok().flatten().map(|extension| extension.value);
-    // Version 1 has no extensions; nobody takes such an authority.
-    let Some(constraints) = constraints.filter(|constraints| constraints.ca) else {
-        return Err("its issuer is no certificate authority (basic constraints)".into());
-    };
-    if constraints.path_len_constraint.is_some_and(|most| (most as usize) < depth) {
-        return Err("its issuer may not have that many authorities below it (path length)".into());
+    if let Some(fault) = purpose::faults(parent, Role::Authority).into_iter().next() {
+        return Err(format!("its issuer cannot vouch for it: {fault}"));
     }
-    let usage = parent.key_usage().ok().flatten();
-    if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
-        return Err("its issuer may not sign certificates (key usage)".into());
+    let constraints = parent.basic_constraints().ok().flatten().map(|extension| extension.value);
+    let most = constraints.and_then(|constraints| constraints.path_len_constraint);
+    if most.is_some_and(|most| (most as usize) < depth) {
+        return Err("its issuer may not have that many authorities below it (path length)".into());
     }
     match child.verify_signature(Some(parent.public_key())) {
         Ok(()) => Ok(()),

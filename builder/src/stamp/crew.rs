@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn results_come_in_the_order_of_the_fleet() {
         let file = tempfile::NamedTempFile::new().expect("file");
-        let mut text = String::from("serial\n");
+        let mut text = String::from("registration_id\n");
         (0..1000).for_each(|number| writeln!(text, "{number}").expect("text"));
         std::fs::write(file.path(), text).expect("write");
         let fleet = Fleet::open(file.path()).unwrap_or_else(|error| panic!("{error}"));

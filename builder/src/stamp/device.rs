@@ -2,11 +2,12 @@
 //! Everything that is wrong with it is found at once.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use super::certificate::{self, Certificate, Rules};
+use super::certificate::{self, Certificate, Role, Rules};
 use super::files::{self, Memo};
 use super::finding::{Findings, Severity};
 use super::golden::{FOLDER, Golden};
@@ -43,6 +44,8 @@ pub struct Shared {
     pub(super) authorities: Memo<PathBuf, Result<String, String>>,
     pub(super) texts: Memo<(PathBuf, &'static str), Result<Vec<u8>, String>>,
     pub(super) pairs: Memo<(PathBuf, PathBuf), Result<Checked, (bool, String)>>,
+    /// Did any device get a key that is derived from the group's?
+    pub(super) group_key_used: AtomicBool,
 }
 
 /// A device that can be stamped. It has no form for debugging: it holds its keys.
@@ -57,6 +60,8 @@ pub struct Device {
     pub hostname: Option<String>,
     /// SHA-256 of its certificate and of its public key, and the end of validity.
     pub certificate: Option<(Digest, Digest, OffsetDateTime)>,
+    /// SHA-256 of its own symmetric key, where it brings one.
+    pub symmetric_key: Option<Digest>,
     /// Paths on the FAT partition, and contents.
     pub files: Vec<(String, Vec<u8>)>,
 }
@@ -67,11 +72,13 @@ pub(super) struct Assembly<'a> {
     pub context: &'a Context<'a>,
     pub findings: Findings,
     pub files: Vec<(String, Vec<u8>)>,
+    pub symmetric_key: Option<Digest>,
 }
 
 /// Judges a record.
 pub fn assemble(record: &Record, number: u32, context: &Context<'_>) -> (Option<Device>, Findings) {
-    let mut all = Assembly { record, context, findings: Findings::default(), files: Vec::new() };
+    let mut all =
+        Assembly { record, context, findings: Findings::default(), files: Vec::new(), symmetric_key: None };
     let source = all.source();
     let certificate = source.as_ref().and_then(|source| all.certificate(source));
     let id = all.registration_id(certificate.as_ref(), source.as_ref());
@@ -84,13 +91,14 @@ pub fn assemble(record: &Record, number: u32, context: &Context<'_>) -> (Option<
         }
     }
     let serial = record.text("serial").map(str::to_owned);
-    let Assembly { findings, files, .. } = all;
+    let Assembly { findings, files, symmetric_key, .. } = all;
     let device = id.filter(|_| findings.errors == 0).map(|registration_id| Device {
         number,
         registration_id,
         serial,
         hostname,
         certificate: certificate.map(|it| (it.sha256, it.key_sha256, it.not_after)),
+        symmetric_key,
         files,
     });
     (device, findings)
@@ -212,8 +220,12 @@ impl Assembly<'_> {
 
     /// The device's certificate and key, put on the partition.
     fn checked(&mut self, certificate: &Path, key: &Path, own: bool) -> Option<Certificate> {
-        let rules =
-            Rules { authorities: self.context.authorities.clone(), now: self.context.now, named: own };
+        let rules = Rules {
+            authorities: self.context.authorities.clone(),
+            now: self.context.now,
+            named: own,
+            role: Role::Client,
+        };
         let result = check_files(certificate, key, &rules);
         let made = self.judge(["certificate", "private_key"], result)?;
         if files::is_public(key) {

@@ -1,17 +1,20 @@
 //! Where devices are written down: a table with a row each, a folder with their certificates, or one identity file.
 //! Tables are streamed: a fleet of any size takes the same memory.
 
-use std::fs::{self, File};
+mod folder;
+
+use std::fs::File;
 use std::io::{BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files;
 use super::finding::{Finding, Findings, Severity};
-use super::names;
 use super::record::{Column, Origin, Record, SECRETS, column, unknown};
 use super::table;
 use crate::event::Unit;
+
+pub use self::folder::Folder;
 
 const BUFFER: usize = 1 << 20;
 
@@ -41,18 +44,6 @@ pub struct Table {
     size: u64,
     origin: Arc<Origin>,
     columns: Vec<Column>,
-}
-
-/// A folder's entries, sorted.
-pub struct Folder {
-    entries: Vec<Entry>,
-}
-
-struct Entry {
-    name: String,
-    certificate: PathBuf,
-    private_key: PathBuf,
-    registration_id: Option<PathBuf>,
 }
 
 impl Fleet {
@@ -105,7 +96,7 @@ impl Fleet {
         Ok(match self {
             Self::Table(table) => Box::new(table.rows()?),
             Self::Folder(folder) => {
-                let row = |(number, entry): (u32, &Entry)| Row {
+                let row = |(number, entry): (u32, &folder::Entry)| Row {
                     number,
                     record: entry.record(),
                     done: number.into(),
@@ -117,6 +108,14 @@ impl Fleet {
                 Box::new(std::iter::once(Row { number: 1, record, done: 1 }))
             }
         })
+    }
+
+    /// Warns of what is passed over.
+    pub fn remarks(&self) -> &[Finding] {
+        match self {
+            Self::Folder(folder) => &folder.remarks,
+            Self::Table(_) | Self::One(_) => &[],
+        }
     }
 
     /// Warns where secrets stand in a file that everybody on this machine can read.
@@ -226,12 +225,6 @@ fn reader(path: &Path) -> std::io::Result<table::Rows<BufReader<File>>> {
 }
 
 fn columns(names: &[String], path: &Path, line: usize, origin: &Origin) -> Result<Vec<Column>, Vec<Finding>> {
-    if let [only] = names
-        && only.contains(';')
-    {
-        let hint = Some("save it with commas between the columns".to_owned());
-        return Err(vec![Finding { hint, ..wrong(path, line, "the columns are not separated by commas") }]);
-    }
     let mut columns: Vec<Column> = Vec::new();
     let mut findings = Vec::new();
     for name in names {
@@ -244,63 +237,12 @@ fn columns(names: &[String], path: &Path, line: usize, origin: &Origin) -> Resul
             Some(known) => columns.push(known),
         }
     }
+    if findings.is_empty() && !["registration_id", "certificate"].iter().any(|name| columns.contains(name)) {
+        let hint = Some("add a column `registration_id`, with the id of each device".to_owned());
+        let message = "no column says which devices they are: neither `registration_id` nor `certificate`";
+        findings.push(Finding { hint, column: "registration_id".into(), ..wrong(path, line, message) });
+    }
     if findings.is_empty() { Ok(columns) } else { Err(findings) }
-}
-
-impl Folder {
-    fn open(path: &Path) -> Result<Self, Vec<Finding>> {
-        let unreadable = |error: std::io::Error| vec![wrong(path, 0, format!("cannot be read: {error}"))];
-        let mut entries = Vec::new();
-        let mut findings = Vec::new();
-        for child in fs::read_dir(path).map_err(unreadable)? {
-            let child = child.map_err(unreadable)?;
-            let name = child.file_name().to_string_lossy().into_owned();
-            let whole = child.path();
-            let (stem, ending) = name.rsplit_once('.').unwrap_or((&name, ""));
-            let twin = |ending: &str| path.join(format!("{stem}.{ending}"));
-            if name.starts_with('.') {
-                continue;
-            }
-            if whole.is_dir() {
-                entries.push(Entry::folder(name, &whole));
-            } else if ending == "pem" {
-                let (name, private_key) = (stem.to_owned(), twin("key"));
-                entries.push(Entry { name, certificate: whole, private_key, registration_id: None });
-            } else if ending == "key" && !twin("pem").exists() {
-                findings.push(wrong(&whole, 0, format!("there is no {stem}.pem beside it")));
-            }
-        }
-        if entries.is_empty() && findings.is_empty() {
-            let message = "it holds no identity: a folder each with certificate.pem and private-key.pem, or pairs ID.pem and ID.key";
-            findings.push(wrong(path, 0, message));
-        }
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
-        if findings.is_empty() { Ok(Self { entries }) } else { Err(findings) }
-    }
-}
-
-impl Entry {
-    fn folder(name: String, path: &Path) -> Self {
-        let registration_id = Some(path.join("registration-id")).filter(|path| path.exists());
-        let (certificate, private_key) = (path.join("certificate.pem"), path.join("private-key.pem"));
-        Self { name, certificate, private_key, registration_id }
-    }
-
-    fn record(&self) -> Result<Record, Vec<Finding>> {
-        let file_name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut record = Record::new(Origin::of(&self.certificate), 0);
-        record.set("certificate", &file_name(&self.certificate));
-        record.set("private_key", &file_name(&self.private_key));
-        match &self.registration_id {
-            Some(path) => match files::read_line(path) {
-                Ok(id) => record.set("registration_id", &id),
-                Err(message) => return Err(vec![wrong(path, 0, message)]),
-            },
-            // The pair's name says whose it is, where it can be an id; else the common name does.
-            None => record.set("registration_id", &names::from_file_name(&self.name).unwrap_or_default()),
-        }
-        Ok(record)
-    }
 }
 
 #[cfg(test)]
@@ -365,7 +307,8 @@ mod tests {
     fn headers() {
         for (text, expected) in [
             (&b""[..], "it is empty"),
-            (b"registration_id;serial\n", "not separated by commas"),
+            (b"serial;hostname\nx;y\n", "`registration_id`: no column says which devices they are"),
+            (b"registration;serial\n", "did you mean `registration_id`?"),
             (b"\xff\xfer\0", "UTF-16"),
             (b"registration-id,serial,serial\n", "did you mean `registration_id`?"),
             (b"serial,serial\n", "`serial`: the column is there twice"),
@@ -375,33 +318,5 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         assert!(Fleet::open(Path::new("/nowhere/fleet.csv")).is_err());
-    }
-
-    #[test]
-    fn folders_of_either_kind() {
-        let folder = tempfile::tempdir().expect("folder");
-        let put = |path: &str, text: &str| {
-            let path = folder.path().join(path);
-            std::fs::create_dir_all(path.parent().expect("parent")).expect("folder");
-            std::fs::write(path, text).expect("write");
-        };
-        put("a%3A1/certificate.pem", "x");
-        put("a%3A1/registration-id", "a:1\n");
-        put("b.pem", "x");
-        put("b.key", "x");
-        put("notes.txt", "x");
-        let fleet = Fleet::open(folder.path()).unwrap_or_else(|error| panic!("{error}"));
-        let ids: Vec<_> = rows(&fleet)
-            .iter()
-            .map(|row| row.record.as_ref().expect("good").text("registration_id").map(str::to_owned))
-            .collect();
-        assert_eq!(ids, [Some("a:1".to_owned()), Some("b".to_owned())]);
-        assert_eq!(fleet.name(2), "`b`");
-        put("c.key", "x");
-        assert!(
-            Fleet::open(folder.path()).err().expect("lone key").to_string().contains("there is no c.pem")
-        );
-        let empty = tempfile::tempdir().expect("folder");
-        assert!(Fleet::open(empty.path()).err().expect("empty").to_string().contains("holds no identity"));
     }
 }

@@ -28,11 +28,11 @@ pub mod unique;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -47,11 +47,14 @@ use self::patch::{Base, Identity, Patch};
 use self::record::Record;
 use self::secret::GroupKey;
 use self::unique::{Kind, Seen};
+use crate::certificate::blocks;
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::provisioning::source;
 pub use crate::units::counted;
 
+/// What holds of every certificate that a device brings with it.
+pub const RENEWAL: &str = "no device renews it: see \"When a certificate ends\" in docs/identity.md";
 /// Files that an error names; more are counted.
 const NAMED: usize = 10;
 
@@ -100,6 +103,9 @@ pub struct Outcome {
     pub kept: u64,
     /// Bytes of the files written, holes included.
     pub bytes: u64,
+    /// When the first of the devices' certificates ends.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub first_end: Option<OffsetDateTime>,
     /// Folder of the results, if anything was written.
     pub out: Option<PathBuf>,
     /// The file, where it was one device.
@@ -117,6 +123,10 @@ impl fmt::Display for Outcome {
         let devices = counted(self.devices, "device");
         if self.findings.errors > 0 {
             return write!(f, "{devices}, nothing written");
+        }
+        if let Some(end) = self.first_end {
+            let first = if self.devices == 1 { "the certificate" } else { "the first certificate" };
+            writeln!(f, "{first} ends on {}; {RENEWAL}", certificate::day(end))?;
         }
         match (&self.out, &self.file) {
             (None, _) => write!(f, "{devices}: nothing wrong"),
@@ -148,6 +158,7 @@ pub fn stamp(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
         written: 0,
         kept: 0,
         bytes: 0,
+        first_end: None,
         out: None,
         file: None,
         seconds: (0.0, 0.0),
@@ -195,8 +206,8 @@ pub fn stamp(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
 fn authorities(path: Option<&Path>) -> Result<Vec<CertificateDer<'static>>> {
     let Some(path) = path else { return Ok(Vec::new()) };
     let text = source::read_authorities(path)?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-    all.with_context(|| format!("reading {}", path.display()))
+    let ders = blocks::certificates(text.as_bytes()).map_err(Problem::work)?;
+    Ok(ders.into_iter().map(CertificateDer::from).collect())
 }
 
 fn defaults(path: Option<&Path>) -> Result<Option<Record>, Vec<Finding>> {
@@ -223,12 +234,15 @@ impl Work<'_> {
         let mut seen = Seen::default();
         let files =
             self.defaults.and_then(|record| fleet::exposed(Path::new(&record.origin.name), record.columns()));
+        self.fleet.remarks().iter().cloned().for_each(|finding| outcome.findings.push(finding));
         self.fleet.exposed().into_iter().chain(files).for_each(|finding| outcome.findings.push(finding));
         let judge = |row: Row| self.judge(row);
         crew("check").work(self.fleet, self.sink, judge, |group| {
             for (record, device, findings) in group {
                 outcome.devices += 1;
                 outcome.findings.append(findings);
+                let end = device.as_ref().and_then(|device| device.certificate).map(|(.., end)| end);
+                outcome.first_end = outcome.first_end.into_iter().chain(end).min();
                 if let (Some(record), Some(device)) = (record, device) {
                     self.alone(&record, &device, &mut seen, &mut outcome.findings);
                 }
@@ -237,6 +251,13 @@ impl Work<'_> {
         })?;
         if outcome.devices == 0 && outcome.findings.errors == 0 {
             return Err(Problem::input("the fleet has no devices").into());
+        }
+        let unused = !self.context.shared.group_key_used.load(Ordering::Relaxed);
+        if self.context.group_key.is_some() && unused && outcome.findings.errors == 0 {
+            let message = "--enrolment-group-key is given, and no device has a key that is derived from it";
+            return Err(Problem::input(message)
+                .hint("leave it out; or state source.from = \"symmetric-key\" in the recipe or the fleet")
+                .into());
         }
         Ok(seen)
     }
@@ -280,6 +301,9 @@ impl Work<'_> {
         }
         if let Some((_, key, _)) = &device.certificate {
             note(Kind::Key, "private_key", &key.0, "key");
+        }
+        if let Some(key) = &device.symmetric_key {
+            note(Kind::SymmetricKey, "symmetric_key", &key.0, "symmetric key");
         }
     }
 

@@ -10,6 +10,7 @@ use ring::hmac;
 
 use super::files;
 use crate::error::Problem;
+use crate::units::Digest;
 
 /// DPS takes keys of 16 to 64 bytes.
 const LENGTHS: std::ops::RangeInclusive<usize> = 16..=64;
@@ -45,6 +46,11 @@ impl GroupKey {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
         STANDARD.encode(hmac::sign(&key, registration_id.as_bytes()))
     }
+}
+
+/// SHA-256 of a device's key: the same whatever form of base64 it has.
+pub fn fingerprint(key: &str) -> Digest {
+    STANDARD.decode(key).map_or_else(|_| Digest::of(key), |bytes| Digest::of(&bytes))
 }
 
 /// What is wrong with a device's key, if anything is.

@@ -1,8 +1,9 @@
 //! What an identity may bring beside certificate and key: the credentials of its source, and settings of the device.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
-use super::certificate::Rules;
+use super::certificate::{Role, Rules};
 use super::device::{Assembly, check_files};
 use super::files;
 use super::finding::Severity;
@@ -109,7 +110,12 @@ impl Assembly<'_> {
             [None, None] => return false,
             [Some(certificate), Some(key)] => {
                 // Whoever vouches for a device need not vouch for what lets it in.
-                let rules = Rules { authorities: Vec::new(), now: self.context.now, named: false };
+                let rules = Rules {
+                    authorities: Vec::new(),
+                    now: self.context.now,
+                    named: false,
+                    role: Role::Client,
+                };
                 let pair = (certificate.clone(), key.clone());
                 let result = self.context.shared.pairs.get(pair, || check_files(&certificate, &key, &rules));
                 if let Some(made) = self.judge(columns, result) {
@@ -173,10 +179,14 @@ impl Assembly<'_> {
         let own = self.secret("symmetric_key", "symmetric_key_file");
         match (own, &self.context.group_key) {
             (Some(key), _) => match secret::device_key_fault(&key) {
-                None => self.put("symmetric-key", format!("{key}\n")),
+                None => {
+                    self.symmetric_key = Some(secret::fingerprint(&key));
+                    self.put("symmetric-key", format!("{key}\n"));
+                }
                 Some(fault) => self.error("symmetric_key", fault),
             },
             (None, Some(group)) => {
+                self.context.shared.group_key_used.store(true, Ordering::Relaxed);
                 let key = group.derive(id);
                 self.put("symmetric-key", format!("{key}\n"));
             }
@@ -305,12 +315,13 @@ fn plain(text: &str) -> bool {
     text.chars().all(|c| c == ' ' || c.is_ascii_graphic())
 }
 
-/// Lines for /etc/hosts, as first boot takes them.
+/// Lines for /etc/hosts, as first boot takes them (`hosts_lines` in overlays/base/usr/lib/edgepress/overrides.sh): what
+/// follows a `#` is a comment.
 fn judge_hosts(text: &str) -> Result<(), String> {
-    let mut lines = (1..).zip(text.lines()).filter(|(_, line)| {
-        let line = line.trim();
-        !line.is_empty() && !line.starts_with('#')
-    });
+    let text = text.trim_start_matches('\u{feff}');
+    let all = text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'));
+    let plain = all.map(|line| line.split_once('#').map_or(line, |(line, _)| line));
+    let mut lines = (1..).zip(plain).filter(|(_, line)| !line.trim().is_empty());
     let good = |line: &str| {
         let mut words = line.split_whitespace();
         let address = words.next().is_some_and(|word| word.parse::<std::net::IpAddr>().is_ok());
@@ -338,7 +349,20 @@ mod tests {
     #[test]
     fn hosts() {
         assert_eq!(judge_hosts("# plant\n\n10.0.0.1 hub hub.plant\r\nfe80::1\tgw\n"), Ok(()));
-        for text in ["hub 10.0.0.1", "10.0.0.1", "10.0.0.1 a$b", "10.0.0.1 ok\n10.0.0.256 no"] {
+        assert_eq!(
+            judge_hosts("\u{feff}10.0.0.1\thub  # the hub\r\n10.0.0.2 dps#dps\r#\r10.0.0.3 est # ä"),
+            Ok(())
+        );
+        let third = judge_hosts("# one\r\n10.0.0.1 hub # two\r\nfe80::1%eth0 gw\r\n").expect_err("a zone");
+        assert!(third.contains("line 3"), "{third}");
+        for text in [
+            "10.0.0.1 # hub",
+            "10.0.0.1 h\u{fc}b",
+            "hub 10.0.0.1",
+            "10.0.0.1",
+            "10.0.0.1 a$b",
+            "10.0.0.1 ok\n10.0.0.256 no",
+        ] {
             assert!(judge_hosts(text).is_err(), "{text}");
         }
     }

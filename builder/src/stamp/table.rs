@@ -15,12 +15,14 @@ pub struct Rows<R> {
     input: R,
     line: usize,
     done: u64,
+    /// What stands between cells; the first row that is not empty shows it.
+    separator: Option<char>,
 }
 
 impl<R: BufRead> Rows<R> {
     /// Of a text.
     pub fn new(input: R) -> Self {
-        Self { input, line: 0, done: 0 }
+        Self { input, line: 0, done: 0, separator: None }
     }
 
     /// Bytes read so far.
@@ -50,30 +52,39 @@ impl<R: BufRead> Rows<R> {
             if self.line == 1 {
                 text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
             }
-            let cells = cells(text);
+            let separator = self.separator.unwrap_or_else(|| separator(text));
+            let cells = cells(text, separator);
             // A row of commas only is what spreadsheets leave at the end.
             if cells.as_ref().is_ok_and(|cells| cells.iter().all(String::is_empty)) {
                 continue;
             }
+            self.separator = Some(separator);
             return Ok(Some((self.line, cells)));
         }
     }
 }
 
-fn cells(line: &[u8]) -> Cells {
+/// What separates the cells of a header: a comma; where there is none, the semicolon that a spreadsheet writes where the comma
+/// stands in numbers, or a tab.
+fn separator(header: &[u8]) -> char {
+    [b',', b';', b'\t'].into_iter().find(|sign| header.contains(sign)).map_or(',', char::from)
+}
+
+fn cells(line: &[u8], separator: char) -> Cells {
     let text = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?;
     let mut cells = Vec::new();
     let mut rest = Some(text);
     while let Some(text) = rest {
-        let (cell, after) = match text.trim_start().strip_prefix('"') {
+        let blank = |c: char| c.is_whitespace() && c != separator;
+        let (cell, after) = match text.trim_start_matches(blank).strip_prefix('"') {
             Some(quoted) => {
                 let (cell, after) = unquote(quoted).ok_or_else(|| {
                     format!("the quote of its value {} is not closed in this line", cells.len() + 1)
                 })?;
-                (cell, after.trim_start())
+                (cell, after.trim_start_matches(blank))
             }
             None => {
-                let end = text.find(',').unwrap_or(text.len());
+                let end = text.find(separator).unwrap_or(text.len());
                 (text[..end].trim().to_owned(), &text[end..])
             }
         };
@@ -83,7 +94,7 @@ fn cells(line: &[u8]) -> Cells {
         cells.push(cell);
         rest = match after {
             "" => None,
-            _ => Some(after.strip_prefix(',').ok_or_else(|| {
+            _ => Some(after.strip_prefix(separator).ok_or_else(|| {
                 format!(
                     "something stands behind the quotes of its value {}: a quote in a value is written twice",
                     cells.len()
@@ -127,15 +138,23 @@ mod tests {
             ("\"\"", &[""]),
             ("é,\"ü\"", &["é", "ü"]),
         ] {
-            assert_eq!(cells(line.as_bytes()).expect(line), expected, "{line}");
+            assert_eq!(cells(line.as_bytes(), ',').expect(line), expected, "{line}");
+            // Whatever else stands between them.
+            if !line.contains(['d', '"']) {
+                for (sign, other) in [(';', ";"), ('\t', "\t")] {
+                    let line = line.replace(',', other);
+                    assert_eq!(cells(line.as_bytes(), sign).expect(&line), expected, "{line}");
+                }
+            }
         }
+        assert_eq!(cells(b"a;\"b;c\";d,e", ';').expect("cells"), ["a", "b;c", "d,e"]);
         for (line, expected) in [
             (&b"a,\"b"[..], "the quote of its value 2 is not closed"),
             (b"\"a\"b,c", "something stands behind the quotes of its value 1"),
             (b"\xff", "not UTF-8"),
             (b"a,b\tc", "its value 2 has a control character"),
         ] {
-            let error = cells(line).expect_err("wrong");
+            let error = cells(line, ',').expect_err("wrong");
             assert!(error.contains(expected), "{error}");
         }
     }

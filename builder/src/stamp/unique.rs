@@ -15,6 +15,8 @@ pub enum Kind {
     Serial,
     /// Public keys.
     Key,
+    /// Symmetric keys.
+    SymmetricKey,
 }
 
 /// A value that was there before.

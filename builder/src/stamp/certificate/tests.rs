@@ -7,7 +7,7 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 
-use super::{Rules, check};
+use super::{Role, Rules, check};
 use crate::host;
 
 type Made = CertifiedIssuer<'static, KeyPair>;
@@ -62,7 +62,7 @@ impl World {
 }
 
 fn rules() -> Rules {
-    Rules { authorities: Vec::new(), now: OffsetDateTime::now_utc(), named: true }
+    Rules { authorities: Vec::new(), now: OffsetDateTime::now_utc(), named: true, role: Role::Client }
 }
 
 fn faults(chain: &str, key: &str, rules: &Rules) -> Vec<String> {
@@ -131,7 +131,7 @@ fn what_is_wrong_with_a_certificate() {
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into(),
             "certificate 1 cannot be read",
         ),
-        ("-----BEGIN CERTIFICATE-----\n!!\n".into(), "no PEM file"),
+        ("-----BEGIN CERTIFICATE-----\n!!\n".into(), "line 1: the block that begins there has no end"),
         (leaf.repeat(11), "more than 10"),
     ] {
         let found = world.faults(&chain);
@@ -149,7 +149,7 @@ fn issuers_that_may_not_be_any() {
         format!("{leaf}{}{}", line.pem(), parent.pem())
     };
     let found = world.faults(&below(&world.root, IsCa::ExplicitNoCa));
-    assert!(found[0].contains("its issuer is no certificate authority"), "{found:?}");
+    assert!(found[0].contains("it is no certificate authority (basic constraints)"), "{found:?}");
     let short = authority("root", IsCa::Ca(BasicConstraints::Constrained(0)), None);
     let found = world.faults(&below(&short, any_depth()));
     assert!(found[0].starts_with("certificate 2: its issuer may not have that many"), "{found:?}");
@@ -222,7 +222,7 @@ fn every_form_of_key() {
         ("sec1.pem", ""),
         ("ec.pem", ""),
         ("short.pem", "its RSA key has 1024 bits: at least 2048"),
-        ("p521.pem", "key: it is no key that can be used"),
+        ("p521.pem", "its key is of the kind P-521"),
     ] {
         run(&format!("req -x509 -new -key {key} -subj /CN=pump-7 -days 90 -out c.pem"));
         let found = faults(&read("c.pem"), &read(key), &rules());
@@ -233,5 +233,195 @@ fn every_form_of_key() {
             std::fs::write(folder.path().join("again.pem"), made.key_pem).expect("write");
             run("pkey -in again.pem -noout");
         }
+    }
+}
+
+/// What the device's services and DPS do not know is refused, although the TLS library here would take some of it.
+#[test]
+fn keys_of_kinds_that_the_services_do_not_know() {
+    let openssl = host::program("openssl").expect("openssl");
+    let folder = tempfile::tempdir().expect("folder");
+    for (arguments, expected) in [
+        (
+            "-algorithm ed25519",
+            "its key is of the kind Ed25519, which the identity service or DPS refuses: RSA of",
+        ),
+        ("-algorithm ed448", "its key is of the kind Ed448"),
+        ("-algorithm rsa-pss -pkeyopt rsa_keygen_bits:2048", "its key is of the kind RSA for PSS only"),
+        ("-algorithm EC -pkeyopt ec_paramgen_curve:secp256k1", "its key is of the kind secp256k1"),
+        ("-algorithm EC -pkeyopt ec_paramgen_curve:secp224r1", "its key is of the kind P-224"),
+        (
+            "-algorithm EC -pkeyopt ec_paramgen_curve:brainpoolP256r1",
+            "its key is of the kind 1.3.36.3.3.2.8.1.1.7",
+        ),
+        (
+            "-algorithm EC -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:explicit",
+            "its elliptic curve is not one",
+        ),
+        ("-algorithm EC -pkeyopt ec_paramgen_curve:P-384", ""),
+    ] {
+        let run = |arguments: &str| {
+            let mut command = Command::new(&openssl);
+            host::run(command.args(arguments.split(' ')).current_dir(folder.path())).expect("openssl");
+        };
+        run(&format!("genpkey {arguments} -out k.pem"));
+        run("req -x509 -new -key k.pem -subj /CN=pump-7 -days 90 -out c.pem");
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("read");
+        let found = faults(&read("c.pem"), &read("k.pem"), &rules());
+        assert_eq!(found.is_empty(), expected.is_empty(), "{arguments}: {found:?}");
+        assert!(found.first().map_or("", String::as_str).starts_with(expected), "{arguments}: {found:?}");
+    }
+}
+
+/// Root, the authority below it, and the device's: their extensions, and whether that is taken. OpenSSL is asked as well, so
+/// that the measure cannot be wrong.
+const TAKEN: [(&str, &str, &str, bool); 36] = [
+    (CA, CA, "keyUsage=critical,digitalSignature\nextendedKeyUsage=clientAuth", true),
+    (CA, CA, "subjectKeyIdentifier=hash", true),
+    (CA, CA, "keyUsage=digitalSignature,keyEncipherment\nextendedKeyUsage=serverAuth,clientAuth", true),
+    (CA, CA, "keyUsage=keyAgreement", true),
+    (CA, CA, "keyUsage=keyEncipherment", false),
+    (CA, CA, "keyUsage=critical,nonRepudiation", false),
+    (CA, CA, "extendedKeyUsage=serverAuth", false),
+    (CA, CA, "extendedKeyUsage=emailProtection,codeSigning", false),
+    (CA, CA, "extendedKeyUsage=anyExtendedKeyUsage", false),
+    (CA, CA, "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign", false),
+    (CA, CA, "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,digitalSignature", true),
+    (CA, CA, "basicConstraints=CA:FALSE", true),
+    (CA, CA, "1.3.6.1.4.1.99999.1=critical,ASN1:UTF8String:plant", false),
+    (CA, CA, "1.3.6.1.4.1.99999.1=ASN1:UTF8String:plant", true),
+    (CA, CA, "nsCertType=client", true),
+    (CA, CA, "nsCertType=server", false),
+    (CA, CA, "certificatePolicies=critical,1.2.3.4", true),
+    (CA, CA, "subjectAltName=critical,DNS:pump-7.plant.example", true),
+    (CA, CA, "authorityInfoAccess=critical,OCSP;URI:http://ocsp.example", false),
+    (CA, CA, "keyUsage=critical,DER:04:00", false),
+    (CA, "basicConstraints=CA:FALSE", "subjectKeyIdentifier=hash", false),
+    (CA, "subjectKeyIdentifier=hash", "subjectKeyIdentifier=hash", false),
+    (CA, "basicConstraints=CA:TRUE\nkeyUsage=cRLSign", "subjectKeyIdentifier=hash", false),
+    (CA, "basicConstraints=CA:TRUE\nextendedKeyUsage=serverAuth", "subjectKeyIdentifier=hash", false),
+    (CA, "basicConstraints=CA:TRUE\nextendedKeyUsage=clientAuth", "subjectKeyIdentifier=hash", true),
+    (
+        CA,
+        "basicConstraints=CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign",
+        "subjectKeyIdentifier=hash",
+        true,
+    ),
+    (
+        CA,
+        "basicConstraints=CA:TRUE\n1.3.6.1.4.1.99999.1=critical,ASN1:NULL",
+        "subjectKeyIdentifier=hash",
+        false,
+    ),
+    ("basicConstraints=CA:TRUE,pathlen:0", CA, "subjectKeyIdentifier=hash", false),
+    ("basicConstraints=CA:TRUE,pathlen:1", CA, "subjectKeyIdentifier=hash", true),
+    ("basicConstraints=CA:TRUE\nkeyUsage=digitalSignature", CA, "subjectKeyIdentifier=hash", false),
+    ("basicConstraints=CA:TRUE\nextendedKeyUsage=emailProtection", CA, "subjectKeyIdentifier=hash", false),
+    (
+        CA,
+        "basicConstraints=CA:TRUE\nnameConstraints=critical,permitted;DNS:plant.example",
+        "subjectAltName=DNS:pump-7.plant.example",
+        true,
+    ),
+    (
+        CA,
+        "basicConstraints=CA:TRUE\nnameConstraints=critical,permitted;DNS:plant.example",
+        "subjectAltName=DNS:pump-7.other.example",
+        false,
+    ),
+    (
+        CA,
+        "basicConstraints=CA:TRUE\nnameConstraints=critical,excluded;email:plant.example",
+        "subjectAltName=email:a@plant.example",
+        false,
+    ),
+    (
+        "basicConstraints=CA:TRUE\nnameConstraints=critical,permitted;IP:10.0.0.0/255.0.0.0",
+        CA,
+        "subjectAltName=IP:192.168.0.1",
+        false,
+    ),
+    (
+        "basicConstraints=CA:TRUE\nnameConstraints=permitted;dirName:there\n[there]\nO=Another",
+        CA,
+        "subjectKeyIdentifier=hash",
+        false,
+    ),
+];
+const CA: &str = "basicConstraints=critical,CA:TRUE";
+
+#[test]
+fn what_a_tls_server_refuses_is_refused() {
+    let openssl = host::program("openssl").expect("openssl");
+    let folder = tempfile::tempdir().expect("folder");
+    let run = |arguments: &str| {
+        let mut command = Command::new(&openssl);
+        command
+            .args(arguments.split(' '))
+            .current_dir(folder.path())
+            .output()
+            .expect("openssl")
+            .status
+            .success()
+    };
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("read");
+    for (name, subject) in [("root", "/CN=Root"), ("line", "/CN=Line"), ("leaf", "/O=Works/CN=pump-7")] {
+        let new = "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc";
+        assert!(run(&format!("{new} -subj {subject} -keyout {name}.key -out {name}.csr")));
+    }
+    let sign = |name: &str, by: &str, extensions: &str| {
+        std::fs::write(folder.path().join("ext.cnf"), format!("{extensions}\n")).expect("write");
+        let signer =
+            if name == by { format!("-signkey {by}.key") } else { format!("-CA {by}.pem -CAkey {by}.key") };
+        let made =
+            run(&format!("x509 -req -in {name}.csr {signer} -days 300 -extfile ext.cnf -out {name}.pem"));
+        assert!(made, "{extensions}");
+    };
+    for (root, line, leaf, taken) in TAKEN {
+        sign("root", "root", root);
+        sign("line", "root", line);
+        sign("leaf", "line", leaf);
+        let theirs = run("verify -purpose sslclient -CAfile root.pem -untrusted line.pem leaf.pem");
+        let authorities = super::blocks::certificates(read("root.pem").as_bytes()).expect("root");
+        let rules =
+            Rules { authorities: authorities.into_iter().map(CertificateDer::from).collect(), ..rules() };
+        let chain = format!("{}{}", read("leaf.pem"), read("line.pem"));
+        let (made, found) = check(chain.as_bytes(), read("leaf.key").as_bytes(), &rules);
+        let row = format!("{root} | {line} | {leaf}: {found:?}");
+        assert_eq!(theirs, taken, "openssl: {row}");
+        assert_eq!(made.is_some(), taken, "{row}");
+    }
+}
+
+#[test]
+fn what_ended_or_is_signed_weakly_vouches_for_nobody() {
+    let openssl = host::program("openssl").expect("openssl");
+    let folder = tempfile::tempdir().expect("folder");
+    let run = |arguments: &str| {
+        let mut command = Command::new(&openssl);
+        host::run(command.args(arguments.split(' ')).current_dir(folder.path())).expect("openssl");
+    };
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("read");
+    run("req -x509 -newkey rsa:2048 -noenc -days 30 -sha1 -subj /CN=Root -keyout root.key -out root.pem");
+    run("req -new -newkey rsa:2048 -noenc -subj /CN=pump-7 -keyout leaf.key -out leaf.csr");
+    let root = super::blocks::certificates(read("root.pem").as_bytes()).expect("root");
+    let authorities: Vec<CertificateDer<'static>> = root.into_iter().map(CertificateDer::from).collect();
+    for (digest, days, expected) in [
+        ("sha256", 0, ""),
+        ("sha1", 0, "it is signed with SHA-1"),
+        ("md5", 0, "it is signed with MD5"),
+        ("sha256", 40, "the authority of --ca cannot vouch for it: it is valid from"),
+    ] {
+        run(&format!(
+            "x509 -req -in leaf.csr -CA root.pem -CAkey root.key -days 300 -{digest} -out leaf.pem"
+        ));
+        let now = OffsetDateTime::now_utc() + Duration::days(days);
+        let rules = Rules { authorities: authorities.clone(), now, ..rules() };
+        let found = faults(&read("leaf.pem"), &read("leaf.key"), &rules);
+        assert_eq!(found.is_empty(), expected.is_empty(), "{digest}: {found:?}");
+        assert!(
+            found.iter().any(|fault| fault.starts_with(expected)) || expected.is_empty(),
+            "{digest}: {found:?}"
+        );
     }
 }

@@ -1,0 +1,191 @@
+//! A fleet as a folder: one folder a device, as `edgepress identity issue` writes it, or pairs of files, as a public key
+//! infrastructure exports them. Endings count whatever their case; what belongs to no device is named.
+//!
+//! ```text
+//! pump-1/certificate.pem  pump-1/private-key.pem      pump-2.pem  pump-2.key      pump-3.CER  pump-3.KEY
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::wrong;
+use crate::stamp::finding::{Finding, Severity};
+use crate::stamp::record::{Origin, Record};
+use crate::stamp::{files, names};
+
+/// Endings of certificates' files, and of keys'.
+const CERTIFICATES: [&str; 4] = ["pem", "crt", "cer", "cert"];
+const KEYS: [&str; 2] = ["key", "private"];
+/// What such files begin with, where they are binary: a DER sequence of more than 255 bytes.
+const BINARY: &[u8] = &[0x30, 0x82];
+
+/// A folder's entries, sorted.
+pub struct Folder {
+    pub(super) entries: Vec<Entry>,
+    /// Files that belong to no device, and hold nothing of one.
+    pub(super) remarks: Vec<Finding>,
+}
+
+pub(super) struct Entry {
+    pub name: String,
+    certificate: PathBuf,
+    private_key: PathBuf,
+    registration_id: Option<PathBuf>,
+}
+
+/// The files of one name.
+#[derive(Default)]
+struct Pair {
+    certificates: Vec<PathBuf>,
+    keys: Vec<PathBuf>,
+}
+
+impl Folder {
+    pub(super) fn open(path: &Path) -> Result<Self, Vec<Finding>> {
+        let unreadable = |error: std::io::Error| vec![wrong(path, 0, format!("cannot be read: {error}"))];
+        let mut found = Self { entries: Vec::new(), remarks: Vec::new() };
+        let mut findings = Vec::new();
+        let mut pairs: BTreeMap<String, Pair> = BTreeMap::new();
+        for child in fs::read_dir(path).map_err(unreadable)? {
+            let child = child.map_err(unreadable)?;
+            let name = child.file_name().to_string_lossy().into_owned();
+            let whole = child.path();
+            let (stem, ending) = name.rsplit_once('.').unwrap_or((&name, ""));
+            let ending = ending.to_ascii_lowercase();
+            if name.starts_with('.') {
+                continue;
+            }
+            if whole.is_dir() {
+                found.entries.push(Entry::folder(name, &whole));
+            } else if CERTIFICATES.contains(&ending.as_str()) {
+                pairs.entry(stem.to_owned()).or_default().certificates.push(whole);
+            } else if KEYS.contains(&ending.as_str()) {
+                pairs.entry(stem.to_owned()).or_default().keys.push(whole);
+            } else {
+                found.stranger(&whole, &mut findings);
+            }
+        }
+        for (name, pair) in pairs {
+            found.pair(name, pair, &mut findings);
+        }
+        if found.entries.is_empty() && findings.is_empty() {
+            let message = "it holds no identity: a folder each with certificate.pem and private-key.pem, or pairs ID.pem and ID.key";
+            findings.push(wrong(path, 0, message));
+        }
+        found.entries.sort_by(|a, b| a.name.cmp(&b.name));
+        found.remarks.sort_by(|a, b| a.file.cmp(&b.file));
+        if findings.is_empty() { Ok(found) } else { Err(findings) }
+    }
+
+    /// A file whose name is none that is taken: an error where it holds what a device may lack.
+    fn stranger(&mut self, path: &Path, findings: &mut Vec<Finding>) {
+        let bytes = files::read(path).unwrap_or_default();
+        let has = |text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
+        if has(b"-----BEGIN ") || bytes.starts_with(BINARY) {
+            let message = "it seems to hold a certificate or key, and its name is none that is taken";
+            let hint = Some("certificates are ID.pem, ID.crt or ID.cer, keys ID.key".to_owned());
+            findings.push(Finding { hint, ..wrong(path, 0, message) });
+        } else {
+            let message = "it belongs to no device, and is not taken";
+            self.remarks.push(Finding { severity: Severity::Warning, ..wrong(path, 0, message) });
+        }
+    }
+
+    fn pair(&mut self, name: String, pair: Pair, findings: &mut Vec<Finding>) {
+        let more: Vec<&PathBuf> = pair.certificates.iter().skip(1).chain(pair.keys.iter().skip(1)).collect();
+        for path in &more {
+            let message = format!("another file is the same of `{name}`: which of them?");
+            findings.push(wrong(path, 0, message));
+        }
+        match (pair.certificates.first(), pair.keys.first()) {
+            (Some(certificate), Some(key)) if more.is_empty() => self.entries.push(Entry {
+                name,
+                certificate: certificate.clone(),
+                private_key: key.clone(),
+                registration_id: None,
+            }),
+            (None, Some(key)) => findings.push(wrong(key, 0, format!("there is no {name}.pem beside it"))),
+            (Some(certificate), None) => {
+                findings.push(wrong(certificate, 0, format!("there is no {name}.key beside it")));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Entry {
+    fn folder(name: String, path: &Path) -> Self {
+        let registration_id = Some(path.join("registration-id")).filter(|path| path.exists());
+        let (certificate, private_key) = (path.join("certificate.pem"), path.join("private-key.pem"));
+        Self { name, certificate, private_key, registration_id }
+    }
+
+    pub(super) fn record(&self) -> Result<Record, Vec<Finding>> {
+        let file_name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut record = Record::new(Origin::of(&self.certificate), 0);
+        record.set("certificate", &file_name(&self.certificate));
+        record.set("private_key", &file_name(&self.private_key));
+        match &self.registration_id {
+            Some(path) => match files::read_line(path) {
+                Ok(id) => record.set("registration_id", &id),
+                Err(message) => return Err(vec![wrong(path, 0, message)]),
+            },
+            // The pair's name says whose it is, where it can be an id; else the common name does.
+            None => record.set("registration_id", &names::from_file_name(&self.name).unwrap_or_default()),
+        }
+        Ok(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::stamp::fleet::Fleet;
+    use std::path::Path;
+
+    fn put(folder: &Path, name: &str, text: &str) {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().expect("parent")).expect("folder");
+        std::fs::write(path, text).expect("write");
+    }
+
+    fn ids(fleet: &Fleet) -> Vec<String> {
+        let rows = fleet.rows().expect("rows");
+        let id = |record: crate::stamp::record::Record| record.text("registration_id").map(str::to_owned);
+        rows.filter_map(|row| id(row.record.expect("good"))).collect()
+    }
+
+    #[test]
+    fn folders_of_either_kind() {
+        let folder = tempfile::tempdir().expect("folder");
+        let put = |name: &str, text: &str| put(folder.path(), name, text);
+        put("a%3A1/certificate.pem", "x");
+        put("a%3A1/registration-id", "a:1\n");
+        for name in ["b.pem", "b.key", "c.PEM", "c.KEY", "d.cer", "d.private", "E.Crt", "E.Key"] {
+            put(name, "x");
+        }
+        put("notes.txt", "x");
+        let fleet = Fleet::open(folder.path()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(ids(&fleet), ["E", "a:1", "b", "c", "d"]);
+        assert_eq!(fleet.name(3), "`b`");
+        let remarks: Vec<String> = fleet.remarks().iter().map(ToString::to_string).collect();
+        assert_eq!(remarks.len(), 1);
+        assert!(
+            remarks[0].starts_with("warning: ") && remarks[0].contains("notes.txt: it belongs to no device")
+        );
+        let refused = || Fleet::open(folder.path()).err().map(|error| error.to_string()).unwrap_or_default();
+        put("c.key", "x");
+        assert!(refused().contains("another file is the same of `c`"), "{}", refused());
+        put("f.key", "x");
+        put("g.crt", "x");
+        put("h.key.bak", "-----BEGIN PRIVATE KEY-----\n");
+        put("i.p12", "\u{30}\u{2}");
+        for expected in
+            ["f.key: there is no f.pem", "g.crt: there is no g.key", "h.key.bak: it seems to hold"]
+        {
+            assert!(refused().contains(expected), "{expected}: {}", refused());
+        }
+        let empty = tempfile::tempdir().expect("folder");
+        assert!(Fleet::open(empty.path()).err().expect("empty").to_string().contains("holds no identity"));
+    }
+}
