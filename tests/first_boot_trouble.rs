@@ -287,6 +287,10 @@ fn a_registration_id_of_the_identity_before_is_none_of_the_next() {
         "{hosts}"
     );
     assert!(!hosts.contains("dev-01"), "{hosts}");
+    // Checksums of secrets stand in both.
+    for name in ["installed", "former"] {
+        assert_eq!(device.mode(&format!("var/lib/edgepress/{name}")), 0o600, "{name}");
+    }
     // A new one is one again, and so is the old one where nothing else came.
     assert!(command(&device, "edgepress-reprovision", &["--yes"], "").status.success());
     device.write(&format!("{FAT}/source.toml"), "from = \"tpm\"\nregistration_id = \"x-{{ serial }}\"\n");

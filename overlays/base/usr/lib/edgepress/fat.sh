@@ -16,7 +16,7 @@ MOST_FILES=200
 FAT_SECRETS='private-key.pem symmetric-key bootstrap-key.pem bootstrap-password bootstrap-token wifi-key'
 FAT_COMPANIONS='certificate.pem bootstrap-certificate.pem bootstrap-username wifi-ssid'
 # Everything else that is known there.
-FAT_OTHERS='registration-id hostname hosts endpoint authorized_keys source.toml source-ca.pem wiping.tmp'
+FAT_OTHERS='registration-id hostname hosts endpoint authorized_keys source.toml source-ca.pem wiping.tmp readme.txt'
 
 fat_mounted() {
     while read -r _ point _; do

@@ -35,7 +35,8 @@ install_static() {
 # From here on the device's own copies will do: source, id, and which files of the partition they are from. Whatever else
 # was taken from there (Wi-Fi, authorities, hosts) is not looked at again after a power cut, so it must be durable, too.
 installed() {
-    durable -f "$VAR" && record "$VAR/installed" 022 printf '%s %s\n%s\n' "$S_from" "$registration" "$seen"
+    # Of root alone: a checksum of a short secret tells much of it.
+    durable -f "$VAR" && record "$VAR/installed" 077 printf '%s %s\n%s\n' "$S_from" "$registration" "$seen"
 }
 
 # The partition holds nothing but what was installed, or what a power cut amid the wiping left of that.

@@ -27,7 +27,8 @@ forget_attestation() {
 
 reset_device() {
     # What the partition held for this identity: a registration id that is left there is not the next one's.
-    [ ! -s "$VAR/installed" ] || { sed 1d "$VAR/installed" >"$VAR/former.new" && mv -f "$VAR/former.new" "$VAR/former"; }
+    [ ! -s "$VAR/installed" ] ||
+        { (umask 077 && sed 1d "$VAR/installed" >"$VAR/former.new") && mv -f "$VAR/former.new" "$VAR/former"; }
     rm -f "$VAR/provisioned" "$VAR/configured" "$VAR/installed" "$VAR/state"
     rm -rf "$VAR/enrolment"
     for file in keys/device-id.key.pem keys/device-id.symmetric keys/est-bootstrap.key.pem certs/device-id.pem \
