@@ -2,6 +2,9 @@
 //!
 //! Needs the archive (the host's own mirror of it, or the recipe's). Every test starts from one build, made once.
 
+#[path = "build_demo/hostile.rs"]
+mod hostile;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -53,6 +56,21 @@ fn run(mut command: Command) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}\n{stderr}"))
 }
 
+/// The same command, called by somebody whose surroundings are strange.
+fn strangely(command: &Command) -> Command {
+    let script = "umask 077; ulimit -S -n 300; ulimit -c unlimited; ulimit -S -s 2048; exec \"$@\"";
+    let mut strange = Command::new("bash");
+    strange.args(["-c", script, "bash"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        strange.env(name, value.expect("a value"));
+    }
+    for (name, value) in [("TZ", "Pacific/Kiritimati"), ("LC_ALL", "tr_TR.UTF-8"), ("HOSTNAME", "other")] {
+        strange.env(name, value);
+    }
+    strange.env("POSIXLY_CORRECT", "1").env("SOURCE_DATE_EPOCH", "1").current_dir(project());
+    strange
+}
+
 struct First {
     store: PathBuf,
     answer: Value,
@@ -87,12 +105,13 @@ fn made(answer: &Value) -> Vec<String> {
     steps(answer).into_iter().filter(|(_, hit)| !hit).map(|(name, _)| name).collect()
 }
 
-/// Another folder and another store, some time later.
+/// Another folder and another store, some time later, by somebody with another umask, limits, zone, locale and name of
+/// the machine: none of it is the image's business.
 #[test]
 fn two_builds_are_identical() {
     let store = store_of_downloads("second");
     let out = scratch().join("elsewhere").join("out");
-    let answer = run(build(&store, &out));
+    let answer = run(strangely(&build(&store, &out)));
     assert!(made(&answer).contains(&"base".to_owned()), "{answer}");
     assert_eq!(answer["sha256"], first().answer["sha256"], "two builds differ");
     let image = fs::metadata(answer["image"].as_str().expect("path")).expect("image");

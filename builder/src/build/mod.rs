@@ -35,7 +35,7 @@ use crate::lock::{Action, Policy};
 use crate::recipe::diagnostic::Severity;
 use crate::recipe::types::Format;
 use crate::recipe::{self, Loaded};
-use crate::rootfs::layer::LayerJob;
+use crate::rootfs::layer::{self, LayerJob};
 use crate::sandbox::confined::Limits;
 use crate::sandbox::{self, Job};
 use crate::store::{Store, layers};
@@ -139,12 +139,19 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     if plan.installs(&store)? {
         begin::room(&plan, &store, &folder)?;
     }
+    let steps = stacked(&plan)?;
+    let below = steps.last().context("finding the last layer")?.0.key();
+    let trees: Vec<PathBuf> = steps.iter().map(|(step, _)| layers::place(&store, &step.key())).collect();
+    let outputs =
+        Outputs { plan: &plan, below, trees: trees.clone(), folder: folder.clone(), store: &store, sink };
+    if !outputs.are_there() || !steps.iter().all(|(step, _)| layers::has(&store, &step.key())) {
+        build.mistrust(plan.tools().iter().chain(&steps).map(|(step, _)| step))?;
+    }
     let foreign = match ability {
         Some(ability) => Some(build.foreign(&plan, ability, options.emulate)?),
         None => None,
     };
-    let (trees, below) = store.explained(build.trees(&plan, foreign.as_ref(), options.limits))?;
-    let outputs = Outputs { plan: &plan, below, trees, folder: folder.clone(), store: &store, sink };
+    store.explained(build.layers(&plan, steps, &trees, foreign.as_ref()))?;
     let outputs = begin::explained(outputs.make(&mut build), &store, &folder)?;
     build.history.save()?;
     let image = main(&outputs).context("finding the image among the outputs")?;
@@ -158,6 +165,17 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
         seconds: start.elapsed().as_secs_f64(),
         peak_memory: sandbox::peak_memory(),
     })
+}
+
+/// The layers' steps, bottom first: the key of each holds that of the one below.
+fn stacked(plan: &Plan) -> Result<Vec<(Step, layer::Action)>> {
+    let mut below = None;
+    let steps = plan.layers().map(|layer| {
+        let (step, action) = layer?.over(below);
+        below = Some(step.key());
+        Ok((step, action))
+    });
+    steps.collect()
 }
 
 /// The file that stands for all.
@@ -220,34 +238,46 @@ impl Build<'_> {
         Ok(Foreign { arch, means })
     }
 
-    /// The trees of all layers, bottom first, and the key of the last.
-    fn trees(
+    /// Something will be made of these layers, or of some: those that the store has are read, and what is damaged is taken
+    /// out, so that it is made anew.
+    fn mistrust<'s>(&self, steps: impl Iterator<Item = &'s Step>) -> Result<()> {
+        let steps: Vec<(&str, Digest)> = steps.map(|step| (step.record.step.as_str(), step.key())).collect();
+        let keys: Vec<Digest> = steps.iter().map(|(_, key)| *key).collect();
+        let damaged = layers::damaged(self.store, &keys)?;
+        for (name, _) in steps.iter().filter(|(_, key)| damaged.contains(key)) {
+            self.sink.warn(format!(
+                "the store {} is damaged: its layer `{name}` is not what was put there, and is made anew \
+                 (`edgepress store verify` looks at all of it)",
+                self.store.root().display()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the layers are at `trees`, bottom first.
+    fn layers(
         &mut self,
         plan: &Plan,
+        steps: Vec<(Step, layer::Action)>,
+        trees: &[PathBuf],
         foreign: Option<&Foreign>,
-        limits: Limits,
-    ) -> Result<(Vec<PathBuf>, Digest)> {
-        let mut trees = Vec::new();
-        let mut below: Option<Digest> = None;
-        for layer in plan.layers() {
-            let (step, action) = layer?.over(below);
-            below = Some(step.key());
-            let blobs = self.store.blobs_dir();
-            let tree = self.layer(&step, |tree, scratch| LayerJob {
+    ) -> Result<()> {
+        let (blobs, limits) = (self.store.blobs_dir(), self.limits);
+        for (at, (step, action)) in steps.into_iter().enumerate() {
+            self.layer(&step, |tree, scratch| LayerJob {
                 step: step.record.step.clone(),
-                lowers: trees.clone(),
+                lowers: trees[..at].to_vec(),
                 scratch,
                 tree,
-                blobs,
+                blobs: blobs.clone(),
                 epoch: plan.epoch,
                 foreign: foreign.cloned(),
                 hostname: plan.recipe.system.hostname.clone(),
                 limits,
                 action,
             })?;
-            trees.push(tree);
         }
-        Ok((trees, below.context("finding the last layer")?))
+        Ok(())
     }
 
     /// The tree of a layer: from the store, or made now.
@@ -258,7 +288,7 @@ impl Build<'_> {
             return Ok(tree);
         }
         let tree = layers::create(self.store, &step.key(), &step.record, self.sink, |tree, scratch| {
-            sandbox::run::<()>(&Job::Layer(Box::new(job(tree.to_owned(), scratch.to_owned()))), self.sink)
+            sandbox::run::<String>(&Job::Layer(Box::new(job(tree.to_owned(), scratch.to_owned()))), self.sink)
         })?;
         self.finish(step, false, timer);
         Ok(tree)

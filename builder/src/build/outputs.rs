@@ -79,6 +79,12 @@ impl Source {
 }
 
 impl Outputs<'_> {
+    /// Is every file in the output folder already, made from the same inputs and not touched since?
+    pub(super) fn are_there(&self) -> bool {
+        let export = self.export_step(&self.image_step());
+        Kept::read(&self.kept_file(&self.folder)).outputs(&self.folder, export.key()).is_some()
+    }
+
     /// Makes the files, unless those in the output folder were made from the same inputs and not touched since.
     ///
     /// # Errors

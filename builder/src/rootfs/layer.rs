@@ -96,11 +96,11 @@ impl LayerJob {
     }
 }
 
-/// Makes the layer; called in a sandbox.
+/// Makes the layer and returns the digest of its content, see [`Root::content`]; called in a sandbox.
 ///
 /// # Errors
 /// What the packages' scripts or the file system said.
-pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<()> {
+pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<String> {
     sync::suppress()?;
     sethostname(&job.hostname).context("naming the sandbox as the recipe names the device")?;
     // The modes of what edgepress makes itself; the folder was made under the caller's mask.
@@ -116,7 +116,8 @@ pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<()> {
         Action::Tools { debs, target } => {
             started(job, sink);
             installer.extract(Arch::host(), debs)?;
-            return tools::prepare(&tree, *target);
+            tools::prepare(&tree, *target)?;
+            return root.content();
         }
         _ => {}
     }
@@ -132,7 +133,9 @@ pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<()> {
     mounts::clear(&root)?;
     drop(root);
     drop(stacked);
-    clean::clamp_times(&Root::open(&job.tree)?, job.epoch)
+    let made = Root::open(&job.tree)?;
+    clean::clamp_times(&made, job.epoch)?;
+    made.content()
 }
 
 /// What needs the tree's own programs.

@@ -14,6 +14,7 @@ use crate::export::root::RootJob;
 use crate::foreign::binfmt;
 use crate::prove::inside::{self, Inside};
 use crate::rootfs::layer::{self, LayerJob};
+use crate::tree::Root;
 
 /// One piece of work; serialised from the verb to the sandbox.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub enum Job {
     Prove(Box<Inside>),
     /// Can foreign programs be registered in a user namespace?
     ProbeBinfmt,
+    /// Digests of root trees, to be compared with those that they had when they were made.
+    Contents(Vec<PathBuf>),
     /// Removes trees that hold other users' files.
     Remove(Vec<PathBuf>),
 }
@@ -42,6 +45,7 @@ impl Job {
             Self::Root(_) => "packing the root tree".into(),
             Self::Prove(_) => "booting the image".into(),
             Self::ProbeBinfmt => "looking for binfmt_misc".into(),
+            Self::Contents(_) => "reading layers of the store".into(),
             Self::Remove(_) => "removing old trees".into(),
         }
     }
@@ -49,9 +53,12 @@ impl Job {
     /// Which users the job needs to see.
     pub fn users(&self) -> Users {
         match self {
-            Self::Layer(_) | Self::Image(_) | Self::Root(_) | Self::ProbeBinfmt | Self::Remove(_) => {
-                Users::Range
-            }
+            Self::Layer(_)
+            | Self::Image(_)
+            | Self::Root(_)
+            | Self::ProbeBinfmt
+            | Self::Contents(_)
+            | Self::Remove(_) => Users::Range,
             Self::Prove(_) => Users::Own,
         }
     }
@@ -60,7 +67,12 @@ impl Job {
     pub(super) fn world(&self) -> Option<World> {
         match self {
             Self::Layer(job) => Some(job.world()),
-            Self::Image(_) | Self::Root(_) | Self::Prove(_) | Self::ProbeBinfmt | Self::Remove(_) => None,
+            Self::Image(_)
+            | Self::Root(_)
+            | Self::Prove(_)
+            | Self::ProbeBinfmt
+            | Self::Contents(_)
+            | Self::Remove(_) => None,
         }
     }
 
@@ -72,9 +84,15 @@ impl Job {
             Self::Root(job) => serde_json::to_value(job.make()?)?,
             Self::Prove(inside) => serde_json::to_value(inside::run(inside, sink)?)?,
             Self::ProbeBinfmt => serde_json::to_value(binfmt::mount_own())?,
+            Self::Contents(trees) => serde_json::to_value(trees.iter().map(content).collect::<Vec<_>>())?,
             Self::Remove(paths) => serde_json::to_value(paths.iter().try_for_each(remove)?)?,
         })
     }
+}
+
+/// Nothing where the tree cannot be read to its end, which a digest of its own would not be either.
+fn content(tree: &PathBuf) -> Option<String> {
+    Root::open(tree).and_then(|root| root.content()).ok()
 }
 
 fn remove(path: &PathBuf) -> Result<()> {

@@ -12,8 +12,8 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::prune::{Amount, entries};
-use super::{COPY_BUFFER, Store};
+use super::prune::{self, Amount, entries};
+use super::{COPY_BUFFER, Store, layers};
 use crate::units::{Digest, Sha256};
 
 /// What kind of thing the store holds.
@@ -49,7 +49,7 @@ pub struct Verified {
 }
 
 impl Store {
-    /// Reads every blob, and removes those that do not have the content that their name says.
+    /// Reads every blob and every layer, and removes those that do not have the content that they were put there with.
     ///
     /// # Errors
     /// When something cannot be read, or a damaged blob not be removed.
@@ -66,6 +66,14 @@ impl Store {
                 remove(path)?;
                 verified.damaged.push(Damage { kind: Kind::Blob, path: path.clone(), why });
             }
+        }
+        let keys = layers::keys(self)?;
+        for key in &keys {
+            verified.layers.add(prune::tree_size(&layers::place(self, key)));
+        }
+        for key in layers::damaged(self, &keys)? {
+            let why = "its files are not what they were when it was made".into();
+            verified.damaged.push(Damage { kind: Kind::Layer, path: layers::place(self, &key), why });
         }
         Ok(verified)
     }

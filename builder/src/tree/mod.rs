@@ -19,6 +19,7 @@
 //! mean the link itself.
 
 mod change;
+mod content;
 mod look;
 mod remove;
 #[cfg(test)]
