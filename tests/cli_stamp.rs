@@ -393,9 +393,9 @@ fn a_command_signs() {
     issue("sh ./sign").code(1).stderr(contains(
         "signing pump-1 by --ca-command: sh -c 'sh ./sign' failed: exit status: 3\nno smart card",
     ));
-    issue("cat root.pem")
-        .code(1)
-        .stderr(contains("issued for pump-1 cannot be used: it does not belong to the certificate"));
+    issue("cat root.pem").code(1).stderr(
+        contains("issued for pump-1 cannot be used: ").and(contains("it does not belong to the certificate")),
+    );
     assert_eq!(names(&plant.path("issued")), [""; 0]);
     let sign = "openssl x509 -req -CA ca.pem -CAkey ca.key -days 9 2>/dev/null && cat ca.pem";
     issue(sign).success().stdout(contains("2 certificates issued"));
