@@ -60,9 +60,11 @@ unpack() {
     assemble "$RUN/certificates.pem" "$2/private-key.pem" "$2/certificate.pem"
 }
 
-# What takes too long in its newer form takes no less in the older one.
+# What takes long in its newer form takes no less in the older one: a few seconds are for both.
 open_pfx() {
+    begun=$(date +%s)
     openssl pkcs12 -in "$1" -nodes -passin pass: -out "$RUN/bundle.pem" 2>/dev/null && return 0
+    [ $(($(date +%s) - begun)) -le $((PATIENCE / 3)) ] || : >"$RUN/overtime"
     [ -e "$RUN/overtime" ] ||
         { openssl pkcs12 -legacy -in "$1" -nodes -passin pass: -out "$RUN/bundle.pem" 2>/dev/null && return 0; }
     trouble="it is neither PEM nor a PFX without password"
