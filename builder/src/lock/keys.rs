@@ -16,6 +16,7 @@ use crate::error::Problem;
 use crate::recipe::types::ArchiveKey;
 use crate::store::Store;
 use crate::store::net::{Client, parse};
+use crate::store::pace::{Pace, Paced};
 use crate::units::Digest;
 
 /// No keyring is near this size.
@@ -124,8 +125,10 @@ fn download(url: &str, key: &ArchiveKey, store: &Store) -> Result<Vec<u8>> {
     if answer.status() != 200 {
         return Err(unreachable(url, &format!("the server answers {}", answer.status().as_u16())).into());
     }
-    let bytes = answer.into_body().with_config().limit(LIMIT).read_to_vec();
-    let bytes = bytes.map_err(|error| unreachable(url, &error.to_string()))?;
+    let mut bytes = Vec::new();
+    let body = answer.into_body().into_with_config().limit(LIMIT).reader();
+    let read = Paced::new(body, Pace::default()).read_to_end(&mut bytes);
+    read.map_err(|error| unreachable(url, &error.to_string()))?;
     let staging = store.staging("key")?;
     let written = staging.path().join("key");
     fs::write(&written, &bytes).and_then(|()| fs::rename(&written, &cached)).context("keeping the key")?;

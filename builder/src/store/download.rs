@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, anyhow};
 use url::Url;
 
 use super::net::{Client, shown};
+use super::pace::{LARGEST, Pace, Paced};
 use super::{NewBlob, Store};
 use crate::error::{Problem, problem};
 use crate::event::{Event, Sink};
@@ -64,26 +65,7 @@ pub fn fetch_all(
     step: &str,
     sink: &dyn Sink,
 ) -> Result<()> {
-    // The largest first: the last one to end is then a small one.
-    let mut wanted = wanted;
-    wanted.sort_by_key(|file| std::cmp::Reverse(file.size));
-    let job = Job {
-        client,
-        store,
-        sink,
-        step,
-        queue: Mutex::new(wanted.into()),
-        gone: Mutex::default(),
-        broken: Mutex::default(),
-        stop: AtomicBool::new(false),
-        done: AtomicU64::new(0),
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..CONNECTIONS {
-            scope.spawn(|| job.work());
-        }
-    });
-    job.outcome()
+    Job::new(client, store, wanted, step, sink).run()
 }
 
 struct Job<'a> {
@@ -96,13 +78,49 @@ struct Job<'a> {
     broken: Mutex<Option<Error>>,
     stop: AtomicBool,
     done: AtomicU64,
+    pace: Pace,
+    /// Most bytes of a file whose size is not stated.
+    largest: u64,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    fn new(
+        client: &'a Client,
+        store: &'a Store,
+        mut wanted: Vec<Wanted>,
+        step: &'a str,
+        sink: &'a dyn Sink,
+    ) -> Self {
+        // The largest first: the last one to end is then a small one.
+        wanted.sort_by_key(|file| std::cmp::Reverse(file.size));
+        Self {
+            client,
+            store,
+            sink,
+            step,
+            queue: Mutex::new(wanted.into()),
+            gone: Mutex::default(),
+            broken: Mutex::default(),
+            stop: AtomicBool::new(false),
+            done: AtomicU64::new(0),
+            pace: Pace::default(),
+            largest: LARGEST,
+        }
+    }
+
+    fn run(self) -> Result<()> {
+        std::thread::scope(|scope| {
+            for _ in 0..CONNECTIONS {
+                scope.spawn(|| self.work());
+            }
+        });
+        self.outcome()
+    }
+
     fn work(&self) {
         while !self.stop.load(Ordering::Relaxed) {
             let Some(file) = locked(&self.queue).pop_front() else { return };
@@ -152,13 +170,16 @@ impl Job<'_> {
 
     fn fetch_once(&self, file: &Wanted) -> Result<(), Failed> {
         let mut blob = self.store.new_blob().map_err(Failed::Final)?;
-        let mut failures = 0;
+        let (start, mut failures) = (Instant::now(), 0);
         loop {
             let before = blob.size();
             match self.attempt(file, &mut blob) {
                 Ok(()) => return self.finish(file, blob),
                 Err(Failed::Passing(error)) => {
-                    failures = if blob.size() > before { 0 } else { failures + 1 };
+                    failures = if blob.size() >= before + self.pace.least { 0 } else { failures + 1 };
+                    if self.pace.is_over(start, blob.size()) {
+                        return Err(Failed::Final(endless(file, start, blob.size())));
+                    }
                     if failures > RETRIES || self.stop.load(Ordering::Relaxed) {
                         return Err(Failed::Passing(unreachable(file, &error)));
                     }
@@ -178,7 +199,12 @@ impl Job<'_> {
             return self.copy_local(file, blob);
         }
         let from = blob.size();
-        let answer = self.client.get(&file.url, from).map_err(|error| Failed::Passing(error.into()))?;
+        let answer = self.client.get(&file.url, from).map_err(|error| match error {
+            ureq::Error::RequireHttpsOnly(_) | ureq::Error::TooManyRedirects | ureq::Error::BadUri(_) => {
+                Failed::Final(misled(file, &error))
+            }
+            error => Failed::Passing(error.into()),
+        })?;
         match answer.status().as_u16() {
             206 if from > 0 && resumes_at(&answer, from) => {}
             200 => self.restart(blob)?,
@@ -196,7 +222,7 @@ impl Job<'_> {
                 return Err(Failed::Final(Problem::work(message).into()));
             }
         }
-        self.copy(file, answer.into_body().into_reader(), blob)
+        self.copy(file, Paced::new(answer.into_body().into_reader(), self.pace), blob)
     }
 
     fn copy_local(&self, file: &Wanted, blob: &mut NewBlob<'_>) -> Result<(), Failed> {
@@ -223,16 +249,24 @@ impl Job<'_> {
             }
             blob.write(&buffer[..count]).map_err(Failed::Final)?;
             self.count(count as u64, 0);
-            if file.size.is_some_and(|size| blob.size() > size) {
-                return Err(Failed::Wrong(format!(
-                    "{} from {} is larger than the {} bytes expected",
-                    file.name,
-                    shown(&file.url),
-                    file.size.unwrap_or_default()
-                )));
-            }
+            self.is_too_large(file, blob.size())?;
         }
         Err(Failed::Final(anyhow!("{} was not fetched to its end", file.name)))
+    }
+
+    /// More than was stated is another file; more than anybody needs is the end.
+    fn is_too_large(&self, file: &Wanted, size: u64) -> Result<(), Failed> {
+        let (name, url) = (&file.name, shown(&file.url));
+        match file.size {
+            Some(expected) if size > expected => {
+                Err(Failed::Wrong(format!("{name} from {url} is larger than the {expected} bytes expected")))
+            }
+            None if size > self.largest => {
+                let message = format!("{name} from {url} is larger than {} MiB", self.largest >> 20);
+                Err(Failed::Final(Problem::work(message).hint(&file.hint).into()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn restart(&self, blob: &mut NewBlob<'_>) -> Result<(), Failed> {
@@ -278,6 +312,24 @@ fn resumes_at(answer: &super::net::Answer, from: u64) -> bool {
     range.strip_prefix("bytes ").and_then(|rest| rest.split('-').next()) == Some(from.to_string().as_str())
 }
 
+fn endless(file: &Wanted, start: Instant, size: u64) -> Error {
+    let (name, url, seconds) = (&file.name, shown(&file.url), start.elapsed().as_secs());
+    Problem::work(format!("{name} from {url} takes too long: {size} bytes are there after {seconds} s"))
+        .hint("try another mirror with --mirror, or a better connection")
+        .into()
+}
+
+fn misled(file: &Wanted, error: &ureq::Error) -> Error {
+    let (name, url) = (&file.name, shown(&file.url));
+    let why = match error {
+        ureq::Error::RequireHttpsOnly(to) => format!("the server sends us on from https to {to}"),
+        other => other.to_string(),
+    };
+    Problem::work(format!("{name} cannot be fetched from {url}: {why}"))
+        .hint("name the address that it is really at")
+        .into()
+}
+
 fn unreachable(file: &Wanted, error: &Error) -> Error {
     if problem(error).is_some() {
         return anyhow!("{error:#}");
@@ -294,4 +346,89 @@ fn unreachable(file: &Wanted, error: &Error) -> Error {
     Problem::work(format!("{} cannot be fetched from {}: {error:#}", file.name, shown(&file.url)))
         .hint(hint)
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Client, Digest, Duration, Job, Pace, Store, Wanted};
+    use crate::event::Silent;
+    use crate::store::net::{Settings, parse};
+    use std::io::{BufRead as _, BufReader};
+    use std::net::TcpListener;
+
+    /// Answers every request by `answer`, until nobody reads; returns the address.
+    fn server(answer: fn(&mut dyn std::io::Write) -> std::io::Result<()>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
+        let address = listener.local_addr().expect("has an address");
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let head = BufReader::new(&stream).lines().map_while(Result::ok);
+                    head.take_while(|line| !line.is_empty()).for_each(drop);
+                    let _ = answer(&mut &stream);
+                });
+            }
+        });
+        format!("http://{address}/x.deb")
+    }
+
+    fn fetched(url: &str) -> String {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let store = Store::open(Some(folder.path().into())).expect("opens");
+        let (name, hint) = ("x.deb".into(), "check the entry".into());
+        let wanted =
+            Wanted { name, url: parse(url).expect("parses"), size: None, sha256: Digest::of("x"), hint };
+        let client = Client::new(Settings::default());
+        let mut job = Job::new(&client, &store, vec![wanted], "test", &Silent);
+        let window = Duration::from_millis(100);
+        job.pace = Pace { window, least: 1000, grace: Duration::from_millis(50), rate: u64::MAX };
+        job.largest = 1 << 20;
+        let error = job.run().expect_err("refused");
+        assert_eq!(store.usage().expect("counts").blobs.count, 0);
+        error.to_string()
+    }
+
+    #[test]
+    fn a_server_that_drips_or_floods_comes_to_an_end() {
+        let drip = server(|to| {
+            to.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")?;
+            loop {
+                to.write_all(b"x")?;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let error = fetched(&drip);
+        assert!(error.contains("x.deb from http://127.0.0.1") && error.contains("takes too long"), "{error}");
+        let flood = server(|to| {
+            to.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+            loop {
+                to.write_all(&[0; 65536])?;
+            }
+        });
+        let error = fetched(&flood);
+        assert!(error.contains("is larger than 1 MiB"), "{error}");
+    }
+
+    #[test]
+    fn redirects_come_to_an_end_and_never_to_a_file() {
+        for (answer, expected) in [
+            (
+                server(|to| {
+                    to.write_all(b"HTTP/1.1 302 Found\r\nLocation: /x.deb\r\nContent-Length: 0\r\n\r\n")
+                }),
+                "redirects",
+            ),
+            (
+                server(|to| {
+                    to.write_all(
+                        b"HTTP/1.1 301 Moved\r\nLocation: file:///etc/hostname\r\nContent-Length: 0\r\n\r\n",
+                    )
+                }),
+                "file:///etc/hostname",
+            ),
+        ] {
+            let error = fetched(&answer);
+            assert!(error.contains("x.deb cannot be fetched") && error.contains(expected), "{error}");
+        }
+    }
 }

@@ -13,6 +13,7 @@
 pub mod download;
 pub mod layers;
 pub mod net;
+pub mod pace;
 pub mod prune;
 mod resolve;
 pub mod room;

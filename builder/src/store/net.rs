@@ -17,10 +17,14 @@ use url::Url;
 use super::resolve::Remembering;
 use crate::error::Problem;
 
+/// A name server that says nothing for so long is given up.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection that brings nothing for so long is given up; the download goes on over a new one.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most redirects that are followed; archives use one, vendors' downloads two or three.
+const REDIRECTS: usize = 6;
 /// What apt writes for "no proxy".
 const DIRECT: &str = "DIRECT";
 
@@ -164,11 +168,23 @@ impl Client {
         Self { settings, agents: Mutex::default() }
     }
 
-    /// Asks for `url` from byte `from` on. Any status is an answer.
+    /// Asks for `url` from byte `from` on, following redirects. Any other status is an answer.
     ///
     /// # Errors
-    /// When there is no answer.
+    /// When there is no answer; when a redirect leads from https to anything else, or there are too many.
     pub fn get(&self, url: &Url, from: u64) -> Result<Answer, ureq::Error> {
+        let mut url = url.clone();
+        for _ in 0..=REDIRECTS {
+            let answer = self.ask(&url, from)?;
+            match redirected(&url, &answer)? {
+                None => return Ok(answer),
+                Some(next) => url = next,
+            }
+        }
+        Err(ureq::Error::TooManyRedirects)
+    }
+
+    fn ask(&self, url: &Url, from: u64) -> Result<Answer, ureq::Error> {
         let agent = self.agent(self.settings.proxy(url))?;
         let mut plain = url.clone();
         // Cannot fail: an address with a host takes both.
@@ -193,6 +209,10 @@ impl Client {
             ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
+            // Followed by us: each address has its own proxy and credentials, and none may leave https.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_resolve(Some(RESOLVE_TIMEOUT))
             .user_agent(concat!("edgepress/", env!("CARGO_PKG_VERSION")))
             .proxy(proxy.map(ureq::Proxy::new).transpose()?)
             .tls_config(roots)
@@ -204,6 +224,26 @@ impl Client {
         let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), resolver);
         agents.insert(key, agent.clone());
         Ok(agent)
+    }
+}
+
+/// Where a redirect leads; nothing for an answer that is none.
+fn redirected(from: &Url, answer: &Answer) -> Result<Option<Url>, ureq::Error> {
+    if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let location = answer.headers().get("location").and_then(|value| value.to_str().ok());
+    let Some(location) = location else { return Ok(None) };
+    next(from, location).map(Some)
+}
+
+/// The address of a redirect. Only what began without https may go on without it, and no server names a file of ours.
+fn next(from: &Url, location: &str) -> Result<Url, ureq::Error> {
+    let to = from.join(location).map_err(|error| ureq::Error::BadUri(error.to_string()))?;
+    match to.scheme() {
+        "https" => Ok(to),
+        "http" if from.scheme() == "http" => Ok(to),
+        _ => Err(ureq::Error::RequireHttpsOnly(shown(&to))),
     }
 }
 
@@ -240,7 +280,7 @@ pub fn parse(text: &str) -> Result<Url> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Credential, Settings, join, parse, parse_credentials, shown};
+    use super::{Credential, Settings, join, next, parse, parse_credentials, shown};
 
     fn settings() -> Settings {
         let proxy =
@@ -299,6 +339,23 @@ mod tests {
         let credential = Credential { machine: "m".into(), login: "l".into(), password: "hidden".into() };
         assert!(!format!("{credential:?}").contains("hidden"));
         assert_eq!(shown(&parse("https://u:p@h.example/x").expect("parses")), "https://h.example/x");
+    }
+
+    #[test]
+    fn a_redirect_never_leaves_https() {
+        for (from, location, expected) in [
+            ("https://a.example/x/y", "z", Some("https://a.example/x/z")),
+            ("https://a.example/x", "https://b.example/z", Some("https://b.example/z")),
+            ("http://a.example/x", "//b.example/z", Some("http://b.example/z")),
+            ("http://a.example/x", "https://b.example/z", Some("https://b.example/z")),
+            ("https://a.example/x", "http://a.example/x", None),
+            ("http://a.example/x", "file:///etc/passwd", None),
+            ("https://a.example/x", "ftp://a.example/x", None),
+            ("https://a.example/x", "https://", None),
+        ] {
+            let found = next(&parse(from).expect(from), location).ok().map(|url| url.to_string());
+            assert_eq!(found.as_deref(), expected, "{from} {location}");
+        }
     }
 
     #[test]
