@@ -15,10 +15,9 @@ use super::unique::{self, Lines};
 use super::worn::{self, Wears, Worn};
 use crate::error::Problem;
 use crate::event::Sink;
-use crate::stamp::counted;
 use crate::stamp::output::{Entry, Form, INDEX, entries, lock};
 use crate::stamp::patch::Patch;
-use crate::units::Digest;
+use crate::units::{Digest, counted};
 
 /// Where identities come from.
 #[derive(Debug, Clone)]

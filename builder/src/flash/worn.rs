@@ -41,8 +41,9 @@ pub struct Worn {
 const PERSONAL: [&str; 4] = ["registration-id", "certificate.pem", "private-key.pem", "symmetric-key"];
 /// Far above any of these files.
 const LARGEST_FILE: u64 = 1 << 20;
-/// A FAT partition that ends behind this is not looked into: boards have 64 to 512 MiB, near the start.
-const LARGEST_HEAD: u64 = 4 << 30;
+/// A FAT partition that ends behind this is not looked into: boards have 64 to 512 MiB, near the start. It bounds what a
+/// hostile file can put into the folder for temporary files.
+const LARGEST_HEAD: u64 = 1 << 30;
 
 /// What an image says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
