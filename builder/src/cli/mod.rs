@@ -191,12 +191,9 @@ fn run(verb: Verb, session: &Session) -> Result<()> {
 
 fn end(output: &Output, result: Result<()>) -> ExitCode {
     let failure = result.err().map(|error| Failure::of(&error));
-    let lost = output.end(failure.as_ref());
-    let lost =
-        lost.map(|error| Failure::of(&anyhow::Error::new(error).context("writing to standard output")));
+    let lost = output.end(failure.as_ref()).map(Failure::lost);
     // Why the work failed comes last: it is what the exit code speaks of.
-    let all: Vec<_> = lost.into_iter().chain(failure).collect();
-    all.iter().map(failed).last().unwrap_or(ExitCode::SUCCESS)
+    lost.into_iter().chain(failure).fold(ExitCode::SUCCESS, |_, failure| failed(&failure))
 }
 
 fn failed(failure: &Failure) -> ExitCode {

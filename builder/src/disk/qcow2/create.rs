@@ -160,7 +160,7 @@ impl Plan {
     }
 
     fn write(&self, file: &File, clusters: &BTreeMap<u64, Vec<u8>>) -> io::Result<()> {
-        let entry = |cluster: u64| (COPIED | cluster * CLUSTER).to_be_bytes();
+        let entry = |cluster: u64| (COPIED | (cluster * CLUSTER)).to_be_bytes();
         for (index, cluster) in &self.l2 {
             file.write_all_at(&entry(*cluster), L1 * CLUSTER + index * ENTRY)?;
         }
