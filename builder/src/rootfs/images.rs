@@ -8,14 +8,15 @@
 //! ```
 //! The format is that of the Docker image specification v1.2, section "Combined Image JSON + Filesystem Changeset".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, BufReader, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use crate::error::Problem;
 use crate::tree::Root;
@@ -24,8 +25,8 @@ use crate::units::{Arch, Digest};
 /// Folder of the archives in the image; first boot loads and removes them.
 pub const FOLDER: &str = "/var/lib/edgepress/images";
 
-/// The largest file that a container made from files of the tree may have: its archive is put together in memory.
-const MOST_FILE: u64 = 64 << 20;
+/// What a member of a tar is filled up to.
+const BLOCK: u64 = 512;
 
 /// One image to preload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,51 +82,98 @@ impl Image {
         root.make_folders(FOLDER)?;
         root.set_mode(FOLDER, 0o700)?;
         let path = Path::new(FOLDER).join(archive_name(at, &self.name));
+        let to = root.create(&path, 0o600)?;
         match &self.from {
-            Source::Archive(file, _) => {
-                let mut from = File::open(file).with_context(|| format!("opening {}", file.display()))?;
-                let mut to = root.create(&path, 0o600)?;
-                std::io::copy(&mut from, &mut to).map(drop).context("copying")
-            }
+            Source::Archive(file, digest) => copy(file, digest, to),
             Source::Tree { files, entrypoint } => {
-                let layer = layer(root, files, epoch)?;
-                let archive = archive(&self.name, self.arch, entrypoint, &layer, epoch)?;
-                root.create(&path, 0o600)?.write_all(&archive).context("writing")
+                let layer = Layer { root, files, epoch };
+                let mut to = BufWriter::new(to);
+                archive(&self.name, self.arch, entrypoint, &layer, &mut to)?;
+                to.flush().context("writing")
             }
         }
     }
 }
 
-/// The tar of the container's only layer.
-fn layer(root: &Root, files: &BTreeMap<String, String>, epoch: u64) -> Result<Vec<u8>> {
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut folders = std::collections::BTreeSet::from([PathBuf::new()]);
-    for (target, source) in files {
-        let target = target.trim_start_matches('/');
-        let folder = Path::new(target).parent().unwrap_or(Path::new(""));
-        for missing in folder.ancestors().collect::<Vec<_>>().into_iter().rev() {
-            if folders.insert(missing.to_owned()) {
-                append(
-                    &mut tar,
-                    &format!("{}/", missing.display()),
-                    tar::EntryType::Directory,
-                    0o755,
-                    &[],
-                    epoch,
-                )?;
-            }
-        }
-        let content = root.read(source, MOST_FILE)?.ok_or_else(|| {
-            Problem::input(format!("engine.images takes {source} from the image's root: there is none"))
-                .hint("add the package that has it to packages.install")
-        })?;
-        append(&mut tar, target, tar::EntryType::Regular, 0o755, &content, epoch)?;
+/// Copies an archive piece by piece, and sees that it is the one that the step's key was made from.
+fn copy(file: &Path, digest: &Digest, to: File) -> Result<()> {
+    let from = File::open(file).with_context(|| format!("opening {}", file.display()))?;
+    let mut tally = Tally { to, hasher: Sha256::new(), size: 0 };
+    io::copy(&mut BufReader::new(from), &mut tally).context("copying")?;
+    if Digest::from_hasher(tally.hasher) == *digest {
+        return Ok(());
     }
-    tar.into_inner().context("finishing the layer")
+    Err(Problem::input(format!("{} was written to while the image was built", file.display()))
+        .hint("build again when it is whole")
+        .into())
 }
 
-fn archive(name: &str, arch: Arch, entrypoint: &[String], layer: &[u8], epoch: u64) -> Result<Vec<u8>> {
-    let diff = Digest::of(layer);
+/// Passes on what is written, and knows its digest and size.
+struct Tally<W> {
+    to: W,
+    hasher: Sha256,
+    size: u64,
+}
+
+impl<W: io::Write> io::Write for Tally<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+/// The container's only layer. It is written twice, once for its digest, so that memory stays flat whatever the files are.
+struct Layer<'a> {
+    root: &'a Root,
+    files: &'a BTreeMap<String, String>,
+    epoch: u64,
+}
+
+impl Layer<'_> {
+    /// Writes it as a tar.
+    fn write(&self, to: &mut impl io::Write) -> Result<()> {
+        let mut tar = tar::Builder::new(to);
+        let mut folders = BTreeSet::from([PathBuf::new()]);
+        for (target, source) in self.files {
+            let target = target.trim_start_matches('/');
+            let folder = Path::new(target).parent().unwrap_or(Path::new(""));
+            for missing in folder.ancestors().collect::<Vec<_>>().into_iter().rev() {
+                if folders.insert(missing.to_owned()) {
+                    let name = format!("{}/", missing.display());
+                    let mut header = header(tar::EntryType::Directory, 0o755, 0, self.epoch);
+                    tar.append_data(&mut header, &name, io::empty())
+                        .with_context(|| format!("adding {name}"))?;
+                }
+            }
+            let content = self.root.open_file(source)?.ok_or_else(|| {
+                Problem::input(format!("engine.images takes {source} from the image's root: there is none"))
+                    .hint("add the package that has it to packages.install")
+            })?;
+            let size = content.metadata().with_context(|| format!("reading {source}"))?.len();
+            let mut header = header(tar::EntryType::Regular, 0o755, size, self.epoch);
+            tar.append_data(&mut header, target, content.take(size))
+                .with_context(|| format!("adding {target}"))?;
+        }
+        tar.finish().context("finishing the layer")
+    }
+}
+
+fn archive(
+    name: &str,
+    arch: Arch,
+    entrypoint: &[String],
+    layer: &Layer<'_>,
+    to: &mut impl io::Write,
+) -> Result<()> {
+    let mut tally = Tally { to: io::sink(), hasher: Sha256::new(), size: 0 };
+    layer.write(&mut tally)?;
+    let (diff, size, epoch) = (Digest::from_hasher(tally.hasher), tally.size, layer.epoch);
     let created = time::OffsetDateTime::from_unix_timestamp(i64::try_from(epoch)?)?
         .format(&time::format_description::well_known::Rfc3339)?;
     let config = serde_json::to_vec(&json!({
@@ -140,41 +188,42 @@ fn archive(name: &str, arch: Arch, entrypoint: &[String], layer: &[u8], epoch: u
     let layer_name = format!("{diff}.tar");
     let manifest =
         serde_json::to_vec(&json!([{ "Config": config_name, "RepoTags": [name], "Layers": [layer_name] }]))?;
-    let mut tar = tar::Builder::new(Vec::new());
-    for (path, content) in
-        [("manifest.json", manifest.as_slice()), (&config_name, &config), (&layer_name, layer)]
-    {
-        append(&mut tar, path, tar::EntryType::Regular, 0o644, content, epoch)?;
+    let mut tar = tar::Builder::new(to);
+    for (path, content) in [("manifest.json", &manifest), (config_name.as_str(), &config)] {
+        let mut header = header(tar::EntryType::Regular, 0o644, content.len() as u64, epoch);
+        tar.append_data(&mut header, path, content.as_slice()).with_context(|| format!("adding {path}"))?;
     }
-    tar.into_inner().context("finishing the archive")
+    let mut header = header(tar::EntryType::Regular, 0o644, size, epoch);
+    header.set_path(&layer_name)?;
+    header.set_cksum();
+    let to = tar.get_mut();
+    to.write_all(header.as_bytes()).context("writing")?;
+    layer.write(to)?;
+    let rest = usize::try_from(size.next_multiple_of(BLOCK) - size)?;
+    to.write_all(&vec![0; rest]).context("writing")?;
+    tar.finish().context("finishing the archive")
 }
 
-fn append(
-    tar: &mut tar::Builder<Vec<u8>>,
-    path: &str,
-    kind: tar::EntryType,
-    mode: u32,
-    content: &[u8],
-    epoch: u64,
-) -> Result<()> {
+fn header(kind: tar::EntryType, mode: u32, size: u64, epoch: u64) -> tar::Header {
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(kind);
     header.set_mode(mode);
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(epoch);
-    header.set_size(content.len() as u64);
-    tar.append_data(&mut header, path, content).with_context(|| format!("adding {path}"))
+    header.set_size(size);
+    header
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Image, Source, archive_name};
+    use super::{FOLDER, Image, Source, archive_name};
     use crate::tree::Root;
-    use crate::units::Arch;
+    use crate::units::{Arch, Digest};
     use std::collections::BTreeMap;
     use std::fs;
     use std::io::Read as _;
+    use std::path::Path;
 
     fn image() -> Image {
         let files =
@@ -209,9 +258,42 @@ mod tests {
                 let manifest: serde_json::Value = serde_json::from_slice(&content).expect("json");
                 assert_eq!(manifest[0]["RepoTags"][0], "localhost/agent:1");
             }
+            if let Some(digest) = name.strip_suffix(".tar") {
+                assert_eq!(Digest::of(&content).to_string(), digest);
+                let mut layer = tar::Archive::new(content.as_slice());
+                let inside = layer.entries().expect("a layer").map(|entry| {
+                    let mut entry = entry.expect("entry");
+                    let mut text = String::new();
+                    entry.read_to_string(&mut text).expect("text");
+                    (entry.path().expect("path").display().to_string(), text)
+                });
+                let inside: Vec<_> = inside.collect();
+                let expected = [("agent.sh", "script"), ("bin/", ""), ("bin/sh", "ELF")];
+                assert_eq!(inside, expected.map(|(path, text)| (path.to_owned(), text.to_owned())));
+            }
             names.push(name);
         }
         assert_eq!(names.len(), 3);
+    }
+
+    /// Its digest is in the key of the step, so it must be that of what is copied.
+    #[test]
+    fn an_archive_that_changes_meanwhile_is_refused() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        fs::create_dir(folder.path().join("root")).expect("folder");
+        let root = Root::open(&folder.path().join("root")).expect("open");
+        let file = folder.path().join("agent.tar");
+        fs::write(&file, "archive").expect("file");
+        let from = Source::Archive(file.clone(), Digest::of("archive"));
+        let image = Image { name: "agent:1".into(), arch: Arch::X86_64, from };
+        image.preload(&root, 0, 0).expect("copied");
+        assert_eq!(
+            root.read(Path::new(FOLDER).join("00-agent-1.tar"), 99).expect("read").expect("there"),
+            b"archive"
+        );
+        fs::write(&file, "another").expect("file");
+        let error = format!("{:#}", image.preload(&root, 0, 0).expect_err("changed"));
+        assert!(error.contains("agent.tar was written to while the image was built"), "{error}");
     }
 
     #[test]
