@@ -239,7 +239,7 @@ fn findings() {
         ("packages.debs = [{ file = \"r.toml\" }]", "error", "is not a Debian package"),
         ("access.ssh_keys = [\"no.pub\"]", "error", "no.pub does not exist"),
         ("access.ssh_keys = [\"id\"]", "error", "is a private key"),
-        ("overlays = [\"nowhere\"]", "error", "nowhere is not a folder"),
+        ("overlays = [\"nowhere\"]", "error", "nowhere does not exist"),
         ("provisioning.id_scope = \"\"", "error", "DPS needs it"),
         ("provisioning.id_scope = \"0ne\"", "error", "no ID scope"),
         ("edge.agent_pull_policy = \"on-create\"", "warning", "asks the registry"),
@@ -283,7 +283,7 @@ fn the_smallest_recipe_of_the_reference_is_good() {
     let recipe = block.split("```").next().expect("its text");
     let base = repository().join("recipes/base/debian-12.toml");
     let own = Own::new("");
-    own.file("r.toml", &recipe.replace("base/debian-12.toml", &base.display().to_string()));
+    own.file("r.toml", &recipe.replace("recipes/base/debian-12.toml", &base.display().to_string()));
     let output = own.check(&[]);
     assert!(output.status.success(), "{}", text(&output.stdout));
 }

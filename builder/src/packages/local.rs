@@ -227,6 +227,12 @@ fn measure(path: &Path, sha256: &Digest, origin: &Path, store: &Store) -> Result
 /// When the folder cannot be read, or has no package source.
 pub fn source_folders(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let reading = || format!("reading the folder of package sources {}", folder.display());
+    if !folder.is_dir() {
+        let what = if folder.exists() { "is not a folder" } else { "does not exist" };
+        return Err(Problem::input(format!("the folder of package sources {} {what}", folder.display()))
+            .hint("a path in a recipe is one from the folder of the file that states it")
+            .into());
+    }
     let (mut sources, mut others) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder).with_context(reading)? {
         let entry = entry.with_context(reading)?;

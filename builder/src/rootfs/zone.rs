@@ -50,7 +50,7 @@ fn names(root: &Root) -> Result<Vec<String>> {
             match entry.kind {
                 Kind::Folder if depth < DEEPEST => folders.push((name + "/", depth + 1)),
                 Kind::File | Kind::Link if name.starts_with(|c: char| c.is_ascii_uppercase()) => {
-                    names.push(name)
+                    names.push(name);
                 }
                 _ => {}
             }
