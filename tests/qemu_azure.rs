@@ -1,5 +1,5 @@
 //! An image for Azure boots as a VM of a simulated Azure: cloud-init and the agent are content, and the device is provisioned
-//! under the VM's name with a certificate that its own identity got from the vault.
+//! under the VM's name with a certificate that its own identity got from the vault, which its containers cannot get at.
 //!
 //! Builds the recipe `debian-12-azure` and boots its VHD in QEMU.
 
@@ -41,9 +41,15 @@ fn a_vm_of_a_simulated_azure_is_provisioned() {
         let checks = report["checks"].as_array().expect("checks");
         checks.iter().find(|check| check["name"] == name).expect(name)["outcome"].clone()
     };
-    for name in
-        ["azure-ready", "azure-agent", "azure-identity", "cloud-init", "azure-hostname", "azure-account"]
-    {
+    for name in [
+        "azure-ready",
+        "azure-agent",
+        "azure-identity",
+        "cloud-init",
+        "azure-hostname",
+        "azure-account",
+        "azure-containers",
+    ] {
         assert_eq!(outcome(name), "passed", "{name}");
     }
     let id = report["simulator"]["registration_id"].as_str().expect("an id");

@@ -12,12 +12,23 @@ use crate::sim::log::{Entry, Mark};
 /// Where cloud-init keeps what came of it; /run has links to these.
 const RESULT: &str = "/var/lib/cloud/data/result.json";
 const STATUS: &str = "/var/lib/cloud/data/status.json";
+/// Where the stand-in's agent notes what came of asking the platform from its container: an address and a word, a line each.
+const ASKED: &str = "/var/lib/edgepress/agent/asked";
+/// The rules that keep containers from it (overlays/base); not there where the recipe lets them ask.
+const RULES: &str = "/usr/lib/edgepress/firewall.nft";
 /// cloud-init's stages, in order.
 const STAGES: [&str; 4] = ["init-local", "init", "modules-config", "modules-final"];
 
 /// The names of the checks, in the order of the report.
-pub const NAMES: [&str; 6] =
-    ["azure-ready", "azure-agent", "azure-identity", "cloud-init", "azure-hostname", "azure-account"];
+pub const NAMES: [&str; 7] = [
+    "azure-ready",
+    "azure-agent",
+    "azure-identity",
+    "cloud-init",
+    "azure-hostname",
+    "azure-account",
+    "azure-containers",
+];
 
 /// Every check, by [`NAMES`]. The root's journal has been replayed.
 ///
@@ -32,6 +43,7 @@ pub fn checks(vm: &Vm, registration_id: &str, entries: &[Entry], root: &Root) ->
         cloud_init(&read(RESULT)?, &read(STATUS)?),
         hostname(vm, &read("/etc/hostname")?),
         account(vm, &read(&format!("/home/{}/.ssh/authorized_keys", vm.admin))?),
+        containers(&read(ASKED)?, &read(RULES)?),
     ])
 }
 
@@ -127,11 +139,30 @@ fn account(vm: &Vm, keys: &str) -> Check {
     Check::new(NAMES[5], has, detail)
 }
 
+/// Is a container refused what the host's first boot was given?
+fn containers(asked: &str, rules: &str) -> Check {
+    let name = NAMES[6];
+    if rules.is_empty() {
+        return Check::skipped(name, "the recipe lets containers ask for the machine's identity");
+    }
+    if asked.is_empty() {
+        return Check::skipped(
+            name,
+            "the agent's image is not one that tries to ask for the machine's identity",
+        );
+    }
+    let wrong: Vec<&str> = asked.lines().filter(|line| !line.ends_with(" refused")).collect();
+    match wrong.is_empty() {
+        true => Check::new(name, true, "a container asked instance metadata and wireserver, and was refused"),
+        false => Check::new(name, false, format!("a container was not refused: {}", wrong.join("; "))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::{account, agent, cloud_init, hostname, identity, ready};
+    use super::{account, agent, cloud_init, containers, hostname, identity, ready};
     use crate::prove::azure::Vm;
     use crate::prove::checks::Outcome;
     use crate::sim::log::Entry;
@@ -224,5 +255,25 @@ mod tests {
         assert_eq!(hostname(&vm, "edge\n").outcome, Outcome::Failed);
         assert_eq!(account(&vm, &format!("# keys\n{}\n", vm.key)).outcome, Outcome::Passed);
         assert_eq!(account(&vm, "").outcome, Outcome::Failed);
+    }
+
+    #[test]
+    fn what_a_container_was_told() {
+        let refused = "169.254.169.254 refused\n168.63.129.16 refused\n";
+        assert_eq!(containers(refused, "table").outcome, Outcome::Passed);
+        for told in ["answered", "wget: download timed out"] {
+            let check = containers(&refused.replacen("refused", told, 1), "table");
+            assert_eq!(check.outcome, Outcome::Failed, "{told}");
+            assert!(check.detail.contains(&format!("169.254.169.254 {told}")), "{}", check.detail);
+        }
+        for (asked, rules, why) in [("", "table", "the agent's image"), ("x answered\n", "", "the recipe")] {
+            let check = containers(asked, rules);
+            assert_eq!(
+                (check.outcome, check.detail.contains(why)),
+                (Outcome::Skipped, true),
+                "{}",
+                check.detail
+            );
+        }
     }
 }

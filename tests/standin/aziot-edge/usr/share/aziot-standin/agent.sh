@@ -1,8 +1,9 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
-# The stand-in's edgeAgent: keeps a connection to its hub open, from inside its container, with the names and the network that
-# containers have: TLS for the hub's name on port 8883, MQTT 3.1.1's CONNECT as the device's $edgeAgent, and pings. That is what
-# can be seen of the real one from outside. busybox's TLS verifies no certificate, and there is no token in place of a password.
+# The stand-in's edgeAgent: tries what modules must not reach, then keeps a connection to its hub open, from inside its container,
+# with the names and the network that containers have: TLS for the hub's name on port 8883, MQTT 3.1.1's CONNECT as the device's
+# $edgeAgent, and pings. That is what can be seen of the real one from outside. busybox's TLS verifies no certificate, and
+# there is no token in place of a password.
 PATH=/bin:/usr/bin:/sbin:/usr/sbin
 bb=/bin/busybox
 hub=${IOTEDGE_IOTHUBHOSTNAME:?not set}
@@ -60,10 +61,29 @@ leave() {
     echo "edgeAgent: stopping"
     exit 0
 }
-
 trap leave TERM INT
+
 "$bb" mkdir -p "$work"
 [ -p "$work/up" ] || "$bb" mkfifo "$work/up"
+
+# What a hostile module would ask first: who the machine is, and the platform's settings. What came of it is noted in the agent's
+# own folder of the device, one line for each, where `edgepress test --azure` looks.
+# (busybox's wget, linked statically, does not live through the look-up of a name.)
+ask() {
+    said=$(printf 'GET /%s HTTP/1.0\r\nHost: %s\r\nMetadata: true\r\n\r\n' "$2" "$1" | "$bb" nc -w 5 "$1" 80 2>&1)
+    case $said in
+        HTTP/*) echo "$1 answered" ;;
+        *refused*) echo "$1 refused" ;;
+        *) echo "$1 silent: $said" ;;
+    esac
+}
+if [ -d "${storageFolder:-}" ]; then
+    {
+        ask 169.254.169.254 'metadata/instance?api-version=2021-02-01'
+        ask 168.63.129.16 '?comp=versions'
+    } >"$storageFolder/asked.new" && "$bb" mv "$storageFolder/asked.new" "$storageFolder/asked"
+fi
+
 delay=1
 while :; do
     echo "edgeAgent: connecting to $hub:$port as $device"
