@@ -5,7 +5,7 @@
 mod simulator;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -180,6 +180,23 @@ fn a_refused_device_s_identity_service_exits_with_the_reason() {
     assert!((15..=25).contains(&backtrace.len()), "{said}");
     assert!(backtrace.iter().all(|line| !line.contains("caused by")), "{said}");
     assert!(!device.path("var/lib/aziot/identityd/device_info").exists());
+    assert_eq!(device_shows(&said), "Invalid certificate");
+}
+
+/// What the device's own script makes of such a journal: the line that a person sees on the console and in the status.
+fn device_shows(journal: &str) -> String {
+    let script = repository().join("overlays/base/usr/lib/edgepress/runtime.sh");
+    let mut child = Command::new("sh")
+        .args(["-c", ". \"$0\"; last_cause"])
+        .arg(script)
+        .env("EP_ROOT", "")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("sh");
+    child.stdin.take().expect("standard input").write_all(journal.as_bytes()).expect("write");
+    let said = child.wait_with_output().expect("the end");
+    String::from_utf8_lossy(&said.stdout).trim().to_owned()
 }
 
 /// edged as the real one starts: an authority of its own, the modules of another device away, a socket for edgeAgent, which is an
