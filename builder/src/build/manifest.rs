@@ -39,6 +39,9 @@ pub struct Manifest {
     /// The image's /etc/aziot/config.toml before first boot, for `stamp` to judge with a device's values.
     #[serde(default)]
     pub config_toml: String,
+    /// Archives of container images that the recipe has the device start with: names in `/var/lib/edgepress/images`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub preloaded: Vec<String>,
     /// DNS servers that containers use.
     pub engine_dns: Vec<IpAddr>,
     /// Partitions in order.

@@ -25,6 +25,7 @@ use crate::event::{Event, Sink, Unit};
 use crate::export::root::{Packed, RootJob};
 use crate::export::{self, Request, vhd};
 use crate::recipe::types::{Board, Format};
+use crate::rootfs::images;
 use crate::sandbox::{self, Job};
 use crate::store::Store;
 use crate::units::Digest;
@@ -317,6 +318,7 @@ impl Outputs<'_> {
             epoch: self.plan.epoch,
             provisioning: recipe.provisioning.in_image(),
             config_toml: self.plan.config_toml.clone(),
+            preloaded: images::archive_names(&recipe.engine.images),
             engine_dns: recipe.engine.dns.clone(),
             partitions: made.partitions.clone(),
             outputs: outputs.to_owned(),

@@ -86,12 +86,12 @@ pub enum Meant {
     Stamped,
 }
 
-/// Looks through the root.
+/// Looks through the root; `allowed` is what the manifest says that the recipe brought.
 ///
 /// # Errors
 /// When the file system cannot be read.
-pub fn on_root(root: &Root, system: &System) -> Result<Vec<Found>> {
-    let leaks = guard::check_tree(root, &Allowed::default())?;
+pub fn on_root(root: &Root, system: &System, allowed: &Allowed) -> Result<Vec<Found>> {
+    let leaks = guard::check_tree(root, allowed)?;
     let mut all: Vec<_> = leaks.into_iter().map(|leak| Found::of(leak, ROOT)).collect();
     // The rules name a device's own; of others, as a registry's password, only the recipe's author knows.
     if !system.config_secrets.is_empty() && !all.iter().any(|found| found.path == CONFIG) {

@@ -44,6 +44,7 @@ use crate::event::Sink;
 use crate::format::Container;
 use crate::prove::checks::{Check, Outcome};
 use crate::recipe::types::{Board, Model};
+use crate::rootfs::guard::Allowed;
 use crate::sign;
 use crate::units::{Arch, Digest};
 
@@ -271,11 +272,13 @@ fn on_root(
     azure: bool,
 ) -> Result<Option<Inside>> {
     let Some(root) = root else { return Ok(None) };
+    let preloaded = source.manifest.as_ref().map(|manifest| manifest.preloaded.iter().cloned().collect());
+    let allowed = Allowed { images: preloaded.unwrap_or_default(), ..Allowed::default() };
     let found = root::look(vec![partition::part(source, root)?], move |roots| {
         let root = &roots[0];
         let system = system::look(root, started)?;
         let inside = if azure { Some(Inside::of(root, &system)?) } else { None };
-        let leaks = leaks::on_root(root, &system)?;
+        let leaks = leaks::on_root(root, &system, &allowed)?;
         Ok((system, leaks, inside))
     });
     match found {

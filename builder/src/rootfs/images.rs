@@ -19,6 +19,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Problem;
+use crate::recipe::types::EngineImage;
 use crate::tree::Root;
 use crate::units::{Arch, Digest};
 
@@ -59,6 +60,11 @@ pub fn archive_name(at: usize, name: &str) -> String {
     let plain: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
     format!("{at:02}-{plain}.tar")
+}
+
+/// File names of the archives of a recipe's images.
+pub fn archive_names(images: &[EngineImage]) -> Vec<String> {
+    images.iter().enumerate().map(|(at, image)| archive_name(at, &image.name)).collect()
 }
 
 impl Image {
