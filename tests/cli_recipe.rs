@@ -194,7 +194,7 @@ fn mistakes_are_named_and_the_status_is_2() {
     assert_eq!(
         text(&output.stdout),
         "error: r.toml:4:1: unknown key `instal` in `packages`\n   |\n 4 | instal = [\"jq\"]\n   | ^^^^^^\n   \
-         = expected one of `install`, `recommends`, `debs`, `sources`\n   = hint: did you mean `install`?\n\n\
+         = expected one of `install`, `recommends`, `debs`, `sources`, `remove`, `keep_keys`\n   = hint: did you mean `install`?\n\n\
          r.toml: 1 error\n"
     );
     assert_eq!(text(&output.stderr), "error: r.toml has an error\n");

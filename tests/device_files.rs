@@ -2,6 +2,7 @@
 //! runtime's sources and configuration parser.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -186,6 +187,66 @@ fn first_boot_is_not_ordered_before_the_runtime() {
 }
 
 /// No container runs without the rules that keep it from the machine's identity.
+/// The script in a folder of its own, with programs that only leave a mark.
+fn package_keys(folder: &Path, programs: &[(&str, &str)]) -> Output {
+    let text = fs::read_to_string(base().join("usr/lib/edgepress/package-keys")).expect("script");
+    let script = folder.join("package-keys");
+    let etc = format!("{}/etc/", folder.display());
+    fs::write(&script, text.replace("/etc/", &etc)).expect("script");
+    let bin = folder.join("bin");
+    fs::create_dir_all(&bin).expect("folder");
+    for (name, body) in programs.iter().chain(&[("chown", "")]) {
+        fs::write(bin.join(name), format!("#!/bin/sh\n{}\n", body.replace("/etc/", &etc))).expect("program");
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).expect("mode");
+    }
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("mode");
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    Command::new(&script).env("PATH", path).output().expect("starts")
+}
+
+#[test]
+fn keys_of_packages_are_made_where_they_are_missing() {
+    let folder = tempfile::tempdir().expect("folder");
+    let at = |path: &str| folder.path().join("etc").join(path);
+    for name in ["ssl/private", "ssl/certs", "munge", "iscsi"] {
+        fs::create_dir_all(at(name)).expect("folder");
+    }
+    // What a power cut left of a key counts as none.
+    fs::write(at("ssl/private/ssl-cert-snakeoil.key"), "-----BEGIN PRIV").expect("half a key");
+    let certify = "openssl req -new -x509 -nodes -newkey rsa:2048 -subj /CN=x -out /etc/ssl/certs/ssl-cert-snakeoil.pem \
+        -keyout /etc/ssl/private/ssl-cert-snakeoil.key 2>/dev/null; echo made >>/etc/log";
+    let programs = [
+        ("make-ssl-cert", certify),
+        ("mungekey", "echo munge >\"$3\"; echo made >>/etc/log"),
+        ("iscsi-iname", "echo iqn.x"),
+    ];
+    let said = package_keys(folder.path(), &programs);
+    assert_success(&said);
+    assert_eq!(fs::read_to_string(at("munge/munge.key")).expect("key"), "munge\n");
+    assert_eq!(fs::read_to_string(at("iscsi/initiatorname.iscsi")).expect("name"), "InitiatorName=iqn.x\n");
+    let mode = at("munge/munge.key").metadata().expect("key").permissions().mode();
+    assert_eq!(mode & 0o777, 0o400);
+    let key = fs::read(at("ssl/private/ssl-cert-snakeoil.key")).expect("key");
+    assert!(key.len() > 1000 && !at("bind").exists());
+    // Whole keys stay.
+    assert_success(&package_keys(folder.path(), &programs));
+    assert_eq!(fs::read_to_string(at("log")).expect("log"), "made\nmade\n");
+    assert_eq!(fs::read(at("ssl/private/ssl-cert-snakeoil.key")).expect("key"), key);
+}
+
+#[test]
+fn one_package_s_trouble_does_not_keep_others_without_keys() {
+    let folder = tempfile::tempdir().expect("folder");
+    for name in ["munge", "iscsi"] {
+        fs::create_dir_all(folder.path().join("etc").join(name)).expect("folder");
+    }
+    let said = package_keys(folder.path(), &[("mungekey", "exit 3"), ("iscsi-iname", "echo iqn.x")]);
+    assert_eq!(said.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&said.stderr), "could not make the keys of: munge\n");
+    assert!(folder.path().join("etc/iscsi/initiatorname.iscsi").exists());
+    assert!(!folder.path().join("etc/munge/munge.key").exists());
+}
+
 #[test]
 fn the_engine_waits_for_the_firewall() {
     let system = base().join("etc/systemd/system");

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::manifest::Partition;
 use crate::disk::ids::Ids;
+use crate::error::Problem;
 use crate::event::Sink;
 use crate::recipe::types::Recipe;
 use crate::rootfs::layer::{Stack, kernels};
@@ -80,12 +81,16 @@ impl ImageJob {
     }
 
     fn guard(&self, root: &Root) -> Result<()> {
-        let preloaded = self.recipe.engine.images.iter().enumerate();
         let allowed = guard::Allowed {
-            images: preloaded.map(|(at, image)| images::archive_name(at, &image.name)).collect(),
+            images: images::archive_names(&self.recipe.engine.images).into_iter().collect(),
             authorized_keys: BTreeSet::from([self.authorized_keys]),
+            keys: self.recipe.packages.keep_keys.iter().cloned().collect(),
             wifi: self.wifi,
         };
+        if let Some(gone) = allowed.keys.iter().find(|path| !root.exists(path)) {
+            let message = format!("packages.keep_keys names {}, which is not in the image", gone.display());
+            return Err(Problem::input(message).hint("name a file that is there, or drop the line").into());
+        }
         guard::refuse(&guard::check(root, &allowed)?)?;
         foreign::refuse_leftovers(root, self.recipe.target.arch)
     }

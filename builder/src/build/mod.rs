@@ -230,6 +230,8 @@ impl Build<'_> {
                     foreign: None,
                     hostname: plan.recipe.system.hostname.clone(),
                     limits,
+                    remove: Vec::new(),
+                    keep_keys: Vec::new(),
                     action,
                 })?;
                 Means::Helped { qemu, tools }
@@ -274,6 +276,8 @@ impl Build<'_> {
                 foreign: foreign.cloned(),
                 hostname: plan.recipe.system.hostname.clone(),
                 limits,
+                remove: plan.recipe.packages.remove.clone(),
+                keep_keys: plan.recipe.packages.keep_keys.clone(),
                 action,
             })?;
         }

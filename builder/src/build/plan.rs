@@ -219,6 +219,9 @@ impl Plan {
         {
             inputs.push((name.into(), value.clone()));
         }
+        for path in &recipe.packages.remove {
+            inputs.push((format!("removed {}", path.display()), String::new()));
+        }
         let files = Files {
             entries,
             user: recipe.access.user.clone(),

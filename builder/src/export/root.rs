@@ -57,7 +57,7 @@ impl RootJob {
     }
 }
 
-fn pack(root: &Root, out: &Path, epoch: u64) -> Result<Packed> {
+pub(crate) fn pack(root: &Root, out: &Path, epoch: u64) -> Result<Packed> {
     let (sender, chunks) = sync_channel(2);
     thread::scope(|scope| {
         let file = scope.spawn(|| zst::write(chunks, out, threads()));

@@ -5,7 +5,7 @@
 //!    |
 //! 12 | instal = ["jq"]
 //!    | ^^^^^^
-//!    = expected one of `install`, `recommends`, `debs`, `sources`
+//!    = expected one of `install`, `recommends`, `debs`, `sources`, `remove`, `keep_keys`
 //!    = hint: did you mean `install`?
 //! ```
 

@@ -111,7 +111,7 @@ fn messages() {
             "[packages]\ninstal = [\"jq\"]",
             &[][..],
             "r.toml:3:1: unknown key `instal` in `packages`\n   |\n 3 | instal = [\"jq\"]\n   | ^^^^^^\n   \
-             = expected one of `install`, `recommends`, `debs`, `sources`\n   = hint: did you mean `install`?",
+             = expected one of `install`, `recommends`, `debs`, `sources`, `remove`, `keep_keys`\n   = hint: did you mean `install`?",
         ),
         (
             "[packages]\nrecommends = \"yes\"",

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::package_keys;
 use crate::tree::{Kind, Root};
 
 /// Files and folders that go, each with its reason. `*` stands for any characters within a name.
@@ -26,12 +27,13 @@ const UNWANTED: &[(&str, &str)] = &[
     ("etc/*-", "copies that shadow tools make of passwd, group and the like"),
 ];
 
-/// Removes [`UNWANTED`] and empties the machine id, in the tree as it is seen whole.
+/// Removes [`UNWANTED`] and the keys that packages [`MADE`](package_keys::MADE), and empties the machine id, in the tree as it is seen whole.
 ///
 /// # Errors
 /// The file that could not be removed.
 pub fn scrub(root: &Root) -> Result<()> {
-    for (pattern, _) in UNWANTED {
+    package_keys::unlink(root)?;
+    for (pattern, _) in UNWANTED.iter().chain(package_keys::MADE) {
         let (folder, name) = pattern.rsplit_once('/').unwrap_or(("", pattern));
         for entry in root.list(folder)? {
             if matches(name, &entry.name.to_string_lossy()) {

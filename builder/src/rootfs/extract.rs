@@ -133,7 +133,7 @@ impl Read for Pieces<'_> {
     }
 }
 
-fn unpack(data: impl Read, root: &Root) -> Result<()> {
+pub(super) fn unpack(data: impl Read, root: &Root) -> Result<()> {
     let mut archive = tar::Archive::new(data);
     for entry in archive.entries()? {
         let mut entry = entry?;

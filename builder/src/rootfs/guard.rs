@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::credentials::{ANYWHERE, IN_A_HOME};
 use super::guard_rules::{
     AUTHORIZED_KEYS, NO_KEYS_UNDER, PKCS12, PRELOADED, PRIVATE_KEY, RULES, Rule, WIFI, is_key_store, lets_in,
     matches,
@@ -84,6 +85,8 @@ pub struct Allowed {
     pub images: BTreeSet<String>,
     /// Digests of authorized_keys files.
     pub authorized_keys: BTreeSet<Digest>,
+    /// Files with keys that are no secret, as paths on the device.
+    pub keys: BTreeSet<PathBuf>,
     /// Digest of the one file that may hold a Wi-Fi network's key.
     pub wifi: Option<Digest>,
 }
@@ -199,9 +202,9 @@ impl Guard<'_> {
 
     fn file(&mut self, path: &Path) -> Result<()> {
         let mut content = None;
-        for rule in RULES.iter().filter(|rule| matches(rule.pattern, path)) {
+        for rule in RULES.iter().chain(IN_A_HOME).filter(|rule| matches(rule.pattern, path)) {
             if (rule.holds)(self.content(path, &mut content)?) {
-                match rule.pattern.strip_suffix("/**") {
+                match rule.pattern.strip_suffix("/**").filter(|folder| !folder.starts_with('~')) {
                     Some(folder) => *self.folders.entry((folder, rule.what, rule.fix)).or_default() += 1,
                     None => self.leak(path, rule),
                 }
@@ -237,11 +240,16 @@ impl Guard<'_> {
     }
 
     fn key_in(&mut self, path: &Path, content: &mut Option<Vec<u8>>) -> Result<()> {
-        if is_key_store(path) {
-            self.leak(path, &PKCS12);
-        } else if !path.starts_with(NO_KEYS_UNDER) && (PRIVATE_KEY.holds)(self.content(path, content)?) {
-            self.leak(path, &PRIVATE_KEY);
+        if path.starts_with(NO_KEYS_UNDER) || self.allowed.keys.contains(&Path::new("/").join(path)) {
+            return Ok(());
         }
+        let rule = match self.content(path, content)? {
+            _ if is_key_store(path) => &PKCS12,
+            bytes if (PRIVATE_KEY.holds)(bytes) => &PRIVATE_KEY,
+            bytes if (ANYWHERE.holds)(bytes) => &ANYWHERE,
+            _ => return Ok(()),
+        };
+        self.leak(path, rule);
         Ok(())
     }
 
@@ -386,6 +394,7 @@ mod tests {
         let tree = tree.path();
         put(tree, "home/edge/.ssh/authorized_keys", "ssh-ed25519 AAAA ops\n");
         put(tree, "root/.ssh/authorized_keys", "ssh-ed25519 BBBB somebody\n");
+        put(tree, "opt/app/test.key", KEY);
         put(tree, "var/lib/edgepress/images/00-agent.tar", "tar");
         put(tree, "var/lib/edgepress/images/01-other.tar", "tar");
         let wifi = "network={\n\tpsk=0123\n}\n";
@@ -395,6 +404,7 @@ mod tests {
         let allowed = Allowed {
             images: ["00-agent.tar".to_owned()].into(),
             authorized_keys: [Digest::of("ssh-ed25519 AAAA ops\n")].into(),
+            keys: ["/opt/app/test.key".into()].into(),
             wifi: Some(Digest::of(wifi)),
         };
         let others = [
@@ -403,13 +413,19 @@ mod tests {
             "/var/lib/edgepress/images/01-other.tar",
         ];
         assert_eq!(paths(tree, &allowed), others);
-        assert_eq!(paths(tree, &Allowed::default()).len(), 6);
+        assert_eq!(paths(tree, &Allowed::default()).len(), 7);
     }
 
     #[test]
     fn all_leaks_are_named_at_once() {
         let tree = tempfile::tempdir().expect("temp folder");
         put(tree.path(), "etc/machine-id", "0123456789abcdef0123456789abcdef\n");
+        put(
+            tree.path(),
+            "opt/app/.env",
+            "C=HostName=h;SharedAccessKey=0123456789abcdef0123456789abcdef0123456789a=\n",
+        );
+        put(tree.path(), "srv/app/.aws/credentials", "[default]\naws_secret_access_key = x\n");
         put(tree.path(), "var/lib/docker/containers/1/config.json", "{}");
         put(tree.path(), "var/lib/docker/volumes/metadata.db", "x");
         let error = refuse(&check(tree.path(), &Allowed::default()).expect("walk")).expect_err("leaks");
@@ -418,6 +434,9 @@ mod tests {
             message,
             "the root tree holds what must not be in an image for many devices:\n  \
              /etc/machine-id: a machine id; empty the file\n  \
+             /opt/app/.env: a cloud's secret in plain text; have the device fetch or be given its own, or hand it to one \
+             container at run time; whoever has the image has it\n  \
+             /srv/app/.aws/credentials: keys of Amazon's cloud; remove it at the end of the build\n  \
              /var/lib/docker: containers, networks, volumes or images of docker (2 files); \
              preload images with engine.images"
         );

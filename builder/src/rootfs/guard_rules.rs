@@ -1,10 +1,11 @@
 //! What must not be in a golden image, by path and content.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Something that makes one machine, or opens one.
 pub struct Rule {
-    /// Where, from the root: `*` stands for any characters within a name, a last `**` for everything below a folder.
+    /// Where, from the root: `*` stands for any characters within a name, a last `**` for everything below a folder, a first
+    /// `~` for any folder.
     pub pattern: &'static str,
     /// What is wrong with a file there, given its first bytes; most are wrong whatever they hold.
     pub holds: fn(&[u8]) -> bool,
@@ -14,11 +15,11 @@ pub struct Rule {
     pub fix: &'static str,
 }
 
-const fn any(pattern: &'static str, what: &'static str, fix: &'static str) -> Rule {
+pub(super) const fn any(pattern: &'static str, what: &'static str, fix: &'static str) -> Rule {
     Rule { pattern, holds: anything, what, fix }
 }
 
-const fn if_holds(
+pub(super) const fn if_holds(
     pattern: &'static str,
     holds: fn(&[u8]) -> bool,
     what: &'static str,
@@ -27,11 +28,13 @@ const fn if_holds(
     Rule { pattern, holds, what, fix }
 }
 
-const REMOVE: &str = "remove it at the end of the build";
+pub(super) const REMOVE: &str = "remove it at the end of the build";
 const NOT_STARTED: &str = "let no service start while the image is built, and remove what it left";
 const FROM_RECIPE: &str = "name the key in access.ssh_keys of the recipe, or remove the file";
 const NETWORK: &str = "let the identity bring it, or name it in network.wifi of the recipe";
 const FROM_PARTITION: &str = "leave it to first boot, which takes it from the FAT partition";
+const NO_KEY: &str = "the device's own comes from the FAT partition at first boot; one that a package made goes by packages.remove \
+                      of the recipe, one that is no secret stays by packages.keep_keys";
 
 /// The list in order of the tree. systemd(1) makes a machine id and a seed anew where they are missing, openssh's keys
 /// are made at first boot, the runtime makes its state anew.
@@ -85,8 +88,6 @@ pub const RULES: &[Rule] = &[
         "preload images with engine.images",
     ),
     any("var/lib/containerd/**", "containers or images of containerd", "preload images with engine.images"),
-    if_holds("root/.docker/config.json", has_registry_login, "a login to a container registry", REMOVE),
-    if_holds("home/*/.docker/config.json", has_registry_login, "a login to a container registry", REMOVE),
     // What machines leave behind that were once up.
     any("var/log/journal/**", "a journal, in a folder named by a machine id", REMOVE),
     any("var/lib/cloud/data/**", "state of cloud-init", "run: cloud-init clean"),
@@ -108,17 +109,7 @@ pub const RULES: &[Rule] = &[
     any("var/lib/NetworkManager/*.lease", "a DHCP lease", REMOVE),
     any("var/lib/NetworkManager/secret_key", "the key of NetworkManager's stable addresses", REMOVE),
     any("var/lib/systemd/network/**", "state of systemd-networkd", REMOVE),
-    // What people leave behind.
-    any("root/.*_history", "a shell's history", REMOVE),
-    any("home/*/.*_history", "a shell's history", REMOVE),
-    any("root/.lesshst", "a program's history", REMOVE),
-    any("home/*/.lesshst", "a program's history", REMOVE),
-    any("root/.viminfo", "a program's history", REMOVE),
-    any("home/*/.viminfo", "a program's history", REMOVE),
-    any("root/.netrc", "passwords", REMOVE),
-    any("home/*/.netrc", "passwords", REMOVE),
-    any("root/.azure/**", "a login to Azure", REMOVE),
-    any("home/*/.azure/**", "a login to Azure", REMOVE),
+    // What people leave behind; more is in [`super::credentials`].
     if_holds("etc/apt/auth.conf", has_password, "passwords of package archives", REMOVE),
     if_holds("etc/apt/auth.conf.d/*", has_password, "passwords of package archives", REMOVE),
     if_holds("etc/apt/sources.list", has_login_in_address, "an archive's address with a password", REMOVE),
@@ -155,12 +146,12 @@ pub const WIFI: Rule = if_holds(
 /// Allowed where the recipe names the file.
 pub const PRELOADED: Rule = any(
     "var/lib/edgepress/images/*",
-    "a container image that the recipe does not name",
-    "name it in engine.images",
+    "a container image that waits for the first boot",
+    "name it in engine.images, or remove it",
 );
 
 /// Anywhere in the folders that the guard walks, except where a package's scripts quote one.
-pub const PRIVATE_KEY: Rule = if_holds("", has_private_key, "a private key", FROM_PARTITION);
+pub const PRIVATE_KEY: Rule = if_holds("", has_private_key, "a private key", NO_KEY);
 /// PKCS #12 is binary; the ending has to do.
 pub fn is_key_store(path: &Path) -> bool {
     let ending = path.extension().unwrap_or_default();
@@ -168,12 +159,16 @@ pub fn is_key_store(path: &Path) -> bool {
 }
 
 /// What [`is_key_store`] finds.
-pub const PKCS12: Rule = any("", "a key store (PKCS #12)", FROM_PARTITION);
+pub const PKCS12: Rule = any("", "a key store (PKCS #12)", NO_KEY);
 /// Package scripts and checksums: packages' own text, which may quote a key's first line.
 pub const NO_KEYS_UNDER: &str = "var/lib/dpkg/info";
 
 /// Does `path` (from the root) match a rule's pattern?
 pub fn matches(pattern: &str, path: &Path) -> bool {
+    if let Some(rest) = pattern.strip_prefix("~/") {
+        let names: Vec<_> = path.components().collect();
+        return (0..names.len()).any(|from| matches(rest, &names[from..].iter().collect::<PathBuf>()));
+    }
     let mut names = path.components().map(|name| name.as_os_str().to_string_lossy());
     for part in pattern.split('/') {
         let Some(name) = names.next() else { return false };
@@ -207,7 +202,7 @@ fn is_machine_id(content: &[u8]) -> bool {
     is_not_empty(content) && content.trim_ascii() != b"uninitialized"
 }
 
-fn lines(content: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn lines(content: &[u8]) -> impl Iterator<Item = &[u8]> {
     content.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii)
 }
 
@@ -288,14 +283,14 @@ fn enrols(issuance: &toml::Value) -> bool {
     })
 }
 
-fn has_registry_login(content: &[u8]) -> bool {
+pub(super) fn has_registry_login(content: &[u8]) -> bool {
     match serde_json::from_slice::<serde_json::Value>(content) {
         Ok(config) => config["auths"].as_object().is_some_and(|auths| !auths.is_empty()),
         Err(_) => is_not_empty(content),
     }
 }
 
-fn has_password(content: &[u8]) -> bool {
+pub(super) fn has_password(content: &[u8]) -> bool {
     lines(content).any(|line| !line.starts_with(b"#") && has(line, b"password"))
 }
 
@@ -347,8 +342,14 @@ mod tests {
             ("etc/ssh/ssh_host_*", "etc/ssh/ssh_host_rsa_key.pub", true),
             ("home/*/.netrc", "home/edge/.netrc", true),
             ("home/*/.netrc", "home/edge/x/.netrc", false),
-            ("root/.*_history", "root/.bash_history", true),
-            ("root/.*_history", "root/_history", false),
+            ("~/.netrc", "home/edge/x/.netrc", true),
+            ("~/.netrc", ".netrc", true),
+            ("~/.aws/credentials", "srv/.aws/credentials", true),
+            ("~/.aws/credentials", "srv/aws/credentials", false),
+            ("~/.azure/**", "root/.azure/a/b", true),
+            ("~/.azure/**", "root/.azure", false),
+            ("~/.*_history", "root/.bash_history", true),
+            ("~/.*_history", "root/_history", false),
             ("var/lib/docker/**", "var/lib/docker/a/b", true),
             ("var/lib/docker/**", "var/lib/docker", false),
             ("a*a", "a", false),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chroot::Chroot;
 use super::packages::{DebFile, Installer, NoServices};
-use super::{accounts, clean, files, initramfs, mounts, sync};
+use super::{accounts, clean, files, initramfs, mounts, package_keys, sync};
 use crate::event::{Event, Sink, Unit};
 use crate::foreign::{Foreign, tools};
 use crate::overlay::Entry;
@@ -41,6 +41,10 @@ pub struct LayerJob {
     pub hostname: String,
     /// What packages' scripts may take.
     pub limits: Limits,
+    /// Files that packages made and the recipe names: taken out before the last layer's files are laid.
+    pub remove: Vec<PathBuf>,
+    /// Files with keys that the recipe says are no secret.
+    pub keep_keys: Vec<PathBuf>,
     /// What to do.
     pub action: Action,
 }
@@ -127,6 +131,9 @@ pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<String> {
     act(job, &tree, &installer)?;
     no_services.remove(&root)?;
     clean::scrub(&root)?;
+    if matches!(job.action, Action::Bootstrap { .. } | Action::Install { .. }) {
+        package_keys::refuse(&root, &[&job.remove[..], &job.keep_keys].concat())?;
+    }
     if let Some(foreign) = foreign {
         foreign.leave()?;
     }
@@ -152,6 +159,7 @@ fn act(job: &LayerJob, tree: &Chroot<'_>, installer: &Installer<'_>) -> Result<(
         }
         Action::Files(files) => {
             started(job, tree.sink);
+            package_keys::remove(tree.root, &job.remove)?;
             files.lay(tree, &job.blobs)
         }
         Action::Tools { .. } => Ok(()),

@@ -14,6 +14,7 @@
 pub mod accounts;
 pub mod chroot;
 pub mod clean;
+mod credentials;
 mod extract;
 pub mod files;
 pub mod guard;
@@ -25,6 +26,7 @@ mod login;
 pub mod mounts;
 pub mod names;
 pub mod order;
+pub mod package_keys;
 pub mod packages;
 mod scripts;
 pub mod sync;

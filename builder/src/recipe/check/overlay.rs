@@ -217,12 +217,12 @@ fn special_bits(one: &Laid, findings: &mut Vec<Diagnostic>) {
 /// What the build's guard refuses, found by the guard itself.
 fn leaks(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) -> Result<()> {
     let recipe = &loaded.recipe;
-    let preloaded = recipe.engine.images.iter().enumerate();
     // Files that cannot be read are findings of their own.
     let keys = ssh::joined(&recipe.access.ssh_keys).unwrap_or_default();
     let allowed = guard::Allowed {
-        images: preloaded.map(|(at, image)| images::archive_name(at, &image.name)).collect(),
+        images: images::archive_names(&recipe.engine.images).into_iter().collect(),
         authorized_keys: [Digest::of(keys)].into(),
+        keys: recipe.packages.keep_keys.iter().cloned().collect(),
         wifi: wifi::allowed(recipe.network.wifi.as_ref()).unwrap_or_default(),
     };
     for leak in guard::check_tree(&Overlays::of(laid), &allowed)? {

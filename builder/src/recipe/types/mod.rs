@@ -248,6 +248,14 @@ pub struct Packages {
     pub debs: Vec<Deb>,
     /// Folders of package sources that `dpkg-deb --build` can build: each child folder with a `DEBIAN/control` is one.
     pub sources: Vec<PathBuf>,
+    /// Files that packages make when they are installed, one for each machine, as paths in the image: taken out of it. The
+    /// device makes its own, by a unit of an overlay. (Debian's usual ones are known, and need not be named.)
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<PathBuf>,
+    /// Files with private keys that may be in every device, as paths in the image, because they are no secret: an example,
+    /// a key of a test.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keep_keys: Vec<PathBuf>,
 }
 
 /// One .deb from outside the archives: either `file`, or `url` with `sha256`.

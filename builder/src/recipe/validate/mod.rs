@@ -261,6 +261,19 @@ fn packages(recipe: &Recipe, found: &mut Found<'_>) {
     for (at, deb) in recipe.packages.debs.iter().enumerate() {
         one_deb(&format!("packages/debs/{at}"), deb, found);
     }
+    let made =
+        [("packages/remove", &recipe.packages.remove), ("packages/keep_keys", &recipe.packages.keep_keys)];
+    for (list, paths) in made {
+        for (at, path) in paths.iter().enumerate() {
+            let path = path.to_string_lossy();
+            found.check(
+                inner_path(&path),
+                &format!("{list}/{at}"),
+                &path,
+                "a file of the image, as /etc/app/app.key",
+            );
+        }
+    }
 }
 
 fn one_deb(path: &str, deb: &Deb, found: &mut Found<'_>) {
