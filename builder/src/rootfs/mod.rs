@@ -22,6 +22,8 @@ pub(crate) mod guard_rules;
 pub mod images;
 pub mod initramfs;
 pub mod layer;
+#[cfg(test)]
+mod links_tests;
 mod login;
 pub mod mounts;
 pub mod names;
