@@ -304,7 +304,7 @@ mod tests {
             for (role, archive) in &recipe.archives {
                 let Some(file) = &archive.key.file else { continue };
                 assert!(
-                    file.starts_with(&folder.canonicalize().expect("resolves")),
+                    file.starts_with(folder.canonicalize().expect("resolves")),
                     "{role}: {}",
                     file.display()
                 );

@@ -74,7 +74,7 @@ impl Chroot<'_> {
         if ended.success() {
             return Ok(());
         }
-        Err(failed(program, &ended, Vec::from(kept)).into())
+        Err(failed(program, &ended, kept.make_contiguous()).into())
     }
 }
 
@@ -84,7 +84,7 @@ fn left_running(name: &str, left: &Left) -> String {
     format!("{who} left a process running, which was ended: {}", left.command)
 }
 
-fn failed(program: &Program, ended: &Ended, kept: Vec<String>) -> Problem {
+fn failed(program: &Program, ended: &Ended, kept: &[String]) -> Problem {
     let words = std::iter::once(&program.name).chain(&program.arguments);
     let command = shortened(&words.map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
     let output = kept.join("\n");
@@ -132,10 +132,10 @@ mod tests {
         let tree = Chroot { root: &root, folder: folder.path(), epoch: 7, limits, sink: &Silent };
         let program = tree.program("sh").args(["-c", "echo one; exit 4"]);
         let output = || vec!["one".to_owned(), "two".to_owned()];
-        let problem = failed(&program, &ended(Some(4), None), output());
+        let problem = failed(&program, &ended(Some(4), None), &output());
         assert_eq!(problem.message, "sh -c 'echo one; exit 4' failed: exit status: 4\none\ntwo");
         assert_eq!(problem.hint, None);
-        let problem = failed(&program, &ended(None, Some("it took too much")), output());
+        let problem = failed(&program, &ended(None, Some("it took too much")), &output());
         assert!(problem.message.contains("failed: it took too much\none"), "{}", problem.message);
         assert!(problem.hint.expect("a way out").contains("--limits"));
     }

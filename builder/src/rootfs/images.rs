@@ -16,12 +16,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 use crate::error::Problem;
 use crate::recipe::types::EngineImage;
 use crate::tree::Root;
-use crate::units::{Arch, Digest};
+use crate::units::{Arch, Digest, Sha256};
 
 /// Folder of the archives in the image; first boot loads and removes them.
 pub const FOLDER: &str = "/var/lib/edgepress/images";
@@ -106,7 +105,7 @@ fn copy(file: &Path, digest: &Digest, to: File) -> Result<()> {
     let from = File::open(file).with_context(|| format!("opening {}", file.display()))?;
     let mut tally = Tally { to, hasher: Sha256::new(), size: 0 };
     io::copy(&mut BufReader::new(from), &mut tally).context("copying")?;
-    if Digest::from_hasher(tally.hasher) == *digest {
+    if tally.hasher.finish() == *digest {
         return Ok(());
     }
     Err(Problem::input(format!("{} was written to while the image was built", file.display()))
@@ -179,7 +178,7 @@ fn archive(
 ) -> Result<()> {
     let mut tally = Tally { to: io::sink(), hasher: Sha256::new(), size: 0 };
     layer.write(&mut tally)?;
-    let (diff, size, epoch) = (Digest::from_hasher(tally.hasher), tally.size, layer.epoch);
+    let (diff, size, epoch) = (tally.hasher.finish(), tally.size, layer.epoch);
     let created = time::OffsetDateTime::from_unix_timestamp(i64::try_from(epoch)?)?
         .format(&time::format_description::well_known::Rfc3339)?;
     let config = serde_json::to_vec(&json!({

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -84,14 +84,16 @@ impl Job {
             Self::Root(job) => serde_json::to_value(job.make()?)?,
             Self::Prove(inside) => serde_json::to_value(inside::run(inside, sink)?)?,
             Self::ProbeBinfmt => serde_json::to_value(binfmt::mount_own())?,
-            Self::Contents(trees) => serde_json::to_value(trees.iter().map(content).collect::<Vec<_>>())?,
+            Self::Contents(trees) => {
+                serde_json::to_value(trees.iter().map(|tree| content(tree)).collect::<Vec<_>>())?
+            }
             Self::Remove(paths) => serde_json::to_value(paths.iter().try_for_each(remove)?)?,
         })
     }
 }
 
 /// Nothing where the tree cannot be read to its end, which a digest of its own would not be either.
-fn content(tree: &PathBuf) -> Option<String> {
+fn content(tree: &Path) -> Option<String> {
     Root::open(tree).and_then(|root| root.content()).ok()
 }
 

@@ -91,7 +91,10 @@ async fn converse(
         _ => {
             let connect = mqtt(&mut stream).await?;
             let known = world.hub.knows(&connect.device);
-            stream.write_all(&[CONNACK, 2, 0, if known { 0 } else { NOT_AUTHORISED }]).await.map_err(said)?;
+            stream
+                .write_all(&[CONNACK, 2, 0, if known { 0 } else { NOT_AUTHORISED }])
+                .await
+                .map_err(|error| said(&error))?;
             if !known {
                 return Err(format!("MQTT: {} was not assigned to this hub", connect.device));
             }
@@ -111,7 +114,7 @@ async fn converse(
 /// CONNACK's return code 5.
 const NOT_AUTHORISED: u8 = 5;
 
-fn said(error: std::io::Error) -> String {
+fn said(error: &std::io::Error) -> String {
     error.to_string()
 }
 
@@ -128,7 +131,7 @@ async fn amqp(stream: &mut (impl AsyncRead + Unpin)) -> Result<String, String> {
 async fn mqtt(stream: &mut (impl AsyncRead + Unpin)) -> Result<Connect, String> {
     let first = async {
         // Whoever speaks something else may not send as much as its bytes would announce.
-        match stream.read_u8().await.map_err(said)? & 0xf0 {
+        match stream.read_u8().await.map_err(|error| said(&error))? & 0xf0 {
             CONNECT => body(stream).await,
             _ => Err("the first packet is no CONNECT".into()),
         }
@@ -157,7 +160,7 @@ async fn body(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, String> 
     let mut length = 0_usize;
     // At most four bytes, seven bits each, the least first.
     for shift in [0, 7, 14, 21] {
-        let byte = stream.read_u8().await.map_err(said)?;
+        let byte = stream.read_u8().await.map_err(|error| said(&error))?;
         length |= usize::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
             if length > LARGEST {
@@ -165,7 +168,8 @@ async fn body(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, String> 
             }
             // As it comes, not as it is announced: the client's number alone takes no memory.
             let mut body = Vec::new();
-            let read = stream.take(length as u64).read_to_end(&mut body).await.map_err(said)?;
+            let read =
+                stream.take(length as u64).read_to_end(&mut body).await.map_err(|error| said(&error))?;
             return if read == length { Ok(body) } else { Err("it ends within a packet".into()) };
         }
     }

@@ -19,7 +19,7 @@ const NOTHING: u64 = 1 << 20;
 pub fn free(folder: &Path) -> Result<u64> {
     let stat =
         statvfs(folder).with_context(|| format!("asking for the free space at {}", folder.display()))?;
-    Ok(u64::from(stat.blocks_available()) * stat.fragment_size())
+    Ok(stat.blocks_available() * stat.fragment_size())
 }
 
 /// Refuses work that needs more room than there is.

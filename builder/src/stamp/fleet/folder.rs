@@ -67,7 +67,7 @@ impl Folder {
             }
         }
         for (name, pair) in pairs {
-            found.pair(name, pair, &mut findings);
+            found.pair(name, &pair, &mut findings);
         }
         if found.entries.is_empty() && findings.is_empty() {
             let message = "it holds no identity: a folder each with certificate.pem and private-key.pem, or pairs ID.pem and ID.key";
@@ -92,7 +92,7 @@ impl Folder {
         }
     }
 
-    fn pair(&mut self, name: String, pair: Pair, findings: &mut Vec<Finding>) {
+    fn pair(&mut self, name: String, pair: &Pair, findings: &mut Vec<Finding>) {
         let more: Vec<&PathBuf> = pair.certificates.iter().skip(1).chain(pair.keys.iter().skip(1)).collect();
         for path in &more {
             let message = format!("another file is the same of `{name}`: which of them?");
