@@ -28,7 +28,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::mount::umount;
 use serde::{Deserialize, Serialize};
 
 pub use leftovers::refuse_leftovers;
@@ -115,9 +114,8 @@ fn decide(
 
 /// A foreign tree whose programs run; see [`Foreign::enter`].
 pub struct Entered {
-    tree: Root,
-    mounts: Vec<PathBuf>,
-    made: Vec<PathBuf>,
+    shown: Vec<PathBuf>,
+    made: Option<PathBuf>,
 }
 
 impl Foreign {
@@ -130,34 +128,30 @@ impl Foreign {
         }
     }
 
-    /// Lets the programs of the tree at `root` run, in this mount namespace; call it when
+    /// Lets the programs of the tree `root` run, in this mount namespace; call it when
     /// [`crate::rootfs::mounts::around`] is done. `scratch` is a folder that no script sees.
     ///
     /// # Errors
     /// When the kernel refuses a mount or the registration.
-    pub fn enter(&self, root: &Path, scratch: &Path) -> Result<Entered> {
-        let tree = Root::open(root)?;
-        let mut entered = Entered { tree, mounts: Vec::new(), made: Vec::new() };
+    pub fn enter(&self, root: &Root, scratch: &Path) -> Result<Entered> {
+        let mut entered = Entered { shown: Vec::new(), made: None };
         let (qemu, tools) = match &self.means {
             Means::Host => return Ok(entered),
             Means::Emulated { qemu } => (qemu, None),
             Means::Helped { qemu, tools } => (qemu, Some(tools)),
         };
-        let reserved = root.join(RESERVED);
-        entered.bind_file(qemu, &reserved.join("qemu"))?;
+        let reserved = Path::new("/").join(RESERVED);
+        root.write(reserved.join("qemu"), 0o644, b"")?;
+        entered.show(root, qemu, reserved.join("qemu"))?;
         if let Some(tools) = tools {
-            let native = reserved.join("native");
-            fs::create_dir(&native).with_context(|| format!("creating {}", native.display()))?;
-            entered.bind(tools, &native)?;
-            tools::link_loader(&reserved)?;
+            root.make_folders(reserved.join("native"))?;
+            entered.show(root, tools, reserved.join("native"))?;
+            tools::link_loader(root)?;
             let libraries = Path::new("usr/lib").join(multiarch(Arch::host()));
-            if entered.tree.make_folder(&libraries, 0o755)? {
-                entered.made.push(libraries.clone());
+            if root.make_folder(&libraries, 0o755)? {
+                entered.made = Some(libraries.clone());
             }
-            // What is mounted by its path must not be reached by a link.
-            let plain = entered.tree.canonical(&libraries)? == Path::new("/").join(&libraries);
-            ensure!(plain, "/{} of the tree is reached by a link", libraries.display());
-            entered.bind(&tools.join(&libraries), &root.join(&libraries))?;
+            entered.show(root, &tools.join(&libraries), libraries)?;
         }
         let helper = scratch.join("native-helper");
         fs::write(&helper, HELPER).with_context(|| format!("writing {}", helper.display()))?;
@@ -168,31 +162,24 @@ impl Foreign {
 }
 
 impl Entered {
-    fn bind(&mut self, from: &Path, at: &Path) -> Result<()> {
-        mounts::bind_read_only(from, at)?;
-        self.mounts.push(at.to_owned());
+    fn show(&mut self, root: &Root, from: &Path, at: PathBuf) -> Result<()> {
+        mounts::show(root, from, &at)?;
+        self.shown.push(at);
         Ok(())
-    }
-
-    fn bind_file(&mut self, from: &Path, at: &Path) -> Result<()> {
-        fs::write(at, b"").with_context(|| format!("creating {}", at.display()))?;
-        self.bind(from, at)
     }
 
     /// Takes everything away again; call it before [`crate::rootfs::mounts::clear`].
     ///
     /// # Errors
-    /// When a script left something running, or a package put something where the tools' libraries were shown.
-    pub fn leave(self) -> Result<()> {
-        for at in self.mounts.iter().rev() {
-            umount(at).with_context(|| format!("unmounting {}", at.display()))?;
+    /// When a package put something where the tools' libraries were shown.
+    pub fn leave(self, root: &Root) -> Result<()> {
+        for at in self.shown.iter().rev() {
+            mounts::hide(root, at)?;
         }
-        for folder in &self.made {
-            let left = self.tree.list(folder)?;
-            ensure!(left.is_empty(), "/{} was this machine's, and now holds files", folder.display());
-            self.tree.remove(folder)?;
-        }
-        Ok(())
+        let Some(folder) = self.made else { return Ok(()) };
+        let empty = root.list(&folder)?.is_empty();
+        ensure!(empty, "/{} was this machine's, and now holds files", folder.display());
+        root.remove(&folder).map(drop)
     }
 }
 

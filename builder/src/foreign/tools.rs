@@ -14,7 +14,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::elf::Elf;
 use crate::rootfs::chroot::Chroot;
-use crate::rootfs::mounts::RESERVED;
 use crate::tree::{Kind, Root};
 use crate::units::Arch;
 
@@ -207,14 +206,13 @@ fn rewrite(tree: &Root, path: &Path, bytes: &[u8]) -> Result<()> {
     (&file).write_all(bytes).with_context(|| format!("writing {}", path.display()))
 }
 
-/// Puts the loader where the tools look for it; `reserved` is the build's folder in the tree.
+/// Puts the loader where the tools look for it, in the build's own folder.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn link_loader(reserved: &Path) -> Result<()> {
+pub fn link_loader(root: &Root) -> Result<()> {
     let target = format!("native/usr/lib/{}/{}", multiarch(Arch::host()), loader(Arch::host()).1);
-    let at = reserved.join(LOADER.trim_start_matches(&format!("/{RESERVED}/")));
-    std::os::unix::fs::symlink(target, &at).with_context(|| format!("linking {}", at.display()))
+    root.symlink(target, LOADER)
 }
 
 #[cfg(test)]

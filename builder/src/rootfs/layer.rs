@@ -126,7 +126,7 @@ pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<String> {
         _ => {}
     }
     mounts::around(&root, &job.blobs)?;
-    let foreign = job.foreign.as_ref().map(|foreign| foreign.enter(folder, &job.scratch)).transpose()?;
+    let foreign = job.foreign.as_ref().map(|foreign| foreign.enter(&root, &job.scratch)).transpose()?;
     let no_services = NoServices::install(&root)?;
     act(job, &tree, &installer)?;
     no_services.remove(&root)?;
@@ -135,7 +135,7 @@ pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<String> {
         package_keys::refuse(&root, &[&job.remove[..], &job.keep_keys].concat())?;
     }
     if let Some(foreign) = foreign {
-        foreign.leave()?;
+        foreign.leave(&root)?;
     }
     mounts::clear(&root)?;
     drop(root);

@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount, umount2};
 
 use crate::error::Problem;
-pub use crate::sandbox::bind::bind_read_only;
 use crate::sandbox::bind::{bind, make_read_only};
 use crate::tree::Root;
 
@@ -91,10 +90,29 @@ pub fn around(root: &Root, blobs: &Path) -> Result<()> {
     for folder in ["blobs", "debs"] {
         root.make_folders(reserved.join(folder))?;
     }
-    let at = reserved.join("blobs");
-    bind(blobs, &Place::of(root, &at)?.path())?;
+    show(root, blobs, reserved.join("blobs"))
+}
+
+/// Shows `from`, a file or folder of the host, at `at` of the tree, where something of its kind is; nobody can write to it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn show(root: &Root, from: &Path, at: impl AsRef<Path>) -> Result<()> {
+    bind(from, &Place::of(root, &at)?.path())?;
     // A handle from before names what is under the mount.
     make_read_only(&Place::of(root, &at)?.path())
+}
+
+/// Takes away what [`show`] or a mount put at `at` of the tree.
+///
+/// # Errors
+/// When nothing is mounted there.
+pub fn hide(root: &Root, at: impl AsRef<Path>) -> Result<()> {
+    let at = at.as_ref();
+    let place = Place::of(root, at)?;
+    // The handle itself keeps the mount busy.
+    umount2(&place.path(), MntFlags::MNT_DETACH)
+        .with_context(|| format!("unmounting {} of the tree", at.display()))
 }
 
 /// Takes away what [`around`] mounted, and the folders that only mounts needed.
@@ -103,13 +121,13 @@ pub fn around(root: &Root, blobs: &Path) -> Result<()> {
 /// When the kernel refuses.
 pub fn clear(root: &Root) -> Result<()> {
     let reserved = Path::new("/").join(RESERVED);
-    unmounted(root, reserved.join("blobs"))?;
-    unmounted(root, &reserved)?;
+    hide(root, reserved.join("blobs"))?;
+    hide(root, &reserved)?;
     for name in DEVICES {
-        unmounted(root, Path::new("/dev").join(name))?;
+        hide(root, Path::new("/dev").join(name))?;
     }
     for folder in ["/dev/shm", "/dev/pts", "/dev", "/sys", "/tmp", "/run"] {
-        unmounted(root, folder)?;
+        hide(root, folder)?;
     }
     root.remove(&reserved).map(drop)
 }
@@ -132,14 +150,6 @@ fn mounted(root: &Root, at: impl AsRef<Path>, kind: &str, flags: MsFlags, option
     let place = Place::of(root, at)?;
     mount(Some(kind), &place.path(), Some(kind), flags, Some(options))
         .with_context(|| format!("mounting {kind} at {} of the tree", at.display()))
-}
-
-fn unmounted(root: &Root, at: impl AsRef<Path>) -> Result<()> {
-    let at = at.as_ref();
-    let place = Place::of(root, at)?;
-    // The handle itself keeps the mount busy.
-    umount2(&place.path(), MntFlags::MNT_DETACH)
-        .with_context(|| format!("unmounting {} of the tree", at.display()))
 }
 
 fn devices(root: &Root) -> Result<()> {
