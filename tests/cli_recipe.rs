@@ -236,7 +236,11 @@ fn findings() {
         ("packages.sources = [\"=\"]", "error", "has `aziot-edge`"),
         ("packages.sources = [\"nowhere\"]", "error", "nowhere does not exist"),
         ("packages.debs = [{ file = \"no.deb\" }]", "error", "no.deb does not exist"),
-        ("packages.debs = [{ file = \"r.toml\" }]", "error", "is not a Debian package"),
+        (
+            "packages.debs = [{ file = \"r.toml\" }]",
+            "error",
+            "is not a whole Debian package: it is no ar archive",
+        ),
         ("access.ssh_keys = [\"no.pub\"]", "error", "no.pub does not exist"),
         ("access.ssh_keys = [\"id\"]", "error", "is a private key"),
         ("overlays = [\"nowhere\"]", "error", "nowhere does not exist"),

@@ -22,7 +22,7 @@ const RUNS: &[(i32, &str)] = &[
     (0, "check gateway.toml"),
     (2, "check wrong.toml"),
     (0, "store --store {out}"),
-    (1, "store --store golden/gateway.img"),
+    (2, "store --store golden/gateway.img"),
     (2, "lock wrong.toml"),
     (2, "build wrong.toml --out {out}"),
     (2, "build none.toml --out {out}"),

@@ -61,7 +61,10 @@ impl Bench {
         command.arg("test").arg(self.image()).args(arguments);
         command.env("PATH", std::env::join_paths(programs).expect("PATH"));
         command.env("TMPDIR", self.path("tmp")).env("EDGEPRESS_FIRMWARE", self.path("firmware"));
-        command.env("FAKE_MACHINE", machine).env("FAKE_SCOPE", SCOPE).env("FAKE_KEY", self.path("key.pem"));
+        command
+            .env("EDGEPRESS_FAKE_MACHINE", machine)
+            .env("EDGEPRESS_FAKE_SCOPE", SCOPE)
+            .env("EDGEPRESS_FAKE_KEY", self.path("key.pem"));
         command
     }
 
