@@ -142,6 +142,7 @@ fn no_swtpm() {
     fs::create_dir(&only).expect("folder");
     let output = bench.command("silent", &["--tpm"]).env("PATH", &only).output().expect("edgepress");
     let words = text(&output.stderr);
-    assert!(words.contains("`swtpm` is not installed") && words.contains("apt-get install swtpm"), "{words}");
+    assert!(words.contains("`qemu-system-x86_64`, `swtpm` are not installed"), "{words}");
+    assert!(words.contains("apt-get install qemu-system-x86 swtpm"), "{words}");
     assert_eq!(output.status.code(), Some(1));
 }
