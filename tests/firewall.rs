@@ -51,7 +51,17 @@ container() { # NAMESPACE BRIDGE PREFIX PREFIX6
         echo 1 >/proc/sys/net/ipv4/conf/eth0/route_localnet
         ip route add 127.0.0.1/32 via $3.1"
 }
+# Link-local addresses are no senders until the kernel knows that nobody else has them.
+settled() {
+    for ns in platform device first second; do
+        for _ in $(seq 200); do
+            [ -n "$(inside $ns ip -6 addr show tentative)" ] || break
+            sleep 0.1
+        done
+    done
+}
 container first br0 172.30.0 fd30
+settled
 
 serve() { ns=$1; shift; exec nsenter --net=/run/ns/$ns python3 -c "$SERVE" /run/$ns "$@"; }
 serve platform 80 53 32526 443 & servers=$!
@@ -78,6 +88,7 @@ inside device nft -f "$rules" # once more: what a reload does
 inside device nft 'add table ip filter; add chain ip filter FORWARD { type filter hook forward priority filter; policy accept; }
     add rule ip filter FORWARD accept; flush table ip filter; add rule ip filter FORWARD accept'
 container second br1 172.31.0 fd30:1
+settled
 from_container after first
 from_container after second
 ask after device 169.254.169.254,80 168.63.129.16,80 127.0.0.1,40342
