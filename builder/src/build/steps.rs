@@ -12,7 +12,7 @@ use crate::store::layers::Record;
 use crate::units::Digest;
 
 /// Version of what the steps do: a change here makes every layer anew. It is part of every key.
-const STEPS_VERSION: &str = "2";
+const STEPS_VERSION: &str = "3";
 
 /// A step's name and everything that its result depends on: input → digest or value, never a path or a time.
 #[derive(Debug, Clone, PartialEq)]

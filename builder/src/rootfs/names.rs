@@ -4,9 +4,13 @@
 //! makes trees has them (not mounted over: packages replace them by links of their own); afterwards only what a script
 //! made of them stays.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::tree::{Kind, Root};
+
+const HOSTNAME: &str = "/etc/hostname";
 
 /// More is no file of this kind.
 const MOST: u64 = 1 << 20;
@@ -23,7 +27,7 @@ impl Names {
         let hosts =
             format!("127.0.0.1 localhost\n127.0.1.1 {hostname}\n::1 localhost ip6-localhost ip6-loopback\n");
         let files = [
-            ("/etc/hostname", format!("{hostname}\n")),
+            (HOSTNAME, format!("{hostname}\n")),
             ("/etc/hosts", hosts),
             // No server, said in words: resolvers take an absent or empty file for "ask this machine".
             ("/etc/resolv.conf", "# no network while the image is made\n".to_owned()),
@@ -38,12 +42,17 @@ impl Names {
         Ok(Self(made))
     }
 
-    /// Takes them away; lines that a script added stay, and so does whatever a script put in a file's place.
+    /// Takes them away, and the copies that scripts keep of what they replace (systemd-resolved does); lines that a script
+    /// added stay, and so does whatever a script put in a file's place.
     ///
     /// # Errors
     /// When the tree cannot be written.
     pub fn remove(self, root: &Root) -> Result<()> {
         for (path, text) in self.0 {
+            // A name alone is what many files hold for reasons of their own.
+            if path != HOSTNAME {
+                remove_copies(root, path, &text)?;
+            }
             if root.lstat(path)?.is_none_or(|meta| meta.kind != Kind::File) {
                 continue;
             }
@@ -57,6 +66,22 @@ impl Names {
         }
         Ok(())
     }
+}
+
+fn remove_copies(root: &Root, original: &str, text: &str) -> Result<()> {
+    let mut as_long = Vec::new();
+    root.walk("/etc", &mut |path, meta| {
+        if meta.kind == Kind::File && meta.size == text.len() as u64 && path != Path::new(original) {
+            as_long.push(path.to_owned());
+        }
+        Ok(())
+    })?;
+    for path in as_long {
+        if root.read_text(&path, MOST)?.as_deref() == Some(text) {
+            root.remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The lines of `now` that are not among `ours`.
@@ -78,7 +103,9 @@ mod tests {
         let names = Names::install(&root, "gateway").expect("installs");
         let hosts = root.read_text("/etc/hosts", 4096).expect("reads").expect("there");
         assert!(hosts.contains("127.0.1.1 gateway\n") && hosts.contains("127.0.0.1 localhost\n"), "{hosts}");
-        root.remove("/etc/resolv.conf").expect("removes");
+        root.make_folders("/etc/resolvconf").expect("makes");
+        root.rename("/etc/resolv.conf", "/etc/resolvconf/original").expect("a package keeps it");
+        root.write("/etc/mailname", 0o644, b"gateway\n").expect("a package's own");
         root.symlink("../run/stub", "/etc/resolv.conf").expect("a package's link");
         root.write("/etc/hosts", 0o644, format!("{hosts}10.0.0.1 added\n").as_bytes())
             .expect("a script's line");
@@ -86,6 +113,7 @@ mod tests {
         let read = |path: &str| root.read_text(path, 4096).expect("reads");
         assert_eq!(read("/etc/hostname").as_deref(), Some("own\n"));
         assert_eq!(read("/etc/hosts").as_deref(), Some("10.0.0.1 added\n"));
+        assert!(!root.exists("/etc/resolvconf/original") && root.exists("/etc/mailname"));
         assert!(root.read_link("/etc/resolv.conf").expect("reads").is_some());
         root.remove("/etc/hosts").expect("removes");
         Names::install(&root, "gateway").expect("installs").remove(&root).expect("removes");
