@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::{edgepress, first, project, scratch};
 
-/// All of the ways that hostile.sh tries, at least.
+/// The ways that hostile.sh tries, and what it looks at besides, at least.
 const LEAST_WAYS: usize = 50;
 
 /// A copy of the demo's recipe whose aziot-identity-service has this postinst.
