@@ -94,8 +94,8 @@ pub fn run<T: serde::de::DeserializeOwned>(job: &Job, sink: &dyn Sink) -> Result
 /// What of the caller's environment a sandbox gets: where the host's programs are and how they are loaded, and where this
 /// program's own tests say that things are. No locale, no time zone: what is made does not depend on them.
 fn environment(all: impl Iterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
-    const NAMES: [&str; 2] = ["PATH", "TMPDIR"];
-    // FAKETIME belongs to a library that LD_PRELOAD names.
+    // The last, and what begins with FAKETIME, belong to a library that LD_PRELOAD names.
+    const NAMES: [&str; 3] = ["PATH", "TMPDIR", "NO_FAKE_STAT"];
     const PREFIXES: [&str; 3] = ["EDGEPRESS_", "FAKETIME", "LD_"];
     let kept = |name: &OsString| {
         let name = name.to_string_lossy();
