@@ -8,7 +8,7 @@ use std::sync::mpsc::Receiver;
 
 use anyhow::{Context as _, Result};
 
-use super::pass::Chunk;
+use super::pass::{self, Chunk};
 use crate::format::bmap::{self, Mapped};
 use crate::units::{Digest, Sha256};
 
@@ -66,6 +66,7 @@ impl Write for Hashed {
 
 /// The digest of each range (bytes, ascending, on whole blocks but where the disk ends).
 pub(super) fn ranges(chunks: &Receiver<Chunk>, ranges: Vec<Range<u64>>) -> Vec<Mapped> {
+    pass::stand_back();
     let mut mapped = Vec::with_capacity(ranges.len());
     let mut ranges = ranges.into_iter().peekable();
     let mut hasher = Sha256::new();

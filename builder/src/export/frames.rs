@@ -13,7 +13,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 
-use super::pass::{CHUNK, Chunk};
+use super::pass::{self, CHUNK, Chunk};
 
 /// A chunk, packed.
 #[derive(Debug, Clone)]
@@ -77,6 +77,7 @@ fn dispatch(chunks: &Receiver<Chunk>, jobs: &SyncSender<Job>, slots: &SyncSender
 }
 
 fn work<P: Packer>(packer: &P, queue: &Mutex<Receiver<Job>>, zeros: &OnceLock<Packed>) {
+    pass::stand_back();
     let mut state = packer.start();
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();

@@ -10,7 +10,7 @@ use liblzma::stream::{Check, MtStreamBuilder};
 use liblzma::write::XzEncoder;
 
 use super::consume::{Hashed, Whole};
-use super::pass::Chunk;
+use super::pass::{self, Chunk};
 
 /// As Raspberry Pi OS images have it.
 const PRESET: u32 = 6;
@@ -24,6 +24,8 @@ const MOST_THREADS: u32 = 8;
 pub(super) fn write(chunks: &Receiver<Chunk>, path: &Path, threads: NonZeroUsize) -> Result<Whole> {
     let context = || format!("writing {}", path.display());
     let threads = u32::try_from(threads.get()).unwrap_or(MOST_THREADS).min(MOST_THREADS);
+    // Before the threads are there: they take it over.
+    pass::stand_back();
     let mut builder = MtStreamBuilder::new();
     builder.preset(PRESET).check(Check::Crc64).block_size(BLOCK).threads(threads);
     let stream = builder.encoder().context("starting xz")?;
