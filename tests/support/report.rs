@@ -33,7 +33,6 @@ pub fn assert_provisioned(report: &Value, limit: f64) {
 }
 
 /// Provisioned, and no check failed.
-#[allow(dead_code, reason = "one test target uses it")]
 pub fn assert_passed(report: &Value) {
     assert_eq!((&report["provisioned"], &report["passed"]), (&true.into(), &true.into()), "{report:#}");
     assert_eq!(report["reason"], Value::Null, "{report:#}");

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use assert_cmd::cargo::cargo_bin;
 use serde_json::Value;
 
-use crate::simulator::Sim;
+use super::simulator::Sim;
 
 pub const EST: &str = "https://est.edgepress.example/.well-known/est";
 pub const VAULT: &str = "https://factory.vault.azure.net";

@@ -191,7 +191,7 @@ mod tests {
     }
 
     /// Against `openssl kdf -keylen 32 -kdfopt digest:SHA256 -kdfopt hexpass:0000 -kdfopt hexsalt:0101…
-    /// -kdfopt iter:2048 -kdfopt id:3 PKCS12KDF`; whole files are opened by OpenSSL in `tests/cli_sim_sources.rs`.
+    /// -kdfopt iter:2048 -kdfopt id:3 PKCS12KDF`; whole files are opened by OpenSSL in `tests/cli/sim_sources.rs`.
     #[test]
     fn the_key_of_a_mac_is_openssls() {
         let expected = "29ed59c3443eb4fceef5b437f79cb1cbe0c23358da4e10963eff49a52b0a1459";

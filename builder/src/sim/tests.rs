@@ -1,4 +1,4 @@
-//! The sockets of a whole simulation; what is said over TLS is tested with a real client in `tests/cli_sim.rs`.
+//! The sockets of a whole simulation; what is said over TLS is tested with a real client in `tests/cli/sim.rs`.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};

@@ -1,0 +1,19 @@
+//! Every verb as a user meets it: the real program, what it says, and with which exit status it ends. No network, no build
+//! and no machine.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod azure;
+mod flash;
+mod inspect;
+mod lock;
+mod overlay;
+mod recipe;
+mod sign;
+mod sim;
+mod sim_sources;
+mod stamp;
+mod streams;
+mod test;
+mod test_harm;

@@ -1,0 +1,260 @@
+//! First boot on the host: files as people, their editors and their servers make them. What is right for the eye is taken,
+//! and what is not taken is named; nothing of it takes for ever.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::support::device::{Device, library, shells};
+use crate::support::pki::Identity;
+
+const FAT: &str = "boot/efi/edgepress";
+const CERTIFICATE: &str = "var/secrets/aziot/certs/device-id.pem";
+
+fn utf16(text: &str) -> Vec<u8> {
+    "\u{feff}"
+        .chars()
+        .chain(text.chars())
+        .collect::<String>()
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect()
+}
+
+/// A device with this chain and key on its partition.
+fn given(chain: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Device {
+    let device = Device::new();
+    device.write(&format!("{FAT}/certificate.pem"), chain);
+    device.write(&format!("{FAT}/private-key.pem"), key);
+    device
+}
+
+fn assert_refused(device: &Device, reason: &str) {
+    device.start().until(&format!("edgepress: first boot: refused: {reason}"));
+    assert!(!device.exists(CERTIFICATE), "{}", device.story());
+}
+
+#[test]
+fn chains_that_are_whole_for_the_eye_are_taken_whole() {
+    let identity = Identity::new("dev-01");
+    let (leaf, line, key) = (&identity.leaf, &identity.intermediate, &identity.key);
+    let (leaf, chain) = (leaf.replace("\r\n", "\n"), identity.chain().replace("\r\n", "\n"));
+    let as_it_is = |text: &str| text.as_bytes().to_vec();
+    let forms: [(&str, Vec<u8>, Vec<u8>); 8] = [
+        ("glued", as_it_is(&format!("{}{line}", leaf.trim_end())), as_it_is(key)),
+        (
+            "byte order marks",
+            as_it_is(&format!("\u{feff}{leaf}\u{feff}{line}")),
+            as_it_is(&format!("\u{feff}{key}")),
+        ),
+        ("CR alone", as_it_is(&chain.replace('\n', "\r")), as_it_is(&key.replace('\n', "\r"))),
+        ("UTF-16", utf16(&chain), utf16(key)),
+        ("one line", as_it_is(&chain.replace('\n', " ")), as_it_is(&key.replace('\n', ""))),
+        ("indented", as_it_is(&chain.replace('\n', "\n\t ")), as_it_is(&key.replace('\n', " \n"))),
+        (
+            "with text",
+            as_it_is(&format!("subject=CN = dev-01\n{leaf}\nthe end of it, and BEGIN of the next\n{line}")),
+            as_it_is(&format!("Bag Attributes\n    localKeyID: 01\n{key}")),
+        ),
+        ("an old label", as_it_is(&chain.replace("CERTIFICATE", "X509 CERTIFICATE")), as_it_is(key)),
+    ];
+    for (name, chain, key) in forms {
+        let device = given(chain, key);
+        device.run();
+        assert_eq!(device.read(CERTIFICATE), identity.chain().replace("\r\n", "\n"), "{name}");
+    }
+}
+
+#[test]
+fn a_block_that_cannot_be_taken_is_named_with_its_line() {
+    let identity = Identity::new("dev-01");
+    let (leaf, line, key) = (&identity.leaf, &identity.intermediate, &identity.key);
+    let lines = leaf.lines().count();
+    let cut = line.rsplit_once("-----END").expect("PEM").0;
+    let border =
+        format!("certificate.pem, line {}: what looks like the border of a block is none", lines + 1);
+    let no_end = format!("certificate.pem, line {}: the block that begins in line {}", lines * 2, lines + 1);
+    for (chain, key, reason) in [
+        (format!("{leaf}{}", line.replace("-----BEGIN", "----BEGIN")), key.clone(), border.as_str()),
+        (format!("{leaf}{}", line.replace("-----", "\u{2014}\u{2014}")), key.clone(), &border),
+        (format!("{leaf}{}", line.replace("BEGIN", "Begin")), key.clone(), &border),
+        (format!("{leaf}{cut}"), key.clone(), &no_end[..34]),
+        (format!("{cut}{leaf}"), key.clone(), "certificate.pem, line "),
+        (format!("{leaf}{}", line.replace("CERTIFICATE", "TRUSTED CERTIFICATE")), key.clone(), "certificate.pem, line "),
+        (format!("{leaf}{}", line.replace("CERTIFICATE", "PKCS7")), key.clone(), "certificate.pem, line "),
+        (leaf.replacen("MI", "M!", 1), key.clone(), "certificate.pem, line 2: a sign that is no base64"),
+        (leaf.repeat(21), key.clone(), "certificate.pem, line "),
+        (identity.chain(), format!("{key}{key}"), "private-key.pem, line "),
+        (
+            identity.chain(),
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END RSA PRIVATE KEY-----\n".into(),
+            "private-key.pem, line 2: the key is protected by a password",
+        ),
+    ] {
+        assert_refused(&given(chain, key), reason);
+    }
+}
+
+#[test]
+fn authorities_are_taken_by_any_name_that_people_give_them() {
+    let identity = Identity::new("dev-01");
+    let trusted = "usr/local/share/ca-certificates/edgepress-1-1.crt";
+    let der = {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(file.path(), &identity.root).expect("write");
+        let made = Command::new("openssl").args(["x509", "-outform", "DER", "-in"]).arg(file.path()).output();
+        made.expect("openssl").stdout
+    };
+    for name in ["root.pem", "ROOT.PEM", "Root.Crt", "root.cer", "ROOT.CER", "root.pem.txt", "root.cert"] {
+        let device = given(identity.chain(), &identity.key);
+        device.write(&format!("{FAT}/ca/{name}"), &identity.root);
+        device.write(&format!("{FAT}/ca/._{name}"), "macOS leaves these");
+        device.run();
+        assert_eq!(device.read(trusted), identity.root.replace("\r\n", "\n"), "{name}");
+        assert!(device.state().get("not_taken").is_none(), "{name}: {}", device.state());
+    }
+    // As Windows exports it; and beside it what is none.
+    let device = given(identity.chain(), &identity.key);
+    device.write(&format!("{FAT}/ca/root.cer"), &der);
+    device.write(&format!("{FAT}/ca/README.doc"), "call the plant");
+    device.run();
+    assert_eq!(device.read(trusted), identity.root.replace("\r\n", "\n"));
+    let not_taken = device.state()["not_taken"].as_str().map(str::to_owned).unwrap_or_default();
+    assert!(not_taken.starts_with("ca/README.doc (no .pem"), "{not_taken}");
+    assert!(device.console().contains("not taken from edgepress/: ca/README.doc"), "{}", device.console());
+    let device = given(identity.chain(), &identity.key);
+    device.write(&format!("{FAT}/ca/root.pem"), identity.root.replace("-----END", "----END"));
+    assert_refused(&device, "ca/root.pem, line ");
+}
+
+#[test]
+fn what_nobody_reads_is_named() {
+    let identity = Identity::new("dev-01");
+    let device = given(identity.chain(), &identity.key);
+    device.write(&format!("{FAT}/certifcate.pem"), "x");
+    device.write(&format!("{FAT}/private-key.pem.txt"), "x");
+    device.write(
+        &format!("{FAT}/hosts"),
+        "10.0.0.5 hub # the hub\r\n#\r\nfe80::1%eth0 gw\r\n10.0.0.6 h\u{fc}b\r\n",
+    );
+    device.run();
+    let not_taken = device.state()["not_taken"].as_str().map(str::to_owned).unwrap_or_default();
+    for name in
+        ["certifcate.pem", "private-key.pem.txt (there is private-key.pem)", "hosts, line 3", "line 4"]
+    {
+        assert!(not_taken.contains(name), "{name}: {not_taken}");
+    }
+    let hosts = device.read("etc/hosts");
+    assert!(
+        hosts.contains("\n10.0.0.5 hub\n") && !hosts.contains("gw") && !hosts.contains("10.0.0.6"),
+        "{hosts}"
+    );
+}
+
+#[test]
+fn values_lose_no_sign() {
+    let identity = Identity::new("dev-01");
+    for (name, text, reason) in [
+        ("registration-id", "d\u{e9}v-01", "registration-id holds a sign that is no plain ASCII"),
+        ("registration-id", "dev-01\ndev-02\n", "registration-id holds 2 lines"),
+        ("registration-id", "dev-01 x", "registration id 'dev-01 x' differs"),
+        ("hostname", "pump 7", "hostname 'pump 7' is no host name"),
+        ("hostname", &"p".repeat(64), "hostname 'pppp"),
+        ("endpoint", "https://dps.example https://other.example", "endpoint 'https://dps.example h"),
+    ] {
+        let device = given(identity.chain(), &identity.key);
+        device.write(&format!("{FAT}/{name}"), text);
+        assert_refused(&device, reason);
+    }
+}
+
+/// What a shell takes for an option, and a file system for a folder.
+#[test]
+fn common_names_that_programs_treat_specially_are_refused() {
+    for name in ["-n", "-rf", ".", "..", ".hidden", "pump.", "pump_", &"p".repeat(65)] {
+        let identity = Identity::new(name);
+        assert_refused(&given(identity.chain(), &identity.key), "the certificate's common name ");
+    }
+}
+
+#[test]
+fn a_registration_id_is_refused_and_not_cut() {
+    let source = |from: &str, prefix: usize| {
+        let device = Device::new();
+        let id = format!("{}{{{{ serial }}}}", "p".repeat(prefix));
+        let url = if from == "tpm" { "" } else { "url = \"https://est.example/x\"\n" };
+        device.write(
+            &format!("{FAT}/source.toml"),
+            format!("from = \"{from}\"\n{url}registration_id = \"{id}\"\n"),
+        );
+        device.write("proc/device-tree/serial-number", b"10000000abcdef01\0");
+        device.write("dev/tpmrm0", "");
+        device.write("world/owner", "aziottpm 660\n");
+        device.write(&format!("{FAT}/bootstrap-username"), "u");
+        device.write(&format!("{FAT}/bootstrap-password"), "p");
+        device
+    };
+    assert_refused(
+        &source("est", 49),
+        "the registration id has 65 characters, and at most 64 are possible here: 'ppp",
+    );
+    assert_refused(
+        &source("tpm", 113),
+        "the registration id has 129 characters, and at most 128 are possible",
+    );
+    let longest = source("tpm", 112);
+    longest.run();
+    let id = format!("{}10000000abcdef01", "p".repeat(112));
+    assert_eq!(longest.state()["registration_id"].as_str(), Some(id.as_str()));
+    assert_eq!(longest.read("etc/hostname").trim(), edgepress::stamp::names::label(&id));
+}
+
+#[test]
+fn files_that_are_too_large_are_refused_unread() {
+    let identity = Identity::new("dev-01");
+    for name in ["certificate.pem", "hosts", "ca/root.pem", "source.toml"] {
+        let device = given(identity.chain(), &identity.key);
+        device.write(&format!("{FAT}/{name}"), "# x\n".repeat(70_000));
+        assert_refused(&device, &format!("{name} has 280000 bytes, and at most 262144 are taken"));
+    }
+}
+
+/// A PFX says itself how many rounds its password takes.
+#[test]
+fn a_pfx_that_wants_millions_of_rounds_is_given_up() {
+    let folder = tempfile::tempdir().expect("folder");
+    let identity = Identity::new("dev-01");
+    std::fs::write(folder.path().join("c.pem"), identity.chain()).expect("write");
+    std::fs::write(folder.path().join("k.pem"), &identity.key).expect("write");
+    let made = Command::new("openssl")
+        .args("pkcs12 -export -in c.pem -inkey k.pem -passout pass: -iter 65537 -out p.pfx".split(' '))
+        .current_dir(folder.path())
+        .output()
+        .expect("openssl");
+    assert!(made.status.success(), "{made:?}");
+    let unpack = |patience: &str, shell: &[String]| {
+        let text = "RUN=$1/run trouble=; mkdir -p \"$RUN\"; . \"$2/identity.sh\"; . \"$2/chain.sh\"; unpack \"$1/p.pfx\" \"$1\" && \
+                    echo taken || echo \"trouble: $trouble\"";
+        let said = Command::new(&shell[0])
+            .args(&shell[1..])
+            .args(["-c", text, "sh"])
+            .args([folder.path(), library().as_path()])
+            .env("EP_PATIENCE", patience)
+            .output()
+            .expect("shell");
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    };
+    for shell in shells() {
+        assert_eq!(unpack("30", &shell), "taken\n");
+    }
+    let mut pfx = std::fs::read(folder.path().join("p.pfx")).expect("read");
+    let rounds: Vec<usize> =
+        (0..=pfx.len() - 5).filter(|at| pfx[*at..*at + 5] == [0x02, 0x03, 0x01, 0x00, 0x01]).collect();
+    assert!(!rounds.is_empty(), "the rounds stand in the file");
+    for at in rounds {
+        pfx[at + 2..at + 5].copy_from_slice(&[0x7f, 0xff, 0xff]);
+    }
+    std::fs::write(folder.path().join("p.pfx"), pfx).expect("write");
+    let timer = Instant::now();
+    assert_eq!(unpack("1", &shells()[0]), "trouble: it takes more than 1 s to open\n");
+    assert!(timer.elapsed() < Duration::from_secs(20), "{:?}", timer.elapsed());
+}

@@ -1,0 +1,15 @@
+//! What runs on the device, on the host instead: first boot under a root prefix, the stand-in's services, the firewall in
+//! namespaces, and the overlay's files.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod device_files;
+mod files;
+mod firewall;
+mod recovery;
+mod script;
+mod sources;
+mod standin_services;
+mod trouble;
+mod wifi;

@@ -1,0 +1,404 @@
+//! First boot on the host with every source of certificates, each against its simulator.
+
+use edgepress::sim::fault::Fault;
+use edgepress::sim::{Service, VaultSecret};
+
+use crate::support::device::{Device, shells};
+use crate::support::servers::{CERTIFICATE, FAT, KEY, World, assert_sound, lint_errors};
+
+const EST_BY_FIRST_BOOT: &str = "from = \"est\"\nurl = \"https://localhost:{est}/.well-known/est\"\n\
+                                 enrol = \"first-boot\"\nregistration_id = \"pump-7\"\n";
+const EST_BY_RUNTIME: &str =
+    "from = \"est\"\nurl = \"https://localhost:{est}/.well-known/est\"\nauto_renew = true\n";
+const VAULT: &str = "from = \"key-vault\"\nvault = \"https://localhost:{vault}\"\nname = \"edge-{{ registration_id }}\"\n\
+                     registration_id = \"pump-7\"\n";
+const HTTPS: &str = "from = \"https\"\nurl = \"https://localhost:{files}/certs/{{ registration_id }}.pem\"\n\
+                     registration_id = \"pump-7\"\n";
+
+#[test]
+fn est_enrols_with_a_bootstrap_certificate_under_every_shell() {
+    let world = World::new();
+    for shell in shells() {
+        let mut device = world.device(shell);
+        world.source(&device, EST_BY_FIRST_BOOT);
+        world.give_bootstrap(&mut device);
+        device.run();
+        assert_sound(&device, "pump-7", &world);
+        assert_eq!(device.mode(KEY), 0o600);
+        assert!(!device.exists("var/lib/edgepress/enrolment"), "the key's other copy is left");
+        device.assert_secrets_kept();
+    }
+}
+
+#[test]
+fn est_enrols_with_a_password() {
+    let world = World::new();
+    let mut device = world.device(vec!["sh".into()]);
+    world.source(&device, EST_BY_FIRST_BOOT);
+    world.give_password(&mut device);
+    device.run();
+    assert_sound(&device, "pump-7", &world);
+    for name in ["bootstrap-password", "bootstrap-username"] {
+        assert!(!device.exists(&format!("{FAT}/{name}")), "{name} is left");
+    }
+    device.assert_secrets_kept();
+}
+
+/// aziot-certd gets what it needs, and nobody is asked by first boot.
+#[test]
+fn est_is_left_to_the_runtime() {
+    let world = World::new();
+    for by_password in [false, true] {
+        let mut device = world.device(vec!["sh".into()]);
+        world.source(&device, EST_BY_RUNTIME);
+        device.write(&format!("{FAT}/registration-id"), "pump-7\r\n");
+        if by_password {
+            world.give_password(&mut device);
+        } else {
+            world.give_bootstrap(&mut device);
+        }
+        device.run();
+        let config = device.read("etc/aziot/config.toml");
+        assert_eq!(lint_errors(&config), Vec::<String>::new(), "{config}");
+        let parsed: toml::Table = config.parse().expect("config.toml");
+        let attestation = &parsed["provisioning"]["attestation"];
+        assert_eq!(attestation["registration_id"].as_str(), Some("pump-7"));
+        assert_eq!(attestation["identity_cert"]["method"].as_str(), Some("est"));
+        assert_eq!(attestation["identity_cert"]["auto_renew"]["rotate_key"].as_bool(), Some(true));
+        let est = &parsed["cert_issuance"]["est"];
+        assert_eq!(
+            est["urls"]["default"].as_str(),
+            Some(world.fill("https://localhost:{est}/.well-known/est").as_str())
+        );
+        let trusted = est["trusted_certs"][0].as_str().expect("an address");
+        assert_eq!(device.read(trusted.trim_start_matches("file:///")), world.ca());
+        let auth = est["auth"].as_table().expect("auth");
+        assert_eq!(auth.contains_key("password"), by_password);
+        if let Some(key) = auth.get("bootstrap_identity_pk") {
+            let key = key.as_str().expect("an address").trim_start_matches("file:///");
+            assert_eq!(device.mode(key), 0o600);
+        }
+        assert_eq!(device.mode("etc/aziot/config.toml"), 0o600);
+        assert!(!device.exists(KEY) && !device.exists(&format!("{FAT}/bootstrap-key.pem")));
+        assert!(world.requests(Service::Est).is_empty());
+        device.assert_secrets_kept();
+    }
+}
+
+#[test]
+fn a_key_vault_gives_pem_and_pfx_to_a_managed_identity() {
+    for pfx in [false, true] {
+        let world = World::with(|config| {
+            config.vault_secrets = vec![VaultSecret { pattern: "edge-*".into(), pfx }];
+        });
+        let device = world.device(vec!["sh".into()]);
+        world.source(&device, VAULT);
+        device.run();
+        assert_sound(&device, "pump-7", &world);
+    }
+}
+
+#[test]
+fn a_key_vault_lets_an_application_s_certificate_in() {
+    let world = World::with_application("11111111-2222-3333-4444-555555555555");
+    let mut device = world.device(vec!["sh".into()]);
+    let text = format!(
+        "{VAULT}token = \"client-certificate\"\nclient_id = \"11111111-2222-3333-4444-555555555555\"\n\
+         tenant = \"contoso.example\"\nauthority = \"https://localhost:{{token}}\"\n"
+    );
+    // By address: `localhost` is the token endpoint's name here.
+    world.source(&device, &text.replace("localhost:{vault}", "127.0.0.1:{vault}"));
+    world.give_application(&mut device);
+    device.run();
+    assert_sound(&device, "pump-7", &world);
+    assert!(!device.exists(&format!("{FAT}/bootstrap-key.pem")));
+    device.assert_secrets_kept();
+}
+
+#[test]
+fn a_key_vault_lets_an_arc_machine_in() {
+    let world = World::with_arc();
+    let device = world.device(vec!["sh".into()]);
+    world.source(&device, &format!("{VAULT}token = \"arc\"\n"));
+    device.run();
+    assert_sound(&device, "pump-7", &world);
+}
+
+#[test]
+fn a_server_of_one_s_own_lets_a_token_or_a_certificate_in() {
+    let world = World::new();
+    for by_token in [true, false] {
+        let mut device = world.device(vec!["sh".into()]);
+        world.source(&device, HTTPS);
+        if by_token {
+            world.give_token(&mut device);
+        } else {
+            world.give_bootstrap(&mut device);
+        }
+        device.run();
+        assert_sound(&device, "pump-7", &world);
+        assert!(!device.exists(&format!("{FAT}/bootstrap-token")));
+        device.assert_secrets_kept();
+    }
+}
+
+#[test]
+fn a_symmetric_key_comes_to_its_place() {
+    let mut device = Device::new();
+    device.write(
+        &format!("{FAT}/source.toml"),
+        "from = \"symmetric-key\"\nhostname = \"p-{{ registration_id }}\"\n",
+    );
+    device.write(&format!("{FAT}/registration-id"), "pump-7\n");
+    device.give_secret("symmetric-key", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\r\n");
+    device.run();
+    let key = "var/secrets/aziot/keys/device-id.symmetric";
+    assert_eq!(device.read(key), "01234567890123456789012345678901");
+    assert_eq!(device.mode(key), 0o600);
+    assert_eq!(device.read("etc/hostname"), "p-pump-7\n");
+    assert!(!device.exists(&format!("{FAT}/symmetric-key")));
+    let config = device.read("etc/aziot/config.toml");
+    assert_eq!(lint_errors(&config), Vec::<String>::new(), "{config}");
+    assert!(
+        config.contains("registration_id = \"pump-7\"\nsymmetric_key = { uri = \"file:///var/secrets/"),
+        "{config}"
+    );
+}
+
+#[test]
+fn a_tpm_must_be_there_and_belong_to_its_service() {
+    let device = Device::new();
+    device.write(&format!("{FAT}/source.toml"), "from = \"tpm\"\nregistration_id = \"{{ serial }}\"\n");
+    device.write("sys/class/dmi/id/product_serial", "SN 42/7\n");
+    {
+        let mut running = device.start();
+        running.until("waiting: the machine has no TPM 2.0 (/dev/tpmrm0)");
+        device.write("world/owner", "root 600\n");
+        device.write("dev/tpmrm0", "");
+        running.until("waiting: /dev/tpmrm0 belongs to root (mode 600), not to aziottpm (660)");
+        device.write("world/owner", "aziottpm 660\n");
+        assert!(running.end().success());
+    }
+    let config = device.read("etc/aziot/config.toml");
+    assert_eq!(lint_errors(&config), Vec::<String>::new(), "{config}");
+    assert!(config.contains("method = \"tpm\"\nregistration_id = \"SN-42-7\"\n"), "{config}");
+}
+
+#[test]
+fn names_come_from_the_machine() {
+    let world = World::new();
+    let interface = |device: &Device, name: &str, address: &str, assigned: &str| {
+        let folder = format!("sys/class/net/{name}");
+        device.write(&format!("{folder}/device/.keep"), "");
+        device.write(&format!("{folder}/address"), format!("{address}\n"));
+        device.write(&format!("{folder}/addr_assign_type"), format!("{assigned}\n"));
+    };
+    for (template, expected) in [
+        ("{{ serial }}", "10000000abcdef01"),
+        ("gw-{{mac}}", "gw-dca632000001"),
+        ("{{ vm_name }}", "edge-vm"),
+        ("vm-{{ vm_id }}", "vm-5f1c6f0a-9d3e-4b52-8a57-0c2d9e6b7a41"),
+    ] {
+        let device = world.device(vec!["sh".into()]);
+        device.write("proc/device-tree/serial-number", b"10000000abcdef01\0");
+        interface(&device, "eth0", "02:11:22:33:44:55", "1");
+        interface(&device, "eth1", "DC:A6:32:00:00:01", "0");
+        interface(&device, "wlan0", "dc:a6:32:00:00:02", "0");
+        world.source(&device, &VAULT.replace("pump-7", template));
+        device.run();
+        assert_sound(&device, expected, &world);
+    }
+}
+
+#[test]
+fn what_vendors_leave_instead_of_a_serial_number_is_refused() {
+    for text in [
+        "",
+        "0",
+        "0000-0000",
+        "None",
+        "To Be Filled By O.E.M.",
+        "System Serial Number",
+        "Not Specified",
+        "Default string",
+    ] {
+        let device = Device::new();
+        device.write(&format!("{FAT}/source.toml"), "from = \"tpm\"\nregistration_id = \"{{ serial }}\"\n");
+        device.write("sys/class/dmi/id/product_serial", format!("{text}\n"));
+        device.start().until(
+            "refused: no registration id: the machine has no serial number of its own (device tree, DMI)",
+        );
+    }
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    for (text, reason) in [
+        ("from = \"ets\"", "there is no source 'ets'"),
+        ("from = \"est\"", "source.toml: the url is missing"),
+        ("from = \"est\"\nurl = \"http://est.example\"", "'http://est.example' is no https:// address"),
+        ("from = \"est\"\nurl = \"https://est.example\"\nenrol = \"me\"", "enrol = 'me' is neither"),
+        ("from = \"key-vault\"\nvault = \"https://v\"\ntoken = \"x\"", "token = 'x' is unknown"),
+        ("# a comment\n\nform = \"est\"", "source.toml, line 3: unknown key 'form'"),
+        (
+            "from = \"https\"\nurl = \"https://x/$(reboot)\"",
+            "line 2: the value has a character that it cannot have",
+        ),
+    ] {
+        let device = Device::new();
+        device.write(&format!("{FAT}/source.toml"), text);
+        let mut running = device.start();
+        running.until("edgepress: first boot: refused: ");
+        assert!(device.console().contains(reason), "{text}: {}", device.console());
+    }
+}
+
+#[test]
+fn an_image_that_forbids_overrides_keeps_its_source() {
+    let world = World::new();
+    let mut device = world.device(vec!["sh".into()]);
+    device.constants("no", 1_000_000_000);
+    device.write("usr/lib/edgepress/source.toml", world.fill(EST_BY_FIRST_BOOT));
+    device.write("usr/lib/edgepress/source-ca.pem", world.ca());
+    device.write(&format!("{FAT}/source.toml"), "from = \"https\"\nurl = \"https://evil.example/x\"\n");
+    world.give_bootstrap(&mut device);
+    device.run();
+    assert_sound(&device, "pump-7", &world);
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let world = World::new();
+    for (text, files, reason) in [
+        (EST_BY_FIRST_BOOT, &[][..], "no bootstrap credentials for est in edgepress/ on the FAT partition"),
+        (
+            EST_BY_FIRST_BOOT,
+            &["bootstrap-username"][..],
+            "no bootstrap-password in edgepress/ on the FAT partition",
+        ),
+        (
+            HTTPS,
+            &["bootstrap-key.pem"][..],
+            "no bootstrap-certificate.pem in edgepress/ on the FAT partition",
+        ),
+        (
+            "from = \"symmetric-key\"\n",
+            &["registration-id"][..],
+            "no symmetric-key in edgepress/ on the FAT partition",
+        ),
+        ("from = \"tpm\"\n", &[][..], "no registration-id in edgepress/ on the FAT partition"),
+    ] {
+        let device = world.device(vec!["sh".into()]);
+        world.source(&device, text);
+        for name in files {
+            device.write(
+                &format!("{FAT}/{name}"),
+                "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n",
+            );
+        }
+        device.start().until(&format!("waiting: {reason}"));
+    }
+}
+
+/// Whatever a server does, the device says it in one line and gets there in the end.
+#[test]
+fn servers_that_fail_are_asked_again() {
+    let cases: &[(&str, &str, &str)] = &[
+        (EST_BY_FIRST_BOOT, "est=429:2", "is busy (429)"),
+        (EST_BY_FIRST_BOOT, "est=500:2", "answered 500"),
+        (EST_BY_FIRST_BOOT, "est=404:1", "has nothing for this device (404)"),
+        (EST_BY_FIRST_BOOT, "est=wrong:1", "no certificate of it belongs to the private key"),
+        (EST_BY_FIRST_BOOT, "est=garbage:1", "answered something that cannot be used"),
+        (EST_BY_FIRST_BOOT, "est=untrusted:1", "cannot be reached: (60)"),
+        (VAULT, "vault=429:1", "is busy (429)"),
+        (VAULT, "vault=500:1", "answered 500"),
+        (VAULT, "vault=404:1", "has no secret edge-pump-7 (404)"),
+        (VAULT, "vault=wrong:1", "gave a certificate that is not for pump-7"),
+        (VAULT, "vault=garbage:1", "answered something that cannot be used"),
+        (VAULT, "metadata=500:1", "no token for the vault: the instance metadata answered 500"),
+        (
+            VAULT,
+            "metadata=404:1",
+            "no token for the vault: the instance metadata has nothing for this device (404)",
+        ),
+        (VAULT, "metadata=garbage:1", "no token for the vault: the instance metadata answered something"),
+        (VAULT, "metadata=wrong:1", "localhost refuses this device"),
+        (HTTPS, "files=429:1", "is busy (429)"),
+        (HTTPS, "files=wrong:1", "gave a certificate that is not for pump-7"),
+        (HTTPS, "files=garbage:1", "answered something that cannot be used"),
+    ];
+    for (source, fault, reason) in cases {
+        let world = World::with_faults(&[fault]);
+        let mut device = world.device(vec!["sh".into()]);
+        world.source(&device, source);
+        if *source != VAULT {
+            world.give_bootstrap(&mut device);
+        }
+        let mut running = device.start();
+        running.until(reason);
+        assert!(running.end().success(), "{fault}");
+        assert_sound(&device, "pump-7", &world);
+        assert!(device.console().contains("edgepress: first boot: waiting: "), "{fault}");
+        assert_eq!(device.state()["state"], "done", "{fault}");
+        assert!(device.state()["last_error"].as_str().is_some_and(|text| text.contains(reason)), "{fault}");
+    }
+}
+
+/// A device that is throttled waits as long as it is told, and longer the more often it fails.
+#[test]
+fn a_server_that_is_down_is_not_asked_in_a_loop() {
+    let world = World::with_faults(&["est=500"]);
+    let mut device = world.device(vec!["sh".into()]);
+    world.source(&device, EST_BY_FIRST_BOOT);
+    world.give_bootstrap(&mut device);
+    let mut running = device.start();
+    running.until("answered 500");
+    world.wait_for(Service::Est, 4);
+    world.simulation.set_fault(Service::Est, None::<Fault>);
+    assert!(running.end().success());
+    assert_sound(&device, "pump-7", &world);
+    let asked = world.times(Service::Est);
+    let gaps: Vec<f64> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    // A pass sleeps 0.02 s here: 6, 11 and 16 of them at least.
+    assert!(gaps[0] >= 0.12 && gaps[1] >= 0.22 && gaps[2] >= 0.32, "{gaps:?}");
+    assert_eq!(
+        device.console().matches("answered 500").count(),
+        1,
+        "a reason is said once\n{}",
+        device.console()
+    );
+}
+
+/// As for a certificate on the partition: at every cut the device can go on, and it ends with one sound identity.
+#[test]
+fn a_power_cut_at_any_step_is_survived() {
+    let world = World::new();
+    for (source, bootstrap) in [(EST_BY_FIRST_BOOT, true), (VAULT, false)] {
+        let mut cuts = 0;
+        loop {
+            let mut device = world.device(vec!["sh".into()]);
+            world.source(&device, source);
+            if bootstrap {
+                world.give_bootstrap(&mut device);
+            }
+            device.write("world/cut", format!("{}\n", cuts + 1));
+            if device.start().end().success() {
+                break;
+            }
+            cuts += 1;
+            if device.exists(KEY) {
+                assert!(device.exists(CERTIFICATE), "cut {cuts}: a key without its certificate");
+            } else if bootstrap {
+                assert!(
+                    device.exists(&format!("{FAT}/bootstrap-key.pem")),
+                    "cut {cuts}: nothing to go on with"
+                );
+            }
+            device.remove("world/cut");
+            device.run();
+            assert_sound(&device, "pump-7", &world);
+            assert!(!device.exists(&format!("{FAT}/bootstrap-key.pem")), "cut {cuts}: a key is left");
+        }
+        assert!(cuts > 20, "only {cuts} calls were cut: the fakes are not used");
+    }
+}
