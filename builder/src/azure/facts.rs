@@ -9,8 +9,8 @@ use url::Url;
 
 use super::names::Names;
 use super::version::Version;
-use crate::build::manifest::{FILE_NAME, Manifest};
 use crate::error::Problem;
+use crate::manifest::{FILE_NAME, Manifest};
 use crate::recipe;
 use crate::recipe::types::{CertificateSource, Format, Provisioning, VaultToken};
 use crate::units::{Arch, Digest};

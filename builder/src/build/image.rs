@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::manifest::Partition;
 use crate::disk::ids::Ids;
 use crate::error::Problem;
 use crate::event::Sink;
+use crate::manifest::Partition;
 use crate::recipe::types::Recipe;
 use crate::rootfs::layer::{Stack, kernels};
 use crate::rootfs::{guard, images};
+use crate::sandbox::Job;
 use crate::sbom::{self, Inventory};
 use crate::tree::Root;
 use crate::units::Digest;
@@ -50,12 +51,25 @@ pub struct Made {
     pub inventory: Inventory,
 }
 
+impl Job for ImageJob {
+    const NAME: &'static str = "image";
+    type Answer = Made;
+
+    fn doing(&self) -> String {
+        "making the image".into()
+    }
+
+    fn execute(&self, sink: &dyn Sink) -> Result<Made> {
+        self.make(sink)
+    }
+}
+
 impl ImageJob {
     /// Guards the tree against leaks of identity, then writes the disk.
     ///
     /// # Errors
     /// All leaks at once; a disk that is too small; no space left.
-    pub fn make(&self, sink: &dyn Sink) -> Result<Made> {
+    fn make(&self, sink: &dyn Sink) -> Result<Made> {
         let stack = Stack::read_only(&self.lowers, &self.scratch)?;
         let root = &stack.tree()?;
         self.guard(root)?;

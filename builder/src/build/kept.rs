@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::image::Made;
-use super::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest};
 use crate::units::Digest;
 
 /// Remembered in the store, for one output folder and recipe name.

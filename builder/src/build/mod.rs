@@ -10,7 +10,6 @@
 mod begin;
 pub mod image;
 pub mod kept;
-pub mod manifest;
 pub mod outputs;
 pub mod papers;
 pub mod partial;
@@ -32,16 +31,16 @@ use crate::event::{Event, Sink};
 use crate::foreign::{self, Ability, Foreign, Means};
 use crate::lock::mirrors::Mirrors;
 use crate::lock::{Action, Policy};
+use crate::manifest::Output;
 use crate::recipe::diagnostic::Severity;
 use crate::recipe::types::Format;
 use crate::recipe::{self, Loaded};
 use crate::rootfs::layer::{self, LayerJob};
+use crate::sandbox;
 use crate::sandbox::confined::Limits;
-use crate::sandbox::{self, Job};
 use crate::store::{Store, layers};
 use crate::units::{Arch, Digest};
-use crate::{lock, packages};
-use manifest::Output;
+use crate::{check, lock};
 use outputs::{Outputs, Ready};
 use plan::Plan;
 use steps::{Explained, History, Step};
@@ -118,7 +117,7 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     let ability = (arch != Arch::host()).then(|| foreign::ability(arch, sink)).transpose()?;
     let mut build = Build { store: &store, history, sink, limits: options.limits, explained: Vec::new() };
 
-    let local = packages::local::gather(&loaded.recipe, &store, sink)?;
+    let local = lock::local::gather(&loaded.recipe, &store, sink)?;
     let mirrors = Mirrors::new(options.mirrors.clone());
     let timer = Instant::now();
     let lock_file = begin::lock_file(options, &loaded.recipe, &local, &folder, sink);
@@ -186,7 +185,7 @@ fn main(outputs: &[Ready]) -> Option<&Ready> {
 
 /// `check` found errors: no build is worth its minutes then.
 fn refuse_mistakes(loaded: &Loaded, sink: &dyn Sink) -> Result<()> {
-    let report = recipe::check::check(loaded)?;
+    let report = check::check(loaded)?;
     let (errors, warnings): (Vec<_>, Vec<_>) =
         report.findings.iter().partition(|finding| finding.severity == Severity::Error);
     for warning in warnings {
@@ -292,7 +291,7 @@ impl Build<'_> {
             return Ok(tree);
         }
         let tree = layers::create(self.store, &step.key(), &step.record, self.sink, |tree, scratch| {
-            sandbox::run::<String>(&Job::Layer(Box::new(job(tree.to_owned(), scratch.to_owned()))), self.sink)
+            sandbox::run(&job(tree.to_owned(), scratch.to_owned()), self.sink)
         })?;
         self.finish(step, false, timer);
         Ok(tree)

@@ -15,7 +15,6 @@ use serde::Serialize;
 use super::Build;
 use super::image::{ImageJob, Made};
 use super::kept::{Kept, KeptImage, KeptOutputs, Seen, manifest_in};
-use super::manifest::{self, Manifest, Output, Raw};
 use super::papers;
 use super::partial::{Partial, replace};
 use super::plan::Plan;
@@ -24,9 +23,10 @@ use crate::disk::ids::Ids;
 use crate::event::{Event, Sink, Unit};
 use crate::export::root::{Packed, RootJob};
 use crate::export::{self, Request, vhd};
+use crate::manifest::{self, Manifest, Output, Raw};
 use crate::recipe::types::{Board, Format};
 use crate::rootfs::images;
-use crate::sandbox::{self, Job};
+use crate::sandbox;
 use crate::store::Store;
 use crate::units::Digest;
 use crate::{board, disk};
@@ -140,7 +140,7 @@ impl Outputs<'_> {
             authorized_keys: Digest::of(&self.plan.authorized_keys),
             wifi: board::wifi::allowed(recipe.network.wifi.as_ref())?,
         };
-        sandbox::run(&Job::Image(Box::new(job)), self.sink)
+        sandbox::run(&job, self.sink)
     }
 
     /// Makes what the recipe asks for and moves all of it to its places; says also what the raw image is.
@@ -232,7 +232,7 @@ impl Outputs<'_> {
             out: out.to_owned(),
             epoch: self.plan.epoch,
         };
-        sandbox::run(&Job::Root(job), self.sink)
+        sandbox::run(&job, self.sink)
     }
 
     /// The file's name for a format: bmaptool finds `name.bmap` beside `name.img.zst`.

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::image::Made;
-use super::manifest::{Output, Raw};
 use super::partial::replace;
 use super::plan::Plan;
+use crate::manifest::{Output, Raw};
 use crate::os_list::{self, Download};
 use crate::sbom::Bill;
 use crate::sign;

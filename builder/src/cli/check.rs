@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::Session;
+use crate::check::check_path;
 use crate::error::Problem;
-use crate::recipe::check::check_path;
 use crate::units::Arch;
 
 /// Checks a recipe, without a network and without building anything.

@@ -11,10 +11,10 @@ use serde::Serialize;
 use super::Session;
 use super::store::StoreOption;
 use crate::error::Problem;
+use crate::lock::local;
 use crate::lock::mirrors::{Mirrors, parse_override};
 use crate::lock::types::Section;
 use crate::lock::{self, Action, Ensured, Policy, owner};
-use crate::packages::local;
 use crate::recipe;
 use crate::units::{Arch, counted};
 

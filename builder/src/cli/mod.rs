@@ -39,6 +39,7 @@ use self::failure::Failure;
 use self::output::{Form, Output};
 use crate::event::Sink;
 use crate::interrupt;
+use crate::jobs;
 use crate::sandbox;
 
 const AFTER_HELP: &str = "\
@@ -109,7 +110,7 @@ impl SandboxStage {
     fn run(self) -> Result<()> {
         // Before anything starts a thread: the kernel refuses namespaces to those who have several.
         match self {
-            Self { inner: true, .. } => sandbox::inner(),
+            Self { inner: true, .. } => sandbox::inner(jobs::ALL),
             Self { confined: true, .. } => sandbox::confined::outer(),
             Self { confined_init: true, .. } => sandbox::confined::init(),
             _ => sandbox::outer(),

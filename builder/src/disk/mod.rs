@@ -21,6 +21,7 @@ pub mod overlay;
 pub mod patch;
 pub mod qcow2;
 pub mod sparse;
+pub mod superblock;
 pub mod survey;
 pub mod table;
 
@@ -36,9 +37,9 @@ use self::gpt::ALIGN;
 use self::ids::Ids;
 use self::overlay::{Overlay, Zeros};
 use self::survey::{BLOCK, Survey};
-use crate::build::manifest::Partition;
 use crate::error::Problem;
 use crate::event::{Event, Sink};
+use crate::manifest::Partition;
 use crate::recipe::types::Board;
 use crate::tree::Root;
 use crate::units::Arch;

@@ -16,7 +16,9 @@ use tar::{Builder, EntryType, Header};
 
 use super::pass::{CHUNK, Chunk};
 use super::{joined, threads, zst};
+use crate::event::Sink;
 use crate::rootfs::layer::Stack;
+use crate::sandbox::Job;
 use crate::tree::{Kind, Meta, Root};
 use crate::units::{Digest, Sha256};
 
@@ -44,6 +46,19 @@ pub struct Packed {
     pub raw_size: u64,
     /// SHA-256 of the tar in it.
     pub raw_sha256: Digest,
+}
+
+impl Job for RootJob {
+    const NAME: &'static str = "root";
+    type Answer = Packed;
+
+    fn doing(&self) -> String {
+        "packing the root tree".into()
+    }
+
+    fn execute(&self, _: &dyn Sink) -> Result<Packed> {
+        self.make()
+    }
 }
 
 impl RootJob {

@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::source::PREFERRED;
-use crate::build::manifest::FILE_NAME;
 use crate::error::Problem;
+use crate::manifest::FILE_NAME;
 use crate::sign::sums;
 use crate::units::Digest;
 

@@ -12,12 +12,12 @@ use serde_json::Value;
 use super::beside::{Beside, text};
 use super::chunk::CHUNK;
 use super::size;
-use crate::build::manifest::FILE_NAME;
 use crate::error::Problem;
 use crate::format::bmap::Bmap;
 use crate::format::decode::fill;
 use crate::format::unpack::LARGEST;
 use crate::format::{Container, VHD_FOOTER, decode, detect, judge};
+use crate::manifest::FILE_NAME;
 use crate::units::{Digest, Sha256};
 
 /// Which of a build's outputs is taken: the one that is read fastest and is checked best.

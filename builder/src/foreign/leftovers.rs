@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 
 use super::elf::Elf;
 use super::tools::multiarch;
+use crate::chroot::mounts::RESERVED;
 use crate::error::Problem;
-use crate::rootfs::mounts::RESERVED;
 use crate::tree::{Kind, Root};
 use crate::units::Arch;
 

@@ -33,9 +33,9 @@ use serde::{Deserialize, Serialize};
 pub use leftovers::refuse_leftovers;
 use tools::multiarch;
 
+use crate::chroot::mounts::{self, RESERVED};
 use crate::error::Problem;
 use crate::event::Sink;
-use crate::rootfs::mounts::{self, RESERVED};
 use crate::sandbox::{self, Job};
 use crate::tree::Root;
 use crate::units::Arch;
@@ -81,12 +81,29 @@ pub enum Ability {
     Host,
 }
 
+/// Can foreign programs be registered in a user namespace?
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ProbeBinfmt;
+
+impl Job for ProbeBinfmt {
+    const NAME: &'static str = "probe-binfmt";
+    type Answer = bool;
+
+    fn doing(&self) -> String {
+        "looking for binfmt_misc".into()
+    }
+
+    fn execute(&self, _: &dyn Sink) -> Result<bool> {
+        Ok(binfmt::mount_own())
+    }
+}
+
 /// Finds out what this host can do for trees of `arch`.
 ///
 /// # Errors
 /// When qemu-user is missing, or neither kernel nor host let foreign programs run; says what to install.
 pub fn ability(arch: Arch, sink: &dyn Sink) -> Result<Ability> {
-    let own = sandbox::run::<bool>(&Job::ProbeBinfmt, sink)?;
+    let own = sandbox::run(&ProbeBinfmt, sink)?;
     decide(arch, own, binfmt::host_has(arch), || qemu::find(arch))
 }
 
@@ -129,7 +146,7 @@ impl Foreign {
     }
 
     /// Lets the programs of the tree `root` run, in this mount namespace; call it when
-    /// [`crate::rootfs::mounts::around`] is done. `scratch` is a folder that no script sees.
+    /// [`crate::chroot::mounts::around`] is done. `scratch` is a folder that no script sees.
     ///
     /// # Errors
     /// When the kernel refuses a mount or the registration.
@@ -168,7 +185,7 @@ impl Entered {
         Ok(())
     }
 
-    /// Takes everything away again; call it before [`crate::rootfs::mounts::clear`].
+    /// Takes everything away again; call it before [`crate::chroot::mounts::clear`].
     ///
     /// # Errors
     /// When a package put something where the tools' libraries were shown.
@@ -187,7 +204,7 @@ impl Entered {
 mod tests {
     use super::elf::Elf;
     use super::{Ability, HELPER, decide};
-    use crate::rootfs::mounts::RESERVED;
+    use crate::chroot::mounts::RESERVED;
     use crate::units::Arch;
 
     #[test]

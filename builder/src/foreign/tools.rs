@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::elf::Elf;
-use crate::rootfs::chroot::Chroot;
+use crate::chroot::Chroot;
 use crate::tree::{Kind, Root};
 use crate::units::Arch;
 
@@ -218,11 +218,11 @@ pub fn link_loader(root: &Root) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::{LOADER, PACKAGES, loader, prepare, with_architecture, with_loader};
+    use crate::chroot::Chroot;
+    use crate::chroot::mounts::RESERVED;
     use crate::event::{Event, Sink};
     use crate::foreign::elf::Elf;
     use crate::foreign::elf::tests::program;
-    use crate::rootfs::chroot::Chroot;
-    use crate::rootfs::mounts::RESERVED;
     use crate::sandbox::confined::Limits;
     use crate::tree::Root;
     use crate::units::Arch;

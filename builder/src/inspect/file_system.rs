@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::disk::ids::{Uuid, VolumeId};
-use crate::prove::checks::{SUPERBLOCK, ext4_size};
+use crate::disk::superblock::{SUPERBLOCK, ext4_size};
 
 /// A file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::root::Root;
 use super::system::{text, version_of};
+use crate::image::root::Root;
 
 /// Where grub has its configuration.
 pub const CONFIG: &str = "boot/grub/grub.cfg";

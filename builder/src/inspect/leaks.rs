@@ -10,13 +10,13 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::FileFacts;
-use super::root::Root;
 use super::system::System;
 use crate::board::raspberry_pi::chain::Files;
-use crate::prove::checks::Check;
+use crate::image::root::Root;
 use crate::rootfs::guard::{self, Allowed, Leak};
 use crate::rootfs::guard_rules::{PKCS12, PRIVATE_KEY, has_yaml_password, is_key_store, matches};
 use crate::stamp::golden::{AUTHORITIES, FOLDER, identity_file, is_authority};
+use crate::verdict::Check;
 
 /// The verdict's name.
 pub const NAME: &str = "identity-leak";
@@ -258,7 +258,7 @@ mod tests {
     use super::{Meant, Seen, identity, judge, on_fat};
     use crate::disk::fat::FatFile;
     use crate::inspect::FileFacts;
-    use crate::prove::checks::Outcome;
+    use crate::verdict::Outcome;
 
     const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg\n";
 

@@ -16,8 +16,6 @@ mod grub;
 pub mod leaks;
 mod partition;
 pub mod preflight;
-pub mod root;
-pub mod source;
 pub mod system;
 mod text;
 mod uefi;
@@ -31,22 +29,23 @@ pub use self::file_system::FileSystem;
 use self::leaks::{Found, Meant, Seen};
 pub use self::partition::{Partition, Volume, look_at_fat, root_part, root_partition};
 use self::preflight::{Disk, Inside, Point};
-use self::source::Source;
 use self::system::{Started, System};
 pub use self::text::shown;
 pub use self::uefi::Loaders;
 use crate::board::raspberry_pi::chain::{self, Chain, Files};
 use crate::board::raspberry_pi::{config_txt, model};
-use crate::build::manifest::Manifest;
 use crate::disk::table::{self, Kind};
 use crate::error::{Problem, problem};
 use crate::event::Sink;
 use crate::format::Container;
-use crate::prove::checks::{Check, Outcome};
+use crate::image::root;
+use crate::image::source::Source;
+use crate::manifest::Manifest;
 use crate::recipe::types::{Board, Model};
 use crate::rootfs::guard::Allowed;
 use crate::sign;
 use crate::units::{Arch, Digest};
+use crate::verdict::{Check, Outcome};
 
 /// What to inspect.
 #[derive(Debug, Clone, Default)]

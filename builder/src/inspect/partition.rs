@@ -8,13 +8,13 @@ use serde::Serialize;
 
 use super::FileFacts;
 use super::file_system::{self, FileSystem};
-use super::root::{self as ext4, Part};
-use super::source::Source;
 use crate::board::raspberry_pi::chain::RootPartition;
 use crate::disk::fat;
 use crate::disk::overlay::{self, Overlay};
 use crate::disk::table::{self, Role, Table};
 use crate::error::Problem;
+use crate::image::root::{self as ext4, Part};
+use crate::image::source::Source;
 
 /// How deep folders are read, and how many files: no boot partition has more.
 const DEPTH_MAX: usize = 16;

@@ -10,7 +10,7 @@ use toml::Table;
 
 use super::config;
 use super::grub;
-use super::root::Root;
+use crate::image::root::Root;
 use crate::packages::control::paragraphs;
 use crate::rootfs::guard::Kind;
 use crate::units::Digest;

@@ -9,8 +9,8 @@ use super::{Partition, Report};
 use crate::board::raspberry_pi::chain::{Chain, Finding, clean};
 use crate::disk::table::Kind;
 use crate::format::Container;
-use crate::prove::checks::Check;
 use crate::units::counted;
+use crate::verdict::Check;
 
 /// A folder with more files is shown as one line.
 const FOLDER_SHOWN: usize = 12;

@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::board::raspberry_pi::chain::{Files, Finding, Severity, clean};
 use crate::board::uefi::config_folders;
-use crate::prove::checks::Check;
 use crate::units::Arch;
+use crate::verdict::Check;
 
 /// What the firmware starts, and what that finds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -149,8 +149,8 @@ fn searched(text: &str) -> Option<&str> {
 mod tests {
     use super::judge;
     use crate::disk::fat::FatFile;
-    use crate::prove::checks::Outcome;
     use crate::units::Arch;
+    use crate::verdict::Outcome;
 
     const UUID: &str = "496e403c-81de-48e8-a48c-5de5248addec";
 

@@ -26,7 +26,7 @@ use super::index::{Index, parse_uris};
 use super::{explain, keys};
 use crate::error::Problem;
 use crate::host;
-use crate::packages::local::LocalDeb;
+use crate::lock::local::LocalDeb;
 use crate::recipe::types::{EdgeSource, Recipe};
 use crate::store::Store;
 use crate::store::staging::Staging;

@@ -12,6 +12,7 @@ pub mod file;
 pub mod host;
 pub mod index;
 pub mod keys;
+pub mod local;
 pub mod mirrors;
 pub mod owner;
 pub mod tools;
@@ -26,8 +27,8 @@ use serde::Serialize;
 
 use crate::error::Problem;
 use crate::event::{Event, Sink, Unit};
+use crate::lock::local::LocalDeb;
 use crate::packages::control::RELATIONS;
-use crate::packages::local::LocalDeb;
 use crate::recipe::types::{Archive, EdgeSource, Recipe};
 use crate::store::Store;
 use crate::units::{Arch, Digest, counted};
@@ -296,8 +297,8 @@ pub fn ensure(
 #[cfg(test)]
 pub(crate) mod tests {
     use super::{Recipe, inputs_digest, requested};
+    use crate::lock::local::LocalDeb;
     use crate::packages::control::Control;
-    use crate::packages::local::LocalDeb;
     use crate::units::{Arch, Digest};
 
     const RECIPE: &str = r#"

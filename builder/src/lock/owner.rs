@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{file, inputs_digest};
-use crate::packages::local::LocalDeb;
+use crate::lock::local::LocalDeb;
 use crate::recipe;
 use crate::recipe::types::Recipe;
 

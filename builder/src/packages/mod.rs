@@ -1,6 +1,5 @@
-//! Debian packages as files: their control data, their contents, and those that a recipe brings itself.
+//! Debian packages as files: their control data, and their contents.
 
 pub mod bounds;
 pub mod control;
 pub mod deb;
-pub mod local;

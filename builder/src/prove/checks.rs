@@ -4,61 +4,11 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context as _, Result};
 
 use super::copy::Copy;
-use crate::colour::Colour;
 use crate::disk::{fat, table};
 use crate::units::{Digest, Sha256};
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Check {
-    /// A short name: `image-unaltered`.
-    pub name: String,
-    /// What came of it.
-    pub outcome: Outcome,
-    /// What was found.
-    pub detail: String,
-}
-
-/// What came of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Outcome {
-    /// As it should be.
-    Passed,
-    /// Not as it should be: the test fails, even with all milestones reached.
-    Failed,
-    /// Could not be told, or does not apply.
-    Skipped,
-}
-
-impl Outcome {
-    /// The word for it, at the right of `width` columns, in its colour where that is wanted.
-    pub fn word(self, width: usize, colour: bool) -> String {
-        let (word, its) = match self {
-            Self::Passed => ("ok", Colour::Green),
-            Self::Failed => ("FAILED", Colour::Red),
-            Self::Skipped => ("skipped", Colour::Yellow),
-        };
-        its.paint(&format!("{word:>width$}"), colour)
-    }
-}
-
-impl Check {
-    /// Passed or failed.
-    pub fn new(name: &str, passed: bool, detail: impl Into<String>) -> Self {
-        let outcome = if passed { Outcome::Passed } else { Outcome::Failed };
-        Self { name: name.to_owned(), outcome, detail: detail.into() }
-    }
-
-    /// Could not be told, and why.
-    pub fn skipped(name: &str, detail: impl Into<String>) -> Self {
-        Self { name: name.to_owned(), outcome: Outcome::Skipped, detail: detail.into() }
-    }
-}
 
 /// The digest of a whole file.
 ///
@@ -141,29 +91,6 @@ pub fn fat_left(path: &Path, size: u64, folder: &str, files: &[&str]) -> Result<
     Ok(names.filter(left).map(|name| format!("{folder}/{name}")).collect())
 }
 
-/// Bytes of an ext4 file system's superblock that are read here, at 1,024 bytes from its start.
-pub const SUPERBLOCK: (u64, u64) = (1024, 1024);
-
-/// How many bytes an ext4 file system spans, from its superblock.
-///
-/// Format: the kernel's `Documentation/filesystems/ext4/super.rst`.
-///
-/// # Errors
-/// When it is none.
-pub fn ext4_size(superblock: &[u8]) -> Result<u64> {
-    let word = |at: usize| -> Result<u64> {
-        let bytes = superblock.get(at..at + 4).context("reading a superblock: it is cut off")?;
-        Ok(u64::from(u32::from_le_bytes(bytes.try_into()?)))
-    };
-    ensure!(word(0x38)? & 0xffff == 0xef53, "reading a superblock: it is not ext4's");
-    let (low, high) = (word(0x4)?, word(0x150)?);
-    let wide = word(0x60)? & 0x80 != 0;
-    let shift = word(0x18)?;
-    ensure!(shift <= 6, "reading a superblock: blocks of 2^{shift} KiB");
-    let blocks = if wide { high << 32 | low } else { low };
-    blocks.checked_mul(1024 << shift).context("reading a superblock: too many blocks")
-}
-
 /// Bytes at the start of a disk that hold its partition table.
 const TABLE: u64 = 1 << 20;
 
@@ -185,7 +112,7 @@ pub fn partition_size(copy: &Copy, offset: u64) -> Result<Option<u64>> {
 mod tests {
     use std::io::Write as _;
 
-    use super::{digest, ext4_size, fat_left, find_any, secret_lines};
+    use super::{digest, fat_left, find_any, secret_lines};
     use crate::disk::fat::{self, LEAST};
     use crate::disk::ids::VolumeId;
     use crate::units::Digest;
@@ -234,22 +161,5 @@ mod tests {
         assert_eq!(left("edgepress", &[]), ["edgepress/wiping.tmp"]);
         assert_eq!(left("empty", &files), Vec::<String>::new());
         assert!(fat_left(self::file(&[0; 4096]).path(), 4096, "x", &[]).is_err());
-    }
-
-    #[test]
-    fn sizes_of_ext4() {
-        let mut block = vec![0; 1024];
-        block[0x38..0x3a].copy_from_slice(&0xef53_u16.to_le_bytes());
-        block[0x4..0x8].copy_from_slice(&1000_u32.to_le_bytes());
-        block[0x18] = 2;
-        assert_eq!(ext4_size(&block).expect("narrow"), 4_096_000);
-        block[0x150] = 1;
-        assert_eq!(ext4_size(&block).expect("narrow"), 4_096_000);
-        block[0x60] = 0x80;
-        assert_eq!(ext4_size(&block).expect("wide"), ((1_u64 << 32) + 1000) * 4096);
-        block[0x18] = 200;
-        assert!(ext4_size(&block).is_err());
-        assert!(ext4_size(&[0; 1024]).is_err());
-        assert!(ext4_size(&block[..0x100]).is_err());
     }
 }

@@ -11,11 +11,11 @@ use rustls::pki_types::pem::PemObject as _;
 
 use super::azure::Vm;
 use super::milestone::Milestone;
-use super::scratch;
-use crate::build::manifest::Manifest;
 use crate::certificate::common_name;
 use crate::disk::patch::{Draft, Master};
 use crate::error::Problem;
+use crate::image::scratch;
+use crate::manifest::Manifest;
 use crate::provisioning::source::{FILE_NAME, Source};
 use crate::provisioning::template::{self, Word};
 use crate::recipe::types::{Attestation, CertificateSource, Enrol, Provisioning, VaultToken};
@@ -283,8 +283,8 @@ mod tests {
     use serde_json::json;
 
     use super::{CONSUMED, Device, goal, installed_by_first_boot, servers};
-    use crate::build::manifest::Manifest;
-    use crate::prove::image::tests::manifest_text;
+    use crate::image::tests::manifest_text;
+    use crate::manifest::Manifest;
     use crate::prove::milestone::Milestone;
 
     fn manifest(certificate: &serde_json::Value, overrides: bool) -> Manifest {

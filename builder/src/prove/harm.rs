@@ -65,7 +65,7 @@ impl Moment {
 /// # Errors
 /// When /proc is not there.
 pub fn seed() -> Result<u64> {
-    let uuid = super::scratch::uuid()?;
+    let uuid = crate::image::scratch::uuid()?;
     // The first group: few digits, for a person may type them again.
     u64::from_str_radix(&uuid[..8.min(uuid.len())], 16).context("reading a random number")
 }

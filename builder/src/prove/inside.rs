@@ -20,6 +20,7 @@ pub use super::run::{Cut, Run};
 use super::tracker::Tracker;
 use super::world::{self, Setting, World};
 use crate::event::{Event, Sink, Unit};
+use crate::sandbox::{Job, Users};
 use crate::sim::log::{Entry, Mark};
 
 /// The step's name in events, and that of the boot which ends with the power cut.
@@ -69,11 +70,25 @@ enum Seen {
     Service(Box<Entry>),
 }
 
-/// Runs the test; called as pid 1 of a sandbox.
-///
-/// # Errors
-/// When world or machine cannot be started. A machine that fails is a [`Run`] with its reason.
-pub fn run(inside: &Inside, sink: &dyn Sink) -> Result<Run> {
+impl Job for Inside {
+    const NAME: &'static str = "prove";
+    type Answer = Run;
+
+    fn doing(&self) -> String {
+        "booting the image".into()
+    }
+
+    fn users(&self) -> Users {
+        Users::Own
+    }
+
+    fn execute(&self, sink: &dyn Sink) -> Result<Run> {
+        run(self, sink)
+    }
+}
+
+/// Runs the test; fails when world or machine cannot be started. A machine that fails is a [`Run`] with its reason.
+fn run(inside: &Inside, sink: &dyn Sink) -> Result<Run> {
     let world = World::start(&inside.setting)?;
     for path in [&inside.console, &inside.console_before] {
         File::create(path).with_context(|| format!("creating {}", path.display()))?;

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::checks::Outcome;
 use super::milestone::Milestone;
 use super::report::Report;
+use crate::verdict::Outcome;
 
 enum Case {
     Passed,
@@ -78,7 +78,7 @@ fn milestones(report: &Report) -> Vec<Row> {
 }
 
 fn checks(report: &Report) -> Vec<Row> {
-    let row = |check: &super::checks::Check| {
+    let row = |check: &crate::verdict::Check| {
         let case = match check.outcome {
             Outcome::Passed => Case::Passed,
             Outcome::Failed => Case::Failed(check.detail.clone()),

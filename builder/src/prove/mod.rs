@@ -22,7 +22,6 @@ pub mod copy;
 mod device;
 pub mod firmware;
 pub mod harm;
-pub mod image;
 pub mod inside;
 pub mod junit;
 pub mod machine;
@@ -33,7 +32,6 @@ mod qmp;
 pub mod report;
 mod root;
 pub mod run;
-pub(crate) mod scratch;
 pub mod timeline;
 mod tpm;
 pub mod tracker;
@@ -53,17 +51,17 @@ use self::copy::Copy;
 use self::device::Device;
 use self::firmware::Firmware;
 use self::harm::Harm;
-use self::image::Image;
 use self::inside::{Inside, Run};
 use self::machine::{Boot, Machine, NOW, Start, raspi3b};
 use self::report::{Conditions, MachineFacts, Report, publish};
-use self::scratch::Scratch;
 use self::world::Setting;
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::host;
+use crate::image::Image;
+use crate::image::scratch::Scratch;
 use crate::recipe::types::Attestation;
-use crate::sandbox::{self, Job};
+use crate::sandbox;
 use crate::sim::Allocation;
 use crate::sim::pki::DeviceCertificate;
 use crate::units::ByteSize;
@@ -158,7 +156,7 @@ pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
                 console: logs.console.clone(),
                 console_before: logs.console_before.clone(),
             };
-            sandbox::run(&Job::Prove(Box::new(inside)), sink)?
+            sandbox::run(&inside, sink)?
         }
         Err(reason) => {
             logs.make_empty()?;

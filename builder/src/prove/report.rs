@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::accel::Accel;
-use super::checks::{Check, Outcome};
 use super::harm::{Harm, Moment, Planned};
 use super::inside::Cut;
 use super::machine::Machine;
@@ -18,6 +17,7 @@ use super::processor::Processor;
 use super::{junit, timeline};
 use crate::colour::Colour;
 use crate::units::{Arch, ByteSize, Digest};
+use crate::verdict::{Check, Outcome};
 
 /// `report.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -317,10 +317,10 @@ impl fmt::Display for Report {
 pub(super) mod tests {
     use super::{Conditions, ImageFacts, MachineFacts, PowerCut, Report, SimulatorFacts, publish};
     use crate::prove::accel::Accel;
-    use crate::prove::checks::Check;
     use crate::prove::machine::Machine;
     use crate::prove::milestone::Milestone;
     use crate::units::{Arch, ByteSize};
+    use crate::verdict::Check;
 
     /// A device that was provisioned in 65.5 s.
     pub fn good() -> Report {

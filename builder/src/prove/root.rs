@@ -8,9 +8,10 @@ use anyhow::{Context as _, Result};
 use rcgen::PublicKeyData as _;
 use x509_parser::pem::Pem;
 
-use super::checks::{Check, partition_size};
+use super::checks::partition_size;
 use super::copy::Copy;
 use crate::host;
+use crate::verdict::Check;
 
 /// Where first boot puts the identity (overlays/base).
 const CERTIFICATES: &str = "/var/secrets/aziot/certs";
@@ -203,8 +204,9 @@ pub(super) mod tests {
 
     use super::{CERTIFICATES, KEYS, NAMES, Root, listed};
     use crate::host;
-    use crate::prove::checks::Outcome;
     use crate::sim::pki::{DeviceCertificate, DeviceOptions, Pki};
+    use crate::verdict::Check;
+    use crate::verdict::Outcome;
 
     /// A file system of 16 MiB with these files.
     pub fn file_system(folder: &Path, files: &[(&str, &[u8])]) -> PathBuf {

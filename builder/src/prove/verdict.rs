@@ -9,11 +9,10 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::azure::{self, Vm};
-use super::checks::{Check, SUPERBLOCK, digest, ext4_size, fat_left, find_any, partition_size, secret_lines};
+use super::checks::{digest, fat_left, find_any, partition_size, secret_lines};
 use super::copy::Copy;
 use super::device::{self, CONSUMED, IDENTITY};
 use super::harm::Harm;
-use super::image::{Image, Stamp};
 use super::inside::Run;
 use super::machine::Machine;
 use super::milestone::Milestone;
@@ -21,11 +20,14 @@ use super::report::{
     Conditions, ImageFacts, MachineFacts, PowerCut, Report, SimulatorFacts, rounded, rounded_all,
 };
 use super::root::{self, Root};
+use crate::disk::superblock::{SUPERBLOCK, ext4_size};
+use crate::image::{Image, Stamp};
 use crate::recipe::types::Attestation;
 use crate::sim::Service;
 use crate::sim::log::{Entry, Mark};
 use crate::sim::pki::DeviceCertificate;
 use crate::units::ByteSize;
+use crate::verdict::Check;
 
 /// What stands in a report's log for a line with a piece of the key.
 const REDACTED: &str = "[a line with a piece of the device's private key was removed here]";

@@ -1,6 +1,5 @@
 //! Recipes: loading, merging, checking.
 
-pub mod check;
 mod de;
 pub mod diagnostic;
 mod load;

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::chroot::Chroot;
 use super::{images, login, scripts, zone};
+use crate::chroot::Chroot;
 use crate::error::Problem;
 use crate::overlay::{Entry, Kind};
 use crate::tree::{self, Root};

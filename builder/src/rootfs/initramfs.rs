@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::chroot::Chroot;
 use super::files;
 use super::layer::kernels;
+use crate::chroot::Chroot;
 use crate::error::Problem;
 use crate::overlay::Entry;
 

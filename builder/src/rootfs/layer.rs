@@ -9,14 +9,15 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::sethostname;
 use serde::{Deserialize, Serialize};
 
-use super::chroot::Chroot;
 use super::packages::{DebFile, Installer, NoServices};
-use super::{accounts, clean, files, initramfs, mounts, package_keys, sync};
+use super::{accounts, clean, files, initramfs, package_keys, sync};
+use crate::chroot::Chroot;
+use crate::chroot::mounts;
 use crate::event::{Event, Sink, Unit};
 use crate::foreign::{Foreign, tools};
 use crate::overlay::Entry;
-use crate::sandbox::World;
 use crate::sandbox::confined::Limits;
+use crate::sandbox::{Job, World};
 use crate::tree::Root;
 use crate::units::Arch;
 
@@ -85,9 +86,27 @@ pub enum Action {
     },
 }
 
+impl Job for LayerJob {
+    const NAME: &'static str = "layer";
+    /// The digest of the layer's content, see [`Root::content`].
+    type Answer = String;
+
+    fn doing(&self) -> String {
+        format!("making layer `{}`", self.step)
+    }
+
+    fn world(&self) -> Option<World> {
+        Some(self.seen())
+    }
+
+    fn execute(&self, sink: &dyn Sink) -> Result<String> {
+        make(self, sink)
+    }
+}
+
 impl LayerJob {
     /// What of the host it reads and writes.
-    pub fn world(&self) -> World {
+    fn seen(&self) -> World {
         let mut read = self.lowers.clone();
         read.push(self.blobs.clone());
         read.extend(self.foreign.iter().flat_map(Foreign::files));
@@ -100,11 +119,8 @@ impl LayerJob {
     }
 }
 
-/// Makes the layer and returns the digest of its content, see [`Root::content`]; called in a sandbox.
-///
-/// # Errors
-/// What the packages' scripts or the file system said.
-pub fn make(job: &LayerJob, sink: &dyn Sink) -> Result<String> {
+/// Makes the layer and returns the digest of its content.
+fn make(job: &LayerJob, sink: &dyn Sink) -> Result<String> {
     sync::suppress()?;
     sethostname(&job.hostname).context("naming the sandbox as the recipe names the device")?;
     // The modes of what edgepress makes itself; the folder was made under the caller's mask.

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::chroot::Chroot;
 use super::guard::Allowed;
 use super::images::{Image, Source};
 use super::{clean, extract, guard, layer, package_keys};
+use crate::chroot::Chroot;
 use crate::disk::ids::Ids;
 use crate::disk::survey::Survey;
 use crate::event::Silent;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::chroot::Chroot;
+use crate::chroot::Chroot;
 use crate::error::Problem;
 use crate::tree::Root;
 

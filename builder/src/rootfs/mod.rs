@@ -12,7 +12,6 @@
 //! whole. Reading one means stacking it on those below with overlayfs.
 
 pub mod accounts;
-pub mod chroot;
 pub mod clean;
 mod credentials;
 mod extract;
@@ -25,7 +24,6 @@ pub mod layer;
 #[cfg(test)]
 mod links_tests;
 mod login;
-pub mod mounts;
 pub mod names;
 pub mod order;
 pub mod package_keys;

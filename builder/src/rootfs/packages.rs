@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::chroot::Chroot;
 use super::extract;
-use super::mounts::RESERVED;
 use super::names::Names;
 use super::order::{self, Relations, Wave};
+use crate::chroot::Chroot;
+use crate::chroot::mounts::RESERVED;
 use crate::event::{Event, Sink, Unit};
 use crate::packages::deb;
 use crate::tree::Root;
@@ -53,7 +53,7 @@ pub struct Installer<'a> {
 }
 
 impl Installer<'_> {
-    /// Lays out an empty tree and extracts the packages that dpkg itself needs; before [`super::mounts::around`].
+    /// Lays out an empty tree and extracts the packages that dpkg itself needs; before [`crate::chroot::mounts::around`].
     ///
     /// # Errors
     /// A .deb that cannot be read, named.

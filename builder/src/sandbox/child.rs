@@ -12,7 +12,8 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, close, setgroups, sethostname, setresgid, setresuid};
 
-use super::{Job, Line, Pipe, own_peak, read_job_line, say};
+use super::job::{self, Known};
+use super::{Line, Pipe, own_peak, read_job_line, say};
 use crate::error::{Kind, Problem, problem};
 use crate::host;
 
@@ -107,13 +108,13 @@ fn become_root() -> Result<()> {
     Ok(())
 }
 
-/// Pid 1: private mounts, a fresh /proc, `lo` up; then the job.
+/// Pid 1: private mounts, a fresh /proc, `lo` up; then the job, which is one of those that are known.
 ///
 /// # Errors
 /// When the parent is gone. Everything else is told to the parent.
-pub fn inner() -> Result<()> {
+pub fn inner(known: &[Known]) -> Result<()> {
     let answer = die_with_parent().and_then(|()| settle()).and_then(|()| {
-        let job: Job = serde_json::from_str(&read_job_line()?).context("understanding the sandbox's job")?;
+        let job = job::read(&read_job_line()?, known)?;
         if let Some(world) = job.world() {
             forbid_user_namespaces()?;
             world.enter()?;

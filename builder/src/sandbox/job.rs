@@ -1,107 +1,128 @@
-//! What can be done in a sandbox.
-
-use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+//! What can be done in a sandbox: any type that can be written down, sent there, and done.
 
 use anyhow::{Context as _, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Users, World};
-use crate::build::image::ImageJob;
 use crate::event::Sink;
-use crate::export::root::RootJob;
-use crate::foreign::binfmt;
-use crate::prove::inside::{self, Inside};
-use crate::rootfs::layer::{self, LayerJob};
-use crate::tree::Root;
 
-/// One piece of work; serialised from the verb to the sandbox.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Job {
-    /// Makes a layer of the root tree.
-    Layer(Box<LayerJob>),
-    /// Makes the disk image from the layers.
-    Image(Box<ImageJob>),
-    /// Packs the root tree of the layers.
-    Root(RootJob),
-    /// Boots an image in a simulated world.
-    Prove(Box<Inside>),
-    /// Can foreign programs be registered in a user namespace?
-    ProbeBinfmt,
-    /// Digests of root trees, to be compared with those that they had when they were made.
-    Contents(Vec<PathBuf>),
-    /// Removes trees that hold other users' files.
-    Remove(Vec<PathBuf>),
-}
+/// One piece of work, done as pid 1 of a sandbox. It travels there as JSON, and its answer back.
+pub trait Job: Serialize + DeserializeOwned {
+    /// Sets it apart from every other kind of job of this program.
+    const NAME: &'static str;
 
-impl Job {
+    /// What comes of it.
+    type Answer: Serialize + DeserializeOwned;
+
     /// A lower-case gerund for error messages.
-    pub fn name(&self) -> String {
-        match self {
-            Self::Layer(job) => format!("making layer `{}`", job.step),
-            Self::Image(_) => "making the image".into(),
-            Self::Root(_) => "packing the root tree".into(),
-            Self::Prove(_) => "booting the image".into(),
-            Self::ProbeBinfmt => "looking for binfmt_misc".into(),
-            Self::Contents(_) => "reading layers of the store".into(),
-            Self::Remove(_) => "removing old trees".into(),
-        }
-    }
+    fn doing(&self) -> String;
 
-    /// Which users the job needs to see.
-    pub fn users(&self) -> Users {
-        match self {
-            Self::Layer(_)
-            | Self::Image(_)
-            | Self::Root(_)
-            | Self::ProbeBinfmt
-            | Self::Contents(_)
-            | Self::Remove(_) => Users::Range,
-            Self::Prove(_) => Users::Own,
-        }
+    /// Which users it needs to see.
+    fn users(&self) -> Users {
+        Users::Range
     }
 
     /// What it may see of the host, where it runs what others wrote; nothing: all of it.
-    pub(super) fn world(&self) -> Option<World> {
-        match self {
-            Self::Layer(job) => Some(job.world()),
-            Self::Image(_)
-            | Self::Root(_)
-            | Self::Prove(_)
-            | Self::ProbeBinfmt
-            | Self::Contents(_)
-            | Self::Remove(_) => None,
-        }
+    fn world(&self) -> Option<World> {
+        None
     }
 
-    /// Does it; called as pid 1 of the sandbox.
-    pub(super) fn execute(&self, sink: &dyn Sink) -> Result<serde_json::Value> {
-        Ok(match self {
-            Self::Layer(job) => serde_json::to_value(layer::make(job, sink)?)?,
-            Self::Image(job) => serde_json::to_value(job.make(sink)?)?,
-            Self::Root(job) => serde_json::to_value(job.make()?)?,
-            Self::Prove(inside) => serde_json::to_value(inside::run(inside, sink)?)?,
-            Self::ProbeBinfmt => serde_json::to_value(binfmt::mount_own())?,
-            Self::Contents(trees) => {
-                serde_json::to_value(trees.iter().map(|tree| content(tree)).collect::<Vec<_>>())?
-            }
-            Self::Remove(paths) => serde_json::to_value(paths.iter().try_for_each(remove)?)?,
-        })
+    /// Does it.
+    ///
+    /// # Errors
+    /// Its own.
+    fn execute(&self, sink: &dyn Sink) -> Result<Self::Answer>;
+}
+
+/// A kind of job, as the far side of a sandbox knows it: by its name.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    name: &'static str,
+    read: fn(serde_json::Value) -> serde_json::Result<Box<dyn Work>>,
+}
+
+impl Known {
+    /// Knows the jobs of one type.
+    pub const fn of<J: Job + 'static>() -> Self {
+        Self { name: J::NAME, read: |job| Ok(Box::new(serde_json::from_value::<J>(job)?)) }
+    }
+
+    /// What its type calls itself.
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 }
 
-/// Nothing where the tree cannot be read to its end, which a digest of its own would not be either.
-fn content(tree: &Path) -> Option<String> {
-    Root::open(tree).and_then(|root| root.content()).ok()
+/// A job whose type is not known here.
+pub(super) trait Work {
+    fn world(&self) -> Option<World>;
+    fn execute(&self, sink: &dyn Sink) -> Result<serde_json::Value>;
 }
 
-fn remove(path: &PathBuf) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", path.display()))
+impl<J: Job> Work for J {
+    fn world(&self) -> Option<World> {
+        Job::world(self)
+    }
+
+    fn execute(&self, sink: &dyn Sink) -> Result<serde_json::Value> {
+        let answer = Job::execute(self, sink)?;
+        serde_json::to_value(answer).context("writing down the answer")
+    }
+}
+
+/// A job on its way.
+#[derive(Serialize, Deserialize)]
+struct Message {
+    name: String,
+    job: serde_json::Value,
+}
+
+/// The line that tells a sandbox what to do.
+pub(super) fn write<J: Job>(job: &J) -> Result<Vec<u8>> {
+    let message = Message { name: J::NAME.into(), job: serde_json::to_value(job)? };
+    let mut text = serde_json::to_vec(&message)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// What a line tells to do.
+pub(super) fn read(line: &str, known: &[Known]) -> Result<Box<dyn Work>> {
+    let Message { name, job } = serde_json::from_str(line).context("understanding the sandbox's job")?;
+    let kind = known.iter().find(|known| known.name == name);
+    let kind = kind.with_context(|| format!("no job of this program is called `{name}`"))?;
+    (kind.read)(job).with_context(|| format!("understanding the job `{name}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Job, Known, read, write};
+    use crate::event::{Silent, Sink};
+    use anyhow::Result;
+    use serde::{Deserialize, Serialize};
+
+    #[derive(Serialize, Deserialize)]
+    struct Double(u32);
+
+    impl Job for Double {
+        const NAME: &'static str = "double";
+        type Answer = u32;
+
+        fn doing(&self) -> String {
+            "doubling".into()
         }
-        _ => Ok(()),
+
+        fn execute(&self, _: &dyn Sink) -> Result<u32> {
+            Ok(2 * self.0)
+        }
+    }
+
+    #[test]
+    fn a_job_travels_by_its_name() {
+        let line = String::from_utf8(write(&Double(21)).expect("writes")).expect("text");
+        let job = read(&line, &[Known::of::<Double>()]).expect("reads");
+        assert_eq!(job.execute(&Silent).expect("works"), 42);
+        assert!(read(&line, &[]).is_err_and(|error| error.to_string().contains("`double`")));
+        assert!(read("{}", &[Known::of::<Double>()]).is_err());
     }
 }

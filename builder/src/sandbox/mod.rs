@@ -3,7 +3,7 @@
 //! ```text
 //! edgepress build                      the verb; ordinary user or root
 //!  └─ edgepress sandbox                unshares; the parent writes its uid and gid map
-//!      └─ edgepress sandbox --inner    pid 1 of the new pid namespace: runs one Job, answers in JSON lines
+//!      └─ edgepress sandbox --inner    pid 1 of the new pid namespace: runs one [`Job`], answers in JSON lines
 //! ```
 //!
 //! When the verb dies the kernel kills both, and pid 1 takes with it everything that the job had started. The environment
@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use child::die_with_parent;
 pub use child::{inner, outer};
-pub use job::Job;
+pub use job::{Job, Known};
 pub use users::Users;
 pub use world::World;
 
@@ -71,7 +71,7 @@ fn own_peak() -> u64 {
 ///
 /// # Errors
 /// The job's own error; or why the host gives no namespaces, with the remedy.
-pub fn run<T: serde::de::DeserializeOwned>(job: &Job, sink: &dyn Sink) -> Result<T> {
+pub fn run<J: Job>(job: &J, sink: &dyn Sink) -> Result<J::Answer> {
     let exe = std::env::current_exe().context("finding this program's own file")?;
     let mut child = Command::new(exe)
         .arg("sandbox")
@@ -87,7 +87,7 @@ pub fn run<T: serde::de::DeserializeOwned>(job: &Job, sink: &dyn Sink) -> Result
         child.kill().ok();
     }
     child.wait().context("waiting for the sandbox")?;
-    let answer = result.with_context(|| job.name())?;
+    let answer = result.with_context(|| job.doing())?;
     serde_json::from_value(answer).context("reading the sandbox's answer")
 }
 
@@ -105,7 +105,7 @@ fn environment(all: impl Iterator<Item = (OsString, OsString)>) -> Vec<(OsString
     all.filter(|(name, _)| kept(name)).chain([stated]).collect()
 }
 
-fn converse(child: &mut Child, job: &Job, sink: &dyn Sink) -> Result<serde_json::Value> {
+fn converse<J: Job>(child: &mut Child, job: &J, sink: &dyn Sink) -> Result<serde_json::Value> {
     let mut input = child.stdin.take().context("opening the sandbox's standard input")?;
     let output = BufReader::new(child.stdout.take().context("opening the sandbox's standard output")?);
     for line in output.lines() {
@@ -113,9 +113,7 @@ fn converse(child: &mut Child, job: &Job, sink: &dyn Sink) -> Result<serde_json:
         match serde_json::from_str(&line).with_context(|| format!("understanding the sandbox's `{line}`"))? {
             Line::Unshared => {
                 users::write_maps(child.id(), job.users())?;
-                let mut text = serde_json::to_vec(job)?;
-                text.push(b'\n');
-                input.write_all(&text).context("handing the sandbox its job")?;
+                input.write_all(&job::write(job)?).context("handing the sandbox its job")?;
             }
             Line::Event(event) => sink.emit(event),
             Line::Answer { value, peak } => {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::lock::local::LocalDeb;
 use crate::lock::types::Section;
-use crate::packages::local::LocalDeb;
 use crate::recipe::types::Recipe;
 use crate::store::net::{join, parse, shown};
 use crate::units::{Arch, Digest};

@@ -25,8 +25,8 @@ use self::key::{Public, Secret};
 use self::sums::Compared;
 use crate::error::Problem;
 use crate::event::Sink;
-use crate::prove::checks::Check;
 use crate::units::counted;
+use crate::verdict::Check;
 
 /// Name of the digests beside an image, in the form that `sha256sum --check` reads.
 pub const SUMS: &str = "SHA256SUMS";

@@ -5,8 +5,8 @@ use std::process::Command;
 use super::{MINISIGN_SIGNATURE, NAMESPACE, Options, SSH_SIGNATURE, SUMS, minisig, sign, verify};
 use crate::error::{Kind, problem};
 use crate::event::Silent;
-use crate::prove::checks::{Check, Outcome};
 use crate::units::Digest;
+use crate::verdict::{Check, Outcome};
 
 /// A folder with two files and their digests.
 fn folder() -> tempfile::TempDir {

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::files::Memo;
-use crate::build::manifest::FILE_NAME;
 use crate::disk::patch::Master;
 use crate::error::Problem;
 use crate::event::Sink;
-use crate::prove::image::Image;
-use crate::prove::scratch::Scratch;
+use crate::image::Image;
+use crate::image::scratch::Scratch;
+use crate::manifest::FILE_NAME;
 use crate::provisioning::device::{EstAuth, for_device};
 use crate::provisioning::lint::lint;
 use crate::provisioning::source::Source;

@@ -110,7 +110,7 @@ fn clean(path: &Path, golden: Option<&Path>, sink: &dyn Sink) -> Result<Removed>
 
 /// The digest that a manifest beside an image has for it.
 fn beside(path: &Path) -> Result<Option<Digest>> {
-    match crate::prove::image::Image::open(path) {
+    match crate::image::Image::open(path) {
         Ok(image) => Ok(image.digest()),
         Err(_) => Ok(None),
     }

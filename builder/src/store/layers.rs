@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use super::jobs::{Contents, Remove};
 use super::{Store, prune};
 use crate::event::{Silent, Sink};
-use crate::sandbox::{self, Job};
+use crate::sandbox;
 use crate::units::Digest;
 
 /// What a layer was made from.
@@ -57,7 +58,7 @@ pub fn damaged(store: &Store, keys: &[Digest]) -> Result<Vec<Digest>> {
         return Ok(Vec::new());
     }
     let trees = there.iter().map(|key| place(store, key)).collect();
-    let found: Vec<Option<String>> = sandbox::run(&Job::Contents(trees), &Silent)?;
+    let found = sandbox::run(&Contents(trees), &Silent)?;
     let wrong =
         there.into_iter().zip(found).filter(|(key, found)| found.is_none() || stored(store, key) != *found);
     let wrong: Vec<Digest> = wrong.map(|(key, _)| key).collect();
@@ -68,7 +69,7 @@ pub fn damaged(store: &Store, keys: &[Digest]) -> Result<Vec<Digest>> {
             fs::remove_file(&record).with_context(|| format!("removing {}", record.display()))?;
         }
         let folders = wrong.iter().map(|key| folder(store, key)).collect();
-        sandbox::run::<()>(&Job::Remove(folders), &Silent)?;
+        sandbox::run(&Remove(folders), &Silent)?;
     }
     Ok(wrong)
 }
@@ -115,7 +116,7 @@ pub fn create(
     }
     let made = make(&new.join("tree"), &scratch).and_then(|content| keep(store, key, record, content, &new));
     // Also after a failure: what packages wrote belongs to users that only a sandbox may remove.
-    let removed = sandbox::run::<()>(&Job::Remove(vec![new, scratch]), sink);
+    let removed = sandbox::run(&Remove(vec![new, scratch]), sink);
     let tree = made?;
     removed?;
     Ok(tree)
@@ -152,7 +153,7 @@ pub(super) fn prune(store: &Store, unwanted: impl Fn(&fs::Metadata) -> bool) -> 
     }
     let sizes = doomed.iter().map(|path| prune::tree_size(path)).collect();
     if !doomed.is_empty() {
-        sandbox::run::<()>(&Job::Remove(doomed), &Silent)?;
+        sandbox::run(&Remove(doomed), &Silent)?;
     }
     Ok(sizes)
 }

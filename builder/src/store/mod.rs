@@ -11,6 +11,7 @@
 //! Nothing appears under its final name before it is whole: it is written in `tmp/`, checked, synced and renamed.
 
 pub mod download;
+pub mod jobs;
 pub mod layers;
 pub mod net;
 pub mod pace;

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
 
+use super::jobs::Remove;
 use super::lock;
 use crate::event::Silent;
 use crate::interrupt;
-use crate::sandbox::{self, Job};
+use crate::sandbox;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -103,7 +104,7 @@ pub(super) fn sweep(tmp: &Path) -> Result<()> {
     for (path, _held) in stale {
         if fs::remove_dir_all(&path).is_err() {
             // A killed build's tree holds files of users that only a sandbox has. If it fails too, the next one tries.
-            let _ = sandbox::run::<()>(&Job::Remove(vec![path]), &Silent);
+            let _ = sandbox::run(&Remove(vec![path]), &Silent);
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::place::Places;
 use crate::disk::sparse::data_ranges;
-use crate::inspect::source::Source;
+use crate::image::source::Source;
 
 /// Differences are told in blocks of this size.
 const BLOCK: u64 = 4096;

@@ -21,12 +21,13 @@ use serde::Serialize;
 pub use self::bytes::Region;
 pub use self::tree::{Changed, Files};
 use super::partition::{list, look_at_fat, root_part};
-use super::source::Source;
 use super::system::{self, Package};
-use super::{FileFacts, Report, outline, root};
+use super::{FileFacts, Report, outline};
 use crate::disk::table::Role;
 use crate::event::Sink;
 use crate::format::Container;
+use crate::image::root;
+use crate::image::source::Source;
 use crate::units::Digest;
 
 /// Most bytes of one file on the FAT partition that are compared.

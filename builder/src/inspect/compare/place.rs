@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt as _;
 
-use crate::inspect::source::Source;
+use crate::disk::superblock::SUPERBLOCK;
+use crate::image::source::Source;
 use crate::inspect::{Partition, Report};
-use crate::prove::checks::SUPERBLOCK;
 
 /// Groups that are looked at: 8 TiB of a file system with blocks of 4 KiB.
 const MOST_GROUPS: u64 = 1 << 16;

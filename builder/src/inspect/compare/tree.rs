@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use super::Change;
-use crate::inspect::root::{CHUNK, Root, Stat};
+use crate::image::root::{CHUNK, Root, Stat};
 use crate::rootfs::guard::Kind;
 
 /// Folders nested deeper are damage.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use super::Point;
 use crate::disk::table::Kind;
 use crate::format::{Container, VHD_COOKIE, VHD_FOOTER};
-use crate::inspect::source::Source;
+use crate::image::source::Source;
 use crate::inspect::{FileSystem, Partition, Report, ext4_uuids};
 use crate::units::Arch;
 
@@ -175,8 +175,8 @@ pub(super) mod tests {
     use super::{Disk, MIB, points};
     use crate::disk::table::Kind;
     use crate::format::{Container, VHD_FOOTER};
-    use crate::prove::checks::Outcome;
     use crate::units::Arch;
+    use crate::verdict::Outcome;
 
     pub fn disk() -> Disk {
         let mut footer = [0; VHD_FOOTER as usize];

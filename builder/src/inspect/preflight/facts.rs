@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::initramfs::{Initramfs, module_of};
+use crate::image::root::Root;
 use crate::inspect::grub::{self, Entry};
-use crate::inspect::root::Root;
 use crate::inspect::system::{System, Unit, text};
 
 /// Most bytes that are read of a text, and of an initramfs.

@@ -13,7 +13,7 @@ use serde::Serialize;
 pub use self::disk::Disk;
 pub use self::facts::Inside;
 use super::leaks::Found;
-use crate::prove::checks::{Check, Outcome};
+use crate::verdict::{Check, Outcome};
 
 /// The verdict's name.
 pub const NAME: &str = "azure-preflight";

@@ -312,7 +312,7 @@ mod tests {
     use crate::inspect::preflight::disk;
     use crate::inspect::preflight::facts::{Inside, Kernel};
     use crate::inspect::preflight::initramfs::Initramfs;
-    use crate::prove::checks::Outcome;
+    use crate::verdict::Outcome;
 
     const LINE: &str = "linux /vmlinuz root=UUID=1 console=tty1 console=ttyS0,115200n8 earlyprintk=ttyS0,115200 rootdelay=300";
 

@@ -4,10 +4,10 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::Vm;
-use crate::prove::checks::Check;
 use crate::prove::root::Root;
 use crate::sim::Service;
 use crate::sim::log::{Entry, Mark};
+use crate::verdict::Check;
 
 /// Where cloud-init keeps what came of it; /run has links to these.
 const RESULT: &str = "/var/lib/cloud/data/result.json";
@@ -164,8 +164,8 @@ mod tests {
 
     use super::{account, agent, cloud_init, containers, hostname, identity, ready};
     use crate::prove::azure::Vm;
-    use crate::prove::checks::Outcome;
     use crate::sim::log::Entry;
+    use crate::verdict::Outcome;
 
     fn entry(service: &str, what: &str, mark: Option<&str>, client: Option<&str>, note: &str) -> Entry {
         let mut value = json!({

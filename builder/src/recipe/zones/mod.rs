@@ -45,7 +45,7 @@ fn has_legacy(os: &Distribution) -> bool {
 }
 
 /// Does the recipe's distribution have its time zone?
-pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+pub(crate) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     let recipe = &loaded.recipe;
     let zone = &recipe.system.timezone;
     let place = loaded.place("system/timezone");

@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType, Metadata};
 
-use crate::prove::checks::{SUPERBLOCK, ext4_size};
+use crate::disk::superblock::{SUPERBLOCK, ext4_size};
 use crate::rootfs::guard::{Kind, Tree};
 use crate::units::{Digest, Sha256};
 

@@ -14,8 +14,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::foreign::elf::Elf;
+use crate::recipe::Loaded;
 use crate::recipe::diagnostic::{Diagnostic, Severity};
-use crate::recipe::load::Loaded;
 use crate::rootfs::guard_rules::matches;
 use crate::units::Arch;
 

@@ -2,8 +2,8 @@
 //!
 //! The build looks into the tree itself; this finds a name before anything is downloaded.
 
+use crate::recipe::Loaded;
 use crate::recipe::diagnostic::Diagnostic;
-use crate::recipe::load::Loaded;
 
 /// Debian 13's base-passwd 3.6.7, `passwd.master` and `group.master`, and what older releases had there beside: accounts
 /// and groups of every image.

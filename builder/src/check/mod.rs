@@ -15,12 +15,11 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::diagnostic::{Diagnostic, Place, Severity};
-use super::load::{Loaded, load_or_list};
-use super::zones;
 use crate::board::raspberry_pi::chain::Chain;
 use crate::overlay::{Laid, render_all};
 use crate::provisioning::{config::ConfigToml, lint};
+use crate::recipe::diagnostic::{Diagnostic, Place, Severity};
+use crate::recipe::{Loaded, load_or_list, zones};
 use crate::units::Arch;
 
 /// The time stamp that templates are rendered with for a check: what they make of it is not looked at.

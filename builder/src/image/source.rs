@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::build::manifest::{FILE_NAME, Manifest};
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::format::unpack::unpack;
 use crate::format::{Container, VHD_FOOTER, detect};
-use crate::prove::image::{disk_image, read_manifest};
+use crate::image::{disk_image, read_manifest};
+use crate::manifest::{FILE_NAME, Manifest};
 
 /// An open image.
 #[derive(Debug)]

@@ -13,12 +13,12 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::control::{Control, is_architecture};
-use super::deb::{self, Deb};
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::host;
 use crate::lock::host::HostApt;
+use crate::packages::control::{Control, is_architecture};
+use crate::packages::deb::{self, Deb};
 use crate::recipe::types::{self, Recipe};
 use crate::store::download::{Wanted, fetch_all};
 use crate::store::net::{Client, parse};

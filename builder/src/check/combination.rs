@@ -3,8 +3,8 @@
 
 use crate::provisioning::room;
 use crate::provisioning::source::Source;
+use crate::recipe::Loaded;
 use crate::recipe::diagnostic::Diagnostic;
-use crate::recipe::load::Loaded;
 use crate::recipe::support;
 use crate::recipe::types::{Board, CertificateSource, DistributionId, EdgeSource, VaultToken};
 

@@ -1,17 +1,21 @@
 //! The image that is proved, and the manifest beside it.
 
+pub mod root;
+pub mod scratch;
+pub mod source;
+
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::build::manifest::{FILE_NAME, Manifest, Output, Partition};
 use crate::disk::sparse;
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::format::unpack::unpack;
 use crate::format::{Container, detect};
+use crate::manifest::{FILE_NAME, Manifest, Output, Partition};
 use crate::units::Digest;
 
 /// Far above any manifest: a limit for a file that is not one.

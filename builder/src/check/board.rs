@@ -1,7 +1,7 @@
 //! Does the board boot with what the recipe installs, and does it reach a network?
 
+use crate::recipe::Loaded;
 use crate::recipe::diagnostic::Diagnostic;
-use crate::recipe::load::Loaded;
 use crate::recipe::support;
 use crate::recipe::types::{Board, DistributionId, Initramfs, Model};
 use crate::units::Arch;

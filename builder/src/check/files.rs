@@ -7,8 +7,8 @@ use crate::board::wifi;
 use crate::error::Problem;
 use crate::lock::keys;
 use crate::provisioning::source;
+use crate::recipe::Loaded;
 use crate::recipe::diagnostic::Diagnostic;
-use crate::recipe::load::Loaded;
 use crate::ssh;
 
 /// Most bytes of a file of public keys.

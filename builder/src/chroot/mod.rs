@@ -1,5 +1,7 @@
 //! Runs programs of the tree in the tree; see [`crate::sandbox::confined`] for what they see.
 
+pub mod mounts;
+
 use std::collections::VecDeque;
 use std::path::Path;
 

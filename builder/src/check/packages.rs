@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Problem;
+use crate::lock::local::{self, Fit};
 use crate::packages::control::Control;
 use crate::packages::deb::Deb;
-use crate::packages::local::{self, Fit};
+use crate::recipe::Loaded;
 use crate::recipe::diagnostic::Diagnostic;
-use crate::recipe::load::Loaded;
 use crate::recipe::types::{self, EdgeSource};
 
 /// The packages of the runtime.
