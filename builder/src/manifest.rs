@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Partition;
 use crate::recipe::types::{Board, Format, Model, Provisioning};
 use crate::units::{Arch, Digest};
 
@@ -50,19 +51,6 @@ pub struct Manifest {
     pub outputs: Vec<Output>,
     /// Step → seconds.
     pub seconds: BTreeMap<String, f64>,
-}
-
-/// One partition of the image; offsets and sizes in bytes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Partition {
-    /// `fat` or `root`.
-    pub role: String,
-    /// Byte offset from the start of the image.
-    pub offset: u64,
-    /// Bytes.
-    pub size: u64,
-    /// File system UUID (FAT: the volume id, as `XXXX-XXXX`).
-    pub uuid: String,
 }
 
 /// One file made.

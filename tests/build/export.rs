@@ -11,16 +11,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use edgepress::build::manifest::Partition;
 use edgepress::disk::fat::FatFile;
 use edgepress::disk::ids::Ids;
 use edgepress::disk::{self, Plan, sparse};
+use edgepress::disk::{Partition, Scheme};
 use edgepress::event::Silent;
 use edgepress::export::{self, Request, vhd};
 use edgepress::format::bmap::Bmap;
 use edgepress::format::unpack::unpack;
 use edgepress::host;
-use edgepress::recipe::types::{Board, Format};
+use edgepress::recipe::types::Format;
 use edgepress::units::{Arch, Digest};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -64,7 +64,7 @@ fn made() -> &'static Made {
         let plan = Plan {
             tree,
             out: folder.path().join("disk.img"),
-            board: Board::Uefi,
+            scheme: Scheme::Gpt,
             arch: Arch::X86_64,
             fat_size: 64 * MIB,
             fat_spare: 0,

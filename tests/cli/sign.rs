@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use assert_cmd::cargo::CommandCargoExt as _;
-use edgepress::prove::checks::Outcome;
 use edgepress::sign::verify;
 use edgepress::units::Digest;
+use edgepress::verdict::Outcome;
 use serde_json::Value;
 
 struct Folder {

@@ -1,7 +1,7 @@
 //! What is in the initramfs: only what can hold a root file system on the boards, instead of everything there is.
 
-use crate::overlay::Entry;
 use crate::recipe::types::{Board, Initramfs, Model, Recipe};
+use crate::tree::entry::Entry;
 
 use super::file;
 
@@ -99,8 +99,8 @@ mod tests {
     use super::files;
     use crate::board::uefi::tests::recipe;
     use crate::host;
-    use crate::overlay::Kind;
     use crate::recipe::types::{Board, Initramfs, Model};
+    use crate::tree::entry::Kind;
     use std::process::Command;
 
     fn texts(change: impl FnOnce(&mut crate::recipe::types::Recipe)) -> [String; 2] {

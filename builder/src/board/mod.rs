@@ -14,18 +14,28 @@ pub mod wifi;
 
 use anyhow::Result;
 
+use crate::disk::Scheme;
 use crate::disk::fat::FatFile;
 use crate::disk::ids::Ids;
 use crate::error::Problem;
-use crate::overlay::{Entry, Kind};
 use crate::recipe::types::{Board, Recipe};
 use crate::tree::Root;
+use crate::tree::entry::{Entry, Kind};
 
 /// Where the FAT partition is mounted on the device.
 pub fn fat_mount(board: Board) -> &'static str {
     match board {
         Board::Uefi => "/boot/efi",
         Board::RaspberryPi => "/boot/firmware",
+    }
+}
+
+/// The partition table that its firmware reads.
+pub fn scheme(board: Board) -> Scheme {
+    match board {
+        Board::Uefi => Scheme::Gpt,
+        // The boot ROM of model 3 and Zero 2 reads no GPT.
+        Board::RaspberryPi => Scheme::CardMbr,
     }
 }
 

@@ -13,9 +13,9 @@ use super::file;
 use crate::disk::fat::FatFile;
 use crate::disk::ids::Ids;
 use crate::error::Problem;
-use crate::overlay::Entry;
 use crate::recipe::types::{Board, Recipe};
 use crate::tree::Root;
+use crate::tree::entry::Entry;
 use crate::units::Arch;
 
 /// A loader: where it goes in `EFI/BOOT`, where packages have it (the first that is there is taken), and whose it is.
@@ -263,9 +263,9 @@ pub(super) mod tests {
     use crate::disk::ids::Ids;
     use crate::error::problem;
     use crate::host;
-    use crate::overlay::{Entry, Kind};
     use crate::recipe::types::Recipe;
     use crate::tree::Root;
+    use crate::tree::entry::{Entry, Kind};
     use crate::units::{Arch, Digest};
     use std::fs;
     use std::os::unix::fs::symlink;

@@ -14,8 +14,8 @@ use sha1::Sha1;
 
 use super::file;
 use crate::error::Problem;
-use crate::overlay::Entry;
 use crate::recipe::types::Wifi;
+use crate::tree::entry::Entry;
 use crate::units::Digest;
 
 /// wpa_supplicant's configuration, which holds the key. wpa_supplicant@wlan0.service reads it.
@@ -52,7 +52,7 @@ pub fn files(wifi: &Wifi) -> Result<Vec<Entry>> {
 pub fn allowed(wifi: Option<&Wifi>) -> Result<Option<Digest>> {
     let entry = wifi.map(secret).transpose()?.flatten();
     Ok(entry.and_then(|entry| match entry.kind {
-        crate::overlay::Kind::File(content) => Some(Digest::of(content)),
+        crate::tree::entry::Kind::File(content) => Some(Digest::of(content)),
         _ => None,
     }))
 }
@@ -190,8 +190,8 @@ ACTION==\"add\", SUBSYSTEM==\"net\", KERNEL==\"wlan0\", TAG+=\"systemd\", ENV{SY
 #[cfg(test)]
 mod tests {
     use super::{CONFIGURATION, allowed, derived, files, read_key};
-    use crate::overlay::{Entry, Kind};
     use crate::recipe::types::Wifi;
+    use crate::tree::entry::{Entry, Kind};
     use crate::units::Digest;
     use std::path::Path;
 

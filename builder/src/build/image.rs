@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Partition;
 use crate::disk::ids::Ids;
 use crate::error::Problem;
 use crate::event::Sink;
-use crate::manifest::Partition;
 use crate::recipe::types::Recipe;
 use crate::rootfs::layer::{Stack, kernels};
 use crate::rootfs::{guard, images};
@@ -79,7 +79,7 @@ impl ImageJob {
         let plan = disk::Plan {
             tree: stack.root().to_owned(),
             out: self.out.clone(),
-            board,
+            scheme: board::scheme(board),
             arch: self.recipe.target.arch,
             fat_size: self.recipe.disk.fat_size(board).0,
             fat_spare: board::fat_spare(board, &fat_files),

@@ -12,7 +12,7 @@ use crate::board;
 use crate::disk::ids::Ids;
 use crate::lock::local::LocalDeb;
 use crate::lock::types::{Locked, Section};
-use crate::overlay::{self, Entry, Kind};
+use crate::overlay;
 use crate::packages::deb;
 use crate::recipe::Loaded;
 use crate::recipe::types::{EngineImage, Initramfs, Recipe};
@@ -24,6 +24,7 @@ use crate::rootfs::packages::DebFile;
 use crate::sbom::origin::{self, Origins};
 use crate::ssh;
 use crate::store::{Store, layers};
+use crate::tree::entry::{Entry, Kind};
 use crate::units::{Arch, Digest};
 
 /// The runtime's packages, each a stage of its own because each needs the one before configured.

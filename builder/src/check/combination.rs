@@ -30,9 +30,21 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     engine(loaded, findings);
     metadata(loaded, findings);
     runtime(loaded, findings);
+    source(loaded, findings);
     registration_id(loaded, findings);
     if loaded.recipe.edge.from == EdgeSource::Archive {
         microsoft_archive(loaded, findings);
+    }
+}
+
+/// The certificate's source has what it needs, and its values can be written into the device's files.
+fn source(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+    for fault in Source::of(&loaded.recipe.provisioning).faults() {
+        let outer = ["registration_id", "hostname"].contains(&fault.key);
+        let table = if outer { "provisioning" } else { "provisioning/certificate" };
+        let message = format!("bad value for `{}.{}`: {}", table.replace('/', "."), fault.key, fault.message);
+        let place = loaded.place(&format!("{table}/{}", fault.key));
+        findings.push(Diagnostic::error(message).expected(fault.expected).at(place));
     }
 }
 

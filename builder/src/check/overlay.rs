@@ -142,7 +142,7 @@ fn written_anyway(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>
     }
     // What is wrong with these is said elsewhere; the paths do not depend on the identifiers.
     for entry in board::root_files(recipe, &Ids::from_seed(&Digest::of(""))).unwrap_or_default() {
-        if !matches!(entry.kind, crate::overlay::Kind::Directory) {
+        if !matches!(entry.kind, crate::tree::entry::Kind::Directory) {
             let hint = match entry.path.to_str() {
                 Some("/etc/fstab") => {
                     "mount more by a unit: /etc/systemd/system/srv-data.mount for /srv/data"

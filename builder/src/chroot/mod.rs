@@ -1,4 +1,4 @@
-//! Runs programs of the tree in the tree; see [`crate::sandbox::confined`] for what they see.
+//! Runs programs of a root tree in the tree, and the mounts that they need; see [`crate::sandbox::confined`] for what they see.
 
 pub mod mounts;
 

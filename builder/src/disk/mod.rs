@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use nix::sys::statvfs::statvfs;
+use serde::{Deserialize, Serialize};
 
 use self::fat::FatFile;
 use self::gpt::ALIGN;
@@ -39,8 +40,6 @@ use self::overlay::{Overlay, Zeros};
 use self::survey::{BLOCK, Survey};
 use crate::error::Problem;
 use crate::event::{Event, Sink};
-use crate::manifest::Partition;
-use crate::recipe::types::Board;
 use crate::tree::Root;
 use crate::units::Arch;
 
@@ -52,6 +51,39 @@ pub const FAT_LABEL: &str = "EDGEPRESS";
 /// Label of the root file system.
 pub const ROOT_LABEL: &str = "root";
 
+/// The kind of the partition table, and what it asks of the partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scheme {
+    /// A GUID partition table, its backup at the end; partitions begin on whole MiB.
+    Gpt,
+    /// A master boot record; partitions begin on whole erase blocks of a card, and nothing is kept free at the end.
+    CardMbr,
+}
+
+impl Scheme {
+    /// Partitions begin on multiples of the first; the second is kept free at the end, for a GPT's backup. Bytes.
+    fn margins(self) -> (u64, u64) {
+        match self {
+            Self::Gpt => (ALIGN, ALIGN),
+            Self::CardMbr => (CARD_ALIGN, 0),
+        }
+    }
+}
+
+/// One partition of the image; offsets and sizes in bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Partition {
+    /// `fat` or `root`.
+    pub role: String,
+    /// Byte offset from the start of the image.
+    pub offset: u64,
+    /// Bytes.
+    pub size: u64,
+    /// File system UUID (FAT: the volume id, as `XXXX-XXXX`).
+    pub uuid: String,
+}
+
 /// One image to make.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -59,8 +91,8 @@ pub struct Plan {
     pub tree: PathBuf,
     /// The image's path; an existing file is overwritten.
     pub out: PathBuf,
-    /// Decides the kind of the partition table.
-    pub board: Board,
+    /// The partition table.
+    pub scheme: Scheme,
     /// Decides the root partition's type.
     pub arch: Arch,
     /// Bytes of the FAT partition (`disk.fat`).
@@ -121,16 +153,8 @@ pub fn make(plan: &Plan, sink: &dyn Sink) -> Result<Vec<Partition>> {
     Ok(partitions(plan, &layout))
 }
 
-/// Partitions begin on multiples of the first; the second is kept free at the end, for a GPT's backup. Bytes.
-fn margins(board: Board) -> (u64, u64) {
-    match board {
-        Board::Uefi => (ALIGN, ALIGN),
-        Board::RaspberryPi => (CARD_ALIGN, 0),
-    }
-}
-
 fn layout(plan: &Plan, survey: &Survey) -> Result<Layout> {
-    let (align, tail) = margins(plan.board);
+    let (align, tail) = plan.scheme.margins();
     let fat_size = plan.fat_size.next_multiple_of(align);
     if fat_size < fat::LEAST {
         let message = format!("disk.fat is {} MiB, too little for a FAT32 file system", plan.fat_size >> 20);
@@ -166,9 +190,9 @@ fn layout(plan: &Plan, survey: &Survey) -> Result<Layout> {
 }
 
 fn write_table(plan: &Plan, layout: &Layout, file: &File) -> Result<()> {
-    match plan.board {
-        Board::Uefi => gpt::write(file, layout.total, &gpt_table(plan, layout)),
-        Board::RaspberryPi => mbr::write(file, layout.total, &mbr_table(plan, layout)),
+    match plan.scheme {
+        Scheme::Gpt => gpt::write(file, layout.total, &gpt_table(plan, layout)),
+        Scheme::CardMbr => mbr::write(file, layout.total, &mbr_table(plan, layout)),
     }
 }
 
@@ -267,10 +291,10 @@ pub(crate) fn full(error: anyhow::Error, out: &Path) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::Scheme;
     use super::{FatFile, Ids, Plan, gpt, make, patch};
     use crate::error::{Kind, problem};
     use crate::event::Silent;
-    use crate::recipe::types::Board;
     use crate::units::{Arch, Digest};
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
@@ -283,7 +307,7 @@ mod tests {
         Plan {
             tree,
             out: folder.join("disk.img"),
-            board: Board::Uefi,
+            scheme: Scheme::Gpt,
             arch: Arch::X86_64,
             fat_size: 40 << 20,
             fat_spare: 0,
@@ -365,7 +389,7 @@ mod tests {
     #[test]
     fn a_card_has_an_mbr_and_its_root_reaches_the_end() {
         let folder = tempfile::tempdir().expect("temp folder");
-        let plan = Plan { board: Board::RaspberryPi, fat_spare: 1 << 20, ..plan(folder.path()) };
+        let plan = Plan { scheme: Scheme::CardMbr, fat_spare: 1 << 20, ..plan(folder.path()) };
         let partitions = make(&plan, &Silent).expect("image");
         let image = fs::read(&plan.out).expect("read");
         let fields = |at: usize| {

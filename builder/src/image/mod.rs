@@ -1,4 +1,5 @@
-//! The image that is proved, and the manifest beside it.
+//! Images of any form, opened: with the manifest beside them, unpacked where they lie in a container, and the root file system
+//! in them read where it lies.
 
 pub mod root;
 pub mod scratch;
@@ -10,12 +11,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::disk::Partition;
 use crate::disk::sparse;
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::format::unpack::unpack;
 use crate::format::{Container, detect};
-use crate::manifest::{FILE_NAME, Manifest, Output, Partition};
+use crate::manifest::{FILE_NAME, Manifest, Output};
 use crate::units::Digest;
 
 /// Far above any manifest: a limit for a file that is not one.

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
 
+use crate::tree::entry::Origin;
 use anyhow::{Context as _, Result};
-use serde::{Deserialize, Serialize};
 
 /// What the overlays say about one path of the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,15 +18,6 @@ pub struct Laid {
     pub what: What,
     /// Where it comes from.
     pub origin: Origin,
-}
-
-/// Where something of the image comes from, for messages.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
-    /// The file in the work tree.
-    pub file: PathBuf,
-    /// Number of its overlay, from 0: a later one decides.
-    pub overlay: usize,
 }
 
 /// What a [`Laid`] is.

@@ -6,11 +6,12 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::laid::{Laid, Origin, What};
+use super::laid::{Laid, What};
 use super::names::Names;
 use super::read::Found;
 use super::{Context, read, settings};
 use crate::error::Problem;
+use crate::tree::entry::Origin;
 use crate::units::Arch;
 
 /// The overlays laid so far.

@@ -4,7 +4,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::lay::leaves_root;
-use super::{Entry, Kind, Laid, Origin, What, render, store};
+use super::{Laid, What, render, store};
+use crate::tree::entry::{Entry, Kind, Origin};
 
 struct Folder(tempfile::TempDir);
 

@@ -205,7 +205,6 @@ pub(super) mod tests {
     use super::{CERTIFICATES, KEYS, NAMES, Root, listed};
     use crate::host;
     use crate::sim::pki::{DeviceCertificate, DeviceOptions, Pki};
-    use crate::verdict::Check;
     use crate::verdict::Outcome;
 
     /// A file system of 16 MiB with these files.

@@ -9,7 +9,7 @@ use crate::disk::ids::Ids;
 use crate::disk::patch;
 use crate::host;
 use crate::image::{Image, tests::manifest_text};
-use crate::prove::checks::{Outcome, digest};
+use crate::prove::checks::digest;
 use crate::prove::copy::Copy;
 use crate::prove::harm::Harm;
 use crate::prove::inside::Run;
@@ -17,6 +17,7 @@ use crate::prove::report::{Conditions, MachineFacts, Report, tests::good};
 use crate::sim::log::Entry;
 use crate::sim::pki::{DeviceCertificate, DeviceOptions, Pki};
 use crate::units::{Arch, Digest};
+use crate::verdict::Outcome;
 
 const ROOT: u64 = ALIGN + LEAST;
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{images, login, scripts, zone};
 use crate::chroot::Chroot;
 use crate::error::Problem;
-use crate::overlay::{Entry, Kind};
+use crate::tree::entry::{Entry, Kind};
 use crate::tree::{self, Root};
 use crate::units::{Digest, Sha256};
 

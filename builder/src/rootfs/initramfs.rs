@@ -8,7 +8,7 @@ use super::files;
 use super::layer::kernels;
 use crate::chroot::Chroot;
 use crate::error::Problem;
-use crate::overlay::Entry;
+use crate::tree::entry::Entry;
 
 /// Folders of the image whose files decide what is in an initramfs (initramfs-tools(7)). Overlay files in these are
 /// part of its key; all others can change without making it again.

@@ -15,10 +15,10 @@ use crate::chroot::Chroot;
 use crate::chroot::mounts;
 use crate::event::{Event, Sink, Unit};
 use crate::foreign::{Foreign, tools};
-use crate::overlay::Entry;
 use crate::sandbox::confined::Limits;
 use crate::sandbox::{Job, World};
 use crate::tree::Root;
+use crate::tree::entry::Entry;
 use crate::units::Arch;
 
 /// Where a layer is made and from what; every path is one of the host's.

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::error::Problem;
 use crate::event::Sink;
-use crate::overlay::{Entry, Kind};
+use crate::tree::entry::{Entry, Kind};
 use crate::tree::{self, Root};
 
 /// What the kernel reads of a script's first line (`BINPRM_BUF_SIZE`).
@@ -79,8 +79,8 @@ fn there(root: &Root, program: &str) -> bool {
 mod tests {
     use super::{check, program};
     use crate::event::Silent;
-    use crate::overlay::{Entry, Kind, Origin};
     use crate::tree::Root;
+    use crate::tree::entry::{Entry, Kind, Origin};
 
     #[test]
     fn first_lines() {

@@ -20,6 +20,7 @@
 
 mod change;
 mod content;
+pub mod entry;
 mod look;
 mod remove;
 #[cfg(test)]

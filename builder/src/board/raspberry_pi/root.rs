@@ -5,8 +5,8 @@ use anyhow::Result;
 use super::settings;
 use crate::board::{fat_mount, file};
 use crate::disk::ids::Ids;
-use crate::overlay::{Entry, Kind};
 use crate::recipe::types::{Board, DistributionId, Initramfs, Recipe};
+use crate::tree::entry::{Entry, Kind};
 
 /// See [`crate::board::root_files`].
 ///

@@ -5,24 +5,24 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{BLOCK, mapped};
+use crate::disk::Scheme;
 use crate::disk::fat::FatFile;
 use crate::disk::ids::Ids;
 use crate::disk::{self, Plan, ext4, patch};
 use crate::event::Silent;
 use crate::host;
-use crate::recipe::types::Board;
 use crate::units::{Arch, Digest};
 
 const MIB: u64 = 1 << 20;
 
-fn plan(folder: &Path, board: Board) -> Plan {
+fn plan(folder: &Path, scheme: Scheme) -> Plan {
     let tree = folder.join("tree");
     fs::create_dir_all(&tree).expect("folder");
     ext4::tests::tree(&tree, false);
     Plan {
         tree,
         out: folder.join("disk.img"),
-        board,
+        scheme,
         arch: Arch::X86_64,
         fat_size: 40 * MIB,
         fat_spare: 0,
@@ -36,8 +36,8 @@ fn plan(folder: &Path, board: Board) -> Plan {
 }
 
 /// A disk and where its root lies.
-fn disk(folder: &Path, board: Board) -> (PathBuf, Range<u64>) {
-    let plan = plan(folder, board);
+fn disk(folder: &Path, scheme: Scheme) -> (PathBuf, Range<u64>) {
+    let plan = plan(folder, scheme);
     let partitions = disk::make(&plan, &Silent).expect("image");
     let root = &partitions[1];
     (plan.out, root.offset..root.offset + root.size)
@@ -106,7 +106,7 @@ fn files(file_system: &Path) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn a_card_full_of_something_else_becomes_sound() {
-    for board in [Board::Uefi, Board::RaspberryPi] {
+    for board in [Scheme::Gpt, Scheme::CardMbr] {
         let folder = tempfile::tempdir().expect("folder");
         let (image, root) = disk(folder.path(), board);
         let ranges = map(&image);
@@ -131,7 +131,7 @@ fn a_card_full_of_something_else_becomes_sound() {
 #[test]
 fn what_a_removed_file_left_behind_is_free() {
     let folder = tempfile::tempdir().expect("folder");
-    let (image, root) = disk(folder.path(), Board::Uefi);
+    let (image, root) = disk(folder.path(), Scheme::Gpt);
     let before = length(&map(&image));
     for name in ["etc/a", "etc/b"] {
         let device = format!("{}?offset={}", image.display(), root.start);
@@ -144,7 +144,7 @@ fn what_a_removed_file_left_behind_is_free() {
 #[test]
 fn what_is_not_understood_counts_as_far_as_it_is_data() {
     let folder = tempfile::tempdir().expect("folder");
-    let (image, root) = disk(folder.path(), Board::Uefi);
+    let (image, root) = disk(folder.path(), Scheme::Gpt);
     let file = File::options().read(true).write(true).open(&image).expect("open");
     let within = |ranges: &[Range<u64>]| length(&super::common(ranges, &root));
     let size = file.metadata().expect("metadata").len();
@@ -180,7 +180,7 @@ fn a_disk_without_a_table_is_what_is_not_zero() {
 #[test]
 fn no_bytes_are_too_much() {
     let folder = tempfile::tempdir().expect("folder");
-    let plan = Plan { size: Some(128 * MIB), ..plan(folder.path(), Board::Uefi) };
+    let plan = Plan { size: Some(128 * MIB), ..plan(folder.path(), Scheme::Gpt) };
     let partitions = disk::make(&plan, &Silent).expect("image");
     let (image, root) = (plan.out, partitions[1].offset..partitions[1].offset + partitions[1].size);
     let file = File::options().read(true).write(true).open(&image).expect("open");

@@ -5,7 +5,6 @@ mod publish;
 
 use url::Url;
 
-use crate::provisioning::source::Source;
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::tree::Node;
 use crate::recipe::types::{Archive, Deb, EngineImage, Format, Recipe};
@@ -373,12 +372,6 @@ fn edge(recipe: &Recipe, found: &mut Found<'_>) {
     if provisioning.attestation.is_some_and(|stated| stated != source.attestation()) {
         let message = format!("this attestation does not go with certificates from `{}`", source.name());
         found.add("provisioning/attestation", message, "leave it out: it follows from certificate.from");
-    }
-    for fault in Source::of(provisioning).faults() {
-        let outer = ["registration_id", "hostname"].contains(&fault.key);
-        let table = if outer { "provisioning" } else { "provisioning/certificate" };
-        let message = format!("bad value for `{}.{}`: {}", table.replace('/', "."), fault.key, fault.message);
-        found.add(&format!("{table}/{}", fault.key), message, fault.expected);
     }
     if provisioning.cloud_timeout_sec < 70 {
         let value = provisioning.cloud_timeout_sec.to_string();

@@ -2,7 +2,7 @@
 //!
 //! The lists are those of Debian 13's packages, 2026f: `current.txt` of tzdata, `old.txt` of tzdata-legacy (what tz calls
 //! `backward`: names by countries, and places renamed). Debian 12 and Ubuntu 22.04 have both in tzdata. A zone that is
-//! newer than the lists is looked for on the machine that checks; the tree has the last word ([`crate::rootfs`]).
+//! newer than the lists is looked for on the machine that checks; the tree has the last word (`rootfs`).
 
 use std::path::Path;
 

@@ -1,8 +1,8 @@
 //! Entries are laid over a small tree in a temporary folder.
 
 use super::write_entries;
-use crate::overlay::{Entry, Kind, Origin};
 use crate::tree::Root;
+use crate::tree::entry::{Entry, Kind, Origin};
 use crate::units::Digest;
 use std::fs;
 use std::path::Path;
