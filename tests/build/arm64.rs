@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use edgepress::units::Arch;
 use serde_json::Value;
 
+use crate::demo::hostile;
 use crate::support::project;
 
 fn store() -> PathBuf {
@@ -115,31 +116,14 @@ fn native_tools_are_used_where_the_kernel_allows_and_else_one_line_says_why_not(
     assert!(slow <= 1, "{}", built.stderr);
 }
 
-/// A recipe of its own, with one package whose script fails.
+/// The demo with a package whose script fails. It is one of the runtime's, a layer of its own: the one below it is there.
 fn failing() -> Output {
-    // The layers below its own are there then.
     built();
-    let folder = scratch().join("failing");
-    let package = folder.join("packages/broken-gadget/DEBIAN");
-    fs::create_dir_all(&package).expect("folder");
-    fs::write(
-        package.join("control"),
-        "Package: broken-gadget\nVersion: 1\nArchitecture: arm64\nMaintainer: x <x@example.com>\nDescription: fails\n",
-    )
-    .expect("control");
     let script = "#!/bin/sh\necho first words\nfor i in 1 2 3; do echo \"line $i of $(uname -m)\"; done\n\
                   echo last words >&2\nexit 7\n";
-    fs::write(package.join("postinst"), script).expect("postinst");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(package.join("postinst"), mode).expect("mode");
-    let base = project().join("recipes/demo-arm64.toml").canonicalize().expect("recipe");
-    let recipe = format!(
-        "name = \"failing\"\nextends = \"{}\"\n[packages]\nsources = [\"packages\"]\n",
-        base.display()
-    );
-    fs::write(folder.join("failing.toml"), recipe).expect("recipe");
+    let recipe = hostile::recipe("failing-arm64", script).with_file_name("demo-arm64.toml");
     let mut command = edgepress();
-    command.arg("build").arg(folder.join("failing.toml")).arg("--out").arg(folder.join("out"));
+    command.arg("build").arg(recipe).arg("--out").arg(scratch().join("failing"));
     command.output().expect("edgepress runs")
 }
 
@@ -148,10 +132,12 @@ fn a_failing_script_is_shown_whole_with_its_package() {
     let output = failing();
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    for words in ["first words", "line 1 of aarch64", "line 3 of aarch64", "last words", "broken-gadget"] {
+    for words in
+        ["first words", "line 1 of aarch64", "line 3 of aarch64", "last words", "aziot-identity-service"]
+    {
         assert!(stderr.contains(words), "{words}: {stderr}");
     }
-    assert!(!scratch().join("failing/out/failing-aarch64/failing.img").exists());
+    assert!(!scratch().join("failing/demo-arm64-aarch64/demo-arm64.img").exists());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Needs the archive (the host's own mirror of it, or the recipe's). Every test starts from one build, made once.
 
-mod hostile;
+pub mod hostile;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -17,8 +17,8 @@ use crate::{edgepress, scratch};
 /// The ways that hostile.sh tries, and what it looks at besides, at least.
 const LEAST_WAYS: usize = 50;
 
-/// A copy of the demo's recipe whose aziot-identity-service has this postinst.
-fn recipe(name: &str, postinst: &str) -> PathBuf {
+/// The demo in a copy of the recipes, whose aziot-identity-service has this postinst.
+pub fn recipe(name: &str, postinst: &str) -> PathBuf {
     let folder = scratch().join("hostile").join(name);
     let package = folder.join("packages/aziot-identity-service/DEBIAN");
     fs::create_dir_all(&package).expect("folder");
