@@ -7,6 +7,8 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
+use crate::support::project;
+
 const MIB: usize = 1 << 20;
 
 fn edgepress(arguments: &[&str]) -> Output {
@@ -14,7 +16,7 @@ fn edgepress(arguments: &[&str]) -> Output {
 }
 
 fn recipe(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes").join(name).display().to_string()
+    project().join("recipes").join(name).display().to_string()
 }
 
 fn text(bytes: &[u8]) -> String {

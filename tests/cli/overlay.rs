@@ -1,10 +1,12 @@
 //! `edgepress check` on overlays, as a user runs it: what the device would not have, or could not use.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use assert_cmd::Command;
 use serde_json::Value;
+
+use crate::support::{project, scratch};
 
 /// A recipe with one overlay, `own`, over the repository's demo.
 struct Own(tempfile::TempDir);
@@ -12,7 +14,7 @@ struct Own(tempfile::TempDir);
 impl Own {
     fn new(rest: &str) -> Self {
         let own = Self(tempfile::tempdir().expect("a temporary folder"));
-        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/demo.toml");
+        let demo = project().join("recipes/demo.toml");
         let recipe =
             format!("name = \"own\"\nextends = \"{}\"\noverlays = [\"own\"]\n{rest}", demo.display());
         std::fs::create_dir(own.path("own")).expect("an overlay");
@@ -34,7 +36,7 @@ impl Own {
     /// The findings: severity, message, hint.
     fn findings(&self) -> Vec<(String, String, String)> {
         let mut command = Command::cargo_bin("edgepress").expect("the program");
-        command.env("EDGEPRESS_STORE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli_overlay/store"));
+        command.env("EDGEPRESS_STORE", scratch("overlay/store"));
         let output =
             command.current_dir(self.0.path()).args(["check", "r.toml", "--json"]).output().expect("run");
         let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");

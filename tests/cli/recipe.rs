@@ -6,14 +6,16 @@ use std::process::Output;
 use assert_cmd::Command;
 use serde_json::Value;
 
+use crate::support::{project, scratch};
+
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository")
+    project().canonicalize().expect("the repository")
 }
 
 fn check(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::cargo_bin("edgepress").expect("the program");
     // Not the user's own: what is in that would decide what is found.
-    command.env("EDGEPRESS_STORE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli_recipe/store"));
+    command.env("EDGEPRESS_STORE", scratch("recipe/store"));
     command.current_dir(folder).arg("check").args(arguments).output().expect("run")
 }
 

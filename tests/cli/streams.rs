@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -13,6 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::support::plant::{Plant, SIZE};
+use crate::support::project;
 
 /// What is run, with `{out}` for a name that nothing has yet, and its exit code.
 const RUNS: &[(i32, &str)] = &[
@@ -46,7 +46,7 @@ const RUNS: &[(i32, &str)] = &[
 fn plant() -> Plant {
     let plant = Plant::new();
     plant.three();
-    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
+    let recipe = project().join("recipes");
     let extends =
         |name: &str| format!("name = \"gateway\"\nextends = \"{}/{name}.toml\"\n", recipe.display());
     plant.put("gateway.toml", &extends("demo"));

@@ -9,12 +9,10 @@ use std::process::{Command, Output};
 use edgepress::recipe::types::{Access, Disk, Edge, Engine, EngineLog, Network, Provisioning, Proxy, System};
 use serde_json::{Value, json};
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+use crate::support::project;
 
 fn base() -> PathBuf {
-    repository().join("overlays/base")
+    project().join("overlays/base")
 }
 
 /// Every file below a folder, sorted; symbolic links are not followed.
@@ -143,7 +141,7 @@ fn first_boot_finds_the_partition_of_a_card() {
         assert!(!text.contains("/boot/efi"), "{} knows one board only", script.display());
     }
     let source = fs::read_to_string(library.join("fat.sh")).expect("the source");
-    let help = fs::read_to_string(repository().join("docs/first-boot.md")).expect("the help");
+    let help = fs::read_to_string(project().join("docs/first-boot.md")).expect("the help");
     for name in ["certificate.pem", "private-key.pem", "registration-id", "hostname", "hosts", "endpoint"]
         .into_iter()
         .chain([
@@ -288,12 +286,11 @@ fn shell_scripts_pass_shellcheck() {
         eprintln!("skipped: shellcheck is not installed");
         return;
     }
-    let folders = [base().join("usr"), repository().join("tests/standin")];
+    let folders = [base().join("usr"), project().join("tests/standin")];
     let scripts: Vec<_> =
         folders.iter().flat_map(|folder| files(folder)).filter(|path| is_shell(path)).collect();
     assert!(scripts.len() > 10, "{scripts:?}");
-    let output =
-        Command::new("shellcheck").args(["-s", "sh"]).args(&scripts).current_dir(repository()).output();
+    let output = Command::new("shellcheck").args(["-s", "sh"]).args(&scripts).current_dir(project()).output();
     assert_success(&output.expect("shellcheck"));
 }
 
@@ -310,7 +307,7 @@ fn assert_success(output: &Output) {
 
 /// Runs Python with the stand-in's modules, without leaving compiled files beside them.
 fn python(program: &str, input: &str) -> Output {
-    let standin = repository().join("tests/standin");
+    let standin = project().join("tests/standin");
     let folders = ["aziot-identity-service", "aziot-edge"]
         .map(|package| standin.join(package).join("usr/lib/aziot-standin").display().to_string());
     Command::new("python3")
@@ -322,7 +319,7 @@ fn python(program: &str, input: &str) -> Output {
 
 #[test]
 fn the_stand_in_compiles() {
-    let sources: Vec<_> = files(&repository().join("tests/standin"))
+    let sources: Vec<_> = files(&project().join("tests/standin"))
         .into_iter()
         .filter(|path| {
             fs::read_to_string(path)
@@ -472,7 +469,7 @@ for cut in range(len(der)):
 
 #[test]
 fn the_stand_in_packages_build() {
-    let standin = repository().join("tests/standin");
+    let standin = project().join("tests/standin");
     for package in ["aziot-identity-service", "aziot-edge"] {
         let control = fs::read_to_string(standin.join(package).join("DEBIAN/control")).expect("control");
         for line in [format!("Package: {package}"), "Version: 0~standin".into(), "Architecture: all".into()] {

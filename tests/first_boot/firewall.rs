@@ -12,6 +12,8 @@ use std::process::{Command, Output};
 use edgepress::recipe::types::Engine;
 use serde_json::json;
 
+use crate::support::project;
+
 /// Wires the namespaces and tells, a line each, what came of asking. `$1` is the file with the rules.
 const WORLD: &str = r#"
 set -eu
@@ -129,8 +131,7 @@ for target in sys.argv[1:]:
 "#;
 
 fn ruleset(engine: &Engine) -> String {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../overlays/base/usr/lib/edgepress/firewall.nft.tera");
+    let path = project().join("overlays/base/usr/lib/edgepress/firewall.nft.tera");
     let template = std::fs::read_to_string(path).expect("the template");
     let context = tera::Context::from_value(json!({"recipe": {"engine": engine}})).expect("a context");
     tera::Tera::one_off(&template, &context, false).expect("rendered")

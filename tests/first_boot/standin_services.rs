@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use serde_json::{Value, json};
 
+use crate::support::project;
 use crate::support::simulator::{SCOPE, Sim};
 
 /// Long enough for the busiest machine; only a failing test waits for it.
 const LONG: Duration = Duration::from_secs(90);
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
 
 /// A device's root with nothing in it but the configuration and an identity.
 struct Device {
@@ -112,15 +109,10 @@ impl Device {
     /// Starts services; the last one's end is the end.
     fn start(&self, services: &[&str]) -> Child {
         let folder = |package: &str| {
-            repository()
-                .join("tests/standin")
-                .join(package)
-                .join("usr/lib/aziot-standin")
-                .display()
-                .to_string()
+            project().join("tests/standin").join(package).join("usr/lib/aziot-standin").display().to_string()
         };
         Command::new("python3")
-            .args(["-B".as_ref(), repository().join("tests/support/standin.py").as_os_str()])
+            .args(["-B".as_ref(), project().join("tests/support/standin.py").as_os_str()])
             .args(services)
             .env("PYTHONPATH", [folder("aziot-identity-service"), folder("aziot-edge")].join(":"))
             .env("STANDIN_ROOT", self.root.path())
@@ -183,7 +175,7 @@ fn a_refused_device_s_identity_service_exits_with_the_reason() {
 
 /// What the device's own script makes of such a journal: the line that a person sees on the console and in the status.
 fn device_shows(journal: &str) -> String {
-    let script = repository().join("overlays/base/usr/lib/edgepress/runtime.sh");
+    let script = project().join("overlays/base/usr/lib/edgepress/runtime.sh");
     let mut child = Command::new("sh")
         .args(["-c", ". \"$0\"; last_cause"])
         .arg(script)
@@ -273,7 +265,7 @@ sockets.listen("edgeAgent")
 print(json.dumps(made))
 "#;
     let folder = |package: &str| {
-        repository().join("tests/standin").join(package).join("usr/lib/aziot-standin").display().to_string()
+        project().join("tests/standin").join(package).join("usr/lib/aziot-standin").display().to_string()
     };
     let output = Command::new("python3")
         .args(["-B", "-c", program])

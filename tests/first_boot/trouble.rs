@@ -8,6 +8,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::support::device::{Device, library, shells};
 use crate::support::pki::Identity;
+use crate::support::project;
 
 const FAT: &str = "boot/efi/edgepress";
 const CERTIFICATE: &str = "var/secrets/aziot/certs/device-id.pem";
@@ -31,8 +32,7 @@ fn assert_provisioned(device: &Device, identity: &Identity) {
 
 /// Runs one of the commands that people type on the device.
 fn command(device: &Device, name: &str, arguments: &[&str], input: &str) -> Output {
-    let program =
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../overlays/base/usr/bin").join(name);
+    let program = project().join("overlays/base/usr/bin").join(name);
     let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", device.path("world/bin").display());
     let typed = device.path("world/typed");
     std::fs::write(&typed, input).expect("input");

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::project;
+
 /// How long a test waits for a line, on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -77,7 +79,7 @@ const FAKES: &[(&str, &str)] = &[
 
 /// The overlay's folder of the script's parts.
 pub fn library() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../overlays/base/usr/lib/edgepress")
+    project().join("overlays/base/usr/lib/edgepress")
 }
 
 /// The shells of this machine that the script must run under.

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,8 @@ use edgepress::disk::ids::Ids;
 use edgepress::recipe::types::Provisioning;
 use edgepress::units::Digest;
 use serde_json::{Value, json};
+
+use super::project;
 
 /// The image's ID scope.
 pub const SCOPE: &str = "0ne000A1B2C";
@@ -35,7 +37,7 @@ impl Bench {
         bench.write_image();
         bench.write_manifest(|_| ());
         bench.write_firmware();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/support/qemu-system-x86_64");
+        let script = project().join("tests/support/qemu-system-x86_64");
         let script = script.canonicalize().expect("script");
         for name in ["qemu-system-x86_64", "qemu-system-aarch64"] {
             std::os::unix::fs::symlink(&script, bench.path("programs").join(name)).expect("link");

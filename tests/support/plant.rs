@@ -17,7 +17,19 @@ use tempfile::TempDir;
 
 pub const SIZE: u64 = ALIGN + LEAST + 3 * ALIGN;
 const EPOCH: u64 = 1_700_000_000;
-const CONFIG: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/provisioning/lint/good.toml"));
+/// What the golden image is configured with.
+const CONFIG: &str = r#"cloud_timeout_sec = 70
+
+[provisioning]
+source = "dps"
+global_endpoint = "https://global.azure-devices-provisioning.net"
+id_scope = "0ne00123456"
+
+[provisioning.attestation]
+method = "x509"
+identity_cert = "file:///var/secrets/aziot/certs/device-id.pem"
+identity_pk = "file:///var/secrets/aziot/keys/device-id.key.pem"
+"#;
 
 /// A folder with a golden image, its manifest, and an authority of two levels.
 pub struct Plant {

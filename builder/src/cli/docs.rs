@@ -154,22 +154,14 @@ fn every_path_exists() {
                 continue;
             }
             found += 1;
-            // `recipes/x.lock` is made by a build; `tests/` and a star or braces stand for several.
-            if !word.ends_with(".lock") && !root().join(word).exists() && !begins_one(word) {
+            // `recipes/x.lock` is made by a build.
+            if !word.ends_with(".lock") && !root().join(word).exists() {
                 faults.insert(format!("{}: {word}", page.display()));
             }
         }
     }
     assert!(found > 50, "{found} paths alone were found");
     assert!(faults.is_empty(), "{faults:#?}");
-}
-
-/// Is it the beginning of a name in a folder, as `tests/build_` of `tests/build_*`?
-fn begins_one(word: &str) -> bool {
-    let Some((folder, name)) = word.rsplit_once('/') else { return false };
-    let entries = std::fs::read_dir(root().join(folder)).into_iter().flatten().filter_map(Result::ok);
-    name.ends_with('_')
-        && entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(name))
 }
 
 /// As the page's heading is linked to: GitHub's rule.

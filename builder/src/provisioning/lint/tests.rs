@@ -3,7 +3,6 @@
 use super::{Finding, lint};
 use crate::recipe::diagnostic::Severity;
 
-/// Also what the tests of stamping take for a golden image's configuration (tests/support/plant.rs).
 const GOOD: &str = include_str!("good.toml");
 
 /// The good file with `old` replaced; the table would be wrong if `old` were not in it.
