@@ -37,8 +37,11 @@ pub struct Download<'a> {
 
 /// Is there a list for this recipe's images?
 pub fn wanted(recipe: &Recipe) -> bool {
-    recipe.target.board == Board::RaspberryPi
-        && FORMATS.iter().any(|format| recipe.target.formats.contains(format))
+    let imager = match recipe.target.board {
+        Board::RaspberryPi => true,
+        Board::Uefi => false,
+    };
+    imager && FORMATS.iter().any(|format| recipe.target.formats.contains(format))
 }
 
 /// The list, with this one image in it. `epoch` is the image's time stamp, seconds since 1970.

@@ -1,56 +1,23 @@
 //! What is in the initramfs: only what can hold a root file system on the boards, instead of everything there is.
 
-use crate::recipe::types::{Board, Initramfs, Model, Recipe};
+use crate::recipe::types::{Initramfs, Recipe};
 use crate::tree::entry::Entry;
 
 use super::file;
 
-/// What a root can be on, by what has it. A kernel lacks some of them, or has them built in: that is no error.
-const UEFI: &[(&str, &str)] = &[
-    ("every board", "ext4 sd_mod"),
-    ("QEMU and KVM", "virtio_pci virtio_mmio virtio_blk virtio_scsi"),
-    // The network driver too: Azure asks for it. NVMe disks of newer Azure machines hang off pci-hyperv.
-    ("Azure and Hyper-V", "hv_vmbus hv_storvsc hv_netvsc pci-hyperv"),
-    ("VMware", "vmw_pvscsi mptspi"),
-    ("Xen", "xen-blkfront"),
-    ("NVMe, also behind Intel VMD", "nvme vmd"),
-    ("SATA", "ahci ahci_platform ata_piix ata_generic"),
-    ("USB", "xhci_pci xhci_plat_hcd ehci_pci usb_storage uas"),
-    (
-        "eMMC, SD cards, UFS",
-        "mmc_block sdhci_pci sdhci_acpi sdhci_iproc dw_mmc_pltfm rtsx_pci_sdmmc ufshcd_pci",
-    ),
-];
-
-/// Checked against Debian 12's arm64 kernel: clocks, power, pins, PCIe and the card's block layer are built in there, and
-/// Raspberry Pi's own kernels have nearly all of this built in. Every module is read from a slow card at each boot.
-const RASPBERRY_PI: &[(&str, &str)] = &[
-    ("root file system", "ext4"),
-    // The regulators: the controller of model 4 waits for the one that switches its card's voltage.
-    ("cards of models 3 and Zero 2, and of model 4", "bcm2835 sdhci_iproc gpio_regulator fixed"),
-    ("USB of models 3 and Zero 2", "dwc2 phy_generic"),
-    // The reset driver has the firmware load the controller's own.
-    ("USB of model 4, behind PCIe", "xhci_pci reset_raspberrypi"),
-    ("disks on USB", "usb_storage uas sd_mod"),
-];
-
-/// Only where the recipe names model 5, which Debian 12's kernel does not boot.
-const RASPBERRY_PI_5: &[(&str, &str)] =
-    &[("cards of model 5", "sdhci_brcmstb"), ("USB of model 5", "xhci_plat_hcd dwc3"), ("NVMe", "nvme")];
+/// Drivers of the kernel, by what has them: a name for people, and modules. A kernel lacks some of them, or has them built
+/// in: that is no error.
+pub type Drivers = (&'static str, &'static str);
 
 /// The files that steer initramfs-tools. They must be in the tree when the initramfs is made, and stay there: the device
 /// makes its own at each kernel update.
 pub fn files(recipe: &Recipe) -> Vec<Entry> {
-    let model_5 = recipe.target.raspberry_pi.models.contains(&Model::Pi5);
-    let board: &[&[(&str, &str)]] = match (recipe.target.initramfs, recipe.target.board) {
-        (Initramfs::Board, Board::Uefi) => &[UEFI],
-        (Initramfs::Board, Board::RaspberryPi) if model_5 => &[RASPBERRY_PI, RASPBERRY_PI_5],
-        (Initramfs::Board, Board::RaspberryPi) => &[RASPBERRY_PI],
-        (Initramfs::Most | Initramfs::None, _) => &[],
+    let board = match recipe.target.initramfs {
+        Initramfs::Board => super::of(recipe.target.board).drivers(recipe),
+        Initramfs::Most | Initramfs::None => Vec::new(),
     };
     let own = recipe.target.modules.join(" ");
     let lines: String = board
-        .concat()
         .into_iter()
         .chain((!own.is_empty()).then_some(("this recipe", own.as_str())))
         .map(|(what, modules)| format!("# {what}\nmanual_add_modules {modules}\n"))

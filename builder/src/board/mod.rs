@@ -6,63 +6,184 @@
 //!                                                                                      └─► root: /boot/grub/grub.cfg ─► kernel
 //! raspberry-pi: boot ROM ─► FAT: bootcode.bin, start*.elf ─► config.txt ─► kernel, initramfs, device tree, cmdline.txt
 //! ```
+//! Each board is one implementation of [`Definition`], in a file or folder of its own; [`of`] finds it. What modules below
+//! this one must know of a board (a recipe's rules, the length of a serial number) is an exhaustive `match` there.
 
+pub mod files;
+pub mod finding;
+mod grub;
 pub mod initramfs;
+pub mod loaders;
 pub mod raspberry_pi;
-pub mod uefi;
+mod uefi;
 pub mod wifi;
 
 use anyhow::Result;
 
+use self::files::Files;
+use self::initramfs::Drivers;
+use self::loaders::Loaders;
+use self::raspberry_pi::RaspberryPi;
+use self::raspberry_pi::chain::{Chain, RootPartition};
+use self::uefi::Uefi;
 use crate::disk::Scheme;
 use crate::disk::fat::FatFile;
 use crate::disk::ids::Ids;
 use crate::error::Problem;
-use crate::recipe::types::{Board, Recipe};
+use crate::recipe::types::{Board, DistributionId, Initramfs, Model, Recipe};
 use crate::tree::Root;
 use crate::tree::entry::{Entry, Kind};
+use crate::units::Arch;
+use crate::verdict::Check;
 
-/// Where the FAT partition is mounted on the device.
-pub fn fat_mount(board: Board) -> &'static str {
+/// Name of the verdict on an image's boot chain.
+pub const BOOT_CHAIN: &str = "boot-chain";
+
+/// Every board, in the order in which an image is asked which it is for.
+const ALL: [Board; 2] = [Board::RaspberryPi, Board::Uefi];
+
+/// What a board is.
+pub trait Definition: Sync {
+    /// Packages of its boot loader.
+    fn packages(&self, recipe: &Recipe) -> Vec<&'static str>;
+
+    /// An example of a kernel's package, for a recipe that names none.
+    fn kernel(&self, distribution: DistributionId) -> &'static str;
+
+    /// The drivers that a root may need, for the initramfs.
+    fn drivers(&self, recipe: &Recipe) -> Vec<Drivers>;
+
+    /// Do a distribution's kernels find the root without an initramfs? Most have the drivers as modules.
+    fn boots_without_initramfs(&self, _distribution: DistributionId) -> bool {
+        false
+    }
+
+    /// The models that an image is for, of a board that has models.
+    fn models(&self, _recipe: &Recipe) -> Vec<Model> {
+        Vec::new()
+    }
+
+    /// The partition table that its firmware reads.
+    fn scheme(&self) -> Scheme;
+
+    /// Where the FAT partition is mounted on the device.
+    fn fat_mount(&self) -> &'static str;
+
+    /// Bytes that must stay free on the FAT partition, beside `files`, for the device's own updates. A boot loader is
+    /// replaced by one of about the same size, for which there is more than enough room.
+    fn fat_spare(&self, _files: &[FatFile]) -> u64 {
+        0
+    }
+
+    /// Everything on the FAT partition of a golden image; `tree` is the finished root.
+    ///
+    /// # Errors
+    /// A [`Problem`] that names the package to install when something that the machine needs to boot is not in the tree.
+    fn boot_files(&self, tree: &Root, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>>;
+
+    /// Its own files of the root; see [`root_files`].
+    ///
+    /// # Errors
+    /// As there.
+    fn root_files(&self, recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>>;
+
+    /// What of the locked packages a boot chain can be followed over before anything is built; nothing for a board whose
+    /// chain is known only then.
+    fn parts(&self) -> Option<&'static Parts> {
+        None
+    }
+
+    /// The boot chain of each model, over a tree of those [`Parts`].
+    ///
+    /// # Errors
+    /// As [`Definition::boot_files`].
+    fn chains(&self, _tree: &Root, _recipe: &Recipe, _ids: &Ids) -> Result<Vec<Chain>> {
+        Ok(Vec::new())
+    }
+
+    /// Is an image for this board, as its files tell?
+    fn recognises(&self, evidence: &Evidence<'_>) -> bool;
+
+    /// Follows an image's boot chain.
+    fn judge(&self, evidence: &Evidence<'_>) -> Judged;
+}
+
+/// Packages, by the starts of their names, and the folders of theirs that end up where the firmware reads.
+#[derive(Debug)]
+pub struct Parts {
+    /// Starts of packages' names.
+    pub packages: &'static [&'static str],
+    /// Starts of paths in them, without the first `/`.
+    pub folders: &'static [&'static str],
+}
+
+/// What of an image tells for which board it is, and whether it boots there.
+pub struct Evidence<'a> {
+    /// The files of the FAT partition.
+    pub files: &'a dyn Files,
+    /// Architecture, where the manifest tells it.
+    pub arch: Option<Arch>,
+    /// The root partition, where the table has one.
+    pub root: Option<RootPartition>,
+    /// UUIDs of the ext4 file systems.
+    pub roots: &'a [String],
+    /// The models that it must boot; none: one of all.
+    pub models: &'a [Model],
+}
+
+/// What came of following a boot chain.
+pub struct Judged {
+    /// The chain of each model.
+    pub chains: Vec<Chain>,
+    /// The boot loaders, where there are such.
+    pub loaders: Option<Loaders>,
+    /// The verdict.
+    pub verdict: Check,
+}
+
+/// What a board is.
+pub fn of(board: Board) -> &'static dyn Definition {
     match board {
-        Board::Uefi => "/boot/efi",
-        Board::RaspberryPi => "/boot/firmware",
+        Board::Uefi => &Uefi,
+        Board::RaspberryPi => &RaspberryPi,
     }
 }
 
-/// The partition table that its firmware reads.
-pub fn scheme(board: Board) -> Scheme {
-    match board {
-        Board::Uefi => Scheme::Gpt,
-        // The boot ROM of model 3 and Zero 2 reads no GPT.
-        Board::RaspberryPi => Scheme::CardMbr,
-    }
+/// The board that an image is for, as its files tell; none that is known here.
+pub fn recognised(evidence: &Evidence<'_>) -> Option<Board> {
+    ALL.into_iter().find(|board| of(*board).recognises(evidence))
 }
 
-/// Everything on the FAT partition of a golden image; `tree` is the finished root.
-///
-/// # Errors
-/// A [`crate::error::Problem`] that names the package to install when something that the machine needs to boot is not
-/// in the tree.
-pub fn boot_files(tree: &Root, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>> {
-    match recipe.target.board {
-        Board::Uefi => uefi::boot_files(tree, recipe, ids),
-        Board::RaspberryPi => raspberry_pi::boot_files(tree, recipe, ids),
+/// Every package that a recipe asks for by name, in the order of its tables: the board's boot loader, the recipe's own
+/// list, the engine and the runtime. What they depend on is for `lock` to find.
+pub fn requested_packages(recipe: &Recipe) -> Vec<String> {
+    let mut names: Vec<String> = boot_packages(recipe).iter().map(ToString::to_string).collect();
+    names.extend(recipe.packages.install.iter().cloned());
+    names.extend(recipe.engine.packages.iter().cloned());
+    // What loads the firewall of overlays/base.
+    names.extend((!recipe.engine.metadata_access).then(|| "nftables".to_owned()));
+    names.extend(["aziot-identity-service", "aziot-edge"].map(String::from));
+    names
+}
+
+/// The boot loader's packages, what makes an initramfs, and what Wi-Fi needs.
+fn boot_packages(recipe: &Recipe) -> Vec<&'static str> {
+    let mut names = of(recipe.target.board).packages(recipe);
+    if recipe.target.initramfs != Initramfs::None {
+        names.extend(["initramfs-tools", "zstd"]);
     }
+    if recipe.network.wifi.is_some() {
+        names.extend(["wpasupplicant", "wireless-regdb"]);
+        // On Ubuntu the firmware of the radio comes with that of the GPU.
+        let ubuntu = recipe.distribution.id == DistributionId::Ubuntu;
+        names.extend((!ubuntu).then_some("firmware-brcm80211"));
+    }
+    names
 }
 
 /// The largest file of a boot partition that is read from a tree: kernel and initramfs of a Debian with every driver
 /// have a tenth of it.
 const MOST_BOOT_FILE: u64 = 1 << 30;
-
-/// Bytes that must stay free on the FAT partition for the device's own updates.
-pub fn fat_spare(board: Board, files: &[FatFile]) -> u64 {
-    match board {
-        // A loader is replaced by one of about the same size, and there is more than enough room for that.
-        Board::Uefi => 0,
-        Board::RaspberryPi => raspberry_pi::spare(files),
-    }
-}
 
 /// Files of the root that depend on the board: mounts and what steers its boot loader. They must be in the tree before
 /// it becomes a file system.
@@ -71,10 +192,7 @@ pub fn fat_spare(board: Board, files: &[FatFile]) -> u64 {
 /// A [`crate::error::Problem`] when an argument of the kernel's command line cannot be written there, or the file with
 /// the Wi-Fi's key holds none.
 pub fn root_files(recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
-    let mut entries = match recipe.target.board {
-        Board::Uefi => uefi::root_files(recipe, ids),
-        Board::RaspberryPi => raspberry_pi::root_files(recipe, ids),
-    }?;
+    let mut entries = of(recipe.target.board).root_files(recipe, ids)?;
     if let Some(wifi) = &recipe.network.wifi {
         entries.extend(wifi::files(wifi)?);
     }

@@ -74,15 +74,15 @@ impl ImageJob {
         let root = &stack.tree()?;
         self.guard(root)?;
         let ids = Ids::from_seed(&self.seed);
-        let fat_files = board::boot_files(root, &self.recipe, &ids)?;
-        let board = self.recipe.target.board;
+        let board = board::of(self.recipe.target.board);
+        let fat_files = board.boot_files(root, &self.recipe, &ids)?;
         let plan = disk::Plan {
             tree: stack.root().to_owned(),
             out: self.out.clone(),
-            scheme: board::scheme(board),
+            scheme: board.scheme(),
             arch: self.recipe.target.arch,
-            fat_size: self.recipe.disk.fat_size(board).0,
-            fat_spare: board::fat_spare(board, &fat_files),
+            fat_size: self.recipe.disk.fat_size(self.recipe.target.board).0,
+            fat_spare: board.fat_spare(&fat_files),
             size: self.recipe.disk.size.map(|size| size.0),
             free: self.recipe.disk.free.0,
             ids,

@@ -24,7 +24,7 @@ use crate::event::{Event, Sink, Unit};
 use crate::export::root::{Packed, RootJob};
 use crate::export::{self, Request, vhd};
 use crate::manifest::{self, Manifest, Output, Raw};
-use crate::recipe::types::{Board, Format};
+use crate::recipe::types::Format;
 use crate::rootfs::images;
 use crate::sandbox;
 use crate::store::Store;
@@ -309,10 +309,7 @@ impl Outputs<'_> {
             description: recipe.description.clone(),
             arch: recipe.target.arch,
             board: recipe.target.board,
-            models: match recipe.target.board {
-                Board::RaspberryPi => recipe.target.raspberry_pi.models.clone(),
-                Board::Uefi => Vec::new(),
-            },
+            models: board::of(recipe.target.board).models(recipe),
             inputs: self.plan.inputs.clone(),
             kernels: made.kernels.clone(),
             epoch: self.plan.epoch,

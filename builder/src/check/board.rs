@@ -1,5 +1,6 @@
 //! Does the board boot with what the recipe installs, and does it reach a network?
 
+use crate::board;
 use crate::recipe::Loaded;
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::support;
@@ -13,10 +14,13 @@ const PC_ONLY: [&str; 5] =
 pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     foreign_packages(loaded, findings);
     initramfs(loaded, findings);
-    if loaded.recipe.target.board == Board::RaspberryPi {
-        models(loaded, findings);
-        ethernet(loaded, findings);
-        overlays(loaded, findings);
+    match loaded.recipe.target.board {
+        Board::RaspberryPi => {
+            models(loaded, findings);
+            ethernet(loaded, findings);
+            overlays(loaded, findings);
+        }
+        Board::Uefi => {}
     }
     wifi(loaded, findings);
 }
@@ -52,9 +56,8 @@ fn foreign_packages(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
 /// A root named by UUID, or on a driver that is a module, needs one.
 fn initramfs(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     let recipe = &loaded.recipe;
-    let built_in =
-        recipe.target.board == Board::RaspberryPi && recipe.distribution.id == DistributionId::RaspberryPiOs;
-    if recipe.target.initramfs == Initramfs::None && !built_in {
+    let alone = board::of(recipe.target.board).boots_without_initramfs(recipe.distribution.id);
+    if recipe.target.initramfs == Initramfs::None && !alone {
         let message = format!(
             "the kernels of {} find no root without an initramfs: the drivers are modules",
             support::name(recipe.distribution.id)

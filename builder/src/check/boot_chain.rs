@@ -6,8 +6,9 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::board::raspberry_pi;
-use crate::board::raspberry_pi::chain::{Chain, Finding};
+use crate::board;
+use crate::board::finding::Finding;
+use crate::board::raspberry_pi::chain::Chain;
 use crate::disk::ids::Ids;
 use crate::error::problem;
 use crate::interrupt;
@@ -16,22 +17,10 @@ use crate::lock::types::Locked;
 use crate::packages::deb;
 use crate::recipe::Loaded;
 use crate::recipe::diagnostic::Diagnostic;
-use crate::recipe::types::{Board, Initramfs};
+use crate::recipe::types::Initramfs;
 use crate::store::Store;
 use crate::tree::Root;
 use crate::units::Digest;
-
-/// Packages with what is on a card: kernels, device trees, firmware.
-const PARTS: [&str; 4] = ["linux-image-", "linux-modules-", "raspi-firmware", "linux-firmware-raspi"];
-
-/// Folders of the root that end up on a card.
-const FOLDERS: [&str; 5] = [
-    "boot/",
-    "usr/lib/raspi-firmware/",
-    "usr/lib/linux-image-",
-    "usr/lib/linux-firmware-raspi/",
-    "lib/firmware/",
-];
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -44,9 +33,8 @@ pub(super) struct Followed {
 
 /// Follows the chains; what is wrong goes to `findings`.
 pub(super) fn follow(loaded: &Loaded, findings: &mut Vec<Diagnostic>) -> Result<Followed> {
-    if loaded.recipe.target.board != Board::RaspberryPi {
-        return Ok(Followed::default());
-    }
+    let board = board::of(loaded.recipe.target.board);
+    let Some(wanted) = board.parts() else { return Ok(Followed::default()) };
     let not = |why: &str| {
         Ok(Followed { chains: Vec::new(), note: Some(format!("boot chain not followed: {why}")) })
     };
@@ -55,8 +43,8 @@ pub(super) fn follow(loaded: &Loaded, findings: &mut Vec<Diagnostic>) -> Result<
         return not("there is no lock yet (edgepress lock RECIPE --fetch makes it)");
     };
     let Ok(store) = Store::open(None) else { return not("the store cannot be opened") };
-    let parts =
-        section.packages.iter().filter(|package| PARTS.iter().any(|part| package.name.starts_with(part)));
+    let is_part = |package: &&Locked| wanted.packages.iter().any(|part| package.name.starts_with(part));
+    let parts = section.packages.iter().filter(is_part);
     let mut there: Vec<(&Locked, Option<PathBuf>)> = Vec::new();
     for package in parts {
         there.push((package, store.sound_blob(&package.sha256)?));
@@ -69,15 +57,15 @@ pub(super) fn follow(loaded: &Loaded, findings: &mut Vec<Diagnostic>) -> Result<
     let _guard = interrupt::remove_on_interrupt(tree.path());
     let root = Root::open(tree.path())?;
     for (package, path) in parts {
-        extract(&path, &root)
+        extract(&path, wanted.folders, &root)
             .with_context(|| format!("reading package {} {}", package.name, package.version))?;
     }
     if loaded.recipe.target.initramfs != Initramfs::None {
         stand_in_initramfs(&root)?;
     }
     let ids = Ids::from_seed(&Digest::of("check"));
-    match raspberry_pi::files_and_chains(&root, &loaded.recipe, &ids) {
-        Ok((_, chains)) => {
+    match board.chains(&root, &loaded.recipe, &ids) {
+        Ok(chains) => {
             findings.extend(chains.iter().flat_map(|chain| said(loaded, chain)));
             Ok(Followed { chains, note: None })
         }
@@ -111,7 +99,7 @@ fn stand_in_initramfs(tree: &Root) -> Result<()> {
     Ok(())
 }
 
-fn extract(path: &Path, tree: &Root) -> Result<()> {
+fn extract(path: &Path, folders: &[&str], tree: &Root) -> Result<()> {
     let mut archive = tar::Archive::new(deb::open_data(path)?);
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -120,7 +108,7 @@ fn extract(path: &Path, tree: &Root) -> Result<()> {
         // Merged /usr: what packages have in /lib is found there too.
         let name = if name.starts_with("lib") { Path::new("usr").join(name) } else { name };
         let text = name.to_string_lossy();
-        let wanted = FOLDERS
+        let wanted = folders
             .iter()
             .any(|folder| text.starts_with(folder) || text.starts_with(&format!("usr/{folder}")));
         // Drivers' firmware is large, and no part of a card.

@@ -1,12 +1,13 @@
 //! Does the combination of distribution, architecture, kernel, engine and runtime exist, and does the template of names
 //! fit the board's?
 
+use crate::board;
 use crate::provisioning::room;
 use crate::provisioning::source::Source;
 use crate::recipe::Loaded;
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::support;
-use crate::recipe::types::{Board, CertificateSource, DistributionId, EdgeSource, VaultToken};
+use crate::recipe::types::{CertificateSource, DistributionId, EdgeSource, VaultToken};
 
 /// Where Microsoft's packages come from.
 const MICROSOFT_HOST: &str = "packages.microsoft.com";
@@ -108,12 +109,7 @@ fn is_pair(kernels: &[&str]) -> bool {
 
 fn kernel(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     let packages = &loaded.recipe.packages.install;
-    let example = match (loaded.recipe.target.board, loaded.recipe.distribution.id) {
-        (Board::Uefi, _) => "linux-image-cloud-amd64 (Debian) or linux-virtual (Ubuntu)",
-        (Board::RaspberryPi, DistributionId::Debian) => "linux-image-arm64",
-        (Board::RaspberryPi, DistributionId::RaspberryPiOs) => "linux-image-rpi-v8",
-        (Board::RaspberryPi, DistributionId::Ubuntu) => "linux-raspi",
-    };
+    let example = board::of(loaded.recipe.target.board).kernel(loaded.recipe.distribution.id);
     let kernels: Vec<&str> = packages.iter().map(String::as_str).filter(|name| is_kernel(name)).collect();
     let place = loaded.place("packages/install");
     match kernels[..] {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::scripts::{self, LOOKED_AT, Subject};
-use crate::board::{self, fat_mount, wifi};
+use crate::board::{self, wifi};
 use crate::disk::ids::Ids;
 use crate::overlay::{Laid, What};
 use crate::recipe::Loaded;
@@ -102,7 +102,7 @@ fn names(paths: &[&Laid]) -> String {
 
 /// What lies under a mount point of the device would never be seen.
 fn hidden(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) {
-    let fat = fat_mount(loaded.recipe.target.board);
+    let fat = board::of(loaded.recipe.target.board).fat_mount();
     let mounts = VOLATILE.into_iter().chain([(fat, "the FAT partition is mounted there", FAT_HINT)]);
     for (mount, why, hint) in mounts {
         let below: Vec<&Laid> =
@@ -115,7 +115,7 @@ fn hidden(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) {
 
 /// What the build takes out of every layer, whoever brought it.
 fn removed(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) {
-    let fat = fat_mount(loaded.recipe.target.board);
+    let fat = board::of(loaded.recipe.target.board).fat_mount();
     for one in laid.iter().filter(|one| !one.path.starts_with(fat)) {
         if let Some(reason) = clean::removes(&one.path) {
             let message = format!("the build removes {} of an overlay: {reason}", one.path.display());

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::FileFacts;
 use super::system::System;
-use crate::board::raspberry_pi::chain::Files;
+use crate::board::files::Files;
 use crate::image::root::Root;
 use crate::rootfs::guard::{self, Allowed, Leak};
 use crate::rootfs::guard_rules::{PKCS12, PRIVATE_KEY, has_yaml_password, is_key_store, matches};

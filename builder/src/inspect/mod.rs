@@ -18,7 +18,6 @@ mod partition;
 pub mod preflight;
 pub mod system;
 mod text;
-mod uefi;
 
 use std::path::{Path, PathBuf};
 
@@ -31,9 +30,10 @@ pub use self::partition::{Partition, Volume, look_at_fat, root_part, root_partit
 use self::preflight::{Disk, Inside, Point};
 use self::system::{Started, System};
 pub use self::text::shown;
-pub use self::uefi::Loaders;
-use crate::board::raspberry_pi::chain::{self, Chain, Files};
-use crate::board::raspberry_pi::{config_txt, model};
+use crate::board::files::Files;
+use crate::board::loaders::Loaders;
+use crate::board::raspberry_pi::chain::Chain;
+use crate::board::{self, BOOT_CHAIN, Evidence};
 use crate::disk::table::{self, Kind};
 use crate::error::{Problem, problem};
 use crate::event::Sink;
@@ -302,8 +302,6 @@ fn nothing(path: &Path, error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-const BOOT_CHAIN: &str = "boot-chain";
-
 fn boot_chain(
     files: &dyn Files,
     report: &mut Report,
@@ -313,57 +311,24 @@ fn boot_chain(
     if !options.models.is_empty() {
         report.board = Some(Board::RaspberryPi);
     }
-    report.board = report.board.or_else(|| recognised(files));
-    match report.board {
-        None => Check::new(
+    let named = manifest.map_or(&[][..], |manifest| &manifest.models);
+    let evidence = Evidence {
+        files,
+        arch: report.arch,
+        root: partition::root(&report.partitions),
+        roots: &ext4_uuids(&report.partitions),
+        models: if options.models.is_empty() { named } else { &options.models },
+    };
+    report.board = report.board.or_else(|| board::recognised(&evidence));
+    let Some(board) = report.board else {
+        return Check::new(
             BOOT_CHAIN,
             false,
             "the FAT partition has neither config.txt nor EFI/BOOT: no board that edgepress knows boots it",
-        ),
-        Some(Board::RaspberryPi) => {
-            let named = if options.models.is_empty() {
-                manifest.map_or(&[][..], |manifest| &manifest.models)
-            } else {
-                &options.models
-            };
-            raspberry_pi(files, report, named)
-        }
-        Some(Board::Uefi) => {
-            let (loaders, verdict) = uefi::judge(files, report.arch, &ext4_uuids(&report.partitions));
-            report.loaders = Some(loaders);
-            verdict
-        }
-    }
-}
-
-fn recognised(files: &dyn Files) -> Option<Board> {
-    if files.size(config_txt::NAME).is_some() {
-        Some(Board::RaspberryPi)
-    } else {
-        (!files.list("EFI/BOOT").is_empty()).then_some(Board::Uefi)
-    }
-}
-
-/// Follows the chain of each model. If nobody says which models, an image need only boot one.
-fn raspberry_pi(files: &dyn Files, report: &mut Report, named: &[Model]) -> Check {
-    let root = partition::root(&report.partitions);
-    let models = if named.is_empty() { &model::ALL[..] } else { named };
-    report.chains = models.iter().map(|model| chain::follow(files, *model, root.as_ref())).collect();
-    let list = |sound: bool| -> Vec<String> {
-        let chains = report.chains.iter().filter(|chain| chain.sound() == sound);
-        chains.map(|chain| chain.model.to_string()).collect()
+        );
     };
-    let (good, bad) = (list(true), list(false));
-    let passed = !good.is_empty() && (bad.is_empty() || named.is_empty());
-    let mut parts = Vec::new();
-    if !good.is_empty() {
-        parts.push(format!("sound for model {}", good.join(", ")));
-    }
-    if !bad.is_empty() {
-        parts.push(format!("broken for model {}", bad.join(", ")));
-    }
-    if let (false, Some(error)) = (passed, report.chains.iter().find_map(|chain| chain.errors().next())) {
-        parts.push(error.message.clone());
-    }
-    Check::new(BOOT_CHAIN, passed, parts.join("; "))
+    let judged = board::of(board).judge(&evidence);
+    report.chains = judged.chains;
+    report.loaders = judged.loaders;
+    judged.verdict
 }

@@ -25,6 +25,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::board;
 use crate::error::Problem;
 use crate::event::{Event, Sink, Unit};
 use crate::lock::local::LocalDeb;
@@ -102,7 +103,7 @@ pub fn inputs_digest(recipe: &Recipe, debs: &[LocalDeb]) -> Digest {
 
 /// What apt is asked for: what the recipe names, and each of its own packages at just its version.
 fn requested(recipe: &Recipe, debs: &[LocalDeb]) -> Vec<String> {
-    let mut names = recipe.requested_packages();
+    let mut names = board::requested_packages(recipe);
     names.retain(|name| !debs.iter().any(|deb| Some(deb.name.as_str()) == name.split('=').next()));
     names.extend(debs.iter().map(|deb| format!("{}={}", deb.name, deb.version)));
     names.sort();

@@ -44,7 +44,7 @@ impl Context {
             "source_toml": Source::of(&recipe.provisioning).render(),
             "source_ca": source_ca(recipe)?,
             "epoch": epoch,
-            "board": BoardFacts { fat_mount: board::fat_mount(recipe.target.board) },
+            "board": BoardFacts { fat_mount: board::of(recipe.target.board).fat_mount() },
         });
         let values = tera::Context::from_value(names.clone()).context("preparing the values of templates")?;
         Ok(Self { values, names })

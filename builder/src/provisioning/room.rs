@@ -30,10 +30,12 @@ impl Length {
 
     fn of(word: Word, board: Board) -> Self {
         match word {
-            // The firmware's 64 bits in hexadecimal.
-            Word::Serial if board == Board::RaspberryPi => Self::exactly(16),
-            // SMBIOS sets no limit: Hyper-V's has 32 characters, VMware's 54.
-            Word::Serial => Self { common: 32, longest: 54 },
+            Word::Serial => match board {
+                // The firmware's 64 bits in hexadecimal.
+                Board::RaspberryPi => Self::exactly(16),
+                // SMBIOS sets no limit: Hyper-V's has 32 characters, VMware's 54.
+                Board::Uefi => Self { common: 32, longest: 54 },
+            },
             Word::Mac => Self::exactly(12),
             Word::VmId => Self::exactly(36),
             // Azure allows 64 for Linux, and nobody types that.

@@ -118,8 +118,8 @@ fn steps(tree: &Path, out: &Path) -> Vec<(&'static str, Result<String>)> {
         arch: Arch::X86_64,
         from: Source::Tree { files, entrypoint: vec!["/sh".into()] },
     };
-    let boot = |recipe| {
-        let files = board::boot_files(&root, recipe, &ids)?;
+    let boot = |recipe: &Recipe| {
+        let files = board::of(recipe.target.board).boot_files(&root, recipe, &ids)?;
         Ok(files.iter().map(|file| String::from_utf8_lossy(&file.content).into_owned()).collect())
     };
     vec![

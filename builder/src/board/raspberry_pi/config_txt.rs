@@ -15,8 +15,9 @@
 
 use std::collections::BTreeMap;
 
-use super::chain::{Files, Finding, clean};
 use super::model::facts;
+use crate::board::files::Files;
+use crate::board::finding::{Finding, clean};
 use crate::recipe::types::Model;
 
 /// The name of the file.

@@ -30,7 +30,7 @@ struct Trees {
     overlays: Option<&'static str>,
 }
 
-/// See [`crate::board::boot_files`].
+/// See [`crate::board::Definition::boot_files`].
 ///
 /// # Errors
 /// A [`Problem`] that names the package to install when firmware, kernel, initramfs or device trees are not in the tree.

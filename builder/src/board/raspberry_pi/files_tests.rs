@@ -1,5 +1,6 @@
 use super::{boot_files, by_version, firmware_names, spare};
-use crate::board::raspberry_pi::root_files;
+use crate::board::Definition as _;
+use crate::board::raspberry_pi::RaspberryPi;
 use crate::disk::fat::FatFile;
 use crate::disk::ids::Ids;
 use crate::error::problem;
@@ -125,7 +126,7 @@ initramfs initrd.img-6.1.0-50-arm64
         " console=tty0 console=ttyS1,115200 root=PARTUUID=1a2b3c4d-02 rw fsck.repair=yes net.ifnames=0  rootwait \
          rootfstype=ext4 panic=30 audit=0\n"
     );
-    let root = root_files(&recipe, &ids()).expect("root");
+    let root = RaspberryPi.root_files(&recipe, &ids()).expect("root");
     let defaults = root_text(&root, "/etc/default/raspi-firmware").expect("defaults");
     for line in ["ROOTPART=\"PARTUUID=1a2b3c4d-02\"", "CONSOLES=\"tty0 ttyS1,115200\"", "CMA=0"] {
         assert!(defaults.lines().any(|found| found == line), "{line} in {defaults}");
@@ -148,7 +149,7 @@ fn settings_reach_debians_hook_and_the_image_alike() {
     let end = format!("\n\n# Inserted by /etc/default/raspi-firmware-custom\n{custom}");
     assert!(config.ends_with(&end), "{config}");
     assert!(text(&files, "cmdline.txt").starts_with(" console=tty0 root="));
-    let root = root_files(&recipe, &ids()).expect("root");
+    let root = RaspberryPi.root_files(&recipe, &ids()).expect("root");
     assert_eq!(root_text(&root, "/etc/default/raspi-firmware-custom").as_deref(), Some(custom));
     assert!(root_text(&root, "/etc/modprobe.d/edgepress-bluetooth.conf").is_some());
 }
@@ -200,7 +201,7 @@ disable_splash=1
         "console=tty1 console=serial0,115200 root=PARTUUID=1a2b3c4d-02 ro fsck.repair=yes net.ifnames=0 rootwait \
          rootfstype=ext4 panic=30 cgroup_enable=memory\n"
     );
-    let root = root_files(&recipe, &ids()).expect("root");
+    let root = RaspberryPi.root_files(&recipe, &ids()).expect("root");
     let none = root_text(&root, "/etc/initramfs-tools/update-initramfs.conf").expect("a file");
     assert!(none.contains("\nupdate_initramfs=no\n"), "{none}");
     assert!(
@@ -285,7 +286,7 @@ fn the_next_kernel_finds_room() {
 
 #[test]
 fn the_root_is_mounted_by_partition_and_watched() {
-    let root = root_files(&recipe(DistributionId::Ubuntu), &ids()).expect("root");
+    let root = RaspberryPi.root_files(&recipe(DistributionId::Ubuntu), &ids()).expect("root");
     let fstab = root_text(&root, "/etc/fstab").expect("fstab");
     assert!(fstab.contains("\nPARTUUID=1a2b3c4d-02\t/\text4\tnoatime,errors=remount-ro\t0\t1\n"), "{fstab}");
     assert!(fstab.contains("\nPARTUUID=1a2b3c4d-01\t/boot/firmware\tvfat\tumask=0077,"), "{fstab}");
@@ -303,7 +304,7 @@ fn arguments_that_would_break_the_line_are_refused() {
             boot_files(&Root::open(debian_tree().path()).expect("open"), &recipe, &ids()).is_err(),
             "{argument:?}"
         );
-        assert!(root_files(&recipe, &ids()).is_err(), "{argument:?}");
+        assert!(RaspberryPi.root_files(&recipe, &ids()).is_err(), "{argument:?}");
     }
 }
 

@@ -3,21 +3,21 @@
 use anyhow::Result;
 
 use super::settings;
-use crate::board::{fat_mount, file};
+use crate::board::file;
 use crate::disk::ids::Ids;
-use crate::recipe::types::{Board, DistributionId, Initramfs, Recipe};
+use crate::recipe::types::{DistributionId, Initramfs, Recipe};
 use crate::tree::entry::{Entry, Kind};
 
-/// See [`crate::board::root_files`].
+/// See [`crate::board::root_files`]; the FAT partition is mounted at `fat_mount`.
 ///
 /// # Errors
 /// A [`crate::error::Problem`] when an argument of the kernel's command line cannot be written there.
-pub fn root_files(recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
+pub fn root_files(recipe: &Recipe, ids: &Ids, fat_mount: &str) -> Result<Vec<Entry>> {
     let mut entries = vec![
-        file("/etc/fstab", 0o644, fstab(ids)),
+        file("/etc/fstab", 0o644, fstab(ids, fat_mount)),
         file("/etc/systemd/system.conf.d/edgepress-watchdog.conf", 0o644, WATCHDOG),
         // The FAT partition is mounted here; what packages put into the folder while the image was built is gone.
-        Entry::own(fat_mount(Board::RaspberryPi), 0o755, Kind::Directory),
+        Entry::own(fat_mount, 0o755, Kind::Directory),
     ];
     match recipe.distribution.id {
         DistributionId::Debian => entries.extend(debian(recipe, ids)?),
@@ -31,7 +31,7 @@ pub fn root_files(recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
 }
 
 /// Both by partition: a card that is copied block by block keeps these, and the firmware knows no others.
-fn fstab(ids: &Ids) -> String {
+fn fstab(ids: &Ids, mount: &str) -> String {
     format!(
         "\
 # device\tmount point\ttype\toptions\tdump\tcheck
@@ -40,7 +40,6 @@ PARTUUID={fat}\t{mount}\tvfat\tumask=0077,nosuid,nodev,noexec,noatime,flush,nofa
 ",
         root = ids.mbr_partition(settings::ROOT_PARTITION),
         fat = ids.mbr_partition(1),
-        mount = fat_mount(Board::RaspberryPi),
     )
 }
 

@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Arguments, Boot};
-use crate::board::raspberry_pi::chain::{self, Chain, Files, kernel};
+use crate::board::files::Files;
+use crate::board::raspberry_pi::chain::{self, Chain, kernel};
 use crate::disk::patch;
 use crate::inspect;
 use crate::recipe::types::Model;

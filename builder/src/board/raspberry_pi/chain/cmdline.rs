@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::finding::{Finding, clean};
+use crate::board::finding::{Finding, clean};
 
 /// The partition that the kernel shall mount as root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

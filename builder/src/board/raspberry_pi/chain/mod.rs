@@ -9,8 +9,6 @@
 //! Source: Raspberry Pi's documentation, "Boot flow" and "config.txt: boot options".
 
 pub mod cmdline;
-mod files;
-mod finding;
 pub mod kernel;
 #[cfg(test)]
 mod tests;
@@ -18,10 +16,10 @@ mod tests;
 use serde::Serialize;
 
 pub use self::cmdline::RootPartition;
-pub use self::files::Files;
-pub use self::finding::{Finding, Severity, clean};
 use super::config_txt::{self, Config, Placement};
 use super::model::{self, Facts, auto_initramfs};
+use crate::board::files::Files;
+use crate::board::finding::{Finding, Severity, clean};
 use crate::recipe::types::Model;
 
 /// Names of kernels that the firmware knows to have 64 bits.

@@ -7,25 +7,12 @@
 //!
 //! Source: the UEFI specification 2.10, chapter 3.5.1.1 (names of the fallback loaders).
 
-use serde::Serialize;
-
-use crate::board::raspberry_pi::chain::{Files, Finding, Severity, clean};
-use crate::board::uefi::config_folders;
+use super::config_folders;
+use crate::board::files::Files;
+use crate::board::finding::{Finding, clean};
+use crate::board::loaders::Loaders;
 use crate::units::Arch;
 use crate::verdict::Check;
-
-/// What the firmware starts, and what that finds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Loaders {
-    /// The loaders that are there.
-    pub files: Vec<String>,
-    /// grub's first configuration.
-    pub config: Option<String>,
-    /// The file system that it looks for.
-    pub root_uuid: Option<String>,
-    /// What is wrong.
-    pub findings: Vec<Finding>,
-}
 
 /// Fallback loader and grub of each architecture.
 const NAMES: [(Arch, &str, &str); 2] =
@@ -53,20 +40,8 @@ pub fn judge(files: &dyn Files, arch: Option<Arch>, roots: &[String]) -> (Loader
         let grub = program(files, &fallback(grub), &mut loaders);
         config(files, grub.as_deref(), roots, &mut loaders);
     }
-    let error = loaders.findings.iter().find(|finding| finding.severity == Severity::Error);
-    let verdict = match error {
-        Some(error) => Check::new(super::BOOT_CHAIN, false, error.message.clone()),
-        None => Check::new(super::BOOT_CHAIN, true, sound(&loaders)),
-    };
+    let verdict = loaders.verdict();
     (loaders, verdict)
-}
-
-/// Claims no more than was looked at.
-fn sound(loaders: &Loaders) -> &'static str {
-    match loaders.findings.is_empty() {
-        true => "the loaders are there, and the root that they look for",
-        false => "the loaders are there; whether they find the root cannot be told",
-    }
 }
 
 /// A program, which must be there.
@@ -113,36 +88,7 @@ fn config(files: &dyn Files, grub: Option<&[u8]>, roots: &[String], loaders: &mu
     if loaders.config.as_ref() == Some(&path) {
         return;
     }
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    loaders.root_uuid = searched(&text).map(clean);
-    match &loaders.root_uuid {
-        None => {
-            let message = format!("{path} does not search for the root by UUID");
-            loaders.findings.push(Finding::warning(message));
-        }
-        Some(uuid) if roots.iter().any(|root| root.eq_ignore_ascii_case(uuid)) => {}
-        Some(uuid) => {
-            let have = if roots.is_empty() { "no ext4".to_owned() } else { roots.join(", ") };
-            let message = format!("{path} looks for the file system {uuid}, and the image has {have}");
-            loaders.findings.push(Finding::error(message));
-        }
-    }
-    loaders.config = Some(path);
-}
-
-/// The UUID in `search.fs_uuid UUID root` or `search --fs-uuid --set=root UUID`.
-fn searched(text: &str) -> Option<&str> {
-    text.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
-        let by_uuid = match words.next()? {
-            "search.fs_uuid" => true,
-            "search" => line.contains("--fs-uuid"),
-            _ => false,
-        };
-        let is_uuid =
-            |word: &&str| word.len() == 36 && word.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
-        if by_uuid { words.find(is_uuid) } else { None }
-    })
+    loaders.read_config(path, &bytes, roots);
 }
 
 #[cfg(test)]
@@ -226,13 +172,5 @@ mod tests {
         assert_eq!(untold(&files), message);
         files[2].content = b"search.fs_uuid 00000000-0000-4000-8000-000000000000 root\n".to_vec();
         assert_eq!(judge(&&files[..], None, &[UUID.to_owned()]).1.outcome, Outcome::Failed);
-    }
-
-    #[test]
-    fn two_ways_to_search() {
-        for text in [format!("search.fs_uuid {UUID} root"), format!(" search --fs-uuid --set=root {UUID}")] {
-            assert_eq!(super::searched(&text), Some(UUID));
-        }
-        assert_eq!(super::searched("search.fs_uuid\nsearch --label x\nsearch.fs_uuid short root"), None);
     }
 }
