@@ -42,10 +42,11 @@ fn code(path: &Path) -> String {
         .fold(String::new(), |all, line| all + line + "\n")
 }
 
-/// The first names of what stands behind `crate::`: one, or those of a list in braces.
+/// The first names of what stands behind `crate::`, or one of our crates: one, or those of a list in braces.
 fn names(code: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for (at, mark) in code.match_indices("crate::") {
+    let marks = ["crate::", "edgepress_base::", "edgepress_disk::"];
+    for (at, mark) in marks.iter().flat_map(|mark| code.match_indices(mark)) {
         let rest = &code[at + mark.len()..];
         let Some(list) = rest.strip_prefix('{') else {
             names.insert(word(rest));
@@ -74,38 +75,56 @@ fn word(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
-/// Every module under `builder/src`, and its first sentence.
-fn modules() -> BTreeMap<String, String> {
-    let folder = repository().join("builder/src");
+/// A module: its folder or file, and its first sentence.
+struct Module {
+    path: PathBuf,
+    what: String,
+    home: &'static str,
+}
+
+/// Every module of the program and of the crates below it; `sim` is a crate that is one module.
+fn modules() -> BTreeMap<String, Module> {
     let mut modules = BTreeMap::new();
-    for entry in fs::read_dir(&folder).expect("sources") {
-        let path = entry.expect("entry").path();
-        let name = path.file_stem().expect("name").to_string_lossy().into_owned();
-        let file = if path.is_dir() { path.join("mod.rs") } else { path };
-        if !["lib", "main"].contains(&name.as_str()) && file.exists() {
-            let text = fs::read_to_string(file).expect("source");
-            let lines = text.lines().map_while(|line| line.strip_prefix("//! "));
-            let text = lines.collect::<Vec<_>>().join(" ");
-            let end = text.find(". ").map_or(text.trim_end_matches('.').len(), |at| at);
-            modules.insert(name, text[..end].to_owned());
+    for (home, folder) in [("", "builder/src"), ("base", "builder/base/src"), ("disk", "builder/disk/src")] {
+        for entry in fs::read_dir(repository().join(folder)).expect("sources") {
+            let path = entry.expect("entry").path();
+            let name = path.file_stem().expect("name").to_string_lossy().into_owned();
+            let file = if path.is_dir() { path.join("mod.rs") } else { path.clone() };
+            if !["lib", "main"].contains(&name.as_str()) && file.exists() {
+                let path = if path.is_dir() { path } else { path.with_extension("") };
+                modules.insert(name, Module { path, what: first_sentence(&file), home });
+            }
         }
     }
+    let path = repository().join("builder/sim/src");
+    let what = first_sentence(&path.join("lib.rs"));
+    modules.insert("sim".into(), Module { path, what, home: "sim" });
     modules
 }
 
-fn arrows(modules: &BTreeMap<String, String>) -> Arrows {
-    let folder = repository().join("builder/src");
-    let of = |name: &String| {
-        let mut files = vec![folder.join(format!("{name}.rs"))];
-        if folder.join(name).is_dir() {
-            sources(&folder.join(name), &mut files);
+fn first_sentence(file: &Path) -> String {
+    let text = fs::read_to_string(file).expect("source");
+    let lines = text.lines().map_while(|line| line.strip_prefix("//! "));
+    let text = lines.collect::<Vec<_>>().join(" ");
+    let end = text.find(". ").unwrap_or(text.trim_end_matches('.').len());
+    text[..end].to_owned()
+}
+
+fn arrows(modules: &BTreeMap<String, Module>) -> Arrows {
+    let of = |(name, module): (&String, &Module)| {
+        let mut files = vec![module.path.with_extension("rs")];
+        if module.path.is_dir() {
+            sources(&module.path, &mut files);
         }
         let files = files.iter().filter(|file| file.exists());
-        let mut named: BTreeSet<String> = files.flat_map(|file| names(&code(file))).collect();
+        let text = files.map(|file| code(file)).fold(String::new(), |all, code| all + &code);
+        // Within its crate, `crate::` of the simulators names their own modules.
+        let text = if module.home == "sim" { text.replace("crate::", "") } else { text };
+        let mut named = names(&text);
         named.retain(|other| other != name && modules.contains_key(other));
         (name.clone(), named)
     };
-    modules.keys().map(of).collect()
+    modules.iter().map(of).collect()
 }
 
 /// A way from a module back to itself.
@@ -148,15 +167,17 @@ fn below(arrows: &Arrows, name: &str) -> BTreeSet<String> {
 }
 
 /// The table: from the top to what rests on nothing; an arrow that others imply is left out.
-fn picture(modules: &BTreeMap<String, String>, arrows: &Arrows) -> String {
+fn picture(modules: &BTreeMap<String, Module>, arrows: &Arrows) -> String {
     let mut rows: Vec<(usize, &String)> = modules.keys().map(|name| (height(arrows, name), name)).collect();
     rows.sort_by_key(|(height, name)| (usize::MAX - height, *name));
-    let mut table = String::from("| layer | module | what it is | rests on |\n| --- | --- | --- | --- |\n");
+    let mut table =
+        String::from("| layer | module | crate | what it is | rests on |\n| --- | --- | --- | --- | --- |\n");
     for (height, name) in rows {
         let implied: BTreeSet<String> = arrows[name].iter().flat_map(|next| below(arrows, next)).collect();
         let own: Vec<&str> =
             arrows[name].iter().filter(|next| !implied.contains(*next)).map(String::as_str).collect();
-        table += &format!("| {height} | `{name}` | {} | {} |\n", modules[name], own.join(", "));
+        let Module { what, home, .. } = &modules[name];
+        table += &format!("| {height} | `{name}` | {home} | {what} | {} |\n", own.join(", "));
     }
     table
 }

@@ -295,8 +295,8 @@ mod tests {
     use crate::disk::ids::Uuid;
     use crate::error::problem;
     use crate::export::vhd;
+    use crate::flash::faults::sign;
     use crate::format::bmap::{Bmap, Mapped};
-    use crate::format::judge;
     use crate::units::Digest;
     use flate2::Compression;
     use flate2::write::GzEncoder;
@@ -318,7 +318,7 @@ mod tests {
     /// A disk of so many bytes, with a partition table.
     fn disk(length: usize) -> Vec<u8> {
         let mut disk: Vec<u8> = (0..length).map(|at| (at / 777 % 250 + 1) as u8).collect();
-        judge::sign(&mut disk);
+        sign(&mut disk);
         disk
     }
 

@@ -144,10 +144,11 @@ fn unpack(source: &Source, target: &File, end: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::{Wears, Worn, find};
-    use crate::disk::fat::LEAST;
-    use crate::disk::fat::tests::volume;
+    use crate::disk::fat::{self, LEAST};
     use crate::disk::gpt::ALIGN;
+    use crate::disk::ids::VolumeId;
     use crate::disk::mbr;
+    use crate::disk::overlay::{Overlay, Zeros};
     use crate::flash::source::{Map, Options, Source};
     use crate::units::Digest;
     use std::fs::{self, File};
@@ -160,7 +161,14 @@ mod tests {
         let fat = mbr::Partition { kind: mbr::FAT32_LBA, offset: ALIGN, size: LEAST, active: false };
         let table = mbr::Table { disk_id: 7, partitions: vec![fat] };
         mbr::write(&file, LEAST + 3 * ALIGN, &table).expect("table");
-        file.write_all_at(&volume(LEAST, files), ALIGN).expect("write");
+        let mut volume = Overlay::new(Zeros, LEAST);
+        fat::format(&mut volume, LEAST, VolumeId(7), "EFI", 0, |volume| {
+            files.iter().try_for_each(|(path, content)| volume.write(path, content))
+        })
+        .expect("format");
+        for (offset, run) in volume.changes().expect("changes") {
+            file.write_all_at(&run, ALIGN + offset).expect("write");
+        }
     }
 
     fn wears(path: &Path) -> Wears {
