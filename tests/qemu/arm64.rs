@@ -1,60 +1,19 @@
 //! Machines for 64-bit Arm, emulated: the demo with UEFI on QEMU's `virt`, and a card for the Raspberry Pi on `raspi3b`.
-//!
-//! Takes minutes, and needs qemu-system-arm, qemu-efi-aarch64 and qemu-utils besides what `edgepress build` needs.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
-use assert_cmd::Command;
 use edgepress::disk::{mbr, patch};
-use serde_json::Value;
 
 use crate::support::report::{assert_provisioned, outcome};
-use crate::support::store;
+use crate::{LIMIT, boot_by_default, build, edgepress};
 
-fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn scratch() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("qemu-arm64")
-}
-
-/// With the store that the target `build` fills.
-fn edgepress() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_edgepress"));
-    command.env("EDGEPRESS_STORE", store());
-    command.current_dir(project());
-    command
-}
-
-/// Builds a recipe of the project and returns the image.
-fn built(recipe: &str) -> PathBuf {
-    let mut command = edgepress();
-    command.arg("build").arg(format!("recipes/{recipe}.toml")).arg("--out").arg(scratch());
-    command.assert().success();
-    scratch().join(format!("{recipe}-aarch64/{recipe}.img"))
-}
-
-/// One machine at a time: two of them on two cores would take more than twice as long.
-static TURN: Mutex<()> = Mutex::new(());
-
-/// Boots an image and returns the report; the limit is twice the default: the machine that runs the tests is shared.
-fn boot(image: &Path, limit: &str) -> Value {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let folder = image.with_file_name("report");
-    let mut command = edgepress();
-    command.arg("test").arg(image).args(["--timeout", limit]).arg("--report").arg(&folder);
-    command.output().expect("edgepress test");
-    let text = fs::read_to_string(folder.join("report.json")).expect("report.json");
-    serde_json::from_str(&text).expect("JSON")
-}
+/// Twice the default of `raspi3b`, in seconds.
+const PATIENCE: u32 = 480;
 
 #[test]
 fn an_arm_server_comes_up_provisioned() {
-    let report = boot(&built("demo-arm64"), "360");
-    assert_provisioned(&report, 360.0);
+    let report = boot_by_default(&build("demo-arm64", "aarch64"), "virt", LIMIT);
+    assert_provisioned(&report, LIMIT);
     assert_eq!(report["machine"]["machine"], "virt", "{report:#}");
     assert_eq!(outcome(&report, "shut-down"), "passed", "{report:#}");
 }
@@ -82,12 +41,12 @@ fn assert_checked() {
 
 #[test]
 fn a_raspberry_pi_comes_up_provisioned_and_a_broken_card_does_not() {
-    let image = built("debian-12-raspberry-pi");
+    let image = build("debian-12-raspberry-pi", "aarch64").join("debian-12-raspberry-pi.img");
     assert_checked();
     let inspected = edgepress().args(["--json", "inspect"]).arg(&image).output().expect("inspect");
     assert!(inspected.status.success(), "{inspected:?}");
-    let provisioned = boot(&image, "480");
-    assert_provisioned(&provisioned, 480.0);
+    let provisioned = boot_by_default(&image, "raspi3b", PATIENCE);
+    assert_provisioned(&provisioned, PATIENCE);
     assert_eq!(provisioned["machine"]["machine"], "raspi3b", "{provisioned:#}");
 
     // Afterwards, because both change the image.
@@ -100,7 +59,7 @@ fn a_raspberry_pi_comes_up_provisioned_and_a_broken_card_does_not() {
         patch.expect("patch").apply_to_path(&image).expect("apply");
     };
     take_kernel("vmlinuz-");
-    let report = boot(&image, "480");
+    let report = boot_by_default(&image, "raspi3b-broken", PATIENCE);
     assert_eq!(report["provisioned"], false, "{report:#}");
     let reason = report["reason"].as_str().expect("a reason");
     assert!(reason.contains("config.txt names the kernel vmlinuz-"), "{reason}");

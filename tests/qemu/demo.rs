@@ -1,21 +1,16 @@
-//! Real machines: builds the demo image, boots it in QEMU and holds report, console and simulators against each other.
-//!
-//! Takes minutes, and needs qemu-system-x86, ovmf and qemu-utils besides what `edgepress build` needs.
+//! The demo boots: report, console and simulators are held against each other. And machines that do not come up.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use assert_cmd::Command;
 use serde_json::Value;
 
+use crate::share::Share;
 use crate::support::machine::{Bench, machines, until};
 use crate::support::report::assert_provisioned;
-use crate::support::store;
-
-/// Twice the default: the machine that runs the tests is shared.
-const LIMIT: &str = "360";
+use crate::{LIMIT, demo, edgepress, scratch};
 
 const MILESTONES: [&str; 9] = [
     "firmware",
@@ -36,20 +31,6 @@ const MARKS: [(&str, &str); 4] = [
     ("agent-identity", "agent-identity"),
     ("agent-running", "hub-messaging"),
 ];
-
-/// With the store that the target `build` fills: where it ran before, its layers are there.
-fn edgepress() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_edgepress"));
-    command.env("EDGEPRESS_STORE", store());
-    command
-}
-
-fn built() -> PathBuf {
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("qemu-demo");
-    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/demo.toml");
-    edgepress().arg("build").arg(recipe).arg("--out").arg(&out).assert().success();
-    out.join("demo-x86_64/demo.img")
-}
 
 /// A test's report, read back.
 struct Found {
@@ -106,14 +87,16 @@ impl Found {
 
 #[test]
 fn the_demo_image_comes_up_provisioned() {
-    let image = built();
+    let image = demo().join("demo.img");
     let before = fs::metadata(&image).expect("image").modified().expect("time");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("qemu-demo/report");
+    let folder = scratch().join("demo");
     let mut command = edgepress();
-    command.arg("test").arg(&image).args(["--timeout", LIMIT]).arg("--report").arg(&folder);
+    command.arg("test").arg(&image).args(["--timeout", &LIMIT.to_string()]).arg("--report").arg(&folder);
     // As a custom allocation may: the hub knows the device by another name than DPS.
     command.args(["--device-id", "north-*"]);
+    let share = Share::take(2);
     let output = command.output().expect("edgepress test");
+    drop(share);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("PROVISIONED in "), "{said}");
@@ -127,7 +110,7 @@ fn the_demo_image_comes_up_provisioned() {
 
 fn assert_report(found: &Found) {
     let report = &found.report;
-    assert_provisioned(report, LIMIT.parse().expect("a number"));
+    assert_provisioned(report, LIMIT);
     assert!(found.junit.contains("failures=\"0\""), "{}", found.junit);
     assert_eq!(found.timeline.matches("<title>").count(), MILESTONES.len());
 }
@@ -168,6 +151,7 @@ fn assert_simulators(found: &Found) {
 #[test]
 fn a_disk_without_a_loader_fails_at_once() {
     let bench = Bench::new();
+    let _share = Share::take(2);
     let began = Instant::now();
     let output =
         edgepress().arg("test").arg(bench.image()).args(["--timeout", "600"]).output().expect("edgepress");
@@ -182,6 +166,7 @@ fn a_disk_without_a_loader_fails_at_once() {
 #[test]
 fn a_real_machine_dies_with_a_killed_test() {
     let bench = Bench::new();
+    let _share = Share::take(2);
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_edgepress"));
     command.arg("test").arg(bench.image()).env("TMPDIR", bench.path("tmp"));
     command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());

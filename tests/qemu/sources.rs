@@ -1,19 +1,13 @@
 //! One golden image, stamped for three devices that get their certificates from three sources: each boots in QEMU and is
 //! provisioned under its own id.
-//!
-//! Takes minutes, and needs qemu-system-x86, ovmf and qemu-utils besides what `edgepress build` needs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-
-use assert_cmd::Command;
-use serde_json::Value;
+use std::process::Command;
+use std::sync::OnceLock;
 
 use crate::support::report::assert_passed;
-use crate::support::store;
-
-/// Twice the default: the machine that runs the tests is shared.
-const LIMIT: &str = "360";
+use crate::{boot, demo, edgepress, scratch};
 
 /// Certificate and key on the partition; an EST server that aziot-certd enrols with; a Key Vault, by the identity of the
 /// virtual machine.
@@ -24,57 +18,53 @@ pump-2,,,est,https://est.factory.example/.well-known/est,pki/root.pem,,,two/edge
 pump-3,,,key-vault,,,https://factory.vault.azure.net,edge-{{ registration_id }},,
 ";
 
-fn scratch() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("qemu-sources")
-}
-
-/// In the scratch folder, with the store that the target `build` fills.
-fn edgepress(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_edgepress"));
-    command.env("EDGEPRESS_STORE", store());
-    command.current_dir(scratch()).args(arguments);
-    command
-}
-
 fn digest(file: &Path) -> Vec<u8> {
-    let output = std::process::Command::new("sha256sum").arg(file).output().expect("sha256sum");
-    output.stdout
+    Command::new("sha256sum").arg(file).output().expect("sha256sum").stdout
+}
+
+/// A folder with the patch of each device, and the authorities that issued for them.
+fn fleet() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = scratch().join("sources");
+        fs::create_dir_all(&folder).expect("a folder");
+        let run = |arguments: &[&str]| edgepress().current_dir(&folder).args(arguments).assert().success();
+        let golden = demo().join("demo.img");
+        let before = digest(&golden);
+        run(&["sim", "--dir", "pki", "--issue", "pump-1", "--out", "one"]);
+        run(&["sim", "--dir", "pki", "--issue", "pump-2", "--bootstrap", "--out", "two"]);
+        fs::write(folder.join("fleet.csv"), FLEET).expect("the fleet");
+        let demo = demo().to_str().expect("UTF-8");
+        run(&["stamp", demo, "--fleet", "fleet.csv", "--out", "patches"]);
+        assert_eq!(digest(&golden), before, "the golden image was changed");
+        folder
+    })
+}
+
+/// Boots the device that a patch makes of the golden image: of the services that hand out certificates it asked this one.
+fn assert_provisioned(id: &str, service: Option<&str>) {
+    let file = |name: &str| fleet().join(name).to_str().expect("UTF-8").to_owned();
+    let (patch, pki) = (file(&format!("patches/{id}.patch")), file("pki"));
+    let report = boot(demo(), id, &["--patch", &patch, "--pki", &pki]);
+    assert_passed(&report);
+    assert_eq!(report["simulator"]["registration_id"], id, "{report:#}");
+    for other in ["est 200", "vault 200"] {
+        let asked = report["simulator"]["requests"].get(other).is_some();
+        assert_eq!(asked, service == Some(other), "{id}: {other}: {report:#}");
+    }
 }
 
 #[test]
-fn one_image_becomes_devices_with_three_sources() {
-    fs::remove_dir_all(scratch()).ok();
-    fs::create_dir_all(scratch()).expect("a folder");
-    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/demo.toml");
-    edgepress(&["build", "--out", "."]).arg(recipe).assert().success();
-    let golden = scratch().join("demo-x86_64/demo.img");
-    let before = digest(&golden);
-    edgepress(&["sim", "--dir", "pki", "--issue", "pump-1", "--out", "one"]).assert().success();
-    edgepress(&["sim", "--dir", "pki", "--issue", "pump-2", "--bootstrap", "--out", "two"])
-        .assert()
-        .success();
-    fs::write(scratch().join("fleet.csv"), FLEET).expect("the fleet");
-    edgepress(&["stamp", "demo-x86_64", "--fleet", "fleet.csv", "--out", "patches"]).assert().success();
-    assert_eq!(digest(&golden), before, "the golden image was changed");
-    for (id, service) in [("pump-1", None), ("pump-2", Some("est 200")), ("pump-3", Some("vault 200"))] {
-        let report = boot(id);
-        assert_passed(&report);
-        assert_eq!(report["simulator"]["registration_id"], id, "{report:#}");
-        for other in ["est 200", "vault 200"] {
-            let asked = report["simulator"]["requests"].get(other).is_some();
-            assert_eq!(asked, service == Some(other), "{id}: {other}: {report:#}");
-        }
-    }
-    fs::remove_dir_all(scratch()).expect("cleaning up");
+fn a_certificate_of_its_own_from_the_partition() {
+    assert_provisioned("pump-1", None);
 }
 
-/// Boots the device that a patch makes of the golden image, and returns the report.
-fn boot(id: &str) -> Value {
-    let patch = format!("patches/{id}.patch");
-    let arguments =
-        ["test", "demo-x86_64", "--patch", &patch, "--pki", "pki", "--report", id, "--timeout", LIMIT];
-    let output = edgepress(&arguments).output().expect("edgepress test");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let text = fs::read_to_string(scratch().join(id).join("report.json"));
-    serde_json::from_str(&text.unwrap_or_else(|_| panic!("no report: {said}"))).expect("JSON")
+#[test]
+fn a_certificate_from_an_est_server() {
+    assert_provisioned("pump-2", Some("est 200"));
+}
+
+#[test]
+fn a_certificate_from_a_key_vault() {
+    assert_provisioned("pump-3", Some("vault 200"));
 }

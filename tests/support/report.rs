@@ -18,14 +18,14 @@ pub fn outcome<'a>(report: &'a Value, name: &str) -> &'a str {
 }
 
 /// Every milestone within `limit` seconds, and every check passed.
-pub fn assert_provisioned(report: &Value, limit: f64) {
+pub fn assert_provisioned(report: &Value, limit: u32) {
     assert_eq!(report["provisioned"], true, "{report:#}");
     assert_eq!(report["reason"], Value::Null, "{report:#}");
     let seconds =
         |name: &str| report["seconds"][name].as_f64().unwrap_or_else(|| panic!("{name}: {report:#}"));
     // DPS may see the device before first boot says that it is done: those two are not compared.
     let (boot, services) = (BOOT.map(seconds), SERVICES.map(seconds));
-    assert!(boot.iter().chain(&services).all(|at| (0.0..limit).contains(at)), "{report:#}");
+    assert!(boot.iter().chain(&services).all(|at| (0.0..f64::from(limit)).contains(at)), "{report:#}");
     assert!(boot.is_sorted() && services.is_sorted(), "{report:#}");
     for name in CHECKS {
         assert_eq!(outcome(report, name), "passed", "{name}: {report:#}");
