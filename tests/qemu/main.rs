@@ -24,8 +24,8 @@ use serde_json::Value;
 use crate::share::Share;
 use crate::support::{project, store};
 
-/// Seconds that a boot may take: twice the default, for the machine that runs the tests is shared.
-const LIMIT: u32 = 360;
+/// Seconds that a boot may take: several times the default, for the machine that runs the tests is shared.
+const LIMIT: u32 = 600;
 
 /// Folder of this run's images and reports; what an old run left goes first.
 fn scratch() -> &'static Path {
