@@ -21,8 +21,9 @@ const QUEUE: usize = 4;
 ///
 /// On Linux the nice value is the calling thread's own (setpriority(2), "C library/kernel differences").
 pub(super) fn stand_back() {
-    // As it was before, where it cannot be had.
-    let _ = rustix::process::nice(10);
+    // A third of the weight: enough here, and not so little that they starve beside other programs. As it was before
+    // where it cannot be had.
+    let _ = rustix::process::nice(5);
 }
 
 /// A part of the raw image; all are [`CHUNK`] long but the last.
