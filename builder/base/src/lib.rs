@@ -4,6 +4,7 @@ pub mod certificate;
 pub mod colour;
 pub mod error;
 pub mod event;
+pub mod files;
 pub mod host;
 pub mod interrupt;
 pub mod tree;

@@ -19,7 +19,6 @@ mod version;
 
 use std::fmt;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -29,6 +28,7 @@ use tera::Tera;
 use self::facts::Facts;
 pub use self::version::Version;
 use crate::error::Problem;
+use crate::files;
 
 /// What to write, and where.
 #[derive(Debug, Clone)]
@@ -191,18 +191,7 @@ fn quoted(path: &Path) -> String {
 fn publish(folder: &Path, file: &File) -> Result<()> {
     let path = folder.join(file.name);
     let mode = if file.executable { 0o755 } else { 0o644 };
-    let mut made = tempfile::Builder::new()
-        .permissions(fs::Permissions::from_mode(mode))
-        .tempfile_in(folder)
-        .with_context(|| format!("writing to {}", folder.display()))?;
-    std::io::Write::write_all(&mut made, file.text.as_bytes())
-        .with_context(|| format!("writing {}", path.display()))?;
-    // The mode that was asked for, whatever the umask takes off it.
-    made.as_file()
-        .set_permissions(fs::Permissions::from_mode(mode))
-        .with_context(|| format!("writing {}", path.display()))?;
-    made.persist(&path).with_context(|| format!("writing {}", path.display()))?;
-    Ok(())
+    files::write(&path, mode, file.text.as_bytes())
 }
 
 #[cfg(test)]

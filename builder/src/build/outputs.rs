@@ -16,13 +16,14 @@ use super::Build;
 use super::image::{ImageJob, Made};
 use super::kept::{Kept, KeptImage, KeptOutputs, Seen, manifest_in};
 use super::papers;
-use super::partial::{Partial, replace};
+use super::partial::Partial;
 use super::plan::Plan;
 use super::steps::Step;
 use crate::disk::ids::Ids;
 use crate::event::{Event, Sink, Unit};
 use crate::export::root::{Packed, RootJob};
 use crate::export::{self, Request, vhd};
+use crate::files;
 use crate::manifest::{self, Manifest, Output, Raw};
 use crate::recipe::types::Format;
 use crate::rootfs::images;
@@ -325,8 +326,8 @@ impl Outputs<'_> {
         let mut sums: String =
             outputs.iter().map(|output| format!("{}  {}\n", output.sha256, output.file.display())).collect();
         sums += &format!("{}  {}\n", Digest::of(&manifest), manifest::FILE_NAME);
-        replace(&folder.join(manifest::FILE_NAME), &manifest)?;
-        replace(&folder.join(DIGESTS), sums.as_bytes())
+        files::write(&folder.join(manifest::FILE_NAME), 0o644, &manifest)?;
+        files::write(&folder.join(DIGESTS), 0o644, sums.as_bytes())
     }
 
     fn remember(

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::image::Made;
-use super::partial::replace;
 use super::plan::Plan;
+use crate::files;
 use crate::manifest::{Output, Raw};
 use crate::os_list::{self, Download};
 use crate::sbom::Bill;
@@ -49,7 +49,7 @@ pub fn write(plan: &Plan, folder: &Path, made: &Made, raw: Raw, outputs: &[Outpu
     }
     remove_signatures(folder)?;
     let written = files.into_iter().map(|(name, text)| {
-        replace(&folder.join(name), &text)?;
+        files::write(&folder.join(name), 0o644, &text)?;
         let file = PathBuf::from(name);
         Ok(Output { file, format: None, size: text.len() as u64, sha256: Digest::of(&text), raw: None })
     });

@@ -73,14 +73,3 @@ impl Drop for Partial {
         fs::remove_file(&self.path).ok();
     }
 }
-
-/// Writes a small file all or not at all.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    let new = path.with_extension("new");
-    fs::write(&new, content)
-        .and_then(|()| fs::rename(&new, path))
-        .with_context(|| format!("writing {}", path.display()))
-}

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::Serialize;
 
+use crate::files;
 use crate::store::Store;
 use crate::store::layers::Record;
 use crate::units::Digest;
@@ -83,10 +84,7 @@ impl History {
     /// # Errors
     /// When the store cannot be written.
     pub fn save(&self) -> Result<()> {
-        let new = self.file.with_extension(format!("{}.new", std::process::id()));
-        fs::write(&new, serde_json::to_vec(&self.now)?)
-            .and_then(|()| fs::rename(&new, &self.file))
-            .with_context(|| format!("writing {}", self.file.display()))
+        files::write(&self.file, 0o644, &serde_json::to_vec(&self.now)?)
     }
 }
 

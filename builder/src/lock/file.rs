@@ -1,7 +1,7 @@
 //! The lock file as text: readable, diffable, one table per package.
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::types::{FORMAT, Lock, Locked};
 use crate::error::Problem;
+use crate::files;
 use crate::packages::control::{is_package_name, is_version};
 use crate::recipe::types::Recipe;
 
@@ -103,17 +104,7 @@ pub fn render(lock: &Lock) -> Result<String> {
 /// # Errors
 /// When its folder cannot be written.
 pub fn write(path: &Path, lock: &Lock) -> Result<()> {
-    let writing = || format!("writing {}", path.display());
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".edgepress-lock.")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(folder)
-        .with_context(writing)?;
-    file.write_all(render(lock)?.as_bytes()).with_context(writing)?;
-    file.as_file().sync_all().with_context(writing)?;
-    file.persist(path).with_context(writing)?;
-    Ok(())
+    files::write(path, 0o644, render(lock)?.as_bytes())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use sha1::{Digest as _, Sha1};
 
 use super::host::HostApt;
 use crate::error::Problem;
+use crate::files;
 use crate::recipe::types::ArchiveKey;
 use crate::store::Store;
 use crate::store::net::{Client, parse};
@@ -129,9 +130,7 @@ fn download(url: &str, key: &ArchiveKey, store: &Store) -> Result<Vec<u8>> {
     let body = answer.into_body().into_with_config().limit(LIMIT).reader();
     let read = Paced::new(body, Pace::default()).read_to_end(&mut bytes);
     read.map_err(|error| unreachable(url, &error.to_string()))?;
-    let staging = store.staging("key")?;
-    let written = staging.path().join("key");
-    fs::write(&written, &bytes).and_then(|()| fs::rename(&written, &cached)).context("keeping the key")?;
+    files::write(&cached, 0o644, &bytes).context("keeping the key")?;
     Ok(bytes)
 }
 

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::error::Problem;
 use crate::event::Sink;
+use crate::files;
 use crate::host;
 use crate::lock::host::HostApt;
 use crate::packages::control::{Control, is_architecture};
@@ -214,10 +215,7 @@ fn measure(path: &Path, sha256: &Digest, origin: &Path, store: &Store) -> Result
         return Ok(());
     }
     let size = deb::measure(path, &origin.display().to_string())?;
-    let staging = store.staging("measure")?;
-    let written = staging.path().join("memo");
-    fs::write(&written, size.to_string()).with_context(|| format!("writing {}", written.display()))?;
-    fs::rename(&written, &memo).with_context(|| format!("writing {}", memo.display()))
+    files::write(&memo, 0o644, size.to_string().as_bytes())
 }
 
 /// The child folders that are package sources; and what else lies there and may have been meant for one: other folders,
@@ -292,9 +290,7 @@ fn build(source: &Path, store: &Store) -> Result<Digest> {
     command.args(["--root-owner-group", "-Zgzip", "--build"]).arg(&tree).arg(&made);
     host::run(&mut command).with_context(building)?;
     let (digest, _) = store.insert_file(&made)?;
-    let written = staging.path().join("memo");
-    fs::write(&written, digest.to_string()).with_context(building)?;
-    fs::rename(&written, &memo).with_context(|| format!("writing {}", memo.display()))?;
+    files::write(&memo, 0o644, digest.to_string().as_bytes())?;
     Ok(digest)
 }
 

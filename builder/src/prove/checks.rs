@@ -8,23 +8,6 @@ use anyhow::{Context as _, Result};
 
 use super::copy::Copy;
 use crate::disk::{fat, table};
-use crate::units::{Digest, Sha256};
-
-/// The digest of a whole file.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn digest(path: &Path) -> Result<Digest> {
-    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer).with_context(|| format!("reading {}", path.display()))? {
-            0 => return Ok(hasher.finish()),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
-}
 
 /// Shortest line of a PEM text that cannot be there by chance.
 const TELLING: usize = 32;
@@ -112,10 +95,9 @@ pub fn partition_size(copy: &Copy, offset: u64) -> Result<Option<u64>> {
 mod tests {
     use std::io::Write as _;
 
-    use super::{digest, fat_left, find_any, secret_lines};
+    use super::{fat_left, find_any, secret_lines};
     use crate::disk::fat::{self, LEAST};
     use crate::disk::ids::VolumeId;
-    use crate::units::Digest;
 
     fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
         let mut file = tempfile::NamedTempFile::new().expect("temp file");
@@ -131,7 +113,6 @@ mod tests {
         let file = file(&bytes);
         assert_eq!(find_any(file.path(), &["needle", "last", "lost", ""]).expect("read"), 2);
         assert_eq!(find_any(file.path(), &[]).expect("read"), 0);
-        assert_eq!(digest(file.path()).expect("read"), Digest::of(&bytes));
     }
 
     #[test]

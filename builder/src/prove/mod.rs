@@ -53,10 +53,11 @@ use self::firmware::Firmware;
 use self::harm::Harm;
 use self::inside::{Inside, Run};
 use self::machine::{Boot, Machine, NOW, Start, raspi3b};
-use self::report::{Conditions, MachineFacts, Report, publish};
+use self::report::{Conditions, MachineFacts, Report};
 use self::world::Setting;
 use crate::error::Problem;
 use crate::event::Sink;
+use crate::files;
 use crate::host;
 use crate::image::Image;
 use crate::image::scratch::Scratch;
@@ -399,7 +400,7 @@ fn publish_report(report: &Report, options: &Options, logs: &Logs, device: &Devi
         [(&logs.console, "console.log"), (&logs.simulator, "simulator.jsonl")].into_iter().chain(before)
     {
         let text = fs::read_to_string(from).with_context(|| format!("reading {}", from.display()))?;
-        publish(&folder.join(name), verdict::redact(&text, &device.key_pem).as_bytes())?;
+        files::write(&folder.join(name), 0o644, verdict::redact(&text, &device.key_pem).as_bytes())?;
     }
     report.write(&folder)
 }

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::accel::Accel;
@@ -16,6 +15,7 @@ use super::milestone::Milestone;
 use super::processor::Processor;
 use super::{junit, timeline};
 use crate::colour::Colour;
+use crate::files;
 use crate::units::{Arch, ByteSize, Digest};
 use crate::verdict::{Check, Outcome};
 
@@ -258,22 +258,10 @@ impl Report {
     pub fn write(&self, folder: &Path) -> Result<()> {
         let mut json = serde_json::to_string_pretty(self)?;
         json.push('\n');
-        publish(&folder.join("report.json"), json.as_bytes())?;
-        publish(&folder.join("junit.xml"), junit::render(self).as_bytes())?;
-        publish(&folder.join("timeline.svg"), timeline::render(self).as_bytes())
+        files::write(&folder.join("report.json"), 0o644, json.as_bytes())?;
+        files::write(&folder.join("junit.xml"), 0o644, junit::render(self).as_bytes())?;
+        files::write(&folder.join("timeline.svg"), 0o644, timeline::render(self).as_bytes())
     }
-}
-
-/// Writes a whole file by rename, so that a reader never sees half of it.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let beside = path.with_file_name(name);
-    fs::write(&beside, bytes).with_context(|| format!("writing {}", beside.display()))?;
-    fs::rename(&beside, path).with_context(|| format!("renaming {} to {}", beside.display(), path.display()))
 }
 
 impl fmt::Display for Report {
@@ -315,7 +303,7 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{Conditions, ImageFacts, MachineFacts, PowerCut, Report, SimulatorFacts, publish};
+    use super::{Conditions, ImageFacts, MachineFacts, PowerCut, Report, SimulatorFacts};
     use crate::prove::accel::Accel;
     use crate::prove::machine::Machine;
     use crate::prove::milestone::Milestone;
@@ -457,13 +445,13 @@ pub(super) mod tests {
     fn files_appear_whole() {
         let folder = tempfile::tempdir().expect("temp dir");
         bad().write(folder.path()).expect("write");
-        publish(&folder.path().join("report.json"), b"new").expect("again");
+        bad().write(folder.path()).expect("again");
         let mut names: Vec<_> = std::fs::read_dir(folder.path())
             .expect("read")
             .map(|entry| entry.expect("entry").file_name().into_string().expect("name"))
             .collect();
         names.sort();
         assert_eq!(names, ["junit.xml", "report.json", "timeline.svg"]);
-        assert!(publish(&folder.path().join("no/such"), b"").is_err());
+        assert!(bad().write(&folder.path().join("no")).is_err());
     }
 }

@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::azure::{self, Vm};
-use super::checks::{digest, fat_left, find_any, partition_size, secret_lines};
+use super::checks::{fat_left, find_any, partition_size, secret_lines};
 use super::copy::Copy;
 use super::device::{self, CONSUMED, IDENTITY};
 use super::harm::Harm;
@@ -20,6 +20,7 @@ use super::report::{
     Conditions, ImageFacts, MachineFacts, PowerCut, Report, SimulatorFacts, rounded, rounded_all,
 };
 use super::root::{self, Root};
+use crate::disk::sparse;
 use crate::disk::superblock::{SUPERBLOCK, ext4_size};
 use crate::image::{Image, Stamp};
 use crate::recipe::types::Attestation;
@@ -143,7 +144,7 @@ fn image_as_built(evidence: &Evidence<'_>) -> Result<Check> {
     let Some(expected) = evidence.image.digest() else {
         return Ok(Check::skipped(NAME, "the manifest does not list this file"));
     };
-    let found = digest(&evidence.image.path)?;
+    let found = sparse::digest(&evidence.image.path)?;
     let detail = if found == expected {
         format!("SHA-256 {} as in the manifest", found.short())
     } else {

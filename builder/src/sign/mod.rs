@@ -13,9 +13,8 @@ mod ssh;
 pub mod sums;
 
 use std::fmt;
-use std::fs::{self, Permissions};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -25,6 +24,7 @@ use self::key::{Public, Secret};
 use self::sums::Compared;
 use crate::error::Problem;
 use crate::event::Sink;
+use crate::files;
 use crate::units::counted;
 use crate::verdict::Check;
 
@@ -195,14 +195,7 @@ fn read(path: &Path) -> Result<Option<String>> {
 /// Writes a file of the folder all or not at all.
 fn write(folder: &Path, name: &str, content: &[u8]) -> Result<PathBuf> {
     let path = folder.join(name);
-    let writing = || format!("writing {}", path.display());
-    let mut file = tempfile::Builder::new()
-        .prefix(&format!(".{name}."))
-        .permissions(Permissions::from_mode(0o644))
-        .tempfile_in(folder)
-        .with_context(writing)?;
-    file.write_all(content).with_context(writing)?;
-    file.persist(&path).with_context(writing)?;
+    files::write(&path, 0o644, content)?;
     Ok(path)
 }
 

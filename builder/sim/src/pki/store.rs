@@ -16,6 +16,7 @@ use super::{
 use crate::exchange::hex;
 use crate::tls::random;
 use edgepress_base::error::Problem;
+use edgepress_base::files;
 
 /// The EST user's password and the company's server's token, each a file.
 const EST_PASSWORD: &str = "est-password";
@@ -92,13 +93,7 @@ fn complete(dir: &Path) -> Result<()> {
     for (path, bytes) in later(dir)? {
         let mode = if secret(&path) { 0o600 } else { 0o644 };
         let target = dir.join(path);
-        let mut file = tempfile::Builder::new()
-            .prefix(".edgepress-")
-            .permissions(fs::Permissions::from_mode(mode))
-            .tempfile_in(dir)
-            .with_context(|| format!("creating a file in {}", dir.display()))?;
-        file.write_all(&bytes).with_context(|| format!("writing {}", target.display()))?;
-        file.persist(&target).with_context(|| format!("creating {}", target.display()))?;
+        files::write(&target, mode, &bytes)?;
     }
     Ok(())
 }
