@@ -8,10 +8,10 @@
 //! on, another output format only `export`.
 
 mod begin;
+pub mod documents;
 pub mod image;
-pub mod kept;
+pub mod output_cache;
 pub mod outputs;
-pub mod papers;
 pub mod partial;
 pub mod plan;
 mod programs;

@@ -13,9 +13,9 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::Build;
+use super::documents;
 use super::image::{ImageJob, Made};
-use super::kept::{Kept, KeptImage, KeptOutputs, Seen, manifest_in};
-use super::papers;
+use super::output_cache::{CachedImage, CachedOutputs, OutputCache, Seen, manifest_in};
 use super::partial::Partial;
 use super::plan::Plan;
 use super::steps::Step;
@@ -84,7 +84,7 @@ impl Outputs<'_> {
     /// Is every file in the output folder already, made from the same inputs and not touched since?
     pub(super) fn are_there(&self) -> bool {
         let export = self.export_step(&self.image_step());
-        Kept::read(&self.kept_file(&self.folder)).outputs(&self.folder, export.key()).is_some()
+        OutputCache::read(&self.kept_file(&self.folder)).outputs(&self.folder, export.key()).is_some()
     }
 
     /// Makes the files, unless those in the output folder were made from the same inputs and not touched since.
@@ -97,7 +97,7 @@ impl Outputs<'_> {
         let image_step = self.image_step();
         let export_step = self.export_step(&image_step);
         let kept_file = self.kept_file(&folder);
-        let kept = Kept::read(&kept_file);
+        let kept = OutputCache::read(&kept_file);
         if let Some(manifest) = kept.outputs(&folder, export_step.key()) {
             build.finish(&image_step, true, timer);
             build.finish(&export_step, true, Instant::now());
@@ -119,7 +119,7 @@ impl Outputs<'_> {
         };
         let timer = Instant::now();
         let (mut outputs, raw) = self.export(&folder, source)?;
-        outputs.extend(papers::write(self.plan, &folder, &made, raw, &outputs)?);
+        outputs.extend(documents::write(self.plan, &folder, &made, raw, &outputs)?);
         build.finish(&export_step, false, timer);
         self.remove_stale(&folder, &outputs)?;
         self.describe(&folder, &made, &outputs, build.seconds())?;
@@ -262,7 +262,7 @@ impl Outputs<'_> {
         let inputs = [
             ("image".to_owned(), image.key().to_string()),
             ("formats".to_owned(), formats.join(" ")),
-            ("papers".to_owned(), papers::VERSION.to_owned()),
+            ("papers".to_owned(), documents::VERSION.to_owned()),
             // The manifest carries these.
             ("manifest".to_owned(), Digest::of_json(&(&self.plan.inputs, &recipe.description)).to_string()),
         ];
@@ -336,7 +336,7 @@ impl Outputs<'_> {
         made: Made,
         (image, export): (&Step, &Step),
         outputs: &[Output],
-    ) -> Result<Kept> {
+    ) -> Result<OutputCache> {
         let files = outputs.iter().map(|output| output.file.as_path());
         let files = files.chain([manifest::FILE_NAME, DIGESTS].map(Path::new));
         let seen = files
@@ -344,9 +344,9 @@ impl Outputs<'_> {
         let seen = seen.collect::<Result<Vec<_>>>()?;
         let raw = self.plan.recipe.target.formats.contains(&Format::Img);
         let raw = raw.then(|| Seen::of(folder, &self.file(Format::Img))).flatten();
-        Ok(Kept {
-            image: raw.map(|seen| KeptImage { key: image.key(), seen, made }),
-            outputs: Some(KeptOutputs { key: export.key(), seen }),
+        Ok(OutputCache {
+            image: raw.map(|seen| CachedImage { key: image.key(), seen, made }),
+            outputs: Some(CachedOutputs { key: export.key(), seen }),
         })
     }
 }

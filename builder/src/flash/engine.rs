@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::block_device::BlockDevice;
 use super::check::{Check, Verified};
 use super::chunk::Chunk;
 use super::feed::{Feed, Next, Nobody};
-use super::medium::Medium;
 use super::source::{Hashed, Source};
 use super::writer::{self, Fault, Job, Watch, Work};
 use crate::format::decode::fill;
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// A device that is written.
 pub struct Target<'a> {
     /// It.
-    pub medium: &'a dyn Medium,
+    pub device: &'a dyn BlockDevice,
     /// Its size, bytes.
     pub size: u64,
     /// Its identity.
@@ -69,8 +69,8 @@ pub fn write(
         });
         for (slot, target) in targets.iter().enumerate() {
             scope.spawn(move || {
-                let Target { medium, size, patch, ref secrets, watch } = *target;
-                let job = Job { medium, size, patch, secrets, feed, slot, source, verify, watch };
+                let Target { device, size, patch, ref secrets, watch } = *target;
+                let job = Job { device, size, patch, secrets, feed, slot, source, verify, watch };
                 let mut work = Work::default();
                 let result = writer::run(&job, &mut work);
                 done(slot, &work, &result);

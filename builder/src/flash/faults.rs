@@ -10,11 +10,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::block_device::BlockDevice;
 use super::check::Verified;
 use super::chunk::CHUNK;
 use super::engine::{self, Target, write};
 use super::feed::Feed;
-use super::medium::Medium;
 use super::source::{Map, Options, Source};
 use super::writer::{self, Watch, Work};
 use crate::disk::mbr;
@@ -76,7 +76,7 @@ impl Faulty {
     }
 }
 
-impl Medium for Faulty {
+impl BlockDevice for Faulty {
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<usize> {
         self.gone()?;
         self.writes.fetch_add(1, Ordering::Relaxed);
@@ -225,9 +225,9 @@ fn run(source: &Source, devices: &[Faulty], feed: &Feed, patch: Option<&Patch>, 
     let seen = Seen::default();
     let secrets = |at: &(u64, Vec<u8>)| at.0..at.0 + at.1.len() as u64;
     let secrets: Vec<_> = patch.map(Patch::runs).unwrap_or_default().iter().map(secrets).collect();
-    let target = |medium| {
-        let size = Faulty::content(medium).len() as u64;
-        Target { size, medium, patch, secrets: secrets.clone(), watch: &seen }
+    let target = |device| {
+        let size = Faulty::content(device).len() as u64;
+        Target { size, device, patch, secrets: secrets.clone(), watch: &seen }
     };
     let targets: Vec<Target<'_>> = devices.iter().map(target).collect();
     let results = Mutex::new(vec![Ok(Work::default()); devices.len()]);
@@ -436,7 +436,7 @@ fn what_cannot_be_noted_down_does_not_boot() {
     let (source, device) = (case.source(), Faulty::new(case.disk.len(), Fault::None));
     let seen = Seen { refuse: true, ..Seen::default() };
     let size = case.disk.len() as u64;
-    let targets = [Target { medium: &device, size, patch: None, secrets: Vec::new(), watch: &seen }];
+    let targets = [Target { device: &device, size, patch: None, secrets: Vec::new(), watch: &seen }];
     let said = Mutex::new(String::new());
     let done = |_: usize, _: &Work, result: &engine::Result| {
         *said.lock().expect("said") = result.as_ref().expect_err("refused").message.clone();

@@ -11,16 +11,16 @@
 //! moment of its first MiB may boot all the same: it keeps its identity, and the user is told.
 
 pub mod beside;
+pub mod block_device;
 pub mod check;
 pub mod chunk;
+pub mod claim;
 pub mod engine;
 #[cfg(test)]
 mod faults;
 pub mod feed;
-pub mod hold;
 pub mod identity;
 pub mod ledger;
-pub mod medium;
 pub mod report;
 pub mod size;
 pub mod source;
@@ -40,8 +40,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use self::check::Verified;
+use self::claim::{Begun, Held};
 use self::engine::feed;
-use self::hold::{Begun, Held};
 use self::identity::{Assigned, Identities, Named, assign};
 use self::ledger::{Ledger, Record, Verdict};
 use self::report::{Outcome, Plan, Row};
@@ -173,7 +173,7 @@ impl Run<'_> {
     fn target<'a>(&'a self, begun: &'a Begun, watch: &'a Watcher<'a>) -> engine::Target<'a> {
         let size = self.size(watch.slot);
         let secrets = self.assigned.secrets(watch.slot);
-        engine::Target { medium: &begun.disk, size, patch: self.patch(watch.slot), secrets, watch }
+        engine::Target { device: &begun.disk, size, patch: self.patch(watch.slot), secrets, watch }
     }
 
     /// Bytes of a target; a file without any becomes as long as the image.

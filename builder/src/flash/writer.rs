@@ -14,10 +14,10 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::block_device::{BlockDevice, read_all, write_all};
 use super::check::{Line, Verified};
 use super::chunk::{Aligned, CHUNK, Chunk, Extents, Pool, ZEROS, is_zero};
 use super::feed::{Feed, INTERRUPTED, Next};
-use super::medium::{Medium, read_all, write_all};
 use super::source::Source;
 use crate::format::decode::fill;
 use crate::stamp::patch::{Patch, Stream};
@@ -102,7 +102,7 @@ pub trait Watch: Sync {
 /// Everything that a device's thread needs.
 pub struct Job<'a> {
     /// The device.
-    pub medium: &'a dyn Medium,
+    pub device: &'a dyn BlockDevice,
     /// Its size, bytes.
     pub size: u64,
     /// Its identity.
@@ -213,11 +213,11 @@ impl<'a, 'b> Writer<'a, 'b> {
 
     fn put(&mut self, bytes: &[u8], at: u64) -> Result<(), Fault> {
         self.work.written += bytes.len() as u64;
-        write_all(self.job.medium, bytes, at).map_err(|error| Fault::io("writing", at, &error))
+        write_all(self.job.device, bytes, at).map_err(|error| Fault::io("writing", at, &error))
     }
 
     fn sync(&self) -> Result<(), Fault> {
-        let synced = self.job.medium.sync();
+        let synced = self.job.device.sync();
         synced.map_err(|error| Fault::new(format!("writing what the device still had in its cache: {error}")))
     }
 
@@ -328,7 +328,7 @@ impl<'a, 'b> Writer<'a, 'b> {
         let rest = if extents.zeros { extents.rest(bytes.len()) } else { Vec::new() };
         for range in rest {
             let place = start + range.start as u64..start + range.end as u64;
-            let zeroed = self.job.medium.zero(place.clone());
+            let zeroed = self.job.device.zero(place.clone());
             if !zeroed.map_err(|error| Fault::io("zeroing", place.start, &error))? {
                 self.wipe(place)?;
             }
@@ -372,7 +372,7 @@ impl<'a, 'b> Writer<'a, 'b> {
         let ranges = if line.extents.zeros { std::slice::from_ref(&whole) } else { &line.extents.data };
         for range in ranges {
             let at = start + range.start as u64;
-            let read = read_all(self.job.medium, &mut bytes[range.clone()], at);
+            let read = read_all(self.job.device, &mut bytes[range.clone()], at);
             read.map_err(|error| Fault::io("reading back", at, &error))?;
             self.work.read += range.len() as u64;
         }

@@ -24,10 +24,10 @@ use self::folder::Folder;
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::stamp::certificate::{self, Role, Rules};
-use crate::stamp::crew::Crew;
 use crate::stamp::files;
 use crate::stamp::finding::{Findings, Severity};
 use crate::stamp::fleet::{self, Fleet, Row};
+use crate::stamp::parallel::Parallel;
 use crate::stamp::record::Record;
 use crate::stamp::unique::{Kind, Seen};
 use crate::stamp::{RENEWAL, counted, names, output};
@@ -152,7 +152,7 @@ struct Work<'a> {
 impl Work<'_> {
     fn check(&self, outcome: &mut Outcome, sink: &dyn Sink) -> Result<()> {
         let mut seen = Seen::default();
-        Crew::of_all_processors("check").work(
+        Parallel::of_all_processors("check").work(
             self.fleet,
             sink,
             |row| self.judge(row),
@@ -243,14 +243,14 @@ impl Work<'_> {
     }
 
     fn issue(&self, outcome: &mut Outcome, sink: &dyn Sink) -> Result<()> {
-        let crew = match self.options.authority {
-            Authority::File(_) => Crew::of_all_processors("issue"),
+        let parallel = match self.options.authority {
+            Authority::File(_) => Parallel::of_all_processors("issue"),
             // A command may take a second each; it shall be seen to move on.
             Authority::Command(_) => {
-                Crew { step: "issue", workers: self.options.jobs, group: self.options.jobs }
+                Parallel { step: "issue", workers: self.options.jobs, group: self.options.jobs }
             }
         };
-        crew.work(
+        parallel.work(
             self.fleet,
             sink,
             |row| self.make(row),

@@ -10,7 +10,6 @@
 //! device only digests stay in memory. The golden image is only read.
 
 pub mod certificate;
-pub mod crew;
 pub mod device;
 pub mod files;
 pub mod finding;
@@ -18,6 +17,7 @@ pub mod fleet;
 pub mod golden;
 pub mod names;
 pub mod output;
+pub mod parallel;
 pub mod patch;
 pub mod record;
 pub mod remove;
@@ -37,12 +37,12 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use self::crew::Crew;
 use self::device::{Context, Device, Shared, assemble};
 use self::finding::{Finding, Findings, Severity};
 use self::fleet::{Fleet, Row};
 use self::golden::Golden;
 use self::output::{Entry, Form, Output, Written};
+use self::parallel::Parallel;
 use self::patch::{Base, Identity, Patch};
 use self::record::Record;
 use self::secret::GroupKey;
@@ -214,8 +214,8 @@ fn defaults(path: Option<&Path>) -> Result<Option<Record>, Vec<Finding>> {
     path.map(|path| fleet::read_toml(path, true)).transpose()
 }
 
-fn crew(step: &'static str) -> Crew {
-    Crew::of_all_processors(step)
+fn parallel(step: &'static str) -> Parallel {
+    Parallel::of_all_processors(step)
 }
 
 struct Work<'a> {
@@ -237,7 +237,7 @@ impl Work<'_> {
         self.fleet.remarks().iter().cloned().for_each(|finding| outcome.findings.push(finding));
         self.fleet.exposed().into_iter().chain(files).for_each(|finding| outcome.findings.push(finding));
         let judge = |row: Row| self.judge(row);
-        crew("check").work(self.fleet, self.sink, judge, |group| {
+        parallel("check").work(self.fleet, self.sink, judge, |group| {
             for (record, device, findings) in group {
                 outcome.devices += 1;
                 outcome.findings.append(findings);
@@ -313,7 +313,7 @@ impl Work<'_> {
         let mut refused: Vec<String> = Vec::new();
         let mut more = 0;
         let make = |row: Row| self.make(row, output);
-        crew("stamp").work(self.fleet, self.sink, make, |group: Vec<Made>| {
+        parallel("stamp").work(self.fleet, self.sink, make, |group: Vec<Made>| {
             for made in group {
                 let (written, entry) = made?;
                 match written {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::medium::Disk;
+use super::block_device::Disk;
 use super::system::{Below, Node};
 use super::target::{Found, Kind, Look, Target};
 use crate::error::Problem;

@@ -18,7 +18,7 @@ use crate::units::Digest;
 /// Version of what is written here: a change makes it anew beside images that did not change. Part of the key of `export`.
 pub const VERSION: &str = "1";
 
-/// Writes the papers of the raw image `raw` into the folder where `outputs` are, and says what they are.
+/// Writes the documents of the raw image `raw` into the folder where `outputs` are, and says what they are.
 ///
 /// # Errors
 /// When a file cannot be written.

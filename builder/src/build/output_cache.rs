@@ -13,16 +13,16 @@ use crate::units::Digest;
 
 /// Remembered in the store, for one output folder and recipe name.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Kept {
+pub struct OutputCache {
     /// The raw image, where it stayed.
-    pub image: Option<KeptImage>,
+    pub image: Option<CachedImage>,
     /// Everything that was handed out.
-    pub outputs: Option<KeptOutputs>,
+    pub outputs: Option<CachedOutputs>,
 }
 
 /// A raw image.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct KeptImage {
+pub struct CachedImage {
     /// Key of the step that made it.
     pub key: Digest,
     /// What it looked like.
@@ -33,7 +33,7 @@ pub struct KeptImage {
 
 /// Files of a folder.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct KeptOutputs {
+pub struct CachedOutputs {
     /// Key of the step that made them.
     pub key: Digest,
     /// What they looked like; the manifest is one of them.
@@ -63,7 +63,7 @@ impl Seen {
     }
 }
 
-impl Kept {
+impl OutputCache {
     /// Reads what the last build remembered; a file that cannot be read counts as none.
     pub fn read(path: &Path) -> Self {
         fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()

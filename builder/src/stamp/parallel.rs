@@ -15,7 +15,7 @@ const GROUP: usize = 512;
 
 /// Who works, and at what.
 #[derive(Debug, Clone, Copy)]
-pub struct Crew {
+pub struct Parallel {
     /// The step's name.
     pub step: &'static str,
     /// Threads.
@@ -24,7 +24,7 @@ pub struct Crew {
     pub group: usize,
 }
 
-impl Crew {
+impl Parallel {
     /// A thread for each processor.
     pub fn of_all_processors(step: &'static str) -> Self {
         Self { step, workers: thread::available_parallelism().map_or(1, usize::from), group: GROUP }
@@ -80,7 +80,7 @@ fn together<T: Send>(mut group: Vec<Row>, workers: usize, work: &(impl Fn(Row) -
 
 #[cfg(test)]
 mod tests {
-    use super::Crew;
+    use super::Parallel;
     use crate::event::Silent;
     use crate::stamp::fleet::Fleet;
     use std::fmt::Write as _;
@@ -94,17 +94,18 @@ mod tests {
         let fleet = Fleet::open(file.path()).unwrap_or_else(|error| panic!("{error}"));
         for (workers, group) in [(1, 1), (3, 7), (4, 5000), (0, 0)] {
             let mut numbers = Vec::new();
-            let crew = Crew { step: "check", workers, group };
-            crew.work(
-                &fleet,
-                &Silent,
-                |row| row.number,
-                |group| {
-                    numbers.extend(group);
-                    Ok(())
-                },
-            )
-            .expect("worked");
+            let parallel = Parallel { step: "check", workers, group };
+            parallel
+                .work(
+                    &fleet,
+                    &Silent,
+                    |row| row.number,
+                    |group| {
+                        numbers.extend(group);
+                        Ok(())
+                    },
+                )
+                .expect("worked");
             assert_eq!(numbers, (2..1002).collect::<Vec<u32>>(), "{workers} workers");
         }
     }

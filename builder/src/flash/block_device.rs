@@ -18,7 +18,7 @@ const DIRTY: u64 = 16 << 20;
 const PAGES: u64 = 64 << 10;
 
 /// A target's input and output. The tests have one that fails on purpose.
-pub trait Medium: Send + Sync {
+pub trait BlockDevice: Send + Sync {
     /// Writes some of the bytes; says how many.
     ///
     /// # Errors
@@ -167,7 +167,7 @@ fn aligned(bytes: &[u8], at: u64) -> bool {
         && bytes.as_ptr().align_offset(ALIGN) == 0
 }
 
-impl Medium for Disk {
+impl BlockDevice for Disk {
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<usize> {
         let direct = self.choose(aligned(bytes, at))?;
         let count = self.file.write_at(bytes, at)?;
@@ -218,9 +218,9 @@ impl Medium for Disk {
 ///
 /// # Errors
 /// What the device says; a write of nothing is an error of kind [`io::ErrorKind::WriteZero`].
-pub fn write_all(medium: &dyn Medium, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+pub fn write_all(device: &dyn BlockDevice, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
     while !bytes.is_empty() {
-        match medium.write_at(bytes, at) {
+        match device.write_at(bytes, at) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => (bytes, at) = (&bytes[count..], at + count as u64),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -234,9 +234,9 @@ pub fn write_all(medium: &dyn Medium, mut bytes: &[u8], mut at: u64) -> io::Resu
 ///
 /// # Errors
 /// What the device says; its end is an error of kind [`io::ErrorKind::UnexpectedEof`].
-pub fn read_all(medium: &dyn Medium, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+pub fn read_all(device: &dyn BlockDevice, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
     while !bytes.is_empty() {
-        match medium.read_at(bytes, at) {
+        match device.read_at(bytes, at) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => (bytes, at) = (&mut bytes[count..], at + count as u64),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -248,7 +248,7 @@ pub fn read_all(medium: &dyn Medium, mut bytes: &mut [u8], mut at: u64) -> io::R
 
 #[cfg(test)]
 mod tests {
-    use super::{Disk, Medium as _, PAGES, pages, read_all, write_all};
+    use super::{BlockDevice as _, Disk, PAGES, pages, read_all, write_all};
     use crate::flash::chunk::{ALIGN, Aligned, CHUNK};
 
     #[test]
