@@ -39,7 +39,7 @@ fn all() -> impl Iterator<Item = Facts> {
         .map(|(arch, built, vault)| facts(arch, built, vault))
 }
 
-/// What stands in tests/golden; `EDGEPRESS_UPDATE_GOLDENS=1` writes it anew.
+/// What stands in azure/golden; `EDGEPRESS_UPDATE_GOLDENS=1` writes it anew.
 fn golden(name: &str, text: &str) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/azure/golden").join(name);
     if std::env::var_os("EDGEPRESS_UPDATE_GOLDENS").is_some() {

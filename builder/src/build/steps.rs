@@ -84,7 +84,8 @@ impl History {
     /// # Errors
     /// When the store cannot be written.
     pub fn save(&self) -> Result<()> {
-        files::write(&self.file, 0o644, &serde_json::to_vec(&self.now)?)
+        // For the builder alone: among the inputs are digests of files with a Wi-Fi's key, which could be guessed by them.
+        files::write(&self.file, 0o600, &serde_json::to_vec(&self.now)?)
     }
 }
 
