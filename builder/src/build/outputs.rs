@@ -128,7 +128,7 @@ impl Outputs<'_> {
     }
 
     fn image(&self, out: &Path) -> Result<Made> {
-        self.sink.emit(Event::Started { step: "image".into(), total: None, unit: Unit::Items });
+        self.sink.emit(Event::Started { step: disk::STEP.into(), total: None, unit: Unit::Items });
         let staging = self.store.staging("image")?;
         let recipe = &self.plan.recipe;
         let job = ImageJob {
@@ -253,7 +253,7 @@ impl Outputs<'_> {
             ("target".to_owned(), Digest::of_json(&target).to_string()),
             ("disk".to_owned(), Digest::of_json(&(&recipe.disk, fat)).to_string()),
         ];
-        Step::new("image", inputs)
+        Step::new(disk::STEP, inputs)
     }
 
     fn export_step(&self, image: &Step) -> Step {

@@ -46,6 +46,9 @@ use crate::units::Arch;
 /// Partitions of a card begin on multiples of this: the erase blocks of cards are up to 4 MiB long.
 const CARD_ALIGN: u64 = 4 << 20;
 
+/// The step's name, under which [`make`] says how far it is; who calls it begins and ends the step.
+pub const STEP: &str = "image";
+
 /// Label of the FAT partition, as a person sees it on any computer.
 pub const FAT_LABEL: &str = "EDGEPRESS";
 /// Label of the root file system.
@@ -132,7 +135,7 @@ pub fn make(plan: &Plan, sink: &dyn Sink) -> Result<Vec<Partition>> {
     let file = file.with_context(|| format!("creating {out}"))?;
     file.set_len(layout.total).with_context(|| format!("setting the size of {out}"))?;
     let step = |done: u64, message: &str| {
-        sink.emit(Event::Progress { step: "disk".into(), done, message: message.into() });
+        sink.emit(Event::Progress { step: STEP.into(), done, message: message.into() });
     };
     step(0, "FAT partition");
     write_fat(plan, &layout, &file).map_err(|error| full(error, &plan.out))?;
