@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Partition;
+use crate::format::Holds;
 use crate::recipe::types::{Board, Format, Model, Provisioning};
 use crate::units::{Arch, Digest};
 
@@ -65,8 +66,8 @@ pub struct Output {
     pub size: u64,
     /// SHA-256 of the file.
     pub sha256: Digest,
-    /// What comes out of the file where it is a container: the disk of `img.zst`, `img.xz`, `img.gz`, `vhd` and
-    /// `qcow2`, the tar of `tar.zst`.
+    /// What comes out of the file where it is a container: the disk, the tar of
+    /// `tar.zst`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw: Option<Raw>,
 }
@@ -83,7 +84,7 @@ pub struct Raw {
 impl Output {
     /// Does it hold the disk, in whatever container?
     pub fn is_disk(&self) -> bool {
-        !matches!(self.format, None | Some(Format::Bmap | Format::TarZst))
+        self.format.is_some_and(|format| format.form().holds == Holds::Disk)
     }
 
     /// The file, if its name is a plain one: a manifest must not point out of its folder.

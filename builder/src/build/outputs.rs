@@ -24,6 +24,7 @@ use crate::event::{Event, Sink, Unit};
 use crate::export::root::{Packed, RootJob};
 use crate::export::{self, Request, vhd};
 use crate::files;
+use crate::format::Holds;
 use crate::manifest::{self, Manifest, Output, Raw};
 use crate::recipe::types::Format;
 use crate::rootfs::images;
@@ -187,7 +188,7 @@ impl Outputs<'_> {
         source: &Source,
         becomes: bool,
     ) -> Result<export::Outcome> {
-        let disks = partials.iter().filter(|(format, _)| *format != Format::TarZst);
+        let disks = partials.iter().filter(|(format, _)| format.form().holds != Holds::Tree);
         let mut targets: Vec<_> = disks.map(|(format, partial)| (*format, partial.path.clone())).collect();
         if becomes {
             targets.push((Format::Vhd, source.path().to_owned()));
@@ -210,17 +211,18 @@ impl Outputs<'_> {
         partials: &[(Format, Partial)],
     ) -> Result<Output> {
         let raw = Raw { size: made.size, sha256: made.sha256 };
+        let form = format.form();
         let (size, sha256, raw) = if format == Format::Img {
             (raw.size, raw.sha256, None)
-        } else if format == Format::TarZst {
-            let partial = partials.iter().find(|(format, _)| *format == Format::TarZst);
+        } else if form.holds == Holds::Tree {
+            let partial = partials.iter().find(|(other, _)| *other == format);
             let packed = self.root(&partial.context("packing the root tree")?.1.path)?;
             let raw = Raw { size: packed.raw_size, sha256: packed.raw_sha256 };
             (packed.size, packed.sha256, Some(raw))
         } else {
             let done =
                 made.files.iter().find(|file| file.format == format).context("finding what was made")?;
-            (done.size, done.sha256, (format != Format::Bmap).then_some(raw))
+            (done.size, done.sha256, (form.holds == Holds::Disk).then_some(raw))
         };
         Ok(Output { file: self.file(format), format: Some(format), size, sha256, raw })
     }

@@ -3,8 +3,9 @@
 use anyhow::Result;
 use nix::unistd::Uid;
 
+use crate::format::Made;
 use crate::host;
-use crate::recipe::types::{Format, Recipe};
+use crate::recipe::types::Recipe;
 
 /// Looks for everything that building this recipe takes; qemu-user, which only other architectures take, is looked for by
 /// `foreign`, and apt, which only a lock takes, by `lock`.
@@ -24,7 +25,7 @@ fn needed(recipe: &Recipe, root: bool) -> Vec<&'static str> {
     if !recipe.packages.sources.is_empty() {
         names.push("dpkg-deb");
     }
-    if recipe.target.formats.contains(&Format::Qcow2) {
+    if recipe.target.formats.iter().any(|format| matches!(format.form().made, Made::Qemu(_))) {
         names.push("qemu-img");
     }
     names

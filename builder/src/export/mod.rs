@@ -6,7 +6,7 @@
 //!  data only   bounded queues  ├─► deflate for gzip     ─┘ written in order
 //!           │                  └─► xz, several blocks at a time
 //!           ├► SHA-256 of the disk (and of the VHD, which is the disk and a footer)
-//!           └► copied in the kernel to the VHD, where the raw image stays too;  qemu-img makes the qcow2
+//!           └► copied in the kernel to the VHD, where the raw image stays too;  qemu-img makes qcow2, …
 //! ```
 //! Who hashes the disk has to go through its holes too, alone and in order, and there is a large one at the end of most
 //! images. So it reads for itself and runs ahead of those that compress, who find what it read in the page cache; waiting
@@ -22,7 +22,7 @@ mod consume;
 mod frames;
 mod gz;
 mod pass;
-mod qcow2;
+mod qemu;
 mod xz;
 mod zst;
 
@@ -37,7 +37,7 @@ use anyhow::{Context as _, Result};
 use crate::disk::{allocation, sparse};
 use crate::event::{Event, Sink, Unit};
 use crate::format::bmap::{self, Bmap};
-use crate::recipe::types::Format;
+use crate::format::{Format, Holds, Made, Packing};
 use crate::units::{Digest, Sha256};
 use consume::Whole;
 use pass::Lines;
@@ -53,7 +53,7 @@ pub struct Request<'a> {
     /// Format and file of each. A [`Format::Vhd`] whose file is the raw image itself becomes it: the footer is appended.
     /// [`Format::Img`] and [`Format::TarZst`] are none of a disk image's copies and not made here.
     pub targets: Vec<(Format, PathBuf)>,
-    /// What the VHD's footer says.
+    /// What the VHD's footer says; from its id come also those that formats of qemu-img have.
     pub vhd: vhd::Identity,
     /// How many threads compress; the result does not depend on it.
     pub threads: NonZeroUsize,
@@ -95,7 +95,7 @@ pub fn run(request: &Request<'_>, sink: &dyn Sink) -> Result<Outcome> {
     let image = File::open(request.raw).with_context(|| format!("opening {raw}"))?;
     let size = image.metadata().with_context(|| format!("looking at {raw}"))?.len();
     sink.emit(Event::Started { step: STEP.into(), total: Some(size), unit: Unit::Bytes });
-    let wants_map = request.targets.iter().any(|(format, _)| *format == Format::Bmap);
+    let wants_map = request.targets.iter().any(|(format, _)| format.form().holds == Holds::Map);
     let ranges = wants_map.then(|| allocation::mapped(&image, size)).transpose();
     let ranges = ranges.with_context(|| format!("mapping {raw}"))?;
     let message = request.targets.iter().map(|(format, _)| format.to_string()).collect::<Vec<_>>().join(", ");
@@ -114,24 +114,23 @@ fn start<'scope>(
     (format, path): &'scope (Format, PathBuf),
 ) -> ScopedJoinHandle<'scope, Result<Option<Whole>>> {
     let threads = request.threads;
-    match format {
-        Format::ImgZst => {
+    match format.form().made {
+        Made::Pass(packing) => {
             let chunks = lines.add();
-            scope.spawn(move || zst::write(chunks, path, threads).map(Some))
+            let write = move || match packing {
+                Packing::Zst => zst::write(chunks, path, threads),
+                Packing::Gz => gz::write(chunks, path, threads),
+                Packing::Xz => xz::write(&chunks, path, threads),
+            };
+            scope.spawn(move || write().map(Some))
         }
-        Format::ImgGz => {
-            let chunks = lines.add();
-            scope.spawn(move || gz::write(chunks, path, threads).map(Some))
+        Made::Qemu(program) => {
+            scope.spawn(move || qemu::convert(program, request.raw, path, request.vhd.id).map(Some))
         }
-        Format::ImgXz => {
-            let chunks = lines.add();
-            scope.spawn(move || xz::write(&chunks, path, threads).map(Some))
-        }
-        Format::Qcow2 => scope.spawn(move || qcow2::convert(request.raw, path).map(Some)),
-        Format::Vhd if path != request.raw => {
+        Made::Footer if path != request.raw => {
             scope.spawn(move || sparse::fill(request.raw, path).map(|()| None))
         }
-        Format::Vhd | Format::Img | Format::Bmap | Format::TarZst => scope.spawn(|| Ok(None)),
+        Made::Footer | Made::Itself | Made::Map | Made::Tree => scope.spawn(|| Ok(None)),
     }
 }
 
@@ -178,15 +177,17 @@ impl Products {
     fn finish(mut self, request: &Request<'_>, size: u64) -> Result<Outcome> {
         let mut files = Vec::new();
         for ((format, path), whole) in request.targets.iter().zip(self.files) {
-            let whole = match (format, whole) {
+            let whole = match (format.form().made, whole) {
                 (_, Some(whole)) => whole,
-                (Format::Bmap, None) => {
+                (Made::Map, None) => {
                     let ranges = self.map.take().unwrap_or_default();
                     Whole::small(path, &Bmap { image_size: size, block_size: bmap::BLOCK, ranges }.to_xml())?
                 }
-                (Format::Vhd, None) => vhd::finish(path, size, &request.vhd, self.hasher.clone())?,
-                (Format::Img | Format::TarZst, None) => continue,
-                (other, None) => anyhow::bail!("nothing was made for the format {other}"),
+                (Made::Footer, None) => vhd::finish(path, size, &request.vhd, self.hasher.clone())?,
+                (Made::Itself | Made::Tree, None) => continue,
+                (Made::Pass(_) | Made::Qemu(_), None) => {
+                    anyhow::bail!("nothing was made for the format {format}")
+                }
             };
             files.push(Exported { format: *format, size: whole.size, sha256: whole.sha256 });
         }

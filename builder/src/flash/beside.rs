@@ -10,8 +10,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::source::PREFERRED;
 use crate::error::Problem;
+use crate::format::Format;
 use crate::manifest::FILE_NAME;
 use crate::sign::sums;
 use crate::units::Digest;
@@ -86,7 +86,7 @@ impl Beside {
         self.file.extend(sum(own).map(|sum| (sum, FILE_NAME.to_owned())));
         self.size = own["size"].as_u64();
         // The disk: it says itself what comes out of it, or is raw, or has the raw one beside it.
-        let stem = PREFERRED.iter().find_map(|ending| name.strip_suffix(ending));
+        let stem = Format::flashed().into_iter().find_map(|form| form.stem(name));
         let sibling = |output: &&Value| {
             let file = output["file"].as_str().unwrap_or_default();
             stem.is_some() && file.strip_suffix(".img") == stem

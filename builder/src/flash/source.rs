@@ -16,12 +16,9 @@ use crate::error::Problem;
 use crate::format::bmap::Bmap;
 use crate::format::decode::fill;
 use crate::format::unpack::LARGEST;
-use crate::format::{Container, VHD_FOOTER, decode, detect, judge};
+use crate::format::{Container, Format, Packing, Way, decode, detect, judge};
 use crate::manifest::FILE_NAME;
 use crate::units::{Digest, Sha256};
-
-/// Which of a build's outputs is taken: the one that is read fastest and is checked best.
-pub const PREFERRED: [&str; 5] = [".img.zst", ".img", ".img.xz", ".img.gz", ".vhd"];
 
 /// Which image.
 #[derive(Debug, Clone)]
@@ -80,8 +77,8 @@ impl Source {
         })?;
         let length = file.metadata().with_context(|| format!("looking at {}", path.display()))?.len();
         let container = detect(&file, length).with_context(|| format!("reading {}", path.display()))?;
-        // A qcow2 is refused here, before anything else is looked at.
-        decode::stream(io::empty(), container, length.max(VHD_FOOTER), &path)?;
+        // What has no order from start to end is refused here, before anything else is looked at.
+        decode::stream(io::empty(), container, length, &path)?;
         if length == 0 {
             return Err(Problem::input(format!("the image {} is empty", path.display())).into());
         }
@@ -89,12 +86,11 @@ impl Source {
         let file_sha256 = beside.expected(options.sha256, &path)?;
         whole(&path, length, beside.size)?;
         let (bmap, bmap_path) = map(&options.bmap, &path)?.unzip();
-        let size = match container {
-            Container::Raw => Some(length),
-            Container::Vhd => Some(length - VHD_FOOTER),
-            Container::Zst => size::zst(&file, length).map_err(|why| cut(&path, why))?,
-            Container::Xz => size::xz(&file, length).map_err(|why| cut(&path, why))?,
-            Container::Gz | Container::Qcow2 => None,
+        let size = match container.read() {
+            Way::Plain(behind) => Some(length.saturating_sub(behind)),
+            Way::Packed(Packing::Zst) => size::zst(&file, length).map_err(|why| cut(&path, why))?,
+            Way::Packed(Packing::Xz) => size::xz(&file, length).map_err(|why| cut(&path, why))?,
+            Way::Packed(Packing::Gz) | Way::Qemu(_) | Way::Never => None,
         };
         let known = size.or(beside.raw_size);
         let said = bmap.as_ref().map(|map| map.image_size);
@@ -169,20 +165,16 @@ impl Source {
     /// When the file cannot be read, or somebody does not want it any more.
     pub fn read_from(&self, at: u64, going_on: &dyn Fn() -> bool) -> Result<Box<dyn Read + Send>> {
         let (mut file, length) = self.file()?;
-        let footer = match self.container {
-            Container::Raw => 0,
-            Container::Vhd => VHD_FOOTER,
-            _ => {
-                let mut stream = decode::stream(file, self.container, length, &self.path)?;
-                for start in (0..at).step_by(CHUNK) {
-                    ensure!(going_on(), "nobody wants it any more");
-                    io::copy(&mut (&mut stream).take((at - start).min(CHUNK as u64)), &mut io::sink())?;
-                }
-                return Ok(stream);
-            }
-        };
-        file.seek(SeekFrom::Start(at))?;
-        decode::stream(file, Container::Raw, length.saturating_sub(footer + at), &self.path)
+        if let Way::Plain(behind) = self.container.read() {
+            file.seek(SeekFrom::Start(at))?;
+            return decode::stream(file, Container::Raw, length.saturating_sub(behind + at), &self.path);
+        }
+        let mut stream = decode::stream(file, self.container, length, &self.path)?;
+        for start in (0..at).step_by(CHUNK) {
+            ensure!(going_on(), "nobody wants it any more");
+            io::copy(&mut (&mut stream).take((at - start).min(CHUNK as u64)), &mut io::sink())?;
+        }
+        Ok(stream)
     }
 
     fn file(&self) -> Result<(File, u64)> {
@@ -282,8 +274,9 @@ fn preferred(folder: &Path) -> Result<PathBuf> {
     let files: Vec<&str> =
         outputs.filter_map(|output| output["file"].as_str()).filter(|file| !file.contains('/')).collect();
     let there = |file: &str| fs::metadata(folder.join(file)).is_ok_and(|data| data.is_file());
-    let found =
-        PREFERRED.iter().find_map(|ending| files.iter().find(|file| file.ends_with(ending) && there(file)));
+    let found = Format::flashed()
+        .into_iter()
+        .find_map(|form| files.iter().find(|file| form.is_name_of(file) && there(file)));
     found
         .map(|file| folder.join(file))
         .ok_or_else(|| unusable("its manifest.json lists no image that is there").into())

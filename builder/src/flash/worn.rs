@@ -20,7 +20,6 @@ use super::source::Source;
 use crate::disk::patch::{Draft, Master};
 use crate::disk::table::{self, Role};
 use crate::error::problem;
-use crate::format::Container;
 use crate::format::decode::fill;
 use crate::stamp::golden::{FOLDER, identity_file};
 use crate::units::Digest;
@@ -61,8 +60,7 @@ pub enum Wears {
 /// # Errors
 /// When it cannot be read or unpacked.
 pub fn find(source: &Source) -> Result<Wears> {
-    let plain = matches!(source.container, Container::Raw | Container::Vhd);
-    if plain {
+    if source.container.is_plain() {
         let file = File::open(&source.path).with_context(|| format!("opening {}", source.path.display()))?;
         return look_into(&file);
     }

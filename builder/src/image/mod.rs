@@ -16,7 +16,7 @@ use crate::disk::sparse;
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::format::unpack::unpack;
-use crate::format::{Container, detect};
+use crate::format::{Container, Form, Format, detect};
 use crate::manifest::{FILE_NAME, Manifest, Output};
 use crate::units::Digest;
 
@@ -192,10 +192,10 @@ pub fn read_manifest(path: &Path) -> Result<Manifest> {
 /// # Errors
 /// A [`Problem`] when none is listed, or none of those is there.
 pub fn disk_image(manifest: &Manifest, folder: &Path) -> Result<PathBuf> {
-    const ORDER: [&str; 6] = [".img", ".vhd", ".img.zst", ".img.gz", ".img.xz", ".qcow2"];
     let names: Vec<_> = manifest.outputs.iter().filter_map(Output::plain_name).collect();
-    let listed = |form: &&str| names.iter().find(|name| name.to_string_lossy().ends_with(form)).copied();
-    let mut known = ORDER.iter().filter_map(listed).peekable();
+    let listed =
+        |form: &'static Form| names.iter().find(|name| form.is_name_of(&name.to_string_lossy())).copied();
+    let mut known = Format::opened().into_iter().filter_map(listed).peekable();
     let Some(first) = known.peek().copied() else {
         let message = format!("{} lists no image", folder.join(FILE_NAME).display());
         return Err(Problem::input(message).hint("add `img` to target.formats and build again").into());

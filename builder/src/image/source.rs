@@ -1,8 +1,8 @@
 //! Where the raw bytes of an image come from: the file itself, or a temporary one that it is unpacked into.
 //!
 //! ```text
-//! raw, vhd             ─► the file, up to the disk's size
-//! zst, xz, gz, qcow2   ─► a sparse temporary file without a name: nothing stays, however this ends
+//! raw, vhd      ─► the file, up to the disk's size
+//! the others    ─► a sparse temporary file without a name: nothing stays, however this ends
 //! ```
 
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::format::unpack::unpack;
-use crate::format::{Container, VHD_FOOTER, detect};
+use crate::format::{Container, Way, detect};
 use crate::image::{disk_image, read_manifest};
 use crate::manifest::{FILE_NAME, Manifest};
 
@@ -46,9 +46,8 @@ impl Source {
         let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
         let packed = file.metadata().with_context(|| format!("looking at {}", path.display()))?.len();
         let container = detect(&file, packed).with_context(|| format!("reading {}", path.display()))?;
-        let (file, size) = match container {
-            Container::Raw => (file, packed),
-            Container::Vhd => (file, packed - VHD_FOOTER),
+        let (file, size) = match container.read() {
+            Way::Plain(behind) => (file, packed.saturating_sub(behind)),
             _ => {
                 let target = temporary()?;
                 let size = unpack(&path, &target, sink)?;

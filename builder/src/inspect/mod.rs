@@ -297,7 +297,7 @@ fn nothing(path: &Path, error: anyhow::Error) -> anyhow::Error {
     match problem(&error) {
         None => error.context(format!("reading {}", path.display())),
         Some(_) => Problem::input(format!("{} is no disk image: {error}", path.display()))
-            .hint("inspect reads disks with a partition table, as raw, zst, xz, gz, vhd and qcow2")
+            .hint(format!("inspect reads disks with a partition table, as {}", Container::names()))
             .into(),
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::{Container, VHD_FOOTER, detect};
+use super::{Container, Packing, Way, detect};
 use crate::error::Problem;
 
 /// Bytes read from the file at a time.
@@ -20,7 +20,7 @@ const XZ_MEMORY: u64 = 256 << 20;
 /// an error of kind [`io::ErrorKind::UnexpectedEof`], never in a short disk: a caller that reads to the end has all of it.
 ///
 /// # Errors
-/// When the file cannot be read; a [`Problem`] for a qcow2, which has no order in which it could be streamed.
+/// When the file cannot be read; a [`Problem`] for one of qemu-img's, which has no order in which it could be streamed.
 pub fn stream<R: Read + Send + 'static>(
     file: R,
     container: Container,
@@ -28,25 +28,25 @@ pub fn stream<R: Read + Send + 'static>(
     name: &Path,
 ) -> Result<Box<dyn Read + Send>> {
     let buffered = BufReader::with_capacity(BUFFER, file);
-    Ok(match container {
-        Container::Raw => Box::new(Exactly { inner: buffered, left: size }),
-        Container::Vhd => Box::new(Exactly { inner: buffered, left: size - VHD_FOOTER }),
-        Container::Zst => {
+    Ok(match container.read() {
+        Way::Plain(behind) => Box::new(Exactly { inner: buffered, left: size.saturating_sub(behind) }),
+        Way::Packed(Packing::Zst) => {
             let mut decoder = zstd::Decoder::with_buffer(buffered)
                 .with_context(|| format!("reading {}", name.display()))?;
             decoder.window_log_max(WINDOW_LOG_MAX)?;
             Box::new(decoder)
         }
-        Container::Xz => {
+        Way::Packed(Packing::Xz) => {
             let stream =
                 liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)
                     .with_context(|| format!("reading {}", name.display()))?;
             Box::new(liblzma::bufread::XzDecoder::new_stream(buffered, stream))
         }
-        Container::Gz => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
-        Container::Qcow2 => {
-            let message = format!("{} is a qcow2, which cannot be read from start to end", name.display());
-            let hint = "make it raw: qemu-img convert -O raw IMAGE.qcow2 IMAGE.img";
+        Way::Packed(Packing::Gz) => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
+        Way::Qemu(_) | Way::Never => {
+            let message =
+                format!("{} is a {container}, which cannot be read from start to end", name.display());
+            let hint = format!("make it raw: qemu-img convert -O raw IMAGE.{container} IMAGE.img");
             return Err(Problem::input(message).hint(hint).into());
         }
     })

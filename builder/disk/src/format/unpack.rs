@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! zst, xz, gz, vhd  ─► decode ──┐
-//! qcow2             ─► qemu-img ┴► sparse file
+//! qemu-img's own    ─► qemu-img ┴► sparse file
 //! ```
 //! Three bounds hold whatever the file says: the disk has at most [`LARGEST`] bytes; what of it is no hole has at most
 //! [`DATA`] bytes and [`RATIO`] times as many as the file (real images come to a tenth of that); and [`SPARE`] of the room
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::decode::{self, fill};
-use super::{Container, detect};
+use super::{Container, Qemu, Way, detect};
 use crate::error::Problem;
 use crate::event::{Event, Sink, Unit};
 use crate::host;
@@ -61,14 +61,14 @@ impl Read for Counted {
 ///
 /// # Errors
 /// A [`Problem`] when the file is damaged, the disk larger than [`LARGEST`], or its data than is unpacked of such a file,
-/// a qcow2 one that other files are part of, or there is no room.
+/// one of qemu-img's one that other files are part of, or there is no room.
 pub fn unpack(path: &Path, target: &File, sink: &dyn Sink) -> Result<u64> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let packed = file.metadata().with_context(|| format!("looking at {}", path.display()))?.len();
     let container = detect(&file, packed).with_context(|| format!("reading {}", path.display()))?;
     let room = Room::of(target, packed)?;
-    if container == Container::Qcow2 {
-        return convert(&file, path, target, &room);
+    if let Way::Qemu(qemu) = container.read() {
+        return convert(qemu, (&file, packed), path, target, &room);
     }
     let begin = Instant::now();
     sink.emit(Event::Started { step: STEP.into(), total: Some(packed), unit: Unit::Bytes });
@@ -174,56 +174,33 @@ fn no_room(error: io::Error) -> anyhow::Error {
     }
 }
 
-/// A qcow2's head (QEMU's `docs/interop/qcow2.txt`): 104 bytes, big endian.
-struct Qcow2 {
-    size: u64,
-}
-
-impl Qcow2 {
-    /// Refuses what would make qemu-img open another file: an image may come from anybody.
-    fn parse(head: &[u8; 104]) -> Result<Self, &'static str> {
-        let long = |at: usize| head[at..at + 8].iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-        let (version, crypt) = (long(0) & 0xffff_ffff, long(28) & 0xffff_ffff);
-        if long(8) != 0 {
-            return Err("it is a layer over another file (a backing file)");
-        }
-        if crypt != 0 {
-            return Err("it is encrypted");
-        }
-        match version {
-            2 => {}
-            // Bit 2: the data lies in another file.
-            3 if long(72) & 4 == 0 => {}
-            3 => return Err("its data lies in another file"),
-            _ => return Err("it is of an unknown version"),
-        }
-        Ok(Self { size: long(24) })
-    }
-}
-
-fn convert(file: &File, path: &Path, target: &File, room: &Room) -> Result<u64> {
-    let refuse = |why: &str| {
-        Problem::input(format!("the qcow2 {} is not read: {why}", path.display()))
-            .hint("if you trust it: qemu-img convert -O raw IMAGE.qcow2 IMAGE.img, and name that")
-    };
-    let mut head = [0; 104];
-    file.read_exact_at(&mut head, 0).map_err(|_| refuse("it is cut off"))?;
-    let disk = Qcow2::parse(&head).map_err(refuse)?;
-    if disk.size > LARGEST {
+fn convert(
+    qemu: &Qemu,
+    (file, packed): (&File, u64),
+    path: &Path,
+    target: &File,
+    room: &Room,
+) -> Result<u64> {
+    let driver = qemu.driver;
+    let size = (qemu.look)(file, packed).map_err(|why| {
+        Problem::input(format!("the {driver} {} is not read: {why}", path.display()))
+            .hint(format!("if you trust it: qemu-img convert -O raw IMAGE.{driver} IMAGE.img, and name that"))
+    })?;
+    if size > LARGEST {
         return Err(too_large(path).into());
     }
-    target.set_len(disk.size).map_err(no_room)?;
+    target.set_len(size).map_err(no_room)?;
     // As an absolute path, lest a name like `json:…` mean something to qemu-img.
     let path = path.canonicalize().with_context(|| format!("finding {}", path.display()))?;
     let out = format!("/proc/{}/fd/{}", std::process::id(), target.as_raw_fd());
     let mut command = host::command("qemu-img")?;
-    command.args(["convert", "-n", "--target-is-zero", "-f", "qcow2", "-O", "raw"]).arg(&path).arg(out);
-    watched(&mut command, target, room, &path)?;
-    Ok(disk.size)
+    command.args(["convert", "-n", "--target-is-zero", "-f", driver, "-O", "raw"]).arg(&path).arg(out);
+    watched(&mut command, target, room, (&path, driver))?;
+    Ok(size)
 }
 
 /// Runs qemu-img, and ends it when it has written more than it may.
-fn watched(command: &mut Command, target: &File, room: &Room, path: &Path) -> Result<()> {
+fn watched(command: &mut Command, target: &File, room: &Room, (path, driver): (&Path, &str)) -> Result<()> {
     let line = host::line(command);
     // Its few words on what is wrong fit into a pipe.
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
@@ -245,13 +222,14 @@ fn watched(command: &mut Command, target: &File, room: &Room, path: &Path) -> Re
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let message = format!("{} is a damaged qcow2: {line} failed: {}", path.display(), host::tail(&said, 5));
+    let message =
+        format!("{} is a damaged {driver}: {line} failed: {}", path.display(), host::tail(&said, 5));
     Err(Problem::input(message).into())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{DATA, HOLE, Qcow2, RATIO, Room, SPARE, holds, watched, write_sparse};
+    use super::{DATA, HOLE, RATIO, Room, SPARE, holds, watched, write_sparse};
     use crate::error::problem;
     use std::path::Path;
     use std::process::Command;
@@ -263,21 +241,6 @@ mod tests {
         bytes[2 * HOLE] = 1;
         write_sparse(&file, &bytes, 0).expect("write");
         assert_eq!(file.metadata().expect("stat").len(), 3 * HOLE as u64);
-    }
-
-    #[test]
-    fn a_qcow2_that_reaches_for_other_files() {
-        let mut head = [0; 104];
-        head[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
-        head[31] = 9;
-        assert_eq!(Qcow2::parse(&head).map(|disk| disk.size), Ok(9));
-        for (at, bit, why) in
-            [(15, 1, "backing"), (79, 4, "another file"), (35, 1, "encrypted"), (7, 7, "version")]
-        {
-            let mut head = head;
-            head[at] = bit;
-            assert!(Qcow2::parse(&head).is_err_and(|said| said.contains(why)), "{why}");
-        }
     }
 
     #[test]
@@ -313,7 +276,8 @@ mod tests {
         let of = format!("of={}", file.path().display());
         command.args(["if=/dev/zero", &of, "bs=64K", "count=100000", "oflag=sync", "conv=notrunc"]);
         let room = Room { data: 1 << 20, free: u64::MAX };
-        let error = watched(&mut command, file.as_file(), &room, Path::new("x.qcow2")).expect_err("too much");
+        let error = watched(&mut command, file.as_file(), &room, (Path::new("x.qcow2"), "qcow2"));
+        let error = error.expect_err("too much");
         assert!(
             problem(&error).is_some_and(|it| it.message.starts_with("x.qcow2 is not unpacked")),
             "{error:#}"
@@ -322,7 +286,7 @@ mod tests {
             &mut Command::new("false"),
             file.as_file(),
             &Room { data: u64::MAX, ..room },
-            Path::new("x"),
+            (Path::new("x"), "qcow2"),
         );
         assert!(error.expect_err("it fails").to_string().starts_with("x is a damaged qcow2: false failed"));
     }

@@ -9,7 +9,6 @@ mod publish;
 mod raspberry_pi;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -20,6 +19,7 @@ pub use provisioning::{Attestation, AutoReprovisioning, CertificateSource, Enrol
 pub use publish::Publish;
 pub use raspberry_pi::{Model, RaspberryPi};
 
+pub use crate::format::Format;
 use crate::units::{Arch, ByteSize};
 
 /// What to build: one bootable image with Azure IoT Edge, before any device's identity.
@@ -170,57 +170,6 @@ pub enum Board {
     Uefi,
     /// The firmware of a Raspberry Pi's GPU: config.txt on a FAT partition.
     RaspberryPi,
-}
-
-/// An output format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-pub enum Format {
-    /// A sparse raw disk image.
-    #[serde(rename = "img")]
-    Img,
-    /// The raw image as Zstandard, in frames that can be read singly.
-    #[serde(rename = "img.zst")]
-    ImgZst,
-    /// The raw image as xz: smallest, slowest.
-    #[serde(rename = "img.xz")]
-    ImgXz,
-    /// The raw image as gzip.
-    #[serde(rename = "img.gz")]
-    ImgGz,
-    /// A block map: which parts of the disk a writer needs to write.
-    #[serde(rename = "bmap")]
-    Bmap,
-    /// A fixed VHD, as Azure takes it.
-    #[serde(rename = "vhd")]
-    Vhd,
-    /// QEMU's qcow2.
-    #[serde(rename = "qcow2")]
-    Qcow2,
-    /// The root file system's files as a tar, compressed with Zstandard.
-    #[serde(rename = "tar.zst")]
-    TarZst,
-}
-
-impl Format {
-    /// Every format.
-    pub const ALL: [Self; 8] =
-        [Self::Img, Self::ImgZst, Self::ImgXz, Self::ImgGz, Self::Bmap, Self::Vhd, Self::Qcow2, Self::TarZst];
-}
-
-impl fmt::Display for Format {
-    /// As the recipe has it, and the ending of its file.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Img => "img",
-            Self::ImgZst => "img.zst",
-            Self::ImgXz => "img.xz",
-            Self::ImgGz => "img.gz",
-            Self::Bmap => "bmap",
-            Self::Vhd => "vhd",
-            Self::Qcow2 => "qcow2",
-            Self::TarZst => "tar.zst",
-        })
-    }
 }
 
 /// Which kernel modules the initramfs holds.

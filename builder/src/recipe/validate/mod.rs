@@ -5,6 +5,7 @@ mod publish;
 
 use url::Url;
 
+use crate::format::{Form, listed};
 use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::tree::Node;
 use crate::recipe::types::{Archive, Deb, EngineImage, Format, Recipe};
@@ -232,16 +233,14 @@ fn formats(formats: &[Format], found: &mut Found<'_>) {
         let message = format!("`target.formats` names `{format}` twice");
         found.add(&format!("target/formats/{at}"), message, "each format once");
     }
-    let disk = |format: &Format| !matches!(format, Format::Bmap | Format::Qcow2 | Format::TarZst);
+    let mapped = |format: &Format| format.form().mapped;
     if let Some(at) = formats.iter().position(|format| *format == Format::Bmap)
-        && !formats.iter().any(disk)
+        && !formats.iter().any(mapped)
     {
         let message = "`target.formats` has a block map and nothing that it could be used with";
-        found.add(
-            &format!("target/formats/{at}"),
-            message,
-            "`bmap` beside `img`, `img.zst`, `img.xz`, `img.gz` or `vhd`",
-        );
+        let names = Form::all().filter(|form| form.mapped).map(|form| format!("`{}`", form.name));
+        let hint = format!("`bmap` beside {}", listed(names, "or"));
+        found.add(&format!("target/formats/{at}"), message, &hint);
     }
 }
 

@@ -1,5 +1,6 @@
-//! qcow2, by the program that defines it.
+//! The formats that qemu-img writes: it reads the raw image for itself, beside the pass.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -8,14 +9,20 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::consume::Whole;
+use crate::disk::ids::Uuid;
 use crate::disk::sparse;
 use crate::error::Problem;
+use crate::format::Qemu;
 use crate::{host, interrupt};
 
-/// Writes the file. Its clusters are not compressed: QEMU reads and writes such an image as fast as a raw one.
-pub(super) fn convert(raw: &Path, path: &Path) -> Result<Whole> {
+/// Writes the file, and puts into it what follows from `id` where qemu-img would have something else every time.
+pub(super) fn convert(program: &Qemu, raw: &Path, path: &Path, id: Uuid) -> Result<Whole> {
     let mut command = host::command("qemu-img")?;
-    command.args(["convert", "-q", "-f", "raw", "-O", "qcow2"]).arg(raw).arg(path);
+    command.args(["convert", "-q", "-f", "raw", "-O", program.driver]);
+    if !program.options.is_empty() {
+        command.args(["-o", program.options]);
+    }
+    command.arg(raw).arg(path);
     let line = host::line(&command);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let child = child.with_context(|| format!("starting {line}"))?;
@@ -34,6 +41,12 @@ pub(super) fn convert(raw: &Path, path: &Path) -> Result<Whole> {
             Problem::work(format!("{line} failed: {}\n{}", output.status, host::tail(&said, 5))).into()
         );
     }
+    settle(program, path, id).with_context(|| format!("giving {} its identifiers", path.display()))?;
     let size = path.metadata().with_context(|| format!("looking at {}", path.display()))?.len();
     Ok(Whole { size, sha256: sparse::digest(path)? })
+}
+
+fn settle(program: &Qemu, path: &Path, id: Uuid) -> Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    (program.settle)(&file, id)
 }
