@@ -4,9 +4,9 @@
 //! zst, xz, gz, vhd  ─► decode ──┐
 //! qemu-img's own    ─► qemu-img ┴► sparse file
 //! ```
-//! Three bounds hold whatever the file says: the disk has at most [`LARGEST`] bytes; what of it is no hole has at most
-//! [`DATA`] bytes and [`RATIO`] times as many as the file (real images come to a tenth of that); and [`SPARE`] of the room
-//! that there is where it is unpacked stays free, for whoever else writes there.
+//! Four bounds hold whatever the file says: the disk has at most [`LARGEST`] bytes; what of it is no hole has at most
+//! [`DATA`] bytes and [`RATIO`] times as many as the file (real images come to a tenth of that); [`SPARE`] of the room
+//! that there is where it is unpacked stays free, for whoever else writes there; and qemu-img has its time.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -34,6 +34,9 @@ pub const DATA: u64 = 4 << 30;
 pub const RATIO: u64 = 100;
 /// Of the room that there is, so much stays free: a 20th, and at least this, bytes.
 pub const SPARE: u64 = 256 << 20;
+/// So long may qemu-img take: these, and for each GiB of the disk as much again. The slowest disks and the fullest images
+/// need a tenth of it.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked how much qemu-img has written.
 const LOOK: Duration = Duration::from_millis(50);
 /// Bytes unpacked at a time.
@@ -195,22 +198,36 @@ fn convert(
     let out = format!("/proc/{}/fd/{}", std::process::id(), target.as_raw_fd());
     let mut command = host::command("qemu-img")?;
     command.args(["convert", "-n", "--target-is-zero", "-f", driver, "-O", "raw"]).arg(&path).arg(out);
-    watched(&mut command, target, room, (&path, driver))?;
+    let patience = PATIENCE * (1 + u32::try_from(size >> 30).unwrap_or(64));
+    watched(&mut command, target, room, patience, (&path, driver))?;
     Ok(size)
 }
 
-/// Runs qemu-img, and ends it when it has written more than it may.
-fn watched(command: &mut Command, target: &File, room: &Room, (path, driver): (&Path, &str)) -> Result<()> {
+/// Runs qemu-img, and ends it when it has written more than it may, or does not come to an end.
+fn watched(
+    command: &mut Command,
+    target: &File,
+    room: &Room,
+    patience: Duration,
+    (path, driver): (&Path, &str),
+) -> Result<()> {
     let line = host::line(command);
     // Its few words on what is wrong fit into a pipe.
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let begin = Instant::now();
     let mut child = spawned.with_context(|| format!("starting {line}"))?;
     let ended = loop {
         if child.try_wait().with_context(|| format!("waiting for {line}"))?.is_some() {
             break Ok(());
         }
         let written = target.metadata().context("looking at the unpacked image")?.blocks() * 512;
-        if let Err(problem) = room.check(written, path) {
+        let late = Problem::input(format!(
+            "{} is not unpacked: qemu-img has not ended after {} minutes",
+            path.display(),
+            patience.as_secs() / 60
+        ));
+        let in_time = if begin.elapsed() < patience { Ok(()) } else { Err(late) };
+        if let Err(problem) = room.check(written, path).and(in_time) {
             child.kill().ok();
             break Err(problem);
         }
@@ -229,10 +246,11 @@ fn watched(command: &mut Command, target: &File, room: &Room, (path, driver): (&
 
 #[cfg(test)]
 mod tests {
-    use super::{DATA, HOLE, RATIO, Room, SPARE, holds, watched, write_sparse};
+    use super::{DATA, HOLE, PATIENCE, RATIO, Room, SPARE, holds, watched, write_sparse};
     use crate::error::problem;
     use std::path::Path;
     use std::process::Command;
+    use std::time::Duration;
 
     #[test]
     fn sparse_pieces() {
@@ -276,7 +294,7 @@ mod tests {
         let of = format!("of={}", file.path().display());
         command.args(["if=/dev/zero", &of, "bs=64K", "count=100000", "oflag=sync", "conv=notrunc"]);
         let room = Room { data: 1 << 20, free: u64::MAX };
-        let error = watched(&mut command, file.as_file(), &room, (Path::new("x.qcow2"), "qcow2"));
+        let error = watched(&mut command, file.as_file(), &room, PATIENCE, (Path::new("x.qcow2"), "qcow2"));
         let error = error.expect_err("too much");
         assert!(
             problem(&error).is_some_and(|it| it.message.starts_with("x.qcow2 is not unpacked")),
@@ -286,8 +304,13 @@ mod tests {
             &mut Command::new("false"),
             file.as_file(),
             &Room { data: u64::MAX, ..room },
+            PATIENCE,
             (Path::new("x"), "qcow2"),
         );
         assert!(error.expect_err("it fails").to_string().starts_with("x is a damaged qcow2: false failed"));
+        let (mut command, none) = (Command::new("sleep"), Duration::ZERO);
+        let room = Room { data: u64::MAX, free: u64::MAX };
+        let error = watched(command.arg("600"), file.as_file(), &room, none, (Path::new("x"), "vmdk"));
+        assert!(error.expect_err("too long").to_string().contains("has not ended after 0 minutes"));
     }
 }
