@@ -31,8 +31,16 @@ use crate::demo::first;
 use crate::edgepress;
 
 const MIB: u64 = 1 << 20;
-const FORMATS: [Format; 6] =
-    [Format::ImgZst, Format::ImgXz, Format::ImgGz, Format::Bmap, Format::Vhd, Format::Qcow2];
+const FORMATS: [Format; 8] = [
+    Format::ImgZst,
+    Format::ImgXz,
+    Format::ImgGz,
+    Format::Bmap,
+    Format::Vhd,
+    Format::Qcow2,
+    Format::Vhdx,
+    Format::Vmdk,
+];
 
 /// A disk with a FAT and an ext4 partition, and every format of it.
 struct Made {
@@ -171,9 +179,11 @@ fn one_frame_is_unpacked_alone() {
 }
 
 #[test]
-fn qemu_reads_vhd_and_qcow2() {
+fn qemu_reads_what_is_for_virtual_machines() {
     let made = made();
-    for (format, name) in [(Format::Vhd, "vpc"), (Format::Qcow2, "qcow2")] {
+    for (format, name) in
+        [(Format::Vhd, "vpc"), (Format::Qcow2, "qcow2"), (Format::Vhdx, "vhdx"), (Format::Vmdk, "vmdk")]
+    {
         let path = made.path(format);
         // Named, because QEMU does not look for a fixed VHD's footer by itself.
         let said = run("qemu-img", &["info", "-f", name, "--output=json", text(&path)]);
@@ -181,12 +191,14 @@ fn qemu_reads_vhd_and_qcow2() {
         assert_eq!((&said["format"], &said["virtual-size"]), (&name.into(), &made.size().into()), "{said}");
         run("qemu-img", &["compare", "-f", "raw", "-F", name, text(&made.path(Format::Img)), text(&path)]);
     }
-    run("qemu-img", &["check", "-q", text(&made.path(Format::Qcow2))]);
     let folder = tempfile::tempdir().expect("folder");
-    let raw = folder.path().join("raw");
-    let unpacked = unpack(&made.path(Format::Qcow2), &File::create_new(&raw).expect("raw"), &Silent);
-    assert_eq!(unpacked.expect("unpacks"), made.size());
-    assert_eq!(sparse::digest(&raw).expect("digest"), made.sha256);
+    for format in [Format::Qcow2, Format::Vhdx, Format::Vmdk] {
+        run("qemu-img", &["check", "-q", text(&made.path(format))]);
+        let raw = folder.path().join(format.to_string());
+        let unpacked = unpack(&made.path(format), &File::create_new(&raw).expect("raw"), &Silent);
+        assert_eq!(unpacked.expect("unpacks"), made.size(), "{format}");
+        assert_eq!(sparse::digest(&raw).expect("digest"), made.sha256, "{format}");
+    }
     let vhd = fs::read(made.path(Format::Vhd)).expect("read");
     let footer = &vhd[made.size() as usize..];
     assert_eq!((footer.len(), &footer[..8]), (512, &b"conectix"[..]));
@@ -195,6 +207,36 @@ fn qemu_reads_vhd_and_qcow2() {
     assert_eq!((word(40), word(48), word(16)), (made.size(), made.size(), u64::MAX));
     let holes = std::os::unix::fs::MetadataExt::blocks(&made.path(Format::Vhd).metadata().expect("metadata"));
     assert!(holes * 512 < made.size() / 2, "the VHD has no holes");
+}
+
+/// qemu-img draws ids by lot, and takes the time and the file's name into some formats.
+#[test]
+fn what_qemu_makes_is_the_same_every_time() {
+    let made = made();
+    let folder = tempfile::tempdir().expect("folder");
+    let formats = [Format::Qcow2, Format::Vhdx, Format::Vmdk];
+    let export = |name: &str, seed: &str| {
+        let targets = formats.map(|format| (format, folder.path().join(format!("{name}.{format}"))));
+        targets.iter().for_each(|(_, path)| drop(File::create(path).expect("claimed")));
+        let request = Request {
+            raw: &made.path(Format::Img),
+            targets: targets.to_vec(),
+            vhd: vhd::Identity { id: Ids::from_seed(&Digest::of(seed)).vhd, epoch: 1_700_000_000 },
+            threads: NonZeroUsize::MIN,
+        };
+        export::run(&request, &Silent).expect("export").files
+    };
+    let again = export("another-name", "export");
+    for file in &again {
+        assert_eq!(sparse::digest(&made.path(file.format)).expect("digest"), file.sha256, "{}", file.format);
+    }
+    for (one, other) in again.iter().zip(export("x", "another image")).skip(1) {
+        assert_ne!(one.sha256, other.sha256, "{}: two images have one id", one.format);
+    }
+    let said = run("qemu-img", &["info", "-f", "vmdk", "--output=json", text(&made.path(Format::Vmdk))]);
+    let said: Value = serde_json::from_slice(&said).expect("JSON");
+    let kind = &said["format-specific"]["data"]["create-type"];
+    assert_eq!(kind, "streamOptimized", "{said}");
 }
 
 /// A build of the demo, whose layers are there.
@@ -273,7 +315,7 @@ fn a_build_hands_out_what_its_recipe_asks_for_and_remakes_only_that() {
 #[test]
 fn an_interrupted_export_leaves_nothing() {
     let out = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("folder");
-    let mut command = build(out.path(), "['img.xz', 'img.zst', 'bmap', 'vhd', 'qcow2']");
+    let mut command = build(out.path(), "['img.xz', 'img.zst', 'bmap', 'vhd', 'qcow2', 'vhdx', 'vmdk']");
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("starts");
     let stderr = BufReader::new(child.stderr.take().expect("stderr"));
     let mut lines = stderr.lines().map_while(Result::ok);

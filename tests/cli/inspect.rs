@@ -227,6 +227,15 @@ fn footer(size: u64) -> [u8; 512] {
     footer
 }
 
+fn text(path: &Path) -> &str {
+    path.to_str().expect("path")
+}
+
+fn qemu_img(arguments: &[&str]) {
+    let status = std::process::Command::new("qemu-img").args(arguments).status();
+    assert!(status.expect("qemu-img").success(), "{arguments:?}");
+}
+
 fn packed(folder: &Path, raw: &[u8]) -> Vec<PathBuf> {
     let path = |name: &str| folder.join(name);
     fs::write(path("card.zst"), zstd::encode_all(raw, 1).expect("zst")).expect("write");
@@ -237,10 +246,14 @@ fn packed(folder: &Path, raw: &[u8]) -> Vec<PathBuf> {
     xz.write_all(raw).expect("xz");
     fs::write(path("card.xz"), xz.finish().expect("xz")).expect("write");
     fs::write(path("card.vhd"), [raw, &footer(raw.len() as u64)[..]].concat()).expect("write");
-    let mut qemu_img = std::process::Command::new("qemu-img");
-    qemu_img.args(["convert", "-O", "qcow2"]).arg(path("card.img")).arg(path("card.qcow2"));
-    assert!(qemu_img.status().expect("qemu-img").success());
-    ["zst", "gz", "xz", "vhd", "qcow2"].map(|ending| path(&format!("card.{ending}"))).to_vec()
+    for (format, options) in
+        [("qcow2", "compat=1.1"), ("vhdx", "subformat=dynamic"), ("vmdk", "subformat=streamOptimized")]
+    {
+        let to = path(&format!("card.{format}"));
+        let from = path("card.img");
+        qemu_img(&["convert", "-f", "raw", "-O", format, "-o", options, text(&from), text(&to)]);
+    }
+    ["zst", "gz", "xz", "vhd", "qcow2", "vhdx", "vmdk"].map(|ending| path(&format!("card.{ending}"))).to_vec()
 }
 
 #[test]
@@ -276,13 +289,27 @@ fn a_container_that_is_damaged_or_reaches_out() {
         fs::write(folder.join("cut"), &bytes[..bytes.len() / 2]).expect("write");
         edgepress().arg(folder.join("cut")).assert().code(2).stderr(contains("is a damaged"));
     }
-    let mut qemu_img = std::process::Command::new("qemu-img");
-    qemu_img
-        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
-        .arg(card.path())
-        .arg(folder.join("layer"));
-    assert!(qemu_img.status().expect("qemu-img").success());
-    edgepress().arg(folder.join("layer")).assert().code(2).stderr(contains("backing file"));
+    for name in ["card.vhdx", "card.vmdk"] {
+        let bytes = fs::read(folder.join(name)).expect("read");
+        fs::write(folder.join("cut"), &bytes[..9000]).expect("write");
+        edgepress().arg(folder.join("cut")).assert().code(2).stderr(contains("is not read: it is cut off"));
+    }
+    let layer = folder.join("layer");
+    let create = |rest: &[&str]| {
+        fs::remove_file(&layer).ok();
+        qemu_img(&[&["create", "-q", "-f"], rest].concat());
+        edgepress().arg(&layer).assert().code(2)
+    };
+    let card = card.path();
+    create(&["qcow2", "-F", "raw", "-b", text(&card), text(&layer)]).stderr(contains("backing file"));
+    let below = folder.join("below.vmdk");
+    qemu_img(&["convert", "-O", "vmdk", text(&card), text(&below)]);
+    edgepress().arg(&below).assert().success();
+    create(&["vmdk", "-F", "vmdk", "-b", text(&below), text(&layer)])
+        .stderr(contains("it is a layer over another file (a parent)"));
+    // Its text names the file with the data.
+    create(&["vmdk", "-o", "subformat=monolithicFlat", text(&layer), "64M"])
+        .stderr(contains("is no disk image but a VMDK's descriptor, which names other files"));
 }
 
 #[test]

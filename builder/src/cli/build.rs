@@ -17,8 +17,8 @@ use crate::units::Arch;
 ///
 /// Locks the packages if there is no lock, fetches them, installs them in namespaces of its own (no root needed),
 /// lays overlays and config.toml over them, and writes a bootable image in the recipe's `target.formats` (img, img.zst,
-/// img.xz, img.gz, bmap, vhd, qcow2, tar.zst), its manifest.json and SHA256SUMS to DIR/<recipe name>-<arch>/. Steps
-/// whose inputs did not change are taken from the store.
+/// img.xz, img.gz, bmap, vhd, qcow2, vhdx, vmdk, tar.zst), its manifest.json and SHA256SUMS to
+/// DIR/<recipe name>-<arch>/. Steps whose inputs did not change are taken from the store.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   edgepress build recipes/demo.toml

@@ -22,8 +22,8 @@ use crate::recipe::types::Model;
 ///   identity-leak    is there anything of one device, or anything that opens one?
 ///   azure-preflight  does Azure take it? For a VHD, an image with one beside it, or with --azure
 ///
-/// Nothing is mounted, written or started, and root is not needed. The image may come from anywhere: raw, zst, xz, gz, vhd or
-/// qcow2. What is compressed is unpacked into a temporary file (in TMPDIR or /var/tmp).
+/// Nothing is mounted, written or started, and root is not needed. The image may come from anywhere: raw, zst, xz, gz, vhd,
+/// qcow2, vhdx or vmdk. What is compressed is unpacked into a temporary file (in TMPDIR or /var/tmp).
 #[derive(Debug, clap::Args)]
 #[command(
     verbatim_doc_comment,

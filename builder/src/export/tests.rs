@@ -13,8 +13,16 @@ use crate::format::{Way, decode};
 use crate::recipe::types::Format;
 use crate::units::Digest;
 
-const FORMATS: [Format; 6] =
-    [Format::ImgZst, Format::ImgXz, Format::ImgGz, Format::Bmap, Format::Vhd, Format::Qcow2];
+const FORMATS: [Format; 8] = [
+    Format::ImgZst,
+    Format::ImgXz,
+    Format::ImgGz,
+    Format::Bmap,
+    Format::Vhd,
+    Format::Qcow2,
+    Format::Vhdx,
+    Format::Vmdk,
+];
 
 /// Five chunks and a bit: text, noise, zeros that are written and zeros that are a hole.
 fn image(path: &Path) -> Vec<u8> {

@@ -414,6 +414,10 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         fs::write(at("q"), b"QFI\xfb\0\0\0\x03").expect("write");
         assert!(refusal(&options(&at("q"))).contains("is a qcow2"));
+        fs::write(at("x"), b"vhdxfile").expect("write");
+        assert!(refusal(&options(&at("x"))).contains("is a vhdx"));
+        fs::write(at("k"), b"KDMV\x03\0\0\0").expect("write");
+        assert!(refusal(&options(&at("k"))).contains("is a vmdk"));
         fs::write(at("e"), b"").expect("write");
         assert!(refusal(&options(&at("e"))).contains("is empty"));
         assert!(refusal(&options(&at("n"))).starts_with("cannot open the image"));

@@ -50,13 +50,11 @@ const ARCHIVES: [Magic; 20] = [
     (0, b"age-encryption.org/", "an encrypted file (age)", "decrypt it first"),
 ];
 
-const VIRTUALS: [Magic; 12] = [
-    (0, b"vhdxfile", "a VHDX", VIRTUAL),
+const VIRTUALS: [Magic; 10] = [
     (0, b"conectix", "a VHD that is not of fixed size", VIRTUAL),
     (0, b"cxsparse", "a part of a VHD that is not of fixed size", VIRTUAL),
-    (0, b"KDMV", "a VMDK", VIRTUAL),
     (0, b"COWD", "a VMDK", VIRTUAL),
-    (0, b"# Disk DescriptorFile", "a VMDK's description", VIRTUAL),
+    (0, b"# Disk DescriptorFile", "a VMDK's descriptor, which names other files", VIRTUAL),
     (64, b"\x7f\x10\xda\xbe", "a VDI", VIRTUAL),
     (0, b"QED\0", "a QED", VIRTUAL),
     (0, b"WithoutFreeSpace", "a disk of Parallels", VIRTUAL),

@@ -5,7 +5,7 @@
 //!                    ├─ zst, xz, gz   the disk, compressed           ─► decode: a stream of raw bytes
 //!  file ─► detect ───┤
 //!                    ├─ vhd           the disk and a footer of 512 bytes
-//!                    ├─ qcow2         only qemu-img reads it
+//!                    ├─ qcow2, …      only qemu-img reads them: vhdx, vmdk
 //!                    └─ foreign       an archive, another machine's disk, an error page: refused, with what to do
 //!  beside it: a bmap, which parts of the disk hold anything
 //! ```
@@ -21,6 +21,8 @@ pub mod table;
 pub mod unpack;
 
 mod qcow2;
+mod vhdx;
+mod vmdk;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{VHD_COOKIE, VHD_FOOTER, qcow2};
+use super::{VHD_COOKIE, VHD_FOOTER, qcow2, vhdx, vmdk};
 use crate::disk::ids::Uuid;
 
 /// An output format.
@@ -34,6 +34,12 @@ pub enum Format {
     /// QEMU's qcow2.
     #[serde(rename = "qcow2")]
     Qcow2,
+    /// A dynamic VHDX, for Hyper-V and Azure Local.
+    #[serde(rename = "vhdx")]
+    Vhdx,
+    /// A stream-optimised VMDK, for ESXi and OVF.
+    #[serde(rename = "vmdk")]
+    Vmdk,
     /// The root file system's files as a tar, compressed with Zstandard.
     #[serde(rename = "tar.zst")]
     TarZst,
@@ -55,6 +61,10 @@ pub enum Container {
     Vhd = Format::Vhd as isize,
     /// QEMU's qcow2.
     Qcow2 = Format::Qcow2 as isize,
+    /// Hyper-V's VHDX.
+    Vhdx = Format::Vhdx as isize,
+    /// VMware's VMDK, in one file.
+    Vmdk = Format::Vmdk as isize,
 }
 
 /// What is known of a format.
@@ -248,6 +258,30 @@ static TABLE: [Form; Format::ALL.len()] = [
         mapped: false,
     },
     Form {
+        format: Format::Vhdx,
+        name: "vhdx",
+        holds: Holds::Disk,
+        container: Some((Container::Vhdx, "vhdx")),
+        made: Made::Qemu(&vhdx::QEMU),
+        known: Known::Head(|head| head.starts_with(vhdx::MAGIC)),
+        read: Way::Qemu(&vhdx::QEMU),
+        opened: Some(6),
+        flashed: None,
+        mapped: false,
+    },
+    Form {
+        format: Format::Vmdk,
+        name: "vmdk",
+        holds: Holds::Disk,
+        container: Some((Container::Vmdk, "vmdk")),
+        made: Made::Qemu(&vmdk::QEMU),
+        known: Known::Head(|head| head.starts_with(vmdk::MAGIC)),
+        read: Way::Qemu(&vmdk::QEMU),
+        opened: Some(7),
+        flashed: None,
+        mapped: false,
+    },
+    Form {
         format: Format::TarZst,
         name: "tar.zst",
         holds: Holds::Tree,
@@ -274,8 +308,18 @@ fn is_fixed_vhd(tail: &[u8]) -> bool {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 8] =
-        [Self::Img, Self::ImgZst, Self::ImgXz, Self::ImgGz, Self::Bmap, Self::Vhd, Self::Qcow2, Self::TarZst];
+    pub const ALL: [Self; 10] = [
+        Self::Img,
+        Self::ImgZst,
+        Self::ImgXz,
+        Self::ImgGz,
+        Self::Bmap,
+        Self::Vhd,
+        Self::Qcow2,
+        Self::Vhdx,
+        Self::Vmdk,
+        Self::TarZst,
+    ];
 
     /// Its row.
     pub fn form(self) -> &'static Form {
