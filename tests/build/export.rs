@@ -81,6 +81,7 @@ fn made() -> &'static Made {
             ids: Ids::from_seed(&Digest::of("export")),
             epoch: 1_700_000_000,
             fat_files: vec![FatFile { path: "EFI/BOOT/BOOTX64.EFI".into(), content: vec![1; 900_000] }],
+            boot_code: None,
         };
         let partitions = disk::make(&plan, &Silent).expect("image");
         let targets = FORMATS.map(|format| (format, folder.path().join(format!("disk.{format}"))));

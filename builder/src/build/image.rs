@@ -88,6 +88,7 @@ impl ImageJob {
             ids,
             epoch: self.epoch,
             fat_files,
+            boot_code: None,
         };
         let partitions = disk::make(&plan, sink)?;
         let inventory = sbom::collect(root, &self.recipe.engine.images)?;

@@ -1,7 +1,7 @@
 //! Classic MBR partition tables: written for boards whose boot ROM reads no GPT, read from anybody's.
 //!
 //! ```text
-//! byte 0      boot code (zeros: no BIOS starts our disks)
+//! byte 0      boot code; zeros, unless a BIOS shall start the disk ([`write_code`])
 //! byte 440    disk id, 4 bytes, little-endian; Linux names partitions by it: PARTUUID=<id>-<number>
 //! byte 446    4 entries of 16 bytes: active, first sector (CHS), type, last sector (CHS), first sector, sectors
 //! byte 510    55 AA
@@ -26,7 +26,7 @@ pub const PROTECTIVE: u8 = 0xee;
 /// Types of partitions that hold further ones: CHS, LBA, Linux.
 const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
 
-const ID_AT: usize = 440;
+const ID_AT: usize = BootCode::SECTOR_BYTES;
 const ENTRIES_AT: usize = 446;
 const ENTRY_BYTES: usize = 16;
 const ENTRIES: usize = 4;
@@ -57,6 +57,44 @@ pub struct Partition {
     pub size: u64,
     /// The one that a BIOS would start.
     pub active: bool,
+}
+
+/// What a BIOS starts: code in the first sector, and what that loads from the sectors behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootCode {
+    /// The first [`BootCode::SECTOR_BYTES`] bytes of the disk.
+    pub sector: Vec<u8>,
+    /// What stands from sector 1 on: whole sectors, before the first partition.
+    pub core: Vec<u8>,
+}
+
+impl BootCode {
+    /// Bytes of the first sector before the disk's id.
+    pub const SECTOR_BYTES: usize = 440;
+}
+
+/// Writes boot code to a disk whose table is there and whose first partition begins at byte `first`.
+///
+/// # Errors
+/// When it has another length than a boot sector's, or reaches into the first partition; on a write error.
+pub fn write_code<D: Write + Seek>(mut disk: D, code: &BootCode, first: u64) -> Result<()> {
+    let BootCode { sector, core } = code;
+    anyhow::ensure!(
+        sector.len() == BootCode::SECTOR_BYTES,
+        "a boot sector has {} bytes of code",
+        sector.len()
+    );
+    let end = SECTOR + core.len() as u64;
+    if end > first {
+        let message =
+            format!("the boot loader takes {end} bytes, and the first partition begins at byte {first}");
+        return Err(Problem::input(message)
+            .hint("this is a fault of edgepress: leave out modules of its core image")
+            .into());
+    }
+    let put =
+        |disk: &mut D, at, bytes: &[u8]| disk.seek(SeekFrom::Start(at)).and_then(|_| disk.write_all(bytes));
+    put(&mut disk, 0, sector).and_then(|()| put(&mut disk, SECTOR, core)).context("writing the boot code")
 }
 
 /// Writes a table to a disk of `size` bytes.
@@ -219,7 +257,7 @@ fn parse(sector: &[u8; SECTOR as usize], size: u64) -> Result<Table, &'static st
 
 #[cfg(test)]
 mod tests {
-    use super::{FAT32_LBA, LINUX, Partition, Table, is_protective, read, write};
+    use super::{BootCode, FAT32_LBA, LINUX, Partition, Table, is_protective, read, write, write_code};
     use crate::disk::gpt::{self, ALIGN};
     use crate::disk::ids::Ids;
     use crate::host;
@@ -249,6 +287,21 @@ mod tests {
         assert_eq!(disk[462..478], *b"\0\xfe\xff\xff\x83\xfe\xff\xff\0\x18\0\0\0\x28\0\0");
         assert_eq!(disk[510..512], [0x55, 0xaa]);
         assert!(disk[..440].iter().chain(&disk[444..446]).chain(&disk[512..]).all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn boot_code_leaves_the_table_alone() {
+        let mut disk = Cursor::new(disk());
+        let code = |core: usize| BootCode { sector: vec![7; BootCode::SECTOR_BYTES], core: vec![9; core] };
+        write_code(&mut disk, &code(1024), ALIGN).expect("fits");
+        let bytes = disk.get_ref();
+        assert!(bytes[..440].iter().all(|byte| *byte == 7) && bytes[512..1536].iter().all(|byte| *byte == 9));
+        assert_eq!((bytes[1536], &bytes[510..512]), (0, &b"\x55\xaa"[..]));
+        assert_eq!(read(&mut disk).expect("intact"), table());
+        write_code(&mut disk, &code(ALIGN as usize - 512), ALIGN).expect("just fits");
+        let error = write_code(&mut disk, &code(ALIGN as usize), ALIGN).expect_err("too long");
+        assert!(error.to_string().contains("the first partition begins at byte 1048576"), "{error}");
+        assert!(write_code(&mut disk, &BootCode { sector: vec![7; 512], core: Vec::new() }, ALIGN).is_err());
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The disk image: partition table, FAT partition, ext4 root, and changes to finished images.
 //!
 //! ```text
-//!        board uefi                           board raspberry-pi
-//! 0      protective MBR, GPT                  MBR: the boot ROM of model 3 and Zero 2 reads no GPT
-//! 1 MiB  FAT32   boot loader                  (4 MiB) FAT32   firmware, kernel, initramfs
-//!   …    ext4    the root tree                ext4, to the end
-//! end    backup GPT, in a MiB of its own
+//!        board uefi               board bios                      board raspberry-pi
+//! 0      protective MBR, GPT      MBR, boot code, core image      MBR: the boot ROM of model 3 and Zero 2 reads no GPT
+//! 1 MiB  FAT32   boot loader      FAT32   grub.cfg                (4 MiB) FAT32   firmware, kernel, initramfs
+//!   …    ext4    the root tree    ext4, to the end                ext4, to the end
+//! end    backup GPT, a MiB
 //! ```
 //! The FAT partition's folder `edgepress/` holds a device's identity.
 
@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use self::fat::FatFile;
 use self::gpt::ALIGN;
 use self::ids::Ids;
+use self::mbr::BootCode;
 use self::overlay::{Overlay, Zeros};
 use self::survey::{BLOCK, Survey};
 use crate::error::Problem;
@@ -62,6 +63,8 @@ pub enum Scheme {
     Gpt,
     /// A master boot record; partitions begin on whole erase blocks of a card, and nothing is kept free at the end.
     CardMbr,
+    /// A master boot record whose code a BIOS starts; partitions begin on whole MiB, and nothing is kept free at the end.
+    BiosMbr,
 }
 
 impl Scheme {
@@ -70,6 +73,7 @@ impl Scheme {
         match self {
             Self::Gpt => (ALIGN, ALIGN),
             Self::CardMbr => (CARD_ALIGN, 0),
+            Self::BiosMbr => (ALIGN, 0),
         }
     }
 }
@@ -112,6 +116,8 @@ pub struct Plan {
     pub epoch: u64,
     /// What the FAT partition holds.
     pub fat_files: Vec<FatFile>,
+    /// What a BIOS starts, before the first partition of an MBR.
+    pub boot_code: Option<BootCode>,
 }
 
 /// Where the partitions lie; bytes.
@@ -195,14 +201,17 @@ fn layout(plan: &Plan, survey: &Survey) -> Result<Layout> {
 fn write_table(plan: &Plan, layout: &Layout, file: &File) -> Result<()> {
     match plan.scheme {
         Scheme::Gpt => gpt::write(file, layout.total, &gpt_table(plan, layout)),
-        Scheme::CardMbr => mbr::write(file, layout.total, &mbr_table(plan, layout)),
-    }
+        Scheme::CardMbr | Scheme::BiosMbr => mbr::write(file, layout.total, &mbr_table(plan, layout)),
+    }?;
+    plan.boot_code.iter().try_for_each(|code| mbr::write_code(file, code, layout.fat.0))
 }
 
-/// No partition is marked active: only a BIOS looks for that.
+/// Only a BIOS looks for an active partition, and some start no disk without one.
 fn mbr_table(plan: &Plan, layout: &Layout) -> mbr::Table {
-    let partition = |kind, (offset, size)| mbr::Partition { kind, offset, size, active: false };
-    let partitions = vec![partition(mbr::FAT32_LBA, layout.fat), partition(mbr::LINUX, layout.root)];
+    let partition = |kind, (offset, size), active| mbr::Partition { kind, offset, size, active };
+    let active = plan.scheme == Scheme::BiosMbr;
+    let partitions =
+        vec![partition(mbr::FAT32_LBA, layout.fat, active), partition(mbr::LINUX, layout.root, false)];
     mbr::Table { disk_id: plan.ids.mbr, partitions }
 }
 
@@ -319,6 +328,7 @@ mod tests {
             ids: Ids::from_seed(&Digest::of("disk")),
             epoch: 1_700_000_000,
             fat_files: vec![FatFile { path: "EFI/BOOT/BOOTX64.EFI".into(), content: vec![1; 90_000] }],
+            boot_code: None,
         }
     }
 

@@ -32,6 +32,7 @@ fn plan(folder: &Path, scheme: Scheme) -> Plan {
         ids: Ids::from_seed(&Digest::of("disk")),
         epoch: 1_700_000_000,
         fat_files: vec![FatFile { path: "EFI/BOOT/BOOTX64.EFI".into(), content: vec![1; 90_000] }],
+        boot_code: None,
     }
 }
 
