@@ -39,7 +39,7 @@ pub struct Download<'a> {
 pub fn wanted(recipe: &Recipe) -> bool {
     let imager = match recipe.target.board {
         Board::RaspberryPi => true,
-        Board::Uefi => false,
+        Board::Uefi | Board::Bios => false,
     };
     imager && FORMATS.iter().any(|format| recipe.target.formats.contains(format))
 }

@@ -61,6 +61,7 @@ fn the_recipes_of_the_repository_are_good() {
     for arguments in [
         &["recipes/demo.toml"][..],
         &["recipes/demo-arm64.toml"],
+        &["recipes/demo-bios.toml"],
         &["recipes/debian-12-raspberry-pi.toml"],
         &["recipes/debian-12-azure.toml"],
         &["recipes/ubuntu-24.04-azure.toml", "--set", id_scope, "--set", vault],

@@ -4,11 +4,13 @@
 //! ```text
 //! uefi:         firmware ─► FAT: EFI/BOOT/BOOTX64.EFI (shim) ─► grubx64.efi ─► EFI/<vendor>/grub.cfg (finds the root by UUID)
 //!                                                                                      └─► root: /boot/grub/grub.cfg ─► kernel
+//! bios:         BIOS ─► sector 0 (boot.img) ─► core.img ─► FAT: grub/grub.cfg ─► root: /boot/grub/grub.cfg ─► kernel
 //! raspberry-pi: boot ROM ─► FAT: bootcode.bin, start*.elf ─► config.txt ─► kernel, initramfs, device tree, cmdline.txt
 //! ```
 //! Each board is one implementation of [`Definition`], in a file or folder of its own; [`of`] finds it. What modules below
 //! this one must know of a board (a recipe's rules, the length of a serial number) is an exhaustive `match` there.
 
+mod bios;
 pub mod files;
 pub mod finding;
 mod grub;
@@ -19,7 +21,9 @@ mod uefi;
 pub mod wifi;
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
+use self::bios::Bios;
 use self::files::Files;
 use self::initramfs::Drivers;
 use self::loaders::Loaders;
@@ -29,6 +33,7 @@ use self::uefi::Uefi;
 use crate::disk::Scheme;
 use crate::disk::fat::FatFile;
 use crate::disk::ids::Ids;
+use crate::disk::mbr::BootCode;
 use crate::error::Problem;
 use crate::recipe::types::{Board, DistributionId, Initramfs, Model, Recipe};
 use crate::tree::Root;
@@ -40,7 +45,8 @@ use crate::verdict::Check;
 pub const BOOT_CHAIN: &str = "boot-chain";
 
 /// Every board, in the order in which an image is asked which it is for.
-const ALL: [Board; 2] = [Board::RaspberryPi, Board::Uefi];
+/// Images for clouds often start from both firmwares: they are UEFI's.
+const ALL: [Board; 3] = [Board::RaspberryPi, Board::Uefi, Board::Bios];
 
 /// What a board is.
 pub trait Definition: Sync {
@@ -75,11 +81,24 @@ pub trait Definition: Sync {
         0
     }
 
+    /// A program of the tree's own that makes a part of the boot loader there, in a layer over the packages.
+    fn program(&self) -> Option<Program> {
+        None
+    }
+
     /// Everything on the FAT partition of a golden image; `tree` is the finished root.
     ///
     /// # Errors
     /// A [`Problem`] that names the package to install when something that the machine needs to boot is not in the tree.
     fn boot_files(&self, tree: &Root, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>>;
+
+    /// What stands before the first partition, for a firmware that starts sectors rather than files.
+    ///
+    /// # Errors
+    /// As [`Definition::boot_files`].
+    fn boot_code(&self, _tree: &Root) -> Result<Option<BootCode>> {
+        Ok(None)
+    }
 
     /// Its own files of the root; see [`root_files`].
     ///
@@ -108,6 +127,15 @@ pub trait Definition: Sync {
     fn judge(&self, evidence: &Evidence<'_>) -> Judged;
 }
 
+/// A program to run in the tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// The folder to make first.
+    pub folder: String,
+    /// Its name and its arguments.
+    pub words: Vec<String>,
+}
+
 /// Packages, by the starts of their names, and the folders of theirs that end up where the firmware reads.
 #[derive(Debug)]
 pub struct Parts {
@@ -121,6 +149,8 @@ pub struct Parts {
 pub struct Evidence<'a> {
     /// The files of the FAT partition.
     pub files: &'a dyn Files,
+    /// The bytes before the first partition, 1 MiB of them at most.
+    pub head: &'a [u8],
     /// Architecture, where the manifest tells it.
     pub arch: Option<Arch>,
     /// The root partition, where the table has one.
@@ -146,6 +176,7 @@ pub fn of(board: Board) -> &'static dyn Definition {
     match board {
         Board::Uefi => &Uefi,
         Board::RaspberryPi => &RaspberryPi,
+        Board::Bios => &Bios,
     }
 }
 

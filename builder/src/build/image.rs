@@ -76,6 +76,7 @@ impl ImageJob {
         let ids = Ids::from_seed(&self.seed);
         let board = board::of(self.recipe.target.board);
         let fat_files = board.boot_files(root, &self.recipe, &ids)?;
+        let boot_code = board.boot_code(root)?;
         let plan = disk::Plan {
             tree: stack.root().to_owned(),
             out: self.out.clone(),
@@ -88,7 +89,7 @@ impl ImageJob {
             ids,
             epoch: self.epoch,
             fat_files,
-            boot_code: None,
+            boot_code,
         };
         let partitions = disk::make(&plan, sink)?;
         let inventory = sbom::collect(root, &self.recipe.engine.images)?;

@@ -140,9 +140,11 @@ impl Plan {
 
     /// The layers, bottom first.
     pub fn layers(&self) -> impl Iterator<Item = Result<Layer>> + '_ {
-        let makers: [fn(&Self) -> Result<Layer>; 5] =
-            [Self::base, Self::identity_service, Self::edge, Self::initramfs, Self::files];
-        makers.into_iter().map(|make| make(self))
+        type Make = fn(&Plan) -> Result<Layer>;
+        let packages: [Make; 3] = [Self::base, Self::identity_service, Self::edge];
+        let rest: [Make; 2] = [Self::initramfs, Self::files];
+        let loader = self.boot_loader();
+        packages.into_iter().map(|make| make(self)).chain(loader.map(Ok)).chain(rest.map(|make| make(self)))
     }
 
     /// Must packages be installed, because a layer of them is not in the store?
@@ -193,6 +195,13 @@ impl Plan {
         // Scripts ask for it, and some write it into a file.
         inputs.push(("host name".into(), self.recipe.system.hostname.clone()));
         inputs
+    }
+
+    /// Only a board whose boot loader is put together in the tree has this layer.
+    fn boot_loader(&self) -> Option<Layer> {
+        let program = board::of(self.recipe.target.board).program()?;
+        let inputs = vec![("program".to_owned(), program.words.join(" "))];
+        Some(Layer { name: "boot-loader", inputs, action: Action::BootLoader(program) })
     }
 
     fn initramfs(&self) -> Result<Layer> {

@@ -20,7 +20,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
             ethernet(loaded, findings);
             overlays(loaded, findings);
         }
-        Board::Uefi => {}
+        Board::Uefi | Board::Bios => {}
     }
     wifi(loaded, findings);
 }

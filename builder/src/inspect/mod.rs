@@ -40,7 +40,6 @@ use crate::event::Sink;
 use crate::format::Container;
 use crate::image::root;
 use crate::image::source::Source;
-use crate::manifest::Manifest;
 use crate::recipe::types::{Board, Model};
 use crate::rootfs::guard::Allowed;
 use crate::sign;
@@ -213,7 +212,7 @@ fn on_fat(
         report.files = partition::list(volume)?;
         report.identity = leaks::identity(&report.files);
         report.leaks.extend(leaks::on_fat(volume, &report.files, leaks::FAT));
-        let verdict = boot_chain(volume, report, options, source.manifest.as_ref());
+        let verdict = boot_chain(volume, report, options, source)?;
         let kernel =
             report.chains.iter().filter(|chain| chain.sound()).find_map(|chain| chain.kernel.as_ref());
         let content = kernel.and_then(|kernel| Files::read(volume, kernel));
@@ -302,18 +301,14 @@ fn nothing(path: &Path, error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-fn boot_chain(
-    files: &dyn Files,
-    report: &mut Report,
-    options: &Options,
-    manifest: Option<&Manifest>,
-) -> Check {
+fn boot_chain(files: &dyn Files, report: &mut Report, options: &Options, source: &Source) -> Result<Check> {
     if !options.models.is_empty() {
         report.board = Some(Board::RaspberryPi);
     }
-    let named = manifest.map_or(&[][..], |manifest| &manifest.models);
+    let named = source.manifest.as_ref().map_or(&[][..], |manifest| &manifest.models);
     let evidence = Evidence {
         files,
+        head: &partition::head(source, &report.partitions)?,
         arch: report.arch,
         root: partition::root(&report.partitions),
         roots: &ext4_uuids(&report.partitions),
@@ -321,14 +316,15 @@ fn boot_chain(
     };
     report.board = report.board.or_else(|| board::recognised(&evidence));
     let Some(board) = report.board else {
-        return Check::new(
+        return Ok(Check::new(
             BOOT_CHAIN,
             false,
-            "the FAT partition has neither config.txt nor EFI/BOOT: no board that edgepress knows boots it",
-        );
+            "the FAT partition has neither config.txt nor EFI/BOOT, and the first sector no grub: no board that edgepress \
+             knows boots it",
+        ));
     };
     let judged = board::of(board).judge(&evidence);
     report.chains = judged.chains;
     report.loaders = judged.loaders;
-    judged.verdict
+    Ok(judged.verdict)
 }

@@ -1,6 +1,7 @@
 //! The partitions of an image: what each holds, which the firmware reads, which is the root.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -19,6 +20,8 @@ use crate::image::source::Source;
 /// How deep folders are read, and how many files: no boot partition has more.
 const DEPTH_MAX: usize = 16;
 const FILES_MAX: usize = 20_000;
+/// Most bytes that are read before the first partition: a boot loader has 1 MiB at most there.
+const HEAD_MAX: u64 = 1 << 20;
 
 /// One partition and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -60,6 +63,16 @@ pub(super) fn root(partitions: &[Partition]) -> Option<RootPartition> {
         uuid: system.map(|system| system.uuid.clone()),
         label: system.map(|system| system.label.clone()),
     })
+}
+
+/// The bytes before the first partition: where a BIOS finds a boot loader.
+pub(super) fn head(source: &Source, partitions: &[Partition]) -> Result<Vec<u8>> {
+    let first = partitions.iter().map(|partition| partition.entry.offset).min().unwrap_or(HEAD_MAX);
+    let length = first.min(HEAD_MAX).min(source.size);
+    let mut head = vec![0; usize::try_from(length).context("reading the first sectors")?];
+    let read = source.file.read_exact_at(&mut head, 0);
+    read.with_context(|| format!("reading the first sectors of {}", source.path.display()))?;
+    Ok(head)
 }
 
 /// The partition that the firmware reads.

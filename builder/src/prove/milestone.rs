@@ -135,6 +135,8 @@ const FATAL: &[(&str, &str)] = &[
     (">>Start PXE", "the firmware found nothing to boot on the disk"),
     (">>Start HTTP Boot", "the firmware found nothing to boot on the disk"),
     ("UEFI Interactive Shell", "the firmware found nothing to boot"),
+    ("No bootable device", "the firmware found nothing to boot"),
+    ("grub rescue>", "grub stopped at its prompt"),
     ("You are in emergency mode", "the system went into emergency mode"),
     ("You are in rescue mode", "the system went into rescue mode"),
     ("Freezing execution", "init died"),

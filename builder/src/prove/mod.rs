@@ -262,9 +262,8 @@ fn machine(image: &Image, options: &Options) -> Result<Host> {
     let (cpus, memory) = machine.size(options.cpus, options.memory)?;
     let accel = machine.accel(options.accel)?;
     if options.secure_boot && !machine.has_firmware() {
-        return Err(Problem::input("a Raspberry Pi has no secure boot")
-            .hint("leave out --secure-boot")
-            .into());
+        let message = format!("{} has no secure boot", machine.described());
+        return Err(Problem::input(message).hint("leave out --secure-boot").into());
     }
     refuse_missing_hardware(machine, options)?;
     let tpm = options.tpm.then_some(tpm::PROGRAM);
@@ -317,6 +316,9 @@ impl Host {
     /// What the machine runs first, or why it cannot.
     fn start(&self, image: &Image, scratch: &Scratch, sink: &dyn Sink) -> Result<Result<Start, String>> {
         let Some(firmware) = &self.firmware else {
+            if self.machine == Machine::Bios {
+                return Ok(Ok(Start::Bios));
+            }
             let (chain, loaded) = raspi3b::load(&image.path, scratch.path())?;
             if !chain.overlays.is_empty() || !chain.parameters.is_empty() {
                 sink.note("QEMU gets the device tree without overlays and parameters of config.txt".into());

@@ -34,7 +34,7 @@ impl Length {
                 // The firmware's 64 bits in hexadecimal.
                 Board::RaspberryPi => Self::exactly(16),
                 // SMBIOS sets no limit: Hyper-V's has 32 characters, VMware's 54.
-                Board::Uefi => Self { common: 32, longest: 54 },
+                Board::Uefi | Board::Bios => Self { common: 32, longest: 54 },
             },
             Word::Mac => Self::exactly(12),
             Word::VmId => Self::exactly(36),

@@ -123,7 +123,7 @@ fn messages() {
             "[target]\nboard = \"ueif\"",
             &[],
             "r.toml:3:9: bad value for `target.board`: `ueif`\n   |\n 3 | board = \"ueif\"\n   |         ^^^^^^\n   \
-             = expected one of `uefi`, `raspberry-pi`\n   = hint: did you mean `uefi`?",
+             = expected one of `uefi`, `raspberry-pi`, `bios`\n   = hint: did you mean `uefi`?",
         ),
         (
             "[disk]\nfree = \"5X\"",
@@ -255,6 +255,14 @@ fn values_of_the_raspberry_pi_that_are_refused() {
         ("target.raspberry_pi.models = [\"2\"]", "expected one of `3`, `4`, `5`, `zero-2`"),
         ("target.raspberry_pi.models = [\"3\"]", ": `target.raspberry_pi` is only for the board"),
         ("network.wifi.country = \"DE\"", "works on the board `raspberry-pi` only"),
+        (
+            "target.board = \"bios\"\ntarget.arch = \"aarch64\"",
+            "the board `bios` is not for aarch64: only PCs have a BIOS",
+        ),
+        (
+            "target.board = \"bios\"\ntarget.raspberry_pi.models = [\"3\"]",
+            "is only for the board `raspberry-pi`, and this one is `bios`",
+        ),
     ] {
         let error = recipe(text, &[]).expect_err(text);
         assert!(error.contains(says), "{text}\nshould say {says}:\n{error}");

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::packages::{DebFile, Installer, NoServices};
 use super::{accounts, clean, files, initramfs, package_keys, sync};
+use crate::board::Program;
 use crate::chroot::Chroot;
 use crate::chroot::mounts;
 use crate::event::{Event, Sink, Unit};
@@ -68,6 +69,8 @@ pub enum Action {
         /// Assert the accounts.
         last: bool,
     },
+    /// What the tree's own program makes of the boot loader's packages.
+    BootLoader(Program),
     /// The initramfs, with the files that steer how it is made.
     Initramfs {
         /// Laid over the tree first.
@@ -168,6 +171,12 @@ fn act(job: &LayerJob, tree: &Chroot<'_>, installer: &Installer<'_>) -> Result<(
         Action::Install { debs, last } => {
             installer.install(debs, &job.hostname)?;
             if *last { accounts::assert(tree.root) } else { Ok(()) }
+        }
+        Action::BootLoader(Program { folder, words }) => {
+            started(job, tree.sink);
+            let (name, arguments) = words.split_first().context("running a program without a name")?;
+            tree.root.make_folders(folder.trim_start_matches('/'))?;
+            tree.run(&tree.program(name).args(arguments), |_| {})
         }
         Action::Initramfs { files, wanted } => {
             started(job, tree.sink);

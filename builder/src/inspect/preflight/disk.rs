@@ -9,6 +9,7 @@ use crate::disk::table::Kind;
 use crate::format::{Container, VHD_COOKIE, VHD_FOOTER};
 use crate::image::source::Source;
 use crate::inspect::{FileSystem, Partition, Report, ext4_uuids};
+use crate::recipe::types::Board;
 use crate::units::Arch;
 
 const MIB: u64 = 1 << 20;
@@ -28,6 +29,8 @@ pub struct Disk {
     pub table: Kind,
     /// The loaders in EFI/BOOT.
     pub loaders: Vec<String>,
+    /// A BIOS starts grub from its first sector.
+    pub bios: bool,
     /// Architecture, as the manifest or the loaders tell it.
     pub arch: Option<Arch>,
     /// UUIDs of the ext4 file systems.
@@ -53,8 +56,10 @@ impl Disk {
             None
         };
         let loaders = report.loaders.as_ref().map(|loaders| loaders.files.clone()).unwrap_or_default();
+        let bios = report.board == Some(Board::Bios) && !loaders.is_empty();
+        let loaders = if bios { Vec::new() } else { loaders };
         let loads = |name: &str| loaders.iter().any(|file| file.ends_with(name));
-        let by_loader = || match (loads("BOOTX64.EFI"), loads("BOOTAA64.EFI")) {
+        let by_loader = || match (bios || loads("BOOTX64.EFI"), loads("BOOTAA64.EFI")) {
             (true, _) => Some(Arch::X86_64),
             (false, true) => Some(Arch::Aarch64),
             _ => None,
@@ -73,6 +78,7 @@ impl Disk {
             table: report.table,
             arch: report.arch.or_else(by_loader),
             loaders,
+            bios,
             roots: ext4_uuids(&report.partitions),
             partuuids: ext4.map(|partition| partition.entry.partuuid.clone()).collect(),
             kinds: report.partitions.iter().filter_map(kind).collect(),
@@ -104,6 +110,7 @@ fn generation(disk: &Disk) -> Point {
             "an MBR without an EFI loader: VMs with Arm processors are of generation 2",
             "board = \"uefi\" in [target]",
         ),
+        (Kind::Mbr, true) if disk.bios => Point::passed(NAME, "1 (BIOS, grub in the first sectors)"),
         (Kind::Mbr, true) => Point::skipped(NAME, "1, if its boot sector is one: that is not read"),
     }
 }
@@ -193,6 +200,7 @@ pub(super) mod tests {
             footer: Some(footer),
             table: Kind::Gpt,
             loaders: vec!["EFI/BOOT/BOOTX64.EFI".into()],
+            bios: false,
             arch: Some(Arch::X86_64),
             roots: vec!["1".into()],
             partuuids: vec!["1a2b-02".into()],
@@ -211,6 +219,11 @@ pub(super) mod tests {
         assert_eq!(failed(|_| {}), [""; 0]);
         assert_eq!(failed(|disk| disk.loaders.clear()), ["generation"]);
         assert_eq!(failed(|disk| disk.table = Kind::Mbr), ["generation"]);
+        let bios = Disk { table: Kind::Mbr, loaders: Vec::new(), bios: true, ..disk() };
+        assert_eq!(
+            (points(&bios)[0].outcome, points(&bios)[0].found.starts_with("1 (BIOS")),
+            (Outcome::Passed, true)
+        );
         assert_eq!(failed(|disk| disk.size += 512), ["size", "vhd-footer"]);
         assert_eq!(failed(|disk| disk.kinds.push((3, "lvm".into()))), ["partitions"]);
         assert_eq!(failed(|disk| disk.kinds.push((3, "swap".into()))), ["partitions"]);

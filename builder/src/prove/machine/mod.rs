@@ -1,6 +1,7 @@
 //! The machines that QEMU emulates, one file each: which board and architecture they stand for, and how they are
 //! started.
 
+mod bios;
 mod pc;
 pub mod raspi3b;
 mod virt;
@@ -40,6 +41,8 @@ pub enum Machine {
     Virt,
     /// A Raspberry Pi 3 B (`raspi3b`).
     Raspi3b,
+    /// A 64-bit PC with a BIOS (`pc`).
+    Bios,
 }
 
 /// One machine to start.
@@ -83,6 +86,8 @@ pub enum Start {
     Virt(Firmware),
     /// [`Machine::Raspi3b`]: QEMU runs no firmware of this machine, so its work was done before.
     Raspi3b(Loaded),
+    /// [`Machine::Bios`]: its firmware is QEMU's own.
+    Bios,
 }
 
 impl Machine {
@@ -92,7 +97,8 @@ impl Machine {
             (Arch::X86_64, Board::Uefi) => Some(Self::Pc),
             (Arch::Aarch64, Board::Uefi) => Some(Self::Virt),
             (Arch::Aarch64, Board::RaspberryPi) => Some(Self::Raspi3b),
-            (Arch::X86_64, Board::RaspberryPi) => None,
+            (Arch::X86_64, Board::Bios) => Some(Self::Bios),
+            (Arch::X86_64, Board::RaspberryPi) | (Arch::Aarch64, Board::Bios) => None,
         }
     }
 
@@ -102,6 +108,7 @@ impl Machine {
             Self::Pc => pc::PROGRAM,
             Self::Virt => virt::PROGRAM,
             Self::Raspi3b => raspi3b::PROGRAM,
+            Self::Bios => bios::PROGRAM,
         }
     }
 
@@ -111,20 +118,33 @@ impl Machine {
             Self::Pc => pc::NAME,
             Self::Virt => virt::NAME,
             Self::Raspi3b => raspi3b::NAME,
+            Self::Bios => bios::NAME,
         }
     }
 
     /// What this machine is described as in a report.
     pub fn arch(self) -> Arch {
         match self {
-            Self::Pc => Arch::X86_64,
+            Self::Pc | Self::Bios => Arch::X86_64,
             Self::Virt | Self::Raspi3b => Arch::Aarch64,
         }
     }
 
-    /// Does QEMU run UEFI firmware on it?
+    /// In words, with which a sentence begins.
+    pub fn described(self) -> &'static str {
+        match self {
+            Self::Pc | Self::Virt => "a machine with UEFI",
+            Self::Raspi3b => "a Raspberry Pi",
+            Self::Bios => "a PC with a BIOS",
+        }
+    }
+
+    /// Does QEMU run UEFI firmware on it, which has to be found?
     pub fn has_firmware(self) -> bool {
-        self != Self::Raspi3b
+        match self {
+            Self::Pc | Self::Virt => true,
+            Self::Raspi3b | Self::Bios => false,
+        }
     }
 
     /// Is its disk a card, whose length is a power of two?
@@ -145,7 +165,7 @@ impl Machine {
     /// Seconds from power-on to the last milestone, if the user does not say.
     pub fn timeout(self) -> f64 {
         match self {
-            Self::Pc | Self::Virt => 180.0,
+            Self::Pc | Self::Virt | Self::Bios => 180.0,
             Self::Raspi3b => raspi3b::TIMEOUT,
         }
     }
@@ -180,7 +200,7 @@ impl Machine {
             (Self::Raspi3b, Wanted::Kvm) => Err(Problem::input("KVM cannot run a Raspberry Pi 3")
                 .hint("leave out --accel: software emulation works everywhere")
                 .into()),
-            (Self::Pc | Self::Virt, _) => accel::choose(wanted, self.arch()),
+            (Self::Pc | Self::Virt | Self::Bios, _) => accel::choose(wanted, self.arch()),
         }
     }
 }
@@ -204,6 +224,7 @@ impl Boot {
             Start::Pc(firmware) => pc::arguments(self, firmware, &mut args),
             Start::Virt(firmware) => virt::arguments(self, firmware, &mut args),
             Start::Raspi3b(loaded) => raspi3b::arguments(self, loaded, &mut args),
+            Start::Bios => bios::arguments(self, &mut args),
         }
         args.option("-name", format!("edgepress-test-{}", self.uuid));
         args.option("-uuid", &self.uuid);
@@ -242,12 +263,16 @@ impl Arguments {
         self.0.extend([option.into(), value.as_ref().into()]);
     }
 
-    /// What machines with UEFI firmware and PCI share.
-    fn virtual_hardware(&mut self, boot: &Boot, firmware: &Firmware) {
+    /// UEFI firmware: its code and its variables.
+    fn firmware(&mut self, firmware: &Firmware) {
         let (code, vars) = (&firmware.code, &firmware.vars);
         let before = format!("if=pflash,unit=0,readonly=on,format={},file=", code.format);
         self.paths("-drive", &before, &code.file);
         self.paths("-drive", &format!("if=pflash,unit=1,format={},file=", vars.format), &vars.file);
+    }
+
+    /// What machines with PCI share.
+    fn virtual_hardware(&mut self, boot: &Boot) {
         // The copy is thrown away: nobody needs it to survive a crash of the host. QEMU's own end is another matter.
         let cache = if boot.cut { "writeback" } else { "unsafe" };
         let before = format!("if=none,id=disk,cache={cache},discard=unmap,format=qcow2,file=");

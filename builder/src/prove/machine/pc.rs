@@ -13,6 +13,14 @@ pub(super) fn arguments(boot: &Boot, firmware: &Firmware, args: &mut Arguments) 
     if firmware.secure {
         args.option("-global", "driver=cfi.pflash01,property=secure,value=on");
     }
+    processor(boot, args);
+    args.firmware(firmware);
+    args.virtual_hardware(boot);
+    args.tpm(boot, "tpm-crb");
+}
+
+/// A PC's processor, and what runs it.
+pub(super) fn processor(boot: &Boot, args: &mut Arguments) {
     // systemd believes the processor before the firmware, so that one must not say who emulates it.
     let azure = boot.provisioning_disc.is_some();
     match boot.accel {
@@ -27,6 +35,4 @@ pub(super) fn arguments(boot: &Boot, firmware: &Firmware, args: &mut Arguments) 
             args.option("-cpu", if azure { "max,tcg-cpuid=off" } else { "max" });
         }
     }
-    args.virtual_hardware(boot, firmware);
-    args.tpm(boot, "tpm-crb");
 }

@@ -76,6 +76,8 @@ fn machines() {
     assert_eq!(Machine::of(Arch::Aarch64, Board::Uefi), Some(Machine::Virt));
     assert_eq!(Machine::of(Arch::Aarch64, Board::RaspberryPi), Some(Machine::Raspi3b));
     assert_eq!(Machine::of(Arch::X86_64, Board::RaspberryPi), None);
+    assert_eq!(Machine::of(Arch::X86_64, Board::Bios), Some(Machine::Bios));
+    assert_eq!(Machine::of(Arch::Aarch64, Board::Bios), None);
 }
 
 #[test]
@@ -97,6 +99,22 @@ fn a_pc() {
     assert!(!plain.contains("smm=on"));
     assert!(pc(Accel::Kvm, false).contains("-accel kvm -cpu host"));
     assert_has(&pc(Accel::Tcg, true), &["smm=on", "property=secure,value=on"]);
+}
+
+#[test]
+fn a_pc_with_a_bios() {
+    let line = line(Machine::Bios, Start::Bios, Accel::Tcg);
+    assert_has(
+        &line,
+        &["-machine pc,graphics=off", "-cpu max", "virtio-blk-pci,drive=disk,bootindex=0", "-smp 2"],
+    );
+    assert!(!line.contains("pflash"), "{line}");
+    assert!(harmed(Machine::Bios, Start::Bios).contains("-device tpm-tis,"));
+    assert!(
+        !Machine::Bios.has_firmware()
+            && Machine::Bios.has_clock_and_tpm()
+            && Machine::Bios.has_power_button()
+    );
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub(super) fn arguments(boot: &Boot, firmware: &Firmware, args: &mut Arguments) 
             args.option("-cpu", "cortex-a72");
         }
     }
-    args.virtual_hardware(boot, firmware);
+    args.firmware(firmware);
+    args.virtual_hardware(boot);
     args.tpm(boot, "tpm-tis-device");
 }

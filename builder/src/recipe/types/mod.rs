@@ -170,6 +170,8 @@ pub enum Board {
     Uefi,
     /// The firmware of a Raspberry Pi's GPU: config.txt on a FAT partition.
     RaspberryPi,
+    /// The BIOS of a 64-bit PC, which starts the first sector of a disk: older PCs, Azure VMs of generation 1.
+    Bios,
 }
 
 /// Which kernel modules the initramfs holds.
@@ -363,7 +365,7 @@ pub struct Disk {
     pub size: Option<ByteSize>,
     /// Free space in the root file system of an image whose size is not given.
     pub free: ByteSize,
-    /// Size of the FAT partition; absent: 64M on `uefi` (the ESP), 256M on `raspberry-pi` (kernels and initramfs too).
+    /// Size of the FAT partition; absent: 64M on `uefi` (the ESP) and `bios`, 256M on `raspberry-pi` (kernels and initramfs too).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fat: Option<ByteSize>,
     /// Grow the root partition and file system to the whole disk at first boot.
@@ -380,7 +382,7 @@ impl Disk {
     /// Size of the FAT partition: the recipe's, or what the board usually needs.
     pub fn fat_size(&self, board: Board) -> ByteSize {
         self.fat.unwrap_or(match board {
-            Board::Uefi => ByteSize::mib(64),
+            Board::Uefi | Board::Bios => ByteSize::mib(64),
             Board::RaspberryPi => ByteSize::mib(256),
         })
     }

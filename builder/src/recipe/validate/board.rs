@@ -14,17 +14,28 @@ const GPU_MEMORY: std::ops::RangeInclusive<u32> = 16..=512;
 pub(super) fn check(recipe: &Recipe, found: &mut Found<'_>) {
     match recipe.target.board {
         Board::RaspberryPi => raspberry_pi(recipe, found),
-        Board::Uefi => uefi(recipe, found),
+        Board::Uefi => no_card(recipe, "uefi", found),
+        Board::Bios => bios(recipe, found),
     }
     if let Some(wifi) = &recipe.network.wifi {
         self::wifi(wifi, found);
     }
 }
 
-fn uefi(recipe: &Recipe, found: &mut Found<'_>) {
+fn bios(recipe: &Recipe, found: &mut Found<'_>) {
+    if recipe.target.arch != Arch::X86_64 {
+        let message = format!("the board `bios` is not for {}: only PCs have a BIOS", recipe.target.arch);
+        found.add("target/arch", message, "arch = \"x86_64\" in [target], or board = \"uefi\"");
+    }
+    no_card(recipe, "bios", found);
+}
+
+/// What only the Raspberry Pi has.
+fn no_card(recipe: &Recipe, board: &str, found: &mut Found<'_>) {
     let expected = "board = \"raspberry-pi\" in [target]";
     if recipe.target.raspberry_pi != RaspberryPi::default() {
-        let message = "`target.raspberry_pi` is only for the board `raspberry-pi`, and this one is `uefi`";
+        let message =
+            format!("`target.raspberry_pi` is only for the board `raspberry-pi`, and this one is `{board}`");
         found.add("target/raspberry_pi", message, expected);
     }
     if recipe.network.wifi.is_some() {
