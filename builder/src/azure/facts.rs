@@ -12,7 +12,7 @@ use super::version::Version;
 use crate::error::Problem;
 use crate::manifest::{FILE_NAME, Manifest};
 use crate::recipe;
-use crate::recipe::types::{CertificateSource, Format, Provisioning, VaultToken};
+use crate::recipe::types::{Board, CertificateSource, Format, Provisioning, VaultToken};
 use crate::units::{Arch, Digest};
 
 /// Bytes of a VHD's footer, and where in it is what (numbers are big-endian): "Virtual Hard Disk Image Format
@@ -38,6 +38,8 @@ pub struct Facts {
     pub description: String,
     /// Architecture.
     pub arch: Arch,
+    /// The generation of VMs that boot it: 1 with a BIOS, 2 with UEFI.
+    pub generation: u8,
     /// Names by Azure's rules.
     pub names: Names,
     /// Version of the image.
@@ -103,8 +105,8 @@ impl Facts {
         let path = std::path::absolute(&path).with_context(|| format!("resolving {}", path.display()))?;
         let vhd = Vhd { path, virtual_size, upload_size: output.size, sha256: output.sha256 };
         let version = version.map_or_else(|| Version::of_epoch(manifest.epoch), Ok)?;
-        let Manifest { name, description, arch, provisioning, .. } = manifest;
-        Self::common(name, &description, arch, &provisioning, version, Some(vhd))
+        let Manifest { name, description, arch, board, provisioning, .. } = manifest;
+        Self::common(name, &description, (arch, board), &provisioning, version, Some(vhd))
     }
 
     fn of_recipe(path: &Path, version: Version) -> Result<Self> {
@@ -120,7 +122,7 @@ impl Facts {
         Self::common(
             recipe.name,
             &recipe.description,
-            recipe.target.arch,
+            (recipe.target.arch, recipe.target.board),
             &recipe.provisioning,
             version,
             None,
@@ -130,7 +132,7 @@ impl Facts {
     fn common(
         name: String,
         description: &str,
-        arch: Arch,
+        (arch, board): (Arch, Board),
         provisioning: &Provisioning,
         version: Version,
         vhd: Option<Vhd>,
@@ -161,6 +163,7 @@ impl Facts {
             name,
             description: description.replace(char::is_control, " "),
             arch,
+            generation: generation(board),
             version,
             vhd,
             vault,
@@ -168,6 +171,13 @@ impl Facts {
             registration_id,
             id_scope,
         })
+    }
+}
+
+fn generation(board: Board) -> u8 {
+    match board {
+        Board::Bios => 1,
+        Board::Uefi | Board::RaspberryPi => 2,
     }
 }
 

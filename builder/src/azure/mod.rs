@@ -167,6 +167,8 @@ fn context(facts: &Facts) -> tera::Context {
     }
     context.insert("arch", &facts.arch.to_string());
     context.insert("azure_arch", if facts.arch == crate::units::Arch::X86_64 { "x64" } else { "Arm64" });
+    context.insert("generation", &facts.generation);
+    context.insert("trusted_launch", &template::trusted_launch(facts));
     context.insert("vault", &facts.vault);
     // What the template cannot tell of itself must be stated.
     let unknown = facts.vault.is_some() && vault::secret(facts).is_none();

@@ -171,7 +171,7 @@ fn image(facts: &Facts) -> Vec<Resource> {
         ("osType", text("Linux")),
         // Generalised: each VM is given its name and account, and has no identity before.
         ("osState", text("Generalized")),
-        ("hyperVGeneration", text("V2")),
+        ("hyperVGeneration", text(&format!("V{}", facts.generation))),
         ("architecture", text(architecture)),
         (
             "identifier",
@@ -190,10 +190,10 @@ fn image(facts: &Facts) -> Vec<Resource> {
     vec![existing(disk), gallery, definition, version()]
 }
 
-/// The loaders and the kernel are the distribution's signed ones, so an x64 image boots with secure boot on. For Arm
-/// processors nothing is said.
-fn trusted_launch(facts: &Facts) -> bool {
-    facts.arch == Arch::X86_64
+/// The loaders and the kernel are the distribution's signed ones, so an x64 image boots with secure boot on, which
+/// machines of generation 2 have. For Arm processors nothing is said.
+pub(super) fn trusted_launch(facts: &Facts) -> bool {
+    facts.arch == Arch::X86_64 && facts.generation == 2
 }
 
 fn version() -> Resource {

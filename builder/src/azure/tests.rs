@@ -23,6 +23,7 @@ fn facts(arch: Arch, built: bool, vault: bool) -> Facts {
         name: "factory".into(),
         description: "A factory's gateways".into(),
         arch,
+        generation: 2,
         names: Names::of("factory", version, vhd.as_ref().map(|vhd| &vhd.sha256)),
         version,
         vhd,
@@ -56,6 +57,28 @@ fn the_files_of_an_image() {
     for file in files(&facts(Arch::X86_64, true, true)).expect("files") {
         golden(file.name, &file.text);
         assert_eq!(file.executable, file.name.ends_with(".sh"));
+    }
+}
+
+/// An image for a BIOS is of generation 1, which has no secure boot; one for UEFI stays of generation 2.
+#[test]
+fn each_generation_is_stated_everywhere() {
+    for (generation, other) in [(1, 2), (2, 1)] {
+        let facts = Facts { generation, ..facts(Arch::X86_64, true, true) };
+        for file in files(&facts).expect("files") {
+            let says = |number: u8| {
+                let words = [
+                    "hyperVGeneration: 'V",
+                    "hyperVGeneration\": \"V",
+                    "--hyper-v-generation V",
+                    ", generation ",
+                ];
+                words.iter().filter(|words| file.text.contains(&format!("{words}{number}"))).count()
+            };
+            let told = ["main.bicep", "azuredeploy.json", "upload.sh", "README.md"].contains(&file.name);
+            assert_eq!((says(generation), says(other)), (usize::from(told), 0), "{}", file.name);
+            assert!(generation == 2 || !file.text.contains("TrustedLaunch"), "{}", file.name);
+        }
     }
 }
 
