@@ -8,6 +8,7 @@ mod support;
 
 mod arm64;
 mod azure;
+mod bios;
 mod demo;
 mod flash;
 mod harm;
