@@ -91,6 +91,7 @@ fn golden() -> &'static str {
 }
 
 #[test]
+#[ignore = "as the seventh: see ci/more-boots"]
 fn the_second_of_eight_cards_comes_up_as_its_own_device() {
     assert_provisioned(BOOTED[0]);
 }
