@@ -151,7 +151,7 @@ fn assert_simulators(found: &Found) {
 #[test]
 fn a_disk_without_a_loader_fails_at_once() {
     let bench = Bench::new();
-    let _share = Share::take(2);
+    let _share = Share::take(1);
     let began = Instant::now();
     let output =
         edgepress().arg("test").arg(bench.image()).args(["--timeout", "600"]).output().expect("edgepress");
@@ -166,7 +166,7 @@ fn a_disk_without_a_loader_fails_at_once() {
 #[test]
 fn a_real_machine_dies_with_a_killed_test() {
     let bench = Bench::new();
-    let _share = Share::take(2);
+    let _share = Share::take(1);
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_edgepress"));
     command.arg("test").arg(bench.image()).env("TMPDIR", bench.path("tmp"));
     command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());

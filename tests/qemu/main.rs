@@ -66,9 +66,9 @@ fn boot(image: &Path, report: &str, arguments: &[&str]) -> Value {
     test(image, report, LIMIT, &[&["--cpus", "1"], arguments].concat())
 }
 
-/// As [`boot`], in a machine with as many processors as it has by default: two of them work.
-fn boot_by_default(image: &Path, report: &str, limit: u32) -> Value {
-    let _share = Share::take(2);
+/// As [`boot`], in a machine with as many processors as it has by default, of which so many are `busy`.
+fn boot_by_default(image: &Path, report: &str, limit: u32, busy: usize) -> Value {
+    let _share = Share::take(busy);
     test(image, report, limit, &[])
 }
 
