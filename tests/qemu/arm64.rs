@@ -14,7 +14,7 @@ const BUSY: usize = 1;
 
 #[test]
 fn an_arm_server_comes_up_provisioned() {
-    let report = boot_by_default(&build("demo-arm64", "aarch64"), "virt", &[], LIMIT, 2);
+    let report = boot_by_default(&build("demo-arm64", "aarch64"), "virt", LIMIT, 2);
     assert_provisioned(&report, LIMIT);
     assert_eq!(report["machine"]["machine"], "virt", "{report:#}");
     assert_eq!(outcome(&report, "shut-down"), "passed", "{report:#}");
@@ -47,7 +47,7 @@ fn a_raspberry_pi_comes_up_provisioned_and_a_broken_card_does_not() {
     assert_checked();
     let inspected = edgepress().args(["--json", "inspect"]).arg(&image).output().expect("inspect");
     assert!(inspected.status.success(), "{inspected:?}");
-    let provisioned = boot_by_default(&image, "raspi3b", &[], PATIENCE, BUSY);
+    let provisioned = boot_by_default(&image, "raspi3b", PATIENCE, BUSY);
     assert_provisioned(&provisioned, PATIENCE);
     assert_eq!(provisioned["machine"]["machine"], "raspi3b", "{provisioned:#}");
 
@@ -61,7 +61,7 @@ fn a_raspberry_pi_comes_up_provisioned_and_a_broken_card_does_not() {
         patch.expect("patch").apply_to_path(&image).expect("apply");
     };
     take_kernel("vmlinuz-");
-    let report = boot_by_default(&image, "raspi3b-broken", &[], PATIENCE, BUSY);
+    let report = boot_by_default(&image, "raspi3b-broken", PATIENCE, BUSY);
     assert_eq!(report["provisioned"], false, "{report:#}");
     let reason = report["reason"].as_str().expect("a reason");
     assert!(reason.contains("config.txt names the kernel vmlinuz-"), "{reason}");

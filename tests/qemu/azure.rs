@@ -4,13 +4,12 @@
 //! Builds the recipe `debian-12-azure` and boots its VHD in QEMU.
 
 use crate::support::report::outcome;
-use crate::{LIMIT, boot_by_default, build};
+use crate::{boot, build};
 
 #[test]
 fn a_vm_of_a_simulated_azure_is_provisioned() {
     let image = build("debian-12-azure", "x86_64");
-    // With one processor the agent runs before cloud-init is through, and the machine goes off then.
-    let report = boot_by_default(&image, "azure", &["--azure"], LIMIT, 2);
+    let report = boot(&image, "azure", &["--azure"]);
     assert_eq!(report["passed"], true, "{report:#}");
     for name in [
         "azure-ready",

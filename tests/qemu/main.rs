@@ -67,9 +67,9 @@ fn boot(image: &Path, report: &str, arguments: &[&str]) -> Value {
 }
 
 /// As [`boot`], in a machine with as many processors as it has by default, of which so many are `busy`.
-fn boot_by_default(image: &Path, report: &str, arguments: &[&str], limit: u32, busy: usize) -> Value {
+fn boot_by_default(image: &Path, report: &str, limit: u32, busy: usize) -> Value {
     let _share = Share::take(busy);
-    test(image, report, limit, arguments)
+    test(image, report, limit, &[])
 }
 
 fn test(image: &Path, report: &str, limit: u32, arguments: &[&str]) -> Value {

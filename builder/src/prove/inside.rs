@@ -277,31 +277,34 @@ impl<'a> Watch<'a> {
 
     fn until_decided(&mut self, seen: &Receiver<Seen>, inside: &Inside, qemu: &mut Qemu) -> Result<()> {
         let timeout = inside.timeout;
-        // After a power cut the disk is looked at, and what first boot says last is what stands there last.
-        while !self.tracker.decided()
-            || (self.again && self.tracker.failure().is_none() && !self.tracker.through())
-            || self.awaits()
-        {
-            let latest = self.tracker.reached().values().copied().fold(0.0, f64::max) + LAST_WORDS;
-            let silent = self.again && self.tracker.only_words_missing();
-            if silent && self.now() >= latest {
-                break;
-            }
-            if self.awaits() && self.tracker.decided() && self.now() >= timeout {
-                break;
-            }
-            if !silent && self.now() >= timeout {
-                self.tracker.time_is_up(timeout);
-                break;
-            }
-            self.next(seen, inside, qemu, if silent { latest } else { timeout })?;
+        loop {
+            // After a power cut the disk is looked at, and what first boot says last is what stands there last.
+            let again = self.again && self.tracker.failure().is_none() && !self.tracker.through();
+            let deadline = if !self.tracker.decided() || again {
+                let silent = self.again && self.tracker.only_words_missing();
+                let latest = self.tracker.reached().values().copied().fold(0.0, f64::max) + LAST_WORDS;
+                if silent && self.now() >= latest {
+                    return Ok(());
+                }
+                if !silent && self.now() >= timeout {
+                    self.tracker.time_is_up(timeout);
+                    return Ok(());
+                }
+                if silent { latest } else { timeout }
+            } else {
+                let Some(due) = self.awaits(timeout) else { return Ok(()) };
+                due
+            };
+            self.next(seen, inside, qemu, deadline)?;
         }
-        Ok(())
     }
 
-    /// Is something still missing that its platform is told? What is missing in the end the checks will tell.
-    fn awaits(&self) -> bool {
-        self.tracker.failure().is_none() && self.azure.as_ref().is_some_and(|awaited| !awaited.all())
+    /// Until when something is awaited besides, in seconds since power-on: what its platform is told, and what stands on
+    /// the disk then. What is missing in the end the checks will tell.
+    fn awaits(&self, timeout: f64) -> Option<f64> {
+        let awaited = self.azure.as_ref().filter(|_| self.tracker.failure().is_none())?;
+        let due = awaited.due().map_or(timeout, |due| due.min(timeout));
+        (self.now() < due).then_some(due)
     }
 
     /// Takes the next message, waiting until `deadline` at most, in seconds since power-on.
@@ -383,7 +386,7 @@ impl<'a> Watch<'a> {
         for line in self.lines.push(bytes) {
             self.log.line(at, &line)?;
             if let Some(awaited) = &mut self.azure {
-                awaited.line(&line);
+                awaited.line(&line, at);
             }
             if let Some(milestone) = self.tracker.line(&line, at) {
                 self.tell(milestone, at);

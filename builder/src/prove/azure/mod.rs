@@ -124,13 +124,19 @@ fn public_key(seed: &str, comment: &str) -> String {
 
 /// cloud-init's very last words on the console, by its module `final-message`.
 const FINISHED: [&str; 2] = ["Cloud-init v. ", " finished at "];
+/// What systemd says when cloud-init's last process has ended, newer and older than version 250. Only then its result is
+/// on the disk.
+const ENDED: [&str; 2] = ["Reached target cloud-init.target", "Reached target Cloud-init target"];
+/// How many seconds after its last words that is at the latest, where systemd is told to be quiet.
+const WRITING: f64 = 30.0;
 
 /// What a VM does besides being provisioned, as far as it has been seen.
 #[derive(Debug, Default)]
 pub struct Awaited {
     vm_ready: bool,
     agent_ready: bool,
-    finished: bool,
+    /// Seconds since power-on from which cloud-init's result is taken to be on the disk.
+    written: Option<f64>,
 }
 
 impl Awaited {
@@ -140,14 +146,18 @@ impl Awaited {
         self.agent_ready |= entry.mark == Some(Mark::AgentReady);
     }
 
-    /// Takes a line of the console.
-    pub fn line(&mut self, line: &str) {
-        self.finished |= FINISHED.iter().all(|words| line.contains(words));
+    /// Takes a line of the console, which came so many seconds after power-on.
+    pub fn line(&mut self, line: &str, at: f64) {
+        if ENDED.iter().any(|words| line.contains(words)) {
+            self.written = Some(at);
+        } else if FINISHED.iter().all(|words| line.contains(words)) {
+            self.written.get_or_insert(at + WRITING);
+        }
     }
 
-    /// Has it all been seen?
-    pub fn all(&self) -> bool {
-        self.vm_ready && self.agent_ready && self.finished
+    /// When it will all have been seen, in seconds since power-on; nothing as long as that is not known.
+    pub fn due(&self) -> Option<f64> {
+        self.written.filter(|_| self.vm_ready && self.agent_ready)
     }
 }
 
@@ -187,14 +197,17 @@ mod tests {
             .expect("an entry")
         };
         awaited.entry(&entry("vm-ready"));
-        awaited
-            .line("[   60.1] cloud-init[700]: Cloud-init v. 22.4.2-1+deb12u4 running 'modules:final' at Sun");
+        let version = "cloud-init[700]: Cloud-init v. 22.4.2-1+deb12u4";
+        awaited.line(&format!("[   60.1] {version} running 'modules:final' at Sun"), 60.0);
         awaited.entry(&entry("secret-read"));
-        assert!(!awaited.all());
-        awaited
-            .line("[   61.7] cloud-init[700]: Cloud-init v. 22.4.2-1+deb12u4 finished at Sun, 22 Nov 2026");
-        assert!(!awaited.all());
         awaited.entry(&entry("agent-ready"));
-        assert!(awaited.all());
+        assert_eq!(awaited.due(), None);
+        awaited.line(&format!("[   61.7] {version} finished at Sun, 22 Nov 2026"), 62.0);
+        assert_eq!(awaited.due(), Some(92.0), "its result is not on the disk yet");
+        awaited.line("[   63.0] [  OK  ] Reached target cloud-init.target - Cloud-init target.", 63.0);
+        assert_eq!(awaited.due(), Some(63.0));
+        awaited.line(&format!("[   61.7] {version} finished at Sun, 22 Nov 2026"), 64.0);
+        assert_eq!(awaited.due(), Some(63.0), "said once more");
+        assert_eq!(Awaited { vm_ready: false, ..awaited }.due(), None);
     }
 }
