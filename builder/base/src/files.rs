@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-/// Writes a file whole or not at all, whatever the umask; one that is there is replaced.
+/// Writes a file whole or not at all, with this mode as far as the umask lets it; one that is there is replaced.
 ///
 /// It is made beside its place under a hidden name, brought to the disk, and renamed; then the folder is brought to the
 /// disk, too. After a power cut there is the old file or the new one.
@@ -20,11 +20,10 @@ pub fn write(path: &Path, mode: u32, content: &[u8]) -> Result<()> {
     let name = path.file_name().context("a file has a name").with_context(writing)?.to_string_lossy();
     let mut file = tempfile::Builder::new()
         .prefix(&format!(".{name}."))
-        .permissions(Permissions::from_mode(0o600))
+        .permissions(Permissions::from_mode(mode))
         .tempfile_in(folder)
         .with_context(writing)?;
     file.write_all(content).with_context(writing)?;
-    file.as_file().set_permissions(Permissions::from_mode(mode)).with_context(writing)?;
     file.as_file().sync_all().with_context(writing)?;
     file.persist(path).with_context(writing)?;
     // Some file systems do not sync folders: the name is then as safe as it can be.
