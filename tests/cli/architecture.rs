@@ -4,15 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::project;
+
 /// For each module those that it names in code that is no test.
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 
 const BEGIN: &str = "<!-- modules: written by tests/cli/architecture.rs -->\n";
 const END: &str = "<!-- end -->";
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
 
 fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("folder") {
@@ -86,7 +84,7 @@ struct Module {
 fn modules() -> BTreeMap<String, Module> {
     let mut modules = BTreeMap::new();
     for (home, folder) in [("", "builder/src"), ("base", "builder/base/src"), ("disk", "builder/disk/src")] {
-        for entry in fs::read_dir(repository().join(folder)).expect("sources") {
+        for entry in fs::read_dir(project().join(folder)).expect("sources") {
             let path = entry.expect("entry").path();
             let name = path.file_stem().expect("name").to_string_lossy().into_owned();
             let file = if path.is_dir() { path.join("mod.rs") } else { path.clone() };
@@ -96,7 +94,7 @@ fn modules() -> BTreeMap<String, Module> {
             }
         }
     }
-    let path = repository().join("builder/sim/src");
+    let path = project().join("builder/sim/src");
     let what = first_sentence(&path.join("lib.rs"));
     modules.insert("sim".into(), Module { path, what, home: "sim" });
     modules
@@ -209,7 +207,7 @@ fn the_picture_is_true() {
     if cycle(&arrows).is_some() {
         return; // The other test tells.
     }
-    let path = repository().join("docs/architecture.md");
+    let path = project().join("docs/architecture.md");
     let page = fs::read_to_string(&path).expect("docs/architecture.md");
     let (before, rest) = page.split_once(BEGIN).expect("the mark where the table begins");
     let (_, after) = rest.split_once(END).expect("the mark where the table ends");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::project;
+use super::{CONFIG_TOML, project};
 
 /// How long a test waits for a line, on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -145,7 +145,7 @@ impl Device {
         device.write("etc/passwd", "root:x:0:0::/root:/bin/sh\nedge:x:1000:1000::/home/edge:/bin/bash\n");
         device.write("home/edge/.keep", "");
         device.write("etc/ssl/certs/ca-certificates.crt", "the distribution's\n");
-        device.write("etc/aziot/config.toml", CONFIG);
+        device.write("etc/aziot/config.toml", CONFIG_TOML);
         device.install_fakes();
         device
     }
@@ -293,20 +293,6 @@ impl Device {
         }
     }
 }
-
-/// What the device is told at build time.
-const CONFIG: &str = r#"cloud_timeout_sec = 70
-
-[provisioning]
-source = "dps"
-global_endpoint = "https://global.azure-devices-provisioning.net"
-id_scope = "0ne00123456"
-
-[provisioning.attestation]
-method = "x509"
-identity_cert = "file:///var/secrets/aziot/certs/device-id.pem"
-identity_pk = "file:///var/secrets/aziot/keys/device-id.key.pem"
-"#;
 
 /// First boot at work; killed when dropped.
 pub struct Running<'a> {

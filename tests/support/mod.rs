@@ -28,3 +28,17 @@ pub fn scratch(name: &str) -> PathBuf {
 pub fn store() -> PathBuf {
     scratch("build/store")
 }
+
+/// What a device is told at build time, in `config.toml`.
+pub const CONFIG_TOML: &str = r#"cloud_timeout_sec = 70
+
+[provisioning]
+source = "dps"
+global_endpoint = "https://global.azure-devices-provisioning.net"
+id_scope = "0ne00123456"
+
+[provisioning.attestation]
+method = "x509"
+identity_cert = "file:///var/secrets/aziot/certs/device-id.pem"
+identity_pk = "file:///var/secrets/aziot/keys/device-id.key.pem"
+"#;

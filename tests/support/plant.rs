@@ -15,21 +15,10 @@ use predicates::str::contains;
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::CONFIG_TOML;
+
 pub const SIZE: u64 = ALIGN + LEAST + 3 * ALIGN;
 const EPOCH: u64 = 1_700_000_000;
-/// What the golden image is configured with.
-const CONFIG: &str = r#"cloud_timeout_sec = 70
-
-[provisioning]
-source = "dps"
-global_endpoint = "https://global.azure-devices-provisioning.net"
-id_scope = "0ne00123456"
-
-[provisioning.attestation]
-method = "x509"
-identity_cert = "file:///var/secrets/aziot/certs/device-id.pem"
-identity_pk = "file:///var/secrets/aziot/keys/device-id.key.pem"
-"#;
 
 /// A folder with a golden image, its manifest, and an authority of two levels.
 pub struct Plant {
@@ -76,7 +65,7 @@ impl Plant {
     fn manifest(&self, provisioning: &Provisioning) {
         let manifest = json!({
             "edgepress": "0.1.0", "name": "gateway", "description": "", "arch": "x86_64", "board": "uefi",
-            "inputs": {}, "kernels": [], "epoch": EPOCH, "provisioning": provisioning, "config_toml": CONFIG,
+            "inputs": {}, "kernels": [], "epoch": EPOCH, "provisioning": provisioning, "config_toml": CONFIG_TOML,
             "engine_dns": [],
             "partitions": [{ "role": "fat", "offset": ALIGN, "size": LEAST, "uuid": "1234-5678" }],
             "outputs": [{ "file": "gateway.img", "size": SIZE, "sha256": self.digest() }],
