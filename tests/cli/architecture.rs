@@ -11,6 +11,8 @@ type Arrows = BTreeMap<String, BTreeSet<String>>;
 
 const BEGIN: &str = "<!-- modules: written by tests/cli/architecture.rs -->\n";
 const END: &str = "<!-- end -->";
+/// Crates that are one module each.
+const ONE_EACH: [&str; 2] = ["oci", "sim"];
 
 fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("folder") {
@@ -80,7 +82,7 @@ struct Module {
     home: &'static str,
 }
 
-/// Every module of the program and of the crates below it; `sim` is a crate that is one module.
+/// Every module of the program and of the crates below it.
 fn modules() -> BTreeMap<String, Module> {
     let mut modules = BTreeMap::new();
     for (home, folder) in [("", "builder/src"), ("base", "builder/base/src"), ("disk", "builder/disk/src")] {
@@ -94,9 +96,11 @@ fn modules() -> BTreeMap<String, Module> {
             }
         }
     }
-    let path = project().join("builder/sim/src");
-    let what = first_sentence(&path.join("lib.rs"));
-    modules.insert("sim".into(), Module { path, what, home: "sim" });
+    for home in ONE_EACH {
+        let path = project().join("builder").join(home).join("src");
+        let what = first_sentence(&path.join("lib.rs"));
+        modules.insert(home.into(), Module { path, what, home });
+    }
     modules
 }
 
@@ -116,8 +120,8 @@ fn arrows(modules: &BTreeMap<String, Module>) -> Arrows {
         }
         let files = files.iter().filter(|file| file.exists());
         let text = files.map(|file| code(file)).fold(String::new(), |all, code| all + &code);
-        // Within its crate, `crate::` of the simulators names their own modules.
-        let text = if module.home == "sim" { text.replace("crate::", "") } else { text };
+        // Within such a crate, `crate::` names its own modules.
+        let text = if ONE_EACH.contains(&name.as_str()) { text.replace("crate::", "") } else { text };
         let mut named = names(&text);
         named.retain(|other| other != name && modules.contains_key(other));
         (name.clone(), named)
