@@ -7,8 +7,8 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use edgepress::finding::Severity;
 use edgepress::provisioning::lint::lint;
-use edgepress::recipe::diagnostic::Severity;
 use edgepress::sim::pki::{DeviceOptions, Pki};
 use edgepress::sim::{Addresses, Config, Service, Simulation};
 use tempfile::TempDir;

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::finding::Finding;
+
 /// Whose fault it is decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -12,32 +14,6 @@ pub enum Kind {
     Work,
     /// The command line, recipe or another input is wrong: exit code 2.
     Input,
-}
-
-/// A place in a file that the user named.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Place {
-    /// The file as the user named it, or the argument (`--set`).
-    pub file: String,
-    /// Line, from 1; none where the file as a whole, or an argument, is meant.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub line: Option<usize>,
-    /// Column in characters, from 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub column: Option<usize>,
-}
-
-/// One of the things that are wrong, for programs that read them one by one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// Where.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub place: Option<Place>,
-    /// What.
-    pub message: String,
-    /// What to do next.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
 }
 
 /// An error with a way out. Put into an [`anyhow::Error`]; `main` prints the chain, then the hint.
@@ -84,8 +60,8 @@ impl Problem {
 
     /// With what is wrong, one by one.
     #[must_use]
-    pub fn findings<T: Into<Finding>>(mut self, findings: impl IntoIterator<Item = T>) -> Self {
-        self.findings.extend(findings.into_iter().map(Into::into));
+    pub fn findings<'a>(mut self, findings: impl IntoIterator<Item = &'a Finding>) -> Self {
+        self.findings.extend(findings.into_iter().cloned());
         self
     }
 }

@@ -5,6 +5,7 @@ pub mod colour;
 pub mod error;
 pub mod event;
 pub mod files;
+pub mod finding;
 pub mod host;
 pub mod interrupt;
 pub mod tree;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::BOOT_CHAIN;
-use super::finding::{Finding, Severity, clean};
+use crate::finding::{Finding, Severity, clean};
 use crate::verdict::Check;
 
 /// What the firmware starts, and what that finds.

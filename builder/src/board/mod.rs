@@ -12,7 +12,6 @@
 
 mod bios;
 pub mod files;
-pub mod finding;
 mod grub;
 pub mod initramfs;
 pub mod loaders;

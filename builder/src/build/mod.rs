@@ -28,11 +28,11 @@ use serde::Serialize;
 
 use crate::error::Problem;
 use crate::event::{Event, Sink};
+use crate::finding::Severity;
 use crate::foreign::{self, Ability, Foreign, Means};
 use crate::lock::mirrors::Mirrors;
 use crate::lock::{Action, Policy};
 use crate::manifest::Output;
-use crate::recipe::diagnostic::Severity;
 use crate::recipe::types::Format;
 use crate::recipe::{self, Loaded};
 use crate::rootfs::layer::{self, LayerJob};

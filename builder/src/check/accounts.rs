@@ -2,8 +2,8 @@
 //!
 //! The build looks into the tree itself; this finds a name before anything is downloaded.
 
+use crate::finding::Finding;
 use crate::recipe::Loaded;
-use crate::recipe::diagnostic::Diagnostic;
 
 /// Debian 13's base-passwd 3.6.7, `passwd.master` and `group.master`, and what older releases had there beside: accounts
 /// and groups of every image.
@@ -65,12 +65,12 @@ const PACKAGES: [&str; 46] = [
     "admin",
 ];
 
-pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let user = &loaded.recipe.access.user;
     let Some(whose) = taken(user) else { return };
     let message = format!("the account `{user}` cannot be made: {whose} an account or a group of that name");
     findings.push(
-        Diagnostic::error(message)
+        Finding::error(message)
             .expected("a name of your own, for example `edge`")
             .hint(format!("taken are {}, and what else the packages of the image make", BASE.join(", ")))
             .at(loaded.place("access/user")),

@@ -1,8 +1,8 @@
 //! Does the board boot with what the recipe installs, and does it reach a network?
 
 use crate::board;
+use crate::finding::Finding;
 use crate::recipe::Loaded;
-use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::support;
 use crate::recipe::types::{Board, DistributionId, Initramfs, Model};
 use crate::units::Arch;
@@ -11,7 +11,7 @@ use crate::units::Arch;
 const PC_ONLY: [&str; 5] =
     ["intel-microcode", "amd64-microcode", "grub-pc", "grub-pc-bin", "grub-efi-ia32-bin"];
 
-pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
     foreign_packages(loaded, findings);
     initramfs(loaded, findings);
     match loaded.recipe.target.board {
@@ -31,7 +31,7 @@ fn bare(package: &str) -> &str {
 }
 
 /// Kernels have a check of their own.
-fn foreign_packages(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn foreign_packages(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let target = &loaded.recipe.target;
     let own = target.arch.debian();
     for (at, package) in loaded.recipe.packages.install.iter().enumerate() {
@@ -48,13 +48,12 @@ fn foreign_packages(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
             None => continue,
         };
         let message = format!("the package `{name}` is for {other}, and the image for {own}");
-        findings
-            .push(Diagnostic::error(message).hint(hint).at(loaded.place(&format!("packages/install/{at}"))));
+        findings.push(Finding::error(message).hint(hint).at(loaded.place(&format!("packages/install/{at}"))));
     }
 }
 
 /// A root named by UUID, or on a driver that is a module, needs one.
-fn initramfs(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn initramfs(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     let alone = board::of(recipe.target.board).boots_without_initramfs(recipe.distribution.id);
     if recipe.target.initramfs == Initramfs::None && !alone {
@@ -63,7 +62,7 @@ fn initramfs(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
             support::name(recipe.distribution.id)
         );
         findings.push(
-            Diagnostic::error(message)
+            Finding::error(message)
                 .hint("leave out `initramfs`: the board's list is small")
                 .at(loaded.place("target/initramfs")),
         );
@@ -87,7 +86,7 @@ fn boots(package: &str) -> Option<&'static [Model]> {
     }
 }
 
-fn models(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn models(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     let packages: Vec<&String> =
         recipe.packages.install.iter().filter(|name| super::combination::is_kernel(name)).collect();
@@ -114,12 +113,12 @@ fn models(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
             None => format!("{drop}, or start from recipes/raspberry-pi-os-12.toml, whose kernels boot it"),
         };
         let place = loaded.place(&format!("target/raspberry_pi/models/{at}"));
-        findings.push(Diagnostic::error(message).hint(hint).at(place));
+        findings.push(Finding::error(message).hint(hint).at(place));
     }
 }
 
 /// Debian 12 has no firmware for the radio of Zero 2 (BCM43436; firmware-brcm80211 20230210-5).
-fn ethernet(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn ethernet(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     let models = &recipe.target.raspberry_pi.models;
     let Some(at) = models.iter().position(|model| *model == Model::Zero2) else { return };
@@ -135,10 +134,10 @@ fn ethernet(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
         _ => return,
     };
     let place = loaded.place(&format!("target/raspberry_pi/models/{at}"));
-    findings.push(Diagnostic::error(message).hint(hint).at(place));
+    findings.push(Finding::error(message).hint(hint).at(place));
 }
 
-fn overlays(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn overlays(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     let pi = &recipe.target.raspberry_pi;
     if recipe.distribution.id != DistributionId::Debian {
@@ -148,7 +147,7 @@ fn overlays(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
         if !list.is_empty() {
             let message = format!("Debian's kernel has no device tree overlays: `{key}` would do nothing");
             findings.push(
-                Diagnostic::error(message)
+                Finding::error(message)
                     .hint("leave it out, or start from recipes/raspberry-pi-os-12.toml")
                     .at(loaded.place(&format!("target/raspberry_pi/{key}"))),
             );
@@ -156,22 +155,20 @@ fn overlays(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     }
 }
 
-fn wifi(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn wifi(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     let Some(wifi) = &recipe.network.wifi else { return };
     if wifi.country.is_empty() {
         findings.push(
-            Diagnostic::error(
-                "`network.wifi.country` is empty, and the law there decides channels and power",
-            )
-            .hint("two capital letters: --set network.wifi.country=DE")
-            .at(loaded.place("network/wifi/country")),
+            Finding::error("`network.wifi.country` is empty, and the law there decides channels and power")
+                .hint("two capital letters: --set network.wifi.country=DE")
+                .at(loaded.place("network/wifi/country")),
         );
     }
     if wifi.key_file.is_none() && !recipe.provisioning.overrides {
         let message = "the recipe has no key of the Wi-Fi, and the identity may not bring one";
         findings.push(
-            Diagnostic::error(message)
+            Finding::error(message)
                 .hint("set `ssid` and `key_file` in [network.wifi], or allow provisioning.overrides")
                 .at(loaded.place("network/wifi")),
         );

@@ -7,16 +7,15 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::board;
-use crate::board::finding::Finding;
 use crate::board::raspberry_pi::chain::Chain;
 use crate::disk::ids::Ids;
 use crate::error::problem;
+use crate::finding::Finding;
 use crate::interrupt;
 use crate::lock;
 use crate::lock::types::Locked;
 use crate::packages::deb;
 use crate::recipe::Loaded;
-use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::types::Initramfs;
 use crate::store::Store;
 use crate::tree::Root;
@@ -32,7 +31,7 @@ pub(super) struct Followed {
 }
 
 /// Follows the chains; what is wrong goes to `findings`.
-pub(super) fn follow(loaded: &Loaded, findings: &mut Vec<Diagnostic>) -> Result<Followed> {
+pub(super) fn follow(loaded: &Loaded, findings: &mut Vec<Finding>) -> Result<Followed> {
     let board = board::of(loaded.recipe.target.board);
     let Some(wanted) = board.parts() else { return Ok(Followed::default()) };
     let not = |why: &str| {
@@ -72,19 +71,17 @@ pub(super) fn follow(loaded: &Loaded, findings: &mut Vec<Diagnostic>) -> Result<
         Err(error) => {
             let hint = problem(&error).and_then(|problem| problem.hint.clone());
             findings.push(
-                Diagnostic { hint, ..Diagnostic::error(format!("{error:#}")) }
-                    .at(loaded.place("packages/install")),
+                Finding { hint, ..Finding::error(format!("{error:#}")) }.at(loaded.place("packages/install")),
             );
             Ok(Followed::default())
         }
     }
 }
 
-fn said(loaded: &Loaded, chain: &Chain) -> Vec<Diagnostic> {
+fn said(loaded: &Loaded, chain: &Chain) -> Vec<Finding> {
     let one = |finding: &Finding| {
         let message = format!("boot chain of model {}: {}", chain.model, finding.message);
-        Diagnostic { severity: finding.severity, hint: finding.hint.clone(), ..Diagnostic::error(message) }
-            .at(loaded.place("target/raspberry_pi"))
+        Finding { message, ..finding.clone() }.at(loaded.place("target/raspberry_pi"))
     };
     chain.findings.iter().map(one).collect()
 }

@@ -2,10 +2,10 @@
 //! fit the board's?
 
 use crate::board;
+use crate::finding::Finding;
 use crate::provisioning::room;
 use crate::provisioning::source::Source;
 use crate::recipe::Loaded;
-use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::support;
 use crate::recipe::types::{CertificateSource, DistributionId, EdgeSource, VaultToken};
 
@@ -25,7 +25,7 @@ const KERNELS: [&str; 8] = [
     "linux-raspi",
 ];
 
-pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
     distribution(loaded, findings);
     kernel(loaded, findings);
     engine(loaded, findings);
@@ -39,33 +39,33 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
 }
 
 /// The certificate's source has what it needs, and its values can be written into the device's files.
-fn source(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn source(loaded: &Loaded, findings: &mut Vec<Finding>) {
     for fault in Source::of(&loaded.recipe.provisioning).faults() {
         let outer = ["registration_id", "hostname"].contains(&fault.key);
         let table = if outer { "provisioning" } else { "provisioning/certificate" };
         let message = format!("bad value for `{}.{}`: {}", table.replace('/', "."), fault.key, fault.message);
         let place = loaded.place(&format!("{table}/{}", fault.key));
-        findings.push(Diagnostic::error(message).expected(fault.expected).at(place));
+        findings.push(Finding::error(message).expected(fault.expected).at(place));
     }
 }
 
 /// The template of the registration id leaves its words the room that they need: nothing of it is cut later.
-fn registration_id(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn registration_id(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let source = Source::of(&loaded.recipe.provisioning);
     if let Some(short) = room::shortage(&source, loaded.recipe.target.board) {
         let message = format!("`provisioning.registration_id` is too long: {}", short.message);
-        let found = Diagnostic { severity: short.severity, ..Diagnostic::error(message) };
+        let found = Finding { severity: short.severity, ..Finding::error(message) };
         findings.push(found.expected(short.expected).at(loaded.place("provisioning/registration_id")));
     }
 }
 
-fn distribution(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn distribution(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let os = &loaded.recipe.distribution;
     let name = format!("{} {}", support::name(os.id), os.release);
     let known = support::codename(os);
     if let Some(codename) = known.filter(|codename| *codename != os.codename) {
         let message = format!("{name} is called `{codename}`, not `{}`", os.codename);
-        findings.push(Diagnostic::error(message).at(loaded.place("distribution/codename")));
+        findings.push(Finding::error(message).at(loaded.place("distribution/codename")));
     }
     if support::runtime_is_built_for(os) {
         return suites(loaded, findings);
@@ -74,11 +74,11 @@ fn distribution(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     let built = format!("it is built for {}", support::BUILT_FOR);
     findings.push(match loaded.recipe.edge.from {
         EdgeSource::Archive => {
-            Diagnostic::error(format!("there is no build of aziot-edge for {name}: {built}")).hint(
+            Finding::error(format!("there is no build of aziot-edge for {name}: {built}")).hint(
                 "take one of those releases, or bring packages of your own: edge.from = \"packages\" and packages.debs",
             )
         }
-        EdgeSource::Packages => Diagnostic::warning(format!(
+        EdgeSource::Packages => Finding::warning(format!(
             "nobody builds aziot-edge for {name}: {built}, and packages made for another release may not install"
         )),
     }
@@ -86,13 +86,13 @@ fn distribution(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
 }
 
 /// Some archive must have the distribution's own suite.
-fn suites(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn suites(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     let codename = &recipe.distribution.codename;
     let mut suites = recipe.archives.values().flat_map(|archive| &archive.suites);
     if !suites.any(|suite| suite == codename) {
         let message = format!("no archive has the suite `{codename}`, which the base system comes from");
-        findings.push(Diagnostic::error(message).at(loaded.place("archives")));
+        findings.push(Finding::error(message).at(loaded.place("archives")));
     }
 }
 
@@ -107,28 +107,28 @@ fn is_pair(kernels: &[&str]) -> bool {
     kernels.len() == 2 && of("-rpi-v8") == 1 && of("-rpi-2712") == 1
 }
 
-fn kernel(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn kernel(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let packages = &loaded.recipe.packages.install;
     let example = board::of(loaded.recipe.target.board).kernel(loaded.recipe.distribution.id);
     let kernels: Vec<&str> = packages.iter().map(String::as_str).filter(|name| is_kernel(name)).collect();
     let place = loaded.place("packages/install");
     match kernels[..] {
         [] => findings.push(
-            Diagnostic::error("no kernel is installed: `packages.install` names no kernel package")
+            Finding::error("no kernel is installed: `packages.install` names no kernel package")
                 .hint(format!("for example {example}"))
                 .at(place),
         ),
         [one] => kernel_architecture(loaded, one, findings),
         _ if is_pair(&kernels) => {}
         _ => findings.push(
-            Diagnostic::warning(format!("more than one kernel is installed: {}", kernels.join(", ")))
+            Finding::warning(format!("more than one kernel is installed: {}", kernels.join(", ")))
                 .hint("each takes room on the disk, and the newest boots")
                 .at(place),
         ),
     }
 }
 
-fn kernel_architecture(loaded: &Loaded, kernel: &str, findings: &mut Vec<Diagnostic>) {
+fn kernel_architecture(loaded: &Loaded, kernel: &str, findings: &mut Vec<Finding>) {
     let own = loaded.recipe.target.arch.debian();
     let name = kernel.split('=').next().unwrap_or(kernel);
     if let Some(other) = ["amd64", "arm64"].into_iter().find(|arch| *arch != own && name.ends_with(arch)) {
@@ -137,17 +137,17 @@ fn kernel_architecture(loaded: &Loaded, kernel: &str, findings: &mut Vec<Diagnos
         let at =
             loaded.recipe.packages.install.iter().position(|package| package == kernel).unwrap_or_default();
         let place = loaded.place(&format!("packages/install/{at}"));
-        findings.push(Diagnostic::error(message).hint(format!("install `{fitting}`")).at(place));
+        findings.push(Finding::error(message).hint(format!("install `{fitting}`")).at(place));
     }
 }
 
-fn engine(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn engine(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     let place = loaded.place("engine/packages");
     if recipe.engine.packages.is_empty() {
         let message = "no container engine: `engine.packages` is empty, and aziot-edge refuses to be installed without one";
         findings.push(
-            Diagnostic::error(message)
+            Finding::error(message)
                 .hint("[\"docker.io\"], or [\"moby-engine\", \"moby-cli\"] from Microsoft's archive")
                 .at(place),
         );
@@ -161,7 +161,7 @@ fn engine(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
         if let Some(problem) = support::engine_problem(version, &recipe.edge.version) {
             let message = format!("`{name}` {version} does not work with the runtime: {problem}");
             let hint = "take an engine before 29.0, or with the runtime 1.6 one from 29.3 on";
-            findings.push(Diagnostic::error(message).hint(hint).at(place.clone()));
+            findings.push(Finding::error(message).hint(hint).at(place.clone()));
         }
     }
     // Debian 12 stays at 20.10; elsewhere the archive decides when the lock is made.
@@ -171,7 +171,7 @@ fn engine(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     if old && !known && !(frozen && docker_io) {
         let message = format!("the runtime {} does not work with engine 29 and newer", recipe.edge.version);
         findings.push(
-            Diagnostic::warning(message)
+            Finding::warning(message)
                 .hint("pin an older engine (`moby-engine=VERSION`), or take the runtime 1.6")
                 .at(place),
         );
@@ -179,7 +179,7 @@ fn engine(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
 }
 
 /// Containers that may be who the machine is, where what the machine is lets it read its key.
-fn metadata(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn metadata(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     let own = match &recipe.provisioning.certificate {
         CertificateSource::KeyVault { token: VaultToken::ManagedIdentity, .. } => "the VM's identity",
@@ -193,17 +193,17 @@ fn metadata(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
         let hint =
             "leave `engine.metadata_access` out, or take the certificate from elsewhere (docs/identity.md)";
         let place = loaded.place("engine/metadata_access");
-        findings.push(Diagnostic::warning(message).hint(hint).at(place));
+        findings.push(Finding::warning(message).hint(hint).at(place));
     }
 }
 
-fn runtime(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn runtime(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let edge = &loaded.recipe.edge;
     let place = loaded.place("edge/version");
     match support::line(&edge.version) {
         Some((1, 6)) => {}
         Some((1, 5)) => findings.push(
-            Diagnostic::warning("the support of Azure IoT Edge 1.5 ended in November 2026")
+            Finding::warning("the support of Azure IoT Edge 1.5 ended in November 2026")
                 .hint("take 1.6, which is supported until November 2028")
                 .at(place),
         ),
@@ -211,24 +211,24 @@ fn runtime(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
         Some(line) if line < (1, 5) => {
             let message =
                 format!("the runtime {} is no longer supported, and is not in the archive", edge.version);
-            findings.push(Diagnostic::error(message).hint("take 1.6").at(place));
+            findings.push(Finding::error(message).hint("take 1.6").at(place));
         }
         _ => {
             let message = format!("the runtime {} is not known to edgepress", edge.version);
-            findings.push(Diagnostic::warning(message).hint("1.6 is").at(place));
+            findings.push(Finding::warning(message).hint("1.6 is").at(place));
         }
     }
     agent_tag(loaded, findings);
 }
 
-fn agent_tag(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn agent_tag(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let edge = &loaded.recipe.edge;
     let Some((AGENT, tag)) = edge.agent_image.rsplit_once(':') else { return };
     let (Some(agent), Some(runtime)) = (tag_line(tag), support::line(&edge.version)) else { return };
     if agent != runtime {
         let message = format!("the agent's image has the tag `{tag}`, and the runtime is {}", edge.version);
         findings.push(
-            Diagnostic::warning(message)
+            Finding::warning(message)
                 .hint("the agent of another release line is not tested with the runtime: take the same")
                 .at(loaded.place("edge/agent_image")),
         );
@@ -241,7 +241,7 @@ fn tag_line(tag: &str) -> Option<(u32, u32)> {
 }
 
 /// The runtime comes from an archive: one of them should be Microsoft's, for this release.
-fn microsoft_archive(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn microsoft_archive(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     let tree = support::microsoft_tree(&recipe.distribution);
     let microsoft: Vec<_> = recipe
@@ -253,7 +253,7 @@ fn microsoft_archive(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
         let url = format!("https://{MICROSOFT_HOST}/{tree}/prod");
         let message = "`edge.from` is \"archive\", and no archive has the runtime";
         findings.push(
-            Diagnostic::warning(message)
+            Finding::warning(message)
                 .hint(format!("add [archives.microsoft] with url = \"{url}\""))
                 .at(loaded.place("archives")),
         );
@@ -262,7 +262,7 @@ fn microsoft_archive(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
         if archive.url.contains(MICROSOFT_HOST) && !archive.url.contains(&format!("/{tree}/")) {
             let message = format!("the archive `{role}` is made for another release: {}", archive.url);
             findings.push(
-                Diagnostic::error(message)
+                Finding::error(message)
                     .expected(format!("an address with /{tree}/prod"))
                     .at(loaded.place(&format!("archives/{role}/url"))),
             );

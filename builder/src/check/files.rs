@@ -5,16 +5,16 @@ use std::path::Path;
 
 use crate::board::wifi;
 use crate::error::Problem;
+use crate::finding::Finding;
 use crate::lock::keys;
 use crate::provisioning::source;
 use crate::recipe::Loaded;
-use crate::recipe::diagnostic::Diagnostic;
 use crate::ssh;
 
 /// Most bytes of a file of public keys.
 const LARGEST_KEYS: u64 = 256 * 1024;
 
-pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     for (at, image) in recipe.engine.images.iter().enumerate() {
         if let Some(file) = &image.file {
@@ -28,8 +28,8 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     if let Some(file) = recipe.provisioning.certificate.ca()
         && let Err(error) = source::read_authorities(file)
     {
-        let diagnostic = Diagnostic::error(error.to_string());
-        findings.push(diagnostic.at(loaded.place("provisioning/certificate/ca")));
+        let found = Finding::error(error.to_string());
+        findings.push(found.at(loaded.place("provisioning/certificate/ca")));
     }
     if let Some(file) = recipe.network.wifi.as_ref().and_then(|wifi| wifi.key_file.as_ref()) {
         wifi_key(loaded, file, findings);
@@ -37,12 +37,12 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
 }
 
 /// Nothing of the file is shown.
-fn wifi_key(loaded: &Loaded, file: &Path, findings: &mut Vec<Diagnostic>) {
+fn wifi_key(loaded: &Loaded, file: &Path, findings: &mut Vec<Finding>) {
     let key = "network/wifi/key_file";
     if exists(loaded, key, file, "key of the Wi-Fi", findings)
         && let Err(problem) = wifi::read_key(file)
     {
-        findings.push(Diagnostic::error(problem.to_string()).at(loaded.place(key)));
+        findings.push(Finding::error(problem.to_string()).at(loaded.place(key)));
     }
 }
 
@@ -51,58 +51,58 @@ pub(super) fn exists(
     key: &str,
     file: &Path,
     what: &str,
-    findings: &mut Vec<Diagnostic>,
+    findings: &mut Vec<Finding>,
 ) -> bool {
     let found = file.is_file();
     if !found {
         let problem = if file.exists() { "is not a file" } else { "does not exist" };
         let message = format!("the {what} {} {problem}", file.display());
-        findings.push(Diagnostic::error(message).at(loaded.place(key)));
+        findings.push(Finding::error(message).at(loaded.place(key)));
     }
     found
 }
 
-fn archive_keys(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+fn archive_keys(loaded: &Loaded, findings: &mut Vec<Finding>) {
     for (role, archive) in &loaded.recipe.archives {
         let Some(file) = &archive.key.file else { continue };
         let place = loaded.place(&format!("archives/{role}/key/file"));
         if file.is_file() {
             if let Err(Problem { message, hint, .. }) = keys::judge_file(role, &archive.key) {
-                findings.push(Diagnostic { hint, ..Diagnostic::error(message) }.at(place));
+                findings.push(Finding { hint, ..Finding::error(message) }.at(place));
             }
             continue;
         }
         let message = format!("the key of the archive `{role}`, {}, does not exist", file.display());
         findings.push(match &archive.key.package {
             // The recipe is right, and this machine lacks something that only `lock` needs.
-            Some(package) => Diagnostic::warning(message)
+            Some(package) => Finding::warning(message)
                 .hint(format!(
                     "`lock` needs it: sudo apt-get install {package}; or name one of recipes/keys/, which no package brings"
                 ))
                 .at(place),
-            None => Diagnostic::error(message).at(place),
+            None => Finding::error(message).at(place),
         });
     }
 }
 
-fn public_keys(loaded: &Loaded, key: &str, file: &Path, findings: &mut Vec<Diagnostic>) {
+fn public_keys(loaded: &Loaded, key: &str, file: &Path, findings: &mut Vec<Finding>) {
     if !exists(loaded, key, file, "SSH key", findings) {
         return;
     }
     let mut bytes = Vec::new();
     let read = std::fs::File::open(file).and_then(|file| file.take(LARGEST_KEYS + 1).read_to_end(&mut bytes));
-    let diagnostic = match (read, std::str::from_utf8(&bytes)) {
-        (Err(error), _) => Diagnostic::error(format!("{} cannot be read: {error}", file.display())),
+    let found = match (read, std::str::from_utf8(&bytes)) {
+        (Err(error), _) => Finding::error(format!("{} cannot be read: {error}", file.display())),
         (Ok(size), _) if size as u64 > LARGEST_KEYS => {
             let message = format!("{} is larger than {} KiB", file.display(), LARGEST_KEYS / 1024);
-            Diagnostic::error(message).expected("a list of SSH public keys")
+            Finding::error(message).expected("a list of SSH public keys")
         }
-        (Ok(_), Err(_)) => Diagnostic::error(format!("{} is not UTF-8", file.display()))
+        (Ok(_), Err(_)) => Finding::error(format!("{} is not UTF-8", file.display()))
             .hint("save it as UTF-8: PowerShell's `>` writes UTF-16"),
         (Ok(_), Ok(text)) => match ssh::judge(text) {
             Ok(()) => return,
-            Err(fault) => Diagnostic::error(format!("{} {}", file.display(), fault.reason)).hint(fault.hint),
+            Err(fault) => Finding::error(format!("{} {}", file.display(), fault.reason)).hint(fault.hint),
         },
     };
-    findings.push(diagnostic.at(loaded.place(key)));
+    findings.push(found.at(loaded.place(key)));
 }

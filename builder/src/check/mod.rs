@@ -16,9 +16,9 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::board::raspberry_pi::chain::Chain;
+use crate::finding::{Finding, Place, Severity};
 use crate::overlay::{Laid, render_all};
 use crate::provisioning::{config::ConfigToml, lint};
-use crate::recipe::diagnostic::{Diagnostic, Place, Severity};
 use crate::recipe::{Loaded, load_or_list, zones};
 use crate::units::Arch;
 
@@ -41,7 +41,7 @@ pub struct Report {
     /// Number of warnings.
     pub warnings: usize,
     /// Every finding.
-    pub findings: Vec<Diagnostic>,
+    pub findings: Vec<Finding>,
     /// The boot chain of each model of a Raspberry Pi, made from the locked packages.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub chains: Vec<Chain>,
@@ -51,7 +51,7 @@ pub struct Report {
 }
 
 impl Report {
-    fn new(recipe: &Path, loaded: Option<&Loaded>, mut findings: Vec<Diagnostic>) -> Self {
+    fn new(recipe: &Path, loaded: Option<&Loaded>, mut findings: Vec<Finding>) -> Self {
         findings.sort_by_key(|finding| finding.severity);
         let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
         Self {
@@ -119,7 +119,7 @@ pub fn check(loaded: &Loaded) -> Result<Report> {
     Ok(Report::new(&loaded.path, Some(loaded), findings(loaded)?))
 }
 
-fn findings(loaded: &Loaded) -> Result<Vec<Diagnostic>> {
+fn findings(loaded: &Loaded) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     combination::check(loaded, &mut findings);
     board::check(loaded, &mut findings);
@@ -130,9 +130,7 @@ fn findings(loaded: &Loaded) -> Result<Vec<Diagnostic>> {
     scripts::sources(loaded, &mut findings);
     let (laid, problems) = render_all(&loaded.recipe, ANY_EPOCH)?;
     findings.extend(
-        problems
-            .into_iter()
-            .map(|problem| Diagnostic { hint: problem.hint, ..Diagnostic::error(problem.message) }),
+        problems.into_iter().map(|problem| Finding { hint: problem.hint, ..Finding::error(problem.message) }),
     );
     overlay::check(loaded, &laid, &mut findings)?;
     config_toml(loaded, &laid, &mut findings)?;
@@ -140,21 +138,21 @@ fn findings(loaded: &Loaded) -> Result<Vec<Diagnostic>> {
 }
 
 /// Lints the generated config.toml, and every one that an overlay installs in other words.
-fn config_toml(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) -> Result<()> {
+fn config_toml(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Finding>) -> Result<()> {
     let recipe = &loaded.recipe;
     let generated = ConfigToml::from_recipe(recipe).render(&recipe.name)?;
     let installed: Vec<(&Path, String)> =
         laid.iter().filter_map(|one| installed_config(one).transpose()).collect::<Result<_>>()?;
     for (path, text) in installed.iter().filter(|(_, text)| text.trim() != generated.trim()) {
         findings.extend(lint::lint(text, Some(recipe)).into_iter().map(|finding| {
-            let place = Place::line(path.display().to_string(), finding.line);
-            with_severity(&finding).at(place)
+            let place = Place::line(path.display().to_string(), finding.file_and_line().1);
+            of_config(finding).at(place)
         }));
     }
     if installed.is_empty() || installed.iter().any(|(_, text)| text.trim() == generated.trim()) {
         findings.extend(lint::lint(&generated, Some(recipe)).into_iter().map(|finding| {
-            let place = stated_at(&finding.key).map(|key| loaded.place(key));
-            with_severity(&finding).at(place.unwrap_or_else(|| loaded.place("provisioning")))
+            let stated = finding.key.as_deref().and_then(stated_at).unwrap_or("provisioning");
+            of_config(finding).at(loaded.place(stated))
         }));
     }
     Ok(())
@@ -176,9 +174,10 @@ fn installed_config(laid: &Laid) -> Result<Option<(&Path, String)>> {
     Ok(Some((&laid.path, text)))
 }
 
-fn with_severity(finding: &lint::Finding) -> Diagnostic {
-    let message = format!("config.toml: `{}`: {}", finding.key, finding.message);
-    Diagnostic { severity: finding.severity, ..Diagnostic::error(message) }.hint(&finding.fix)
+/// The place is the recipe's or the overlay's: the message says that the key is config.toml's.
+fn of_config(finding: Finding) -> Finding {
+    let key = finding.key.map(|key| format!("`{key}`: ")).unwrap_or_default();
+    Finding { key: None, message: format!("config.toml: {key}{}", finding.message), ..finding }
 }
 
 /// The recipe's key that a key of the generated config.toml is made from.

@@ -13,9 +13,9 @@ use anyhow::Result;
 use super::scripts::{self, LOOKED_AT, Subject};
 use crate::board::{self, wifi};
 use crate::disk::ids::Ids;
+use crate::finding::{Finding, Place};
 use crate::overlay::{Laid, What};
 use crate::recipe::Loaded;
-use crate::recipe::diagnostic::{Diagnostic, Place};
 use crate::rootfs::guard::{self, Kind, Tree};
 use crate::rootfs::{clean, images};
 use crate::ssh;
@@ -71,7 +71,7 @@ const LEFT_BEHIND: [&str; 9] = [
 ];
 const LEFT_ENDINGS: [&str; 5] = ["~", ".swp", ".swo", ".orig", ".rej"];
 
-pub(super) fn check(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) -> Result<()> {
+pub(super) fn check(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Finding>) -> Result<()> {
     hidden(loaded, laid, findings);
     removed(loaded, laid, findings);
     written_anyway(loaded, laid, findings);
@@ -101,7 +101,7 @@ fn names(paths: &[&Laid]) -> String {
 }
 
 /// What lies under a mount point of the device would never be seen.
-fn hidden(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) {
+fn hidden(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Finding>) {
     let fat = board::of(loaded.recipe.target.board).fat_mount();
     let mounts = VOLATILE.into_iter().chain([(fat, "the FAT partition is mounted there", FAT_HINT)]);
     for (mount, why, hint) in mounts {
@@ -109,18 +109,18 @@ fn hidden(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) {
             laid.iter().filter(|one| one.path.starts_with(mount) && one.path != Path::new(mount)).collect();
         let Some(first) = below.first() else { continue };
         let message = format!("the device never sees {} of an overlay, below {mount}: {why}", names(&below));
-        findings.push(Diagnostic::error(message).hint(hint).at(at(first)));
+        findings.push(Finding::error(message).hint(hint).at(at(first)));
     }
 }
 
 /// What the build takes out of every layer, whoever brought it.
-fn removed(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) {
+fn removed(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Finding>) {
     let fat = board::of(loaded.recipe.target.board).fat_mount();
     for one in laid.iter().filter(|one| !one.path.starts_with(fat)) {
         if let Some(reason) = clean::removes(&one.path) {
             let message = format!("the build removes {} of an overlay: {reason}", one.path.display());
             findings.push(
-                Diagnostic::error(message)
+                Finding::error(message)
                     .hint("give it another name, or let tmpfiles.d or a unit make it on the device")
                     .at(at(one)),
             );
@@ -129,7 +129,7 @@ fn removed(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) {
 }
 
 /// What edgepress writes over it.
-fn written_anyway(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) {
+fn written_anyway(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     let home = format!("/home/{}", recipe.access.user);
     let mut written: BTreeMap<PathBuf, &str> = BTreeMap::from([
@@ -155,13 +155,13 @@ fn written_anyway(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>
     for one in laid {
         if let Some(hint) = written.get(&one.path) {
             let message = format!("edgepress writes {} itself, over that of an overlay", one.path.display());
-            findings.push(Diagnostic::error(message).hint(*hint).at(at(one)));
+            findings.push(Finding::error(message).hint(*hint).at(at(one)));
         }
     }
 }
 
 /// Laid as they are, for all it is known they are meant.
-fn left_behind(laid: &[Laid], findings: &mut Vec<Diagnostic>) {
+fn left_behind(laid: &[Laid], findings: &mut Vec<Finding>) {
     let is_left = |name: &std::ffi::OsStr| {
         let name = name.to_string_lossy();
         LEFT_BEHIND.contains(&name.as_ref())
@@ -173,12 +173,12 @@ fn left_behind(laid: &[Laid], findings: &mut Vec<Diagnostic>) {
     if let Some(first) = left.first() {
         let message =
             format!("left by an editor or by version control, and laid into the image: {}", names(&left));
-        findings.push(Diagnostic::warning(message).hint("remove it from the overlay").at(at(first)));
+        findings.push(Finding::warning(message).hint("remove it from the overlay").at(at(first)));
     }
 }
 
 /// The home of somebody who does not exist.
-fn homes(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) {
+fn homes(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Finding>) {
     let user = &loaded.recipe.access.user;
     let mut others: BTreeMap<OsString, &Laid> = BTreeMap::new();
     for one in laid {
@@ -194,12 +194,12 @@ fn homes(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) {
             name.to_string_lossy()
         );
         let hint = format!("lay it under /home/{user}, or state access.user");
-        findings.push(Diagnostic::warning(message).hint(hint).at(at(one)));
+        findings.push(Finding::warning(message).hint(hint).at(at(one)));
     }
 }
 
 /// Set-uid and the like of the work tree do not travel: `[modes]` says what does.
-fn special_bits(one: &Laid, findings: &mut Vec<Diagnostic>) {
+fn special_bits(one: &Laid, findings: &mut Vec<Finding>) {
     let Ok(meta) = one.origin.file.metadata() else { return };
     let special = meta.permissions().mode() & 0o7000;
     if matches!(one.what, What::File(_)) && special != 0 && one.mode & 0o7000 == 0 {
@@ -210,12 +210,12 @@ fn special_bits(one: &Laid, findings: &mut Vec<Diagnostic>) {
         );
         let hint =
             format!("if that is meant, state it in overlay.toml: \"{}\" = \"4755\"", one.path.display());
-        findings.push(Diagnostic::warning(message).hint(hint).at(at(one)));
+        findings.push(Finding::warning(message).hint(hint).at(at(one)));
     }
 }
 
 /// What the build's guard refuses, found by the guard itself.
-fn leaks(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) -> Result<()> {
+fn leaks(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Finding>) -> Result<()> {
     let recipe = &loaded.recipe;
     // Files that cannot be read are findings of their own.
     let keys = ssh::joined(&recipe.access.ssh_keys).unwrap_or_default();
@@ -228,7 +228,7 @@ fn leaks(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Diagnostic>) -> Resu
     for leak in guard::check_tree(&Overlays::of(laid), &allowed)? {
         let message = format!("{} of an overlay is {}", leak.path.display(), leak.what);
         let from = laid.iter().find(|one| one.path.starts_with(&leak.path)).map(at);
-        findings.push(Diagnostic::error(message).hint(leak.fix).at(from));
+        findings.push(Finding::error(message).hint(leak.fix).at(from));
     }
     Ok(())
 }

@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Problem;
+use crate::finding::Finding;
 use crate::lock::local::{self, Fit};
 use crate::packages::control::Control;
 use crate::packages::deb::Deb;
 use crate::recipe::Loaded;
-use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::types::{self, EdgeSource};
 
 /// The packages of the runtime.
@@ -22,7 +22,7 @@ struct Own {
     key: String,
 }
 
-pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     let mut own = Vec::new();
     for (at, deb) in recipe.packages.debs.iter().enumerate() {
@@ -37,18 +37,18 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
             let message = format!(
                 "`edge.from` is \"packages\", and neither packages.debs nor packages.sources has `{name}`"
             );
-            findings.push(Diagnostic::error(message).at(loaded.place("edge/from")));
+            findings.push(Finding::error(message).at(loaded.place("edge/from")));
         }
     }
 }
 
-fn add(loaded: &Loaded, key: &str, problem: Problem, findings: &mut Vec<Diagnostic>) {
-    let diagnostic = Diagnostic { hint: problem.hint, ..Diagnostic::error(problem.message) };
-    findings.push(diagnostic.at(loaded.place(key)));
+fn add(loaded: &Loaded, key: &str, problem: Problem, findings: &mut Vec<Finding>) {
+    let found = Finding { hint: problem.hint, ..Finding::error(problem.message) };
+    findings.push(found.at(loaded.place(key)));
 }
 
 /// An entry of `packages.debs`. Of one that is yet to be downloaded only the name is known, from its address.
-fn one_deb(loaded: &Loaded, key: &str, deb: &types::Deb, findings: &mut Vec<Diagnostic>) -> Option<Own> {
+fn one_deb(loaded: &Loaded, key: &str, deb: &types::Deb, findings: &mut Vec<Finding>) -> Option<Own> {
     let wanted = deb.arch.is_none_or(|arch| arch == loaded.recipe.target.arch);
     let Some(file) = &deb.file else {
         let url = deb.url.as_deref()?;
@@ -62,7 +62,7 @@ fn one_deb(loaded: &Loaded, key: &str, deb: &types::Deb, findings: &mut Vec<Diag
     let control = match Deb::read(file) {
         Ok(deb) => deb.control,
         Err(error) => {
-            findings.push(Diagnostic::error(format!("{error:#}")).at(loaded.place(&key)));
+            findings.push(Finding::error(format!("{error:#}")).at(loaded.place(&key)));
             return None;
         }
     };
@@ -83,7 +83,7 @@ fn fits(
     control: &Control,
     origin: &Path,
     stated: bool,
-    findings: &mut Vec<Diagnostic>,
+    findings: &mut Vec<Finding>,
 ) -> bool {
     let arch = loaded.recipe.target.arch;
     match local::fit(control, arch, origin) {
@@ -93,19 +93,19 @@ fn fits(
         Ok(Fit::Elsewhere) if stated => {}
         Ok(Fit::Elsewhere) => {
             let message = local::left_out(control, arch, origin);
-            findings.push(Diagnostic::warning(message).at(loaded.place(key)));
+            findings.push(Finding::warning(message).at(loaded.place(key)));
         }
     }
     false
 }
 
 /// A folder of package sources: the packages in it, and a word for each child folder that is none.
-fn sources(loaded: &Loaded, key: &str, folder: &Path, findings: &mut Vec<Diagnostic>) -> Vec<Own> {
+fn sources(loaded: &Loaded, key: &str, folder: &Path, findings: &mut Vec<Finding>) -> Vec<Own> {
     let (sources, others) = match local::source_folders(folder) {
         Ok(found) => found,
         Err(error) => {
             findings.push(
-                Diagnostic::error(format!("{error:#}"))
+                Finding::error(format!("{error:#}"))
                     .expected("child folders with a file DEBIAN/control, one for each package")
                     .at(loaded.place(key)),
             );
@@ -115,7 +115,7 @@ fn sources(loaded: &Loaded, key: &str, folder: &Path, findings: &mut Vec<Diagnos
     for other in others {
         let message = format!("{} is passed over: it has no DEBIAN/control", other.display());
         let hint = "each child folder of packages.sources is one package; a .deb goes into packages.debs";
-        findings.push(Diagnostic::warning(message).hint(hint).at(loaded.place(key)));
+        findings.push(Finding::warning(message).hint(hint).at(loaded.place(key)));
     }
     let mut own = Vec::new();
     for source in sources {
@@ -131,7 +131,7 @@ fn sources(loaded: &Loaded, key: &str, folder: &Path, findings: &mut Vec<Diagnos
     own
 }
 
-fn twice(loaded: &Loaded, own: &[Own], findings: &mut Vec<Diagnostic>) {
+fn twice(loaded: &Loaded, own: &[Own], findings: &mut Vec<Finding>) {
     for (at, package) in own.iter().enumerate() {
         if let Some(first) = own[..at].iter().find(|first| first.name == package.name) {
             add(loaded, &package.key, local::twice(&package.name, &first.origin, &package.origin), findings);

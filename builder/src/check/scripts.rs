@@ -13,9 +13,9 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use crate::finding::{Finding, Severity};
 use crate::foreign::elf::Elf;
 use crate::recipe::Loaded;
-use crate::recipe::diagnostic::{Diagnostic, Severity};
 use crate::rootfs::guard_rules::matches;
 use crate::units::Arch;
 
@@ -75,11 +75,11 @@ pub(super) struct Subject<'a> {
 }
 
 /// Judges one file.
-pub(super) fn judge(subject: &Subject<'_>, arch: Arch, findings: &mut Vec<Diagnostic>) {
+pub(super) fn judge(subject: &Subject<'_>, arch: Arch, findings: &mut Vec<Finding>) {
     let faults = [order_mark(subject), first_line(subject), other_lines(subject), machine(subject, arch)];
     let Some(fault) = faults.into_iter().flatten().next() else { return };
-    let diagnostic = Diagnostic::error(format!("{} {}", subject.file.display(), fault.message));
-    findings.push(Diagnostic { severity: fault.severity, ..diagnostic }.hint(fault.hint));
+    let finding = Finding::error(format!("{} {}", subject.file.display(), fault.message));
+    findings.push(Finding { severity: fault.severity, ..finding }.hint(fault.hint));
 }
 
 /// Something before `#!`, which must be the first two bytes.
@@ -157,7 +157,7 @@ fn machine(subject: &Subject<'_>, arch: Arch) -> Option<Fault> {
 }
 
 /// Judges the sources of packages: what dpkg runs and reads, and what they install.
-pub(super) fn sources(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+pub(super) fn sources(loaded: &Loaded, findings: &mut Vec<Finding>) {
     for folder in &loaded.recipe.packages.sources {
         let Ok(children) = fs::read_dir(folder) else { continue };
         let mut children: Vec<_> = children.flatten().map(|child| child.path()).collect();
@@ -168,10 +168,10 @@ pub(super) fn sources(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
     }
 }
 
-fn source_folder(folder: &Path, inside: &Path, depth: usize, arch: Arch, findings: &mut Vec<Diagnostic>) {
+fn source_folder(folder: &Path, inside: &Path, depth: usize, arch: Arch, findings: &mut Vec<Finding>) {
     let Ok(entries) = fs::read_dir(folder) else {
         let message = format!("the folder {} of a package source cannot be read", folder.display());
-        return findings.push(Diagnostic::error(message));
+        return findings.push(Finding::error(message));
     };
     let mut entries: Vec<_> = entries.flatten().collect();
     entries.sort_by_key(fs::DirEntry::file_name);
@@ -187,7 +187,7 @@ fn source_folder(folder: &Path, inside: &Path, depth: usize, arch: Arch, finding
     }
 }
 
-fn source_file(file: &Path, path: &Path, arch: Arch, findings: &mut Vec<Diagnostic>) {
+fn source_file(file: &Path, path: &Path, arch: Arch, findings: &mut Vec<Finding>) {
     let mut bytes = Vec::new();
     let read = fs::File::open(file).and_then(|opened| {
         let mode = opened.metadata()?.permissions().mode();
@@ -196,14 +196,14 @@ fn source_file(file: &Path, path: &Path, arch: Arch, findings: &mut Vec<Diagnost
     let mode = match read {
         Ok(mode) => mode,
         Err(error) => {
-            return findings.push(Diagnostic::error(format!("{} cannot be read: {error}", file.display())));
+            return findings.push(Finding::error(format!("{} cannot be read: {error}", file.display())));
         }
     };
     let ours = path.starts_with("/DEBIAN");
     if ours && !bytes.starts_with(b"#!") && bytes.windows(2).any(|pair| pair == b"\r\n") {
         let message =
             format!("{} has Windows line ends, and dpkg takes the CR for part of each value", file.display());
-        return findings.push(Diagnostic::error(message).hint(unix_line_ends(file)));
+        return findings.push(Finding::error(message).hint(unix_line_ends(file)));
     }
     let subject = Subject { file, path, executable: ours || mode & 0o111 != 0, bytes: &bytes };
     judge(&subject, arch, findings);
@@ -212,7 +212,7 @@ fn source_file(file: &Path, path: &Path, arch: Arch, findings: &mut Vec<Diagnost
 #[cfg(test)]
 mod tests {
     use super::{Subject, judge};
-    use crate::recipe::diagnostic::Severity::{Error, Warning};
+    use crate::finding::Severity::{Error, Warning};
     use crate::units::Arch;
     use std::path::Path;
 

@@ -12,7 +12,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::colour::Colour;
-use crate::error::{self, Finding, Place, problem};
+use crate::error::{self, problem};
+use crate::finding::{Finding, Place};
 use crate::interrupt;
 
 /// Whose doing it was.
@@ -75,7 +76,7 @@ impl Failure {
         let several = problem.findings.len() > 1;
         Self {
             hint: problem.hint.clone(),
-            place: problem.findings.iter().find_map(|found| found.place.clone()).map(Where::File),
+            place: problem.findings.iter().find_map(|found| found.place.as_deref().cloned()).map(Where::File),
             findings: if several { problem.findings.clone() } else { Vec::new() },
             ..Self::new(kind, message)
         }
@@ -152,7 +153,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::Failure;
-    use crate::error::{Finding, Place, Problem};
+    use crate::error::Problem;
+    use crate::finding::{Finding, Place};
 
     fn document(error: &anyhow::Error, answer: Option<Value>) -> Value {
         Failure::of(error).into_document(answer).expect("json")
@@ -173,14 +175,12 @@ mod tests {
 
     #[test]
     fn an_error_with_places_is_a_member_of_the_answer() {
-        let finding = |line| Finding {
-            place: Some(Place { file: "r.toml".into(), line: Some(line), column: Some(1) }),
-            message: format!("line {line}"),
-            hint: None,
+        let finding = |line: &usize| {
+            Finding::error(format!("line {line}")).at(Place { column: 1, ..Place::line("r.toml", *line) })
         };
         let problem = |lines: &[usize]| {
-            let problem =
-                Problem::input("wrong").hint("mend it").findings(lines.iter().copied().map(finding));
+            let findings: Vec<_> = lines.iter().map(finding).collect();
+            let problem = Problem::input("wrong").hint("mend it").findings(&findings);
             Err::<(), _>(problem).context("reading r.toml").expect_err("an error")
         };
         let found = document(&problem(&[3]), Some(json!({ "errors": 1 })));

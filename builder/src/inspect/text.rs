@@ -6,9 +6,9 @@ use std::fmt;
 use super::preflight::Point;
 use super::system::{Config, System};
 use super::{Partition, Report};
-use crate::board::finding::{Finding, clean};
 use crate::board::raspberry_pi::chain::Chain;
 use crate::disk::table::Kind;
+use crate::finding::{Finding, clean};
 use crate::format::Container;
 use crate::units::counted;
 use crate::verdict::Check;
@@ -200,7 +200,7 @@ fn show(chain: &Chain, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 fn findings(findings: &[Finding], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for finding in findings {
-        writeln!(f, "  {finding}")?;
+        writeln!(f, "  {}: {}", finding.severity, finding.message)?;
         if let Some(hint) = &finding.hint {
             writeln!(f, "    hint: {hint}")?;
         }

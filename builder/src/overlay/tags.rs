@@ -1,7 +1,7 @@
 //! Where a template's tags name what: for errors with a line, and for names that tera would take for false.
 
 use crate::error::Problem;
-use crate::recipe::diagnostic::nearest;
+use crate::finding::nearest;
 use crate::recipe::schema;
 
 /// A name in a tag that no recipe can have, if there is one.

@@ -10,9 +10,9 @@ use tera::Tera;
 use super::tags;
 use crate::board;
 use crate::error::Problem;
+use crate::finding::nearest;
 use crate::provisioning::config::ConfigToml;
 use crate::provisioning::source::{self, Source};
-use crate::recipe::diagnostic::nearest;
 use crate::recipe::types::Recipe;
 
 /// What templates can name: `recipe`, `arch`, `debian_arch`, `vars`, `config_toml`, `source_toml`, `source_ca`, `epoch`

@@ -343,8 +343,8 @@ fn agent_env(recipe: &Recipe) -> BTreeMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::ConfigToml;
+    use crate::finding::Severity;
     use crate::provisioning::lint::lint;
-    use crate::recipe::diagnostic::Severity;
     use crate::recipe::types::{CertificateSource, Enrol, Proxy};
 
     const GOLDEN: &str = r#"# Configuration of Azure IoT Edge, made by edgepress from the recipe "test".

@@ -91,10 +91,10 @@ fn without(text: &str, tables: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::{EstAuth, for_device, without};
+    use crate::finding::Severity;
     use crate::provisioning::config::ConfigToml;
     use crate::provisioning::lint::lint;
     use crate::provisioning::source::Source;
-    use crate::recipe::diagnostic::Severity;
 
     const EST: &str = "from = \"est\"\nurl = \"https://est.example/.well-known/est\"\nauto_renew = true";
     const SOURCES: [&str; 5] = [

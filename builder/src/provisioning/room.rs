@@ -7,7 +7,7 @@
 
 use super::source::Source;
 use super::template::{self, Word};
-use crate::recipe::diagnostic::Severity;
+use crate::finding::Severity;
 use crate::recipe::types::{Board, CertificateSource};
 
 /// Characters of a certificate's common name (RFC 5280, ub-common-name), which is the registration id.
@@ -98,8 +98,8 @@ pub fn shortage(source: &Source, board: Board) -> Option<Shortage> {
 #[cfg(test)]
 mod tests {
     use super::shortage;
+    use crate::finding::Severity;
     use crate::provisioning::source::Source;
-    use crate::recipe::diagnostic::Severity;
     use crate::recipe::types::Board;
 
     fn found(from: &str, id: &str, board: Board) -> Option<Severity> {

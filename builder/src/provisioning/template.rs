@@ -1,6 +1,6 @@
 //! Templates of names: text with `{{ word }}`, filled in on the device by what it finds out about itself.
 
-use crate::recipe::diagnostic::nearest;
+use crate::finding::nearest;
 
 /// Characters, beside letters and digits, of a registration id (what DPS accepts).
 pub const IN_ID: &str = "-._:";

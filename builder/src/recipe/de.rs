@@ -12,8 +12,8 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use super::diagnostic::Diagnostic;
 use super::tree::{Entry, Node, Origin, Value};
+use crate::finding::Finding;
 
 /// Most errors named in one run.
 const MOST_ERRORS: usize = 50;
@@ -22,7 +22,7 @@ const MOST_ERRORS: usize = 50;
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn read<T: DeserializeOwned>(tree: &Node) -> Result<T, Vec<Diagnostic>> {
+pub fn read<T: DeserializeOwned>(tree: &Node) -> Result<T, Vec<Finding>> {
     let mut found = Vec::new();
     let mut pruned: Vec<Vec<String>> = Vec::new();
     let mut rest = tree.clone();
@@ -36,7 +36,7 @@ pub fn read<T: DeserializeOwned>(tree: &Node) -> Result<T, Vec<Diagnostic>> {
         let missing = matches!(error.what, What::Missing(_));
         let of_our_making = pruned.iter().any(|path| path.split_last().is_some_and(|(_, t)| t == error.path));
         if !(missing && of_our_making) {
-            found.push(error.diagnostic(&rest));
+            found.push(error.finding(&rest));
         }
         if error.path.is_empty() {
             break;
@@ -120,35 +120,34 @@ impl Error {
         self
     }
 
-    fn diagnostic(&self, tree: &Node) -> Diagnostic {
+    fn finding(&self, tree: &Node) -> Finding {
         let place = self.origin.as_ref().map_or_else(|| tree.origin.place(), Origin::place);
         let path = self.path.join(".");
         let within = |path: &str| if path.is_empty() { String::new() } else { format!(" in `{path}`") };
-        let diagnostic = match &self.what {
+        let finding = match &self.what {
             What::UnknownKey { key, known } => {
                 let table = self.path.split_last().map(|(_, table)| table.join(".")).unwrap_or_default();
                 let message = format!("unknown key `{key}`{}", within(&table));
-                let diagnostic = Diagnostic::error(message);
-                let diagnostic =
-                    if known.is_empty() { diagnostic } else { diagnostic.expected(one_of(known)) };
-                diagnostic.suggest(key, known.iter().copied())
+                let finding = Finding::error(message);
+                let finding = if known.is_empty() { finding } else { finding.expected(one_of(known)) };
+                finding.suggest(key, known.iter().copied())
             }
             What::UnknownVariant { text, known } => {
-                Diagnostic::error(format!("bad value for `{path}`: `{text}`"))
+                Finding::error(format!("bad value for `{path}`: `{text}`"))
                     .expected(one_of(known))
                     .suggest(text, known.iter().copied())
             }
-            What::Missing(key) => Diagnostic::error(format!("the key `{key}` is missing{}", within(&path)))
+            What::Missing(key) => Finding::error(format!("the key `{key}` is missing{}", within(&path)))
                 .hint(missing(&self.path, key)),
             What::Type { found, expected } => {
-                Diagnostic::error(format!("wrong type for `{path}`: {found}")).expected(plain(expected))
+                Finding::error(format!("wrong type for `{path}`: {found}")).expected(plain(expected))
             }
             What::Value { found, expected } => {
-                Diagnostic::error(format!("bad value for `{path}`: {found}")).expected(plain(expected))
+                Finding::error(format!("bad value for `{path}`: {found}")).expected(plain(expected))
             }
-            What::Other(message) => Diagnostic::error(format!("bad value for `{path}`: {message}")),
+            What::Other(message) => Finding::error(format!("bad value for `{path}`: {message}")),
         };
-        diagnostic.at(place)
+        finding.at(place)
     }
 }
 

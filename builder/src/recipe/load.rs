@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::diagnostic::{Diagnostic, Place, nearest};
 use super::tree::{Node, Source, Value, absolute};
 use super::types::Recipe;
 use super::{de, merge, validate};
 use crate::error::Problem;
+use crate::finding::{Finding, Place, nearest};
 use crate::units::Arch;
 
 /// Most bytes of a recipe file; the largest sensible one is a hundred times smaller.
@@ -64,7 +64,7 @@ pub fn load(path: &Path, sets: &[String], arch: Option<Arch>) -> Result<Loaded> 
 ///
 /// # Errors
 /// Everything that is wrong with the recipe.
-pub fn load_or_list(path: &Path, sets: &[String], arch: Option<Arch>) -> Result<Loaded, Vec<Diagnostic>> {
+pub fn load_or_list(path: &Path, sets: &[String], arch: Option<Arch>) -> Result<Loaded, Vec<Finding>> {
     let chain = read_chain(path).map_err(|found| vec![found])?;
     let files = chain.iter().map(|link| link.file.clone()).collect();
     let parents_first = chain
@@ -87,13 +87,13 @@ struct Link {
 }
 
 /// Reads a recipe and its ancestors, nearest first.
-fn read_chain(path: &Path) -> Result<Vec<Link>, Diagnostic> {
+fn read_chain(path: &Path) -> Result<Vec<Link>, Finding> {
     let mut chain = vec![read_file(path, &[])?];
     while let Some(last) = chain.last()
         && let Some(parent) = last.tree.child("extends")
     {
         let Some(stated) = parent.as_str() else {
-            return Err(Diagnostic::error("wrong type for `extends`")
+            return Err(Finding::error("wrong type for `extends`")
                 .expected("the path of one recipe, as a string")
                 .at(parent.origin.place()));
         };
@@ -106,7 +106,7 @@ fn read_chain(path: &Path) -> Result<Vec<Link>, Diagnostic> {
         if let Some(start) = chain.iter().position(|link| link.file == next.file) {
             let circle: Vec<&str> = names[start..].iter().copied().chain([names[start]]).collect();
             let message = format!("recipes extend each other in a circle: {}", circle.join(" → "));
-            return Err(Diagnostic::error(message).at(parent.origin.place()));
+            return Err(Finding::error(message).at(parent.origin.place()));
         }
         chain.push(next);
     }
@@ -130,7 +130,7 @@ fn clean(shown: &Path, file: &Path) -> PathBuf {
 }
 
 /// `file` is where the parent was looked for, `stated` how the recipe names it.
-fn missing_parent(found: Diagnostic, parent: &Node, stated: &str, file: &Path) -> Diagnostic {
+fn missing_parent(found: Finding, parent: &Node, stated: &str, file: &Path) -> Finding {
     let found = found.at(parent.origin.place());
     let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else { return found };
     let siblings: Vec<String> = std::fs::read_dir(folder)
@@ -166,7 +166,7 @@ fn elsewhere(stated: &str, folder: &Path) -> Option<PathBuf> {
 }
 
 /// Reads one file; `children` are the recipes that led to it. A file that cannot be read has no place.
-fn read_file(path: &Path, children: &[&str]) -> Result<Link, Diagnostic> {
+fn read_file(path: &Path, children: &[&str]) -> Result<Link, Finding> {
     let name = path.display().to_string();
     let chain = children.iter().copied().chain([name.as_str()]).collect::<Vec<_>>().join(" → ");
     let failed = |error: &std::io::Error| {
@@ -176,7 +176,7 @@ fn read_file(path: &Path, children: &[&str]) -> Result<Link, Diagnostic> {
             _ => format!("the {what} `{name}` cannot be read: {error}"),
         };
         let message = if children.is_empty() { message } else { format!("{message} (the chain is {chain})") };
-        Diagnostic::error(message)
+        Finding::error(message)
     };
     let file = path.canonicalize().map_err(|error| failed(&error))?;
     let text = read_text(&file).map_err(|error| failed(&error))?;
@@ -213,14 +213,14 @@ fn resolve_paths(tree: &mut Node) {
     }
 }
 
-fn override_from_arguments(tree: Node, sets: &[String], arch: Option<Arch>) -> Result<Node, Vec<Diagnostic>> {
+fn override_from_arguments(tree: Node, sets: &[String], arch: Option<Arch>) -> Result<Node, Vec<Finding>> {
     let folder = std::env::current_dir().unwrap_or_default();
     let parse = |text: &String| merge::argument("--set", text, &folder);
     let (overs, failed): (Vec<_>, Vec<_>) = sets.iter().map(parse).partition(Result::is_ok);
     let mut overs: Vec<Node> = overs.into_iter().flatten().collect();
-    let mut failed: Vec<Diagnostic> = failed.into_iter().filter_map(Result::err).collect();
+    let mut failed: Vec<Finding> = failed.into_iter().filter_map(Result::err).collect();
     failed.extend(overs.iter().filter_map(|over| over.entry("extends")).map(|entry| {
-        Diagnostic::error("`extends` cannot be set from the command line")
+        Finding::error("`extends` cannot be set from the command line")
             .hint("write a small recipe that extends the other parent")
             .at(entry.origin.place())
     }));

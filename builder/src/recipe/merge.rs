@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::diagnostic::Diagnostic;
 use super::tree::{Entry, Node, Origin, Source, Value};
+use crate::finding::Finding;
 
 /// First element of an array that replaces its parent's instead of adding to it.
 pub const REPLACE: &str = "=";
@@ -89,7 +89,7 @@ fn same(a: &Node, b: &Node) -> bool {
 ///
 /// # Errors
 /// When the key path cannot be read.
-pub fn argument(option: &str, text: &str, folder: &Path) -> Result<Node, Diagnostic> {
+pub fn argument(option: &str, text: &str, folder: &Path) -> Result<Node, Finding> {
     let source = Source::argument(option, text, folder);
     let one_line = !text.contains('\n') && !text.trim_start().starts_with('[');
     if one_line
@@ -99,7 +99,7 @@ pub fn argument(option: &str, text: &str, folder: &Path) -> Result<Node, Diagnos
         return Ok(tree);
     }
     let bad = || {
-        Diagnostic::error(format!("`{option} {text}` has no key path before `=`"))
+        Finding::error(format!("`{option} {text}` has no key path before `=`"))
             .expected(format!("{option} KEY.PATH=VALUE"))
     };
     let (path, value) = text.split_once('=').ok_or_else(bad)?;

@@ -1,7 +1,6 @@
 //! Recipes: loading, merging, checking.
 
 mod de;
-pub mod diagnostic;
 mod load;
 mod merge;
 pub mod schema;

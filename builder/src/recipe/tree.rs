@@ -8,7 +8,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostic, Place};
+use crate::finding::{Finding, Place};
 
 /// A text that values come from.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl Node {
     ///
     /// # Errors
     /// What the TOML parser did not understand, with its place.
-    pub fn parse(source: &Arc<Source>) -> Result<Self, Diagnostic> {
+    pub fn parse(source: &Arc<Source>) -> Result<Self, Finding> {
         let document = DeTable::parse(&source.text).map_err(|error| syntax(source, &error))?;
         let span = document.span();
         let entries = table(source, document.into_inner())?;
@@ -195,13 +195,13 @@ fn steps(path: &str) -> impl Iterator<Item = String> {
     path.split('/').filter(|step| !step.is_empty()).map(|step| step.replace("~1", "/"))
 }
 
-fn syntax(source: &Arc<Source>, error: &toml::de::Error) -> Diagnostic {
+fn syntax(source: &Arc<Source>, error: &toml::de::Error) -> Finding {
     let span = error.span().unwrap_or(0..0);
     let place = Origin { source: source.clone(), span }.place();
-    Diagnostic::error(format!("not TOML: {}", error.message().trim_end().replace('\n', ": "))).at(place)
+    Finding::error(format!("not TOML: {}", error.message().trim_end().replace('\n', ": "))).at(place)
 }
 
-fn table(source: &Arc<Source>, table: DeTable<'_>) -> Result<Vec<Entry>, Diagnostic> {
+fn table(source: &Arc<Source>, table: DeTable<'_>) -> Result<Vec<Entry>, Finding> {
     let entry = |(key, value): (Spanned<std::borrow::Cow<'_, str>>, Spanned<DeValue<'_>>)| {
         let origin = Origin { source: source.clone(), span: key.span() };
         Ok(Entry { key: key.into_inner().into_owned(), origin, node: node(source, value)? })
@@ -209,11 +209,11 @@ fn table(source: &Arc<Source>, table: DeTable<'_>) -> Result<Vec<Entry>, Diagnos
     table.into_iter().map(entry).collect()
 }
 
-fn node(source: &Arc<Source>, value: Spanned<DeValue<'_>>) -> Result<Node, Diagnostic> {
+fn node(source: &Arc<Source>, value: Spanned<DeValue<'_>>) -> Result<Node, Finding> {
     let origin = Origin { source: source.clone(), span: value.span() };
     let number = |origin: &Origin| {
         let message = format!("the number `{}` is too large", origin.text());
-        Diagnostic::error(message).at(origin.place())
+        Finding::error(message).at(origin.place())
     };
     let value = match value.into_inner() {
         DeValue::String(text) => Value::String(text.into_owned()),

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::error::Problem;
-use crate::recipe::diagnostic::nearest;
+use crate::finding::nearest;
 use crate::recipe::zones;
 use crate::tree::{Kind, Root};
 

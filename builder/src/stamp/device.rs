@@ -9,11 +9,12 @@ use time::OffsetDateTime;
 
 use super::certificate::{self, Certificate, Role, Rules};
 use super::files::{self, Memo};
-use super::finding::{Findings, Severity};
+use super::finding::Findings;
 use super::golden::{FOLDER, Golden};
 use super::names;
 use super::record::{Cell, Record};
 use super::secret::GroupKey;
+use crate::finding::Severity;
 use crate::provisioning::room;
 use crate::provisioning::source::{self, Source};
 use crate::provisioning::template::{self, Word};

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files;
-use super::finding::{Finding, Findings, Severity};
+use super::finding::Findings;
 use super::record::{Column, Origin, Record, SECRETS, column, unknown};
 use super::table;
 use crate::event::Unit;
+use crate::finding::{Finding, Place};
 
 pub use self::folder::Folder;
 
@@ -131,12 +132,9 @@ impl Fleet {
 /// As [`Fleet::exposed`], of any file.
 pub fn exposed(path: &Path, mut columns: impl Iterator<Item = Column>) -> Option<Finding> {
     let column = columns.find(|column| SECRETS.contains(column)).filter(|_| files::is_public(path))?;
-    Some(Finding {
-        severity: Severity::Warning,
-        column: column.to_owned(),
-        hint: Some(format!("chmod 600 {}", path.display())),
-        ..wrong(path, 0, "secrets stand in a file that everybody on this machine can read")
-    })
+    let exposed = Finding::warning("secrets stand in a file that everybody on this machine can read");
+    let place = Place::file(path.display().to_string());
+    Some(exposed.at(place).key(column).hint(format!("chmod 600 {}", path.display())))
 }
 
 /// Reads an identity file, or with `shared` one of defaults.
@@ -153,14 +151,7 @@ pub fn read_toml(path: &Path, shared: bool) -> Result<Record, Vec<Finding>> {
 }
 
 fn wrong(path: &Path, line: usize, message: impl Into<String>) -> Finding {
-    Finding {
-        severity: Severity::Error,
-        file: path.display().to_string(),
-        line,
-        column: String::new(),
-        message: message.into(),
-        hint: None,
-    }
+    Finding::error(message).at(Place::line(path.display().to_string(), line))
 }
 
 fn collect(findings: Vec<Finding>) -> Findings {
@@ -176,8 +167,8 @@ impl Table {
         let size = file.metadata().map_err(unreadable)?.len();
         let mut start = [0; 2];
         if file.read(&mut start).map_err(unreadable)? == 2 && matches!(start, [0xff, 0xfe] | [0xfe, 0xff]) {
-            let hint = Some("save it as \"CSV UTF-8\"".to_owned());
-            return Err(vec![Finding { hint, ..wrong(path, 0, "it is UTF-16, not UTF-8") }]);
+            let found = wrong(path, 0, "it is UTF-16, not UTF-8");
+            return Err(vec![found.hint("save it as \"CSV UTF-8\"")]);
         }
         let origin = Origin::of(path);
         let columns = match reader(path).and_then(|mut rows| rows.next_row()).map_err(unreadable)? {
@@ -231,16 +222,15 @@ fn columns(names: &[String], path: &Path, line: usize, origin: &Origin) -> Resul
         match column(name) {
             None => findings.push(unknown(origin, line, name, "column")),
             Some(known) if columns.contains(&known) => {
-                findings
-                    .push(Finding { column: name.clone(), ..wrong(path, line, "the column is there twice") });
+                findings.push(wrong(path, line, "the column is there twice").key(name));
             }
             Some(known) => columns.push(known),
         }
     }
     if findings.is_empty() && !["registration_id", "certificate"].iter().any(|name| columns.contains(name)) {
-        let hint = Some("add a column `registration_id`, with the id of each device".to_owned());
         let message = "no column says which devices they are: neither `registration_id` nor `certificate`";
-        findings.push(Finding { hint, column: "registration_id".into(), ..wrong(path, line, message) });
+        let found = wrong(path, line, message).key("registration_id");
+        findings.push(found.hint("add a column `registration_id`, with the id of each device"));
     }
     if findings.is_empty() { Ok(columns) } else { Err(findings) }
 }

@@ -8,13 +8,13 @@ use super::files::Memo;
 use crate::disk::patch::Master;
 use crate::error::Problem;
 use crate::event::Sink;
+use crate::finding::Severity;
 use crate::image::Image;
 use crate::image::scratch::Scratch;
 use crate::manifest::FILE_NAME;
 use crate::provisioning::device::{EstAuth, for_device};
 use crate::provisioning::lint::lint;
 use crate::provisioning::source::Source;
-use crate::recipe::diagnostic::Severity;
 use crate::recipe::types::Board;
 use crate::units::Digest;
 
@@ -141,7 +141,10 @@ impl Golden {
             let config = for_device(&self.config_toml, source, id, auth);
             let errors = lint(&config, None).into_iter().filter(|found| found.severity == Severity::Error);
             errors
-                .map(|found| format!("config.toml: `{}`: {} ({})", found.key, found.message, found.fix))
+                .map(|found| {
+                    let key = found.key.unwrap_or_default();
+                    format!("config.toml: `{key}`: {} ({})", found.message, found.hint.unwrap_or_default())
+                })
                 .collect()
         })
     }

@@ -38,7 +38,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use self::device::{Context, Device, Shared, assemble};
-use self::finding::{Finding, Findings, Severity};
+use self::finding::Findings;
 use self::fleet::{Fleet, Row};
 use self::golden::Golden;
 use self::output::{Entry, Form, Output, Written};
@@ -50,6 +50,7 @@ use self::unique::{Kind, Seen};
 use crate::certificate::blocks;
 use crate::error::Problem;
 use crate::event::Sink;
+use crate::finding::{Finding, Severity};
 use crate::provisioning::source;
 pub use crate::units::counted;
 

@@ -10,8 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::finding::{Finding, Severity};
-use crate::recipe::diagnostic::nearest;
+use crate::finding::{Finding, Place, Severity};
 use crate::recipe::tree::{Node, Source, Value};
 
 /// Every key, in the order of the documentation.
@@ -169,14 +168,8 @@ impl Record {
     pub fn finding(&self, severity: Severity, column: &str, message: impl Into<String>) -> Finding {
         let cell = self.cells.get(column);
         let (origin, line) = cell.map_or((&self.origin, self.line), |cell| (&cell.origin, cell.line));
-        Finding {
-            severity,
-            file: origin.name.clone(),
-            line,
-            column: column.to_owned(),
-            message: message.into(),
-            hint: None,
-        }
+        let place = Place::line(&origin.name, line);
+        Finding { severity, ..Finding::error(message).at(place).key(column) }
     }
 
     /// An error at a key.
@@ -193,9 +186,8 @@ impl Record {
         let source = Source::file(&origin.name, text, &origin.folder);
         let tree = Node::parse(&source).map_err(|error| {
             // Without the line itself: it may hold a secret.
-            let line = error.place.map_or(0, |place| place.line);
             let message = format!("this is not TOML: {}", error.message);
-            vec![Finding { line, ..unnamed(&origin, message) }]
+            vec![wrong(&origin, error.file_and_line().1, message)]
         })?;
         let mut reader = Reader { record: Self::new(origin, 0), findings: Vec::new(), shared };
         reader.table(&tree, "");
@@ -203,23 +195,13 @@ impl Record {
     }
 }
 
-fn unnamed(origin: &Origin, message: impl Into<String>) -> Finding {
-    Finding {
-        severity: Severity::Error,
-        file: origin.name.clone(),
-        line: 0,
-        column: String::new(),
-        message: message.into(),
-        hint: None,
-    }
+fn wrong(origin: &Origin, line: usize, message: impl Into<String>) -> Finding {
+    Finding::error(message).at(Place::line(&origin.name, line))
 }
 
 /// An error for a key or column that does not exist.
 pub fn unknown(origin: &Origin, line: usize, name: &str, what: &str) -> Finding {
-    let near = nearest(name, COLUMNS);
-    let message = format!("there is no such {what}");
-    let hint = near.map(|near| format!("did you mean `{near}`?"));
-    Finding { line, column: name.to_owned(), hint, ..unnamed(origin, message) }
+    wrong(origin, line, format!("there is no such {what}")).key(name).suggest(name, COLUMNS)
 }
 
 struct Reader {
@@ -253,11 +235,7 @@ impl Reader {
     }
 
     fn wrong(&mut self, line: usize, column: Column, message: &str) {
-        self.findings.push(Finding {
-            line,
-            column: column.to_owned(),
-            ..unnamed(&self.record.origin, message)
-        });
+        self.findings.push(wrong(&self.record.origin, line, message).key(column));
     }
 }
 
@@ -315,11 +293,11 @@ mod tests {
         )
         .expect_err("wrong");
         for expected in [
-            "line/pump.toml:1: `registraton_id`: there is no such key\n  = hint: did you mean `registration_id`?",
+            "line/pump.toml:1: `registraton_id`: there is no such key\n   = hint: did you mean `registration_id`?",
             "line/pump.toml:2: `hostname`: expected a string",
             "line/pump.toml:3: `wifi_key`: it is empty",
             "line/pump.toml:4: `endpoint`: it has a line break",
-            "line/pump.toml:6: `source.frm`: there is no such key\n  = hint: did you mean `source.from`?",
+            "line/pump.toml:6: `source.frm`: there is no such key\n   = hint: did you mean `source.from`?",
             "line/pump.toml:7: `source.auto_renew`: expected true or false",
             "line/pump.toml:8: `other`: there is no such key",
         ] {

@@ -6,8 +6,8 @@
 
 use super::embedding::{self, Embedded};
 use crate::board::Evidence;
-use crate::board::finding::{Finding, clean};
 use crate::board::loaders::Loaders;
+use crate::finding::{Finding, clean};
 use crate::units::Arch;
 use crate::verdict::Check;
 

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use super::model::facts;
 use crate::board::files::Files;
-use crate::board::finding::{Finding, clean};
+use crate::finding::{Finding, clean};
 use crate::recipe::types::Model;
 
 /// The name of the file.

@@ -25,13 +25,13 @@ mod settings;
 use anyhow::Result;
 
 use self::chain::{Chain, RootPartition};
-use super::finding::Finding;
 use super::initramfs::Drivers;
 use super::{BOOT_CHAIN, Definition, Evidence, Judged, Parts};
 use crate::disk::fat::FatFile;
 use crate::disk::ids::Ids;
 use crate::disk::{ROOT_LABEL, Scheme};
 use crate::error::Problem;
+use crate::finding::Finding;
 use crate::recipe::types::{DistributionId, Model, Recipe};
 use crate::tree::Root;
 use crate::tree::entry::Entry;

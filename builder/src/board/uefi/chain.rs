@@ -9,8 +9,8 @@
 
 use super::config_folders;
 use crate::board::files::Files;
-use crate::board::finding::{Finding, clean};
 use crate::board::loaders::Loaders;
+use crate::finding::{Finding, clean};
 use crate::units::Arch;
 use crate::verdict::Check;
 

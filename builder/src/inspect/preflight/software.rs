@@ -302,7 +302,7 @@ fn is_from(inside: &Inside, kernel: &Kernel, mark: &str) -> bool {
 
 /// Text of a file that anybody may have written.
 fn clean(text: &str) -> String {
-    crate::board::finding::clean(text)
+    crate::finding::clean(text)
 }
 
 #[cfg(test)]

@@ -8,11 +8,7 @@ mod confine;
 mod identity;
 pub use identity::registration_id_is_legal;
 
-use std::fmt;
-
-use serde::Serialize;
-
-use crate::recipe::diagnostic::{Severity, nearest};
+use crate::finding::{Finding, Place, Severity, nearest};
 use crate::recipe::tree::{Node, Source, Value};
 use crate::recipe::types::Recipe;
 
@@ -55,37 +51,14 @@ const WATCHDOG: &str = "watchdog";
 const LEAST_TIMEOUT: i64 = 70;
 /// Longest host name: a certificate's common name holds no more.
 const LONGEST_HOSTNAME: usize = 64;
+/// What findings call the text.
+const FILE: &str = "config.toml";
 const MODES: [&str; 3] = ["Dynamic", "AlwaysOnStartup", "OnErrorOnly"];
-
-/// One thing that is wrong with a config.toml, or will be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// How bad.
-    pub severity: Severity,
-    /// The key, with its tables: `provisioning.id_scope`.
-    pub key: String,
-    /// Line of the text, from 1; where the key is missing, the line of the table that lacks it.
-    pub line: usize,
-    /// What is wrong, with the reason.
-    pub message: String,
-    /// What to do about it.
-    pub fix: String,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: config.toml:{}: `{}`: {} ({})",
-            self.severity, self.line, self.key, self.message, self.fix
-        )
-    }
-}
 
 /// Everything that is wrong with the text of a config.toml, in its order. With the recipe that it will be installed by,
 /// also what does not fit that.
 pub fn lint(text: &str, recipe: Option<&Recipe>) -> Vec<Finding> {
-    let source = Source::file("config.toml", text, "/");
+    let source = Source::file(FILE, text, "/");
     let tree = match Node::parse(&source) {
         Ok(tree) => tree,
         Err(error) => return vec![syntax(text, &error)],
@@ -98,26 +71,19 @@ pub fn lint(text: &str, recipe: Option<&Recipe>) -> Vec<Finding> {
     confine::rules(&mut linter);
     everywhere(&mut linter, &tree, &mut Vec::new());
     let mut findings = linter.findings;
-    findings.sort_by_key(|finding| finding.line);
+    findings.sort_by_key(|finding| finding.file_and_line().1);
     findings
 }
 
-fn syntax(text: &str, error: &crate::recipe::diagnostic::Diagnostic) -> Finding {
-    let line = error.place.as_ref().map_or(1, |place| place.line);
+fn syntax(text: &str, error: &Finding) -> Finding {
+    let line = error.file_and_line().1.max(1);
     let stated = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-    let mode = stated.trim_start().starts_with("auto_reprovisioning_mode");
-    let (key, fix) = if mode {
-        ("auto_reprovisioning_mode", "put the mode in quotes: auto_reprovisioning_mode = \"Dynamic\"")
-    } else {
-        ("", "correct the line: nothing of the file is read until it is TOML")
-    };
-    Finding {
-        severity: Severity::Error,
-        key: key.into(),
-        line,
-        message: error.message.clone(),
-        fix: fix.into(),
+    let found = Finding::error(&error.message).at(Place::line(FILE, line));
+    if stated.trim_start().starts_with("auto_reprovisioning_mode") {
+        let hint = "put the mode in quotes: auto_reprovisioning_mode = \"Dynamic\"";
+        return found.key("auto_reprovisioning_mode").hint(hint);
     }
+    found.hint("correct the line: nothing of the file is read until it is TOML")
 }
 
 /// The text, what it is for, and what was found.
@@ -140,18 +106,19 @@ impl<'a> Linter<'a> {
         self.tree.place(&key.replace('.', "/")).line
     }
 
-    fn error(&mut self, key: &str, message: impl Into<String>, fix: impl Into<String>) {
+    fn error(&mut self, key: &str, message: impl Into<String>, hint: impl Into<String>) {
         let line = self.line(key);
-        self.add(Severity::Error, key, line, message.into(), fix.into());
+        self.add(Severity::Error, key, line, message.into(), hint.into());
     }
 
-    fn warning(&mut self, key: &str, message: impl Into<String>, fix: impl Into<String>) {
+    fn warning(&mut self, key: &str, message: impl Into<String>, hint: impl Into<String>) {
         let line = self.line(key);
-        self.add(Severity::Warning, key, line, message.into(), fix.into());
+        self.add(Severity::Warning, key, line, message.into(), hint.into());
     }
 
-    fn add(&mut self, severity: Severity, key: &str, line: usize, message: String, fix: String) {
-        self.findings.push(Finding { severity, key: key.into(), line, message, fix });
+    fn add(&mut self, severity: Severity, key: &str, line: usize, message: String, hint: String) {
+        let found = Finding { severity, ..Finding::error(message) };
+        self.findings.push(found.at(Place::line(FILE, line)).key(key).hint(hint));
     }
 
     /// The value at `key` must be one of `known`, if it is there.
@@ -164,11 +131,11 @@ impl<'a> Linter<'a> {
             .as_str()
             .map_or_else(|| "this is not a string".into(), |text| format!("`{text}` is unknown"));
         let near = node.as_str().and_then(|text| nearest(text, known.iter().copied()));
-        let fix = near.map_or_else(
+        let hint = near.map_or_else(
             || format!("one of \"{}\"", known.join("\", \"")),
             |near| format!("write \"{near}\""),
         );
-        self.error(key, found, fix);
+        self.error(key, found, hint);
     }
 
     /// The value at `key` must be an address with one of these schemes, if it is there.
@@ -191,11 +158,11 @@ fn top_level(lint: &mut Linter<'_>) {
     let entries = lint.tree.entries().map(Vec::as_slice).unwrap_or_default();
     let known = || TOP_VALUES.into_iter().chain(TOP_TABLES).chain([WATCHDOG]);
     for entry in entries.iter().filter(|entry| known().all(|name| name != entry.key)) {
-        let fix = match nearest(&entry.key, known()) {
+        let hint = match nearest(&entry.key, known()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => "remove it, or move it into the table that it belongs to".into(),
         };
-        lint.error(&entry.key, "no such key exists at the top level, and the runtime would ignore it", fix);
+        lint.error(&entry.key, "no such key exists at the top level, and the runtime would ignore it", hint);
     }
     lint.one_of("auto_reprovisioning_mode", &MODES);
     if let Some(node) = lint.get("cloud_timeout_sec") {
@@ -271,8 +238,8 @@ fn everywhere(lint: &mut Linter<'_>, node: &Node, path: &mut Vec<String>) {
                         "it belongs to the top level, but stands below `[{}]`",
                         path[..path.len() - 1].join(".")
                     );
-                    let fix = "move it before the first table".to_owned();
-                    lint.add(Severity::Error, &path.join("."), line, message, fix);
+                    let hint = "move it before the first table".to_owned();
+                    lint.add(Severity::Error, &path.join("."), line, message, hint);
                 }
                 everywhere(lint, &entry.node, path);
                 path.pop();

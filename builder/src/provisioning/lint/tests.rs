@@ -1,7 +1,7 @@
 //! One line of a table for each trap: a change to a good file, and what must be said about it.
 
-use super::{Finding, lint};
-use crate::recipe::diagnostic::Severity;
+use super::lint;
+use crate::finding::{Finding, Severity};
 
 const GOOD: &str = include_str!("good.toml");
 
@@ -13,9 +13,10 @@ fn changed(old: &str, new: &str) -> String {
 
 fn expect(text: &str, severity: Severity, key: &str, says: &str) {
     let found = lint(text, None);
-    let hit = |f: &&Finding| f.severity == severity && f.key == key && f.message.contains(says);
+    let of_key = |f: &Finding| f.key.as_deref().unwrap_or_default() == key;
+    let hit = |f: &&Finding| f.severity == severity && of_key(f) && f.message.contains(says);
     assert!(found.iter().any(|finding| hit(&finding)), "{severity} {key} {says}\nin {found:#?}\nof\n{text}");
-    let line = found.iter().find(hit).map_or(0, |finding| finding.line);
+    let line = found.iter().find(hit).map_or(0, |finding| finding.file_and_line().1);
     assert!(line >= 1 && line <= text.lines().count() + 1, "{key} is on line {line}");
 }
 
@@ -212,7 +213,10 @@ fn warnings() {
 fn the_recipe_decides_on_preloading_and_proxy() {
     let mut recipe = crate::recipe::test_recipe();
     let find = |text: &str, recipe: &_, key: &str| {
-        lint(text, Some(recipe)).into_iter().find(|finding| finding.key == key).map(|f| f.severity)
+        lint(text, Some(recipe))
+            .into_iter()
+            .find(|finding| finding.key.as_deref() == Some(key))
+            .map(|f| f.severity)
     };
     let policy = "agent.imagePullPolicy";
     assert_eq!(find(GOOD, &recipe, policy), Some(Severity::Error), "never, but not preloaded");

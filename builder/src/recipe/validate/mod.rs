@@ -5,8 +5,8 @@ mod publish;
 
 use url::Url;
 
+use crate::finding::Finding;
 use crate::format::{Form, listed};
-use crate::recipe::diagnostic::Diagnostic;
 use crate::recipe::tree::Node;
 use crate::recipe::types::{Archive, Deb, EngineImage, Format, Recipe};
 use crate::units::{ByteSize, Digest};
@@ -14,7 +14,7 @@ use crate::units::{ByteSize, Digest};
 /// Smallest FAT partition: FAT32 needs 65,525 clusters of 512 bytes.
 const LEAST_FAT: ByteSize = ByteSize::mib(33);
 /// Everything that is wrong with a merged recipe, with the place that states it.
-pub fn validate(recipe: &Recipe, tree: &Node) -> Vec<Diagnostic> {
+pub fn validate(recipe: &Recipe, tree: &Node) -> Vec<Finding> {
     let mut found = Found { tree, list: Vec::new() };
     names(recipe, &mut found);
     for (role, archive) in &recipe.archives {
@@ -37,13 +37,13 @@ pub fn validate(recipe: &Recipe, tree: &Node) -> Vec<Diagnostic> {
 /// The findings so far.
 struct Found<'a> {
     tree: &'a Node,
-    list: Vec<Diagnostic>,
+    list: Vec<Finding>,
 }
 
 impl Found<'_> {
     fn add(&mut self, key: &str, message: impl Into<String>, expected: &str) {
-        let diagnostic = Diagnostic::error(message).expected(expected).at(self.tree.place(key));
-        self.list.push(diagnostic);
+        let finding = Finding::error(message).expected(expected).at(self.tree.place(key));
+        self.list.push(finding);
     }
 
     /// The value at `key` is not what was expected.
@@ -52,7 +52,7 @@ impl Found<'_> {
         if value.contains('@') {
             // Most likely `user:password@host`: neither the value nor its line is shown.
             let place = self.tree.place(key).hidden();
-            self.list.push(Diagnostic::error(format!("bad value for `{name}`")).expected(expected).at(place));
+            self.list.push(Finding::error(format!("bad value for `{name}`")).expected(expected).at(place));
             return;
         }
         self.add(key, format!("bad value for `{name}`: {value:?}"), expected);
@@ -339,11 +339,11 @@ fn engine_log(recipe: &Recipe, found: &mut Found<'_>) {
     let log = &recipe.engine.log;
     let known = ["json-file", "local", "journald"];
     if !known.contains(&log.driver.as_str()) {
-        let diagnostic = Diagnostic::error(format!("bad value for `engine.log.driver`: {:?}", log.driver))
+        let finding = Finding::error(format!("bad value for `engine.log.driver`: {:?}", log.driver))
             .expected(format!("one of `{}`", known.join("`, `")))
             .suggest(&log.driver, known)
             .at(found.tree.place("engine/log/driver"));
-        found.list.push(diagnostic);
+        found.list.push(finding);
     }
     let number = log.max_size.strip_suffix(['k', 'm', 'g']).unwrap_or_default();
     let good = number.parse::<u32>().is_ok_and(|n| n > 0);
@@ -384,7 +384,7 @@ fn network(recipe: &Recipe, found: &mut Found<'_>) {
     if url.as_ref().is_some_and(|url| url.password().is_some() || !url.username().is_empty()) {
         let place = found.tree.place("network/proxy/https").hidden();
         found.list.push(
-            Diagnostic::error(
+            Finding::error(
                 "`network.proxy.https` holds a user name or password, which would be in every image",
             )
             .expected("an address without credentials")
@@ -392,7 +392,7 @@ fn network(recipe: &Recipe, found: &mut Found<'_>) {
         );
     } else if !url.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
         let place = found.tree.place("network/proxy/https").hidden();
-        let wrong = Diagnostic::error("bad value for `network.proxy.https`");
+        let wrong = Finding::error("bad value for `network.proxy.https`");
         found.list.push(wrong.expected("an address such as `http://proxy.example:3128`").at(place));
     }
     for (at, name) in proxy.no_proxy.iter().enumerate() {

@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
-use super::diagnostic::{Diagnostic, nearest};
 use super::load::Loaded;
 use super::types::{Distribution, DistributionId};
+use crate::finding::{Finding, nearest};
 
 const CURRENT: &str = include_str!("current.txt");
 const OLD: &str = include_str!("old.txt");
@@ -45,12 +45,12 @@ fn has_legacy(os: &Distribution) -> bool {
 }
 
 /// Does the recipe's distribution have its time zone?
-pub(crate) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
+pub(crate) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     let zone = &recipe.system.timezone;
     let place = loaded.place("system/timezone");
     if !is_known(zone) && !Path::new("/usr/share/zoneinfo").join(zone).is_file() {
-        let error = Diagnostic::error(format!("there is no time zone `{zone}`")).expected(EXPECTED).at(place);
+        let error = Finding::error(format!("there is no time zone `{zone}`")).expected(EXPECTED).at(place);
         let near = nearest(zone, CURRENT.lines());
         findings.push(match near {
             Some(near) => error.hint(format!("did you mean `{near}`?")),
@@ -66,7 +66,7 @@ pub(crate) fn check(loaded: &Loaded, findings: &mut Vec<Diagnostic>) {
             super::support::name(os.id),
             os.release
         );
-        findings.push(Diagnostic::error(message).hint(OLD_HINT).at(place));
+        findings.push(Finding::error(message).hint(OLD_HINT).at(place));
     }
 }
 

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::wrong;
-use crate::stamp::finding::{Finding, Severity};
+use crate::finding::{Finding, Severity};
 use crate::stamp::record::{Origin, Record};
 use crate::stamp::{files, names};
 
@@ -74,7 +74,7 @@ impl Folder {
             findings.push(wrong(path, 0, message));
         }
         found.entries.sort_by(|a, b| a.name.cmp(&b.name));
-        found.remarks.sort_by(|a, b| a.file.cmp(&b.file));
+        found.remarks.sort_by(|a, b| a.file_and_line().cmp(&b.file_and_line()));
         if findings.is_empty() { Ok(found) } else { Err(findings) }
     }
 
@@ -84,8 +84,8 @@ impl Folder {
         let has = |text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
         if has(b"-----BEGIN ") || bytes.starts_with(BINARY) {
             let message = "it seems to hold a certificate or key, and its name is none that is taken";
-            let hint = Some("certificates are ID.pem, ID.crt or ID.cer, keys ID.key".to_owned());
-            findings.push(Finding { hint, ..wrong(path, 0, message) });
+            let hint = "certificates are ID.pem, ID.crt or ID.cer, keys ID.key";
+            findings.push(wrong(path, 0, message).hint(hint));
         } else {
             let message = "it belongs to no device, and is not taken";
             self.remarks.push(Finding { severity: Severity::Warning, ..wrong(path, 0, message) });
@@ -140,6 +140,7 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use crate::finding::Finding;
     use crate::stamp::fleet::Fleet;
     use std::path::Path;
 
@@ -168,7 +169,7 @@ mod tests {
         let fleet = Fleet::open(folder.path()).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(ids(&fleet), ["E", "a:1", "b", "c", "d"]);
         assert_eq!(fleet.name(3), "`b`");
-        let remarks: Vec<String> = fleet.remarks().iter().map(ToString::to_string).collect();
+        let remarks: Vec<String> = fleet.remarks().iter().map(Finding::labelled).collect();
         assert_eq!(remarks.len(), 1);
         assert!(
             remarks[0].starts_with("warning: ") && remarks[0].contains("notes.txt: it belongs to no device")

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::board::finding::{Finding, clean};
+use crate::finding::{Finding, clean};
 
 /// The partition that the kernel shall mount as root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -158,7 +158,7 @@ fn absent(shown: &str, number: Option<u32>, root: &RootPartition) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::{RootPartition, check, consoles, line, with_ports};
-    use crate::recipe::diagnostic::Severity;
+    use crate::finding::Severity;
 
     fn root() -> RootPartition {
         RootPartition {

@@ -19,7 +19,7 @@ pub use self::cmdline::RootPartition;
 use super::config_txt::{self, Config, Placement};
 use super::model::{self, Facts, auto_initramfs};
 use crate::board::files::Files;
-use crate::board::finding::{Finding, Severity, clean};
+use crate::finding::{Finding, Severity, clean};
 use crate::recipe::types::Model;
 
 /// Names of kernels that the firmware knows to have 64 bits.

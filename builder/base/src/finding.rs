@@ -1,4 +1,5 @@
-//! What is wrong with a recipe, and where: one finding, with the source line and a caret under the offending text.
+//! Something that is wrong with what a user wrote or an image holds: how bad, where, what, and what to do. Where the place
+//! is known to the column, the source line is shown, with a caret under the offending text.
 //!
 //! ```text
 //! demo.toml:12:1: unknown key `instal` in `packages`
@@ -13,10 +14,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::error;
-
 /// Longest piece of a source line that is shown, in characters.
 const SHOWN_LINE: usize = 120;
+/// Longest piece of a file's text within a message, in characters.
+const SHOWN_TEXT: usize = 60;
 /// Least similarity (Jaro-Winkler, 0 to 1) of a name that is worth suggesting.
 const SIMILAR: f64 = 0.75;
 
@@ -48,8 +49,10 @@ pub struct Place {
     /// The file as the user named it, or `--set`.
     pub file: String,
     /// Line, from 1; 0 where the place is an argument or the file as a whole.
+    #[serde(skip_serializing_if = "is_zero")]
     pub line: usize,
-    /// Column in characters, from 1.
+    /// Column in characters, from 1; 0 where it is the line as a whole.
+    #[serde(skip_serializing_if = "is_zero")]
     pub column: usize,
     /// The source line; empty where it must not be shown (it may hold a secret).
     #[serde(skip)]
@@ -67,7 +70,7 @@ impl Place {
 
     /// A line of a file, without an excerpt.
     pub fn line(file: impl Into<String>, line: usize) -> Self {
-        Self { file: file.into(), line, column: 1, text: String::new(), width: 0 }
+        Self { file: file.into(), line, column: 0, text: String::new(), width: 0 }
     }
 
     /// The place of the bytes `span` of `text`; spans that reach over the end of a line are cut there. A line that may
@@ -104,6 +107,11 @@ impl Place {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 fn may_hold_secret(line: &str) -> bool {
     let lower = line.to_lowercase();
     let credentials = line.split("://").skip(1).any(|rest| rest.contains('@'));
@@ -119,6 +127,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             0 => f.write_str(&self.file),
+            line if self.column == 0 => write!(f, "{}:{line}", self.file),
             line => write!(f, "{}:{line}:{}", self.file, self.column),
         }
     }
@@ -126,12 +135,15 @@ impl fmt::Display for Place {
 
 /// One thing that is wrong, or will be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Diagnostic {
+pub struct Finding {
     /// How bad.
     pub severity: Severity,
     /// Where, if it has a place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<Box<Place>>,
+    /// The key of a settings file, or a table's column, that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// What is wrong, naming the offending text.
     pub message: String,
     /// What was expected there.
@@ -142,10 +154,17 @@ pub struct Diagnostic {
     pub hint: Option<String>,
 }
 
-impl Diagnostic {
+impl Finding {
     /// An error without a place.
     pub fn error(message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, place: None, message: message.into(), expected: None, hint: None }
+        Self {
+            severity: Severity::Error,
+            place: None,
+            key: None,
+            message: message.into(),
+            expected: None,
+            hint: None,
+        }
     }
 
     /// A warning without a place.
@@ -157,6 +176,13 @@ impl Diagnostic {
     #[must_use]
     pub fn at(mut self, place: impl Into<Option<Place>>) -> Self {
         self.place = place.into().map(Box::new);
+        self
+    }
+
+    /// About a key or column.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
         self
     }
 
@@ -174,6 +200,16 @@ impl Diagnostic {
         self
     }
 
+    /// The file that it is in, and the line there; empty and 0 where it has no place.
+    pub fn file_and_line(&self) -> (&str, usize) {
+        self.place.as_ref().map_or(("", 0), |place| (&place.file, place.line))
+    }
+
+    /// As it is shown, with the severity before it.
+    pub fn labelled(&self) -> String {
+        format!("{}: {self}", self.severity)
+    }
+
     /// Suggests the known name that is nearest to `wrong`, if one is near.
     #[must_use]
     pub fn suggest<'a>(self, wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
@@ -184,13 +220,16 @@ impl Diagnostic {
     }
 }
 
-impl fmt::Display for Diagnostic {
+impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut gutter = "  ".to_owned();
-        match &self.place {
-            Some(place) => write!(f, "{place}: {}", self.message)?,
-            None => f.write_str(&self.message)?,
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
         }
+        if let Some(key) = &self.key {
+            write!(f, "`{key}`: ")?;
+        }
+        f.write_str(&self.message)?;
         if let Some(place) = self.place.as_ref().filter(|place| !place.text.is_empty()) {
             let number = if place.line == 0 { String::new() } else { place.line.to_string() };
             gutter = " ".repeat(number.len().max(2));
@@ -209,22 +248,14 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-impl From<&Diagnostic> for error::Finding {
-    fn from(found: &Diagnostic) -> Self {
-        let place = |place: &Place| error::Place {
-            file: place.file.clone(),
-            line: (place.line > 0).then_some(place.line),
-            column: (place.line > 0).then_some(place.column),
-        };
-        Self {
-            place: found.place.as_deref().map(place),
-            message: found.message.clone(),
-            hint: found
-                .hint
-                .clone()
-                .or_else(|| found.expected.as_ref().map(|what| format!("expected {what}"))),
-        }
+/// Text of a file that anybody may have written, fit for a message: short, without control characters.
+pub fn clean(text: &str) -> String {
+    let mut shown: String =
+        text.chars().take(SHOWN_TEXT).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(SHOWN_TEXT).is_some() {
+        shown.push('…');
     }
+    shown
 }
 
 /// The known name nearest to a wrong one, if any is near enough to be meant.
@@ -236,14 +267,14 @@ pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
 
 #[cfg(test)]
 mod tests {
-    use super::{Diagnostic, Place, nearest};
+    use super::{Finding, Place, nearest};
 
     #[test]
     fn carets_stand_under_the_text() {
         let text = "a = 1\r\nköy = \"wrong\"\n";
         let start = text.find('"').expect("in the text");
         let place = Place::of_span("r.toml", text, &(start..start + 7));
-        let shown = Diagnostic::error("bad").at(place).expected("a number").to_string();
+        let shown = Finding::error("bad").at(place).expected("a number").to_string();
         assert_eq!(
             shown,
             "r.toml:2:7: bad\n   |\n 2 | köy = \"wrong\"\n   |       ^^^^^^^\n   = expected a number"
@@ -256,7 +287,7 @@ mod tests {
         for start in 0..12 {
             for end in 0..12 {
                 let place = Place::of_span("x", text, &(start..end));
-                assert!(place.line >= 1 && !Diagnostic::error("e").at(place).to_string().is_empty());
+                assert!(place.line >= 1 && !Finding::error("e").at(place).to_string().is_empty());
             }
         }
     }
@@ -264,7 +295,7 @@ mod tests {
     #[test]
     fn long_lines_are_cut_around_the_caret() {
         let text = format!("{}HERE", " ".repeat(5000));
-        let shown = Diagnostic::error("e").at(Place::of_span("x", &text, &(5000..5004))).to_string();
+        let shown = Finding::error("e").at(Place::of_span("x", &text, &(5000..5004))).to_string();
         assert!(shown.contains("HERE") && shown.contains("^^^^") && shown.len() < 400, "{shown}");
     }
 
