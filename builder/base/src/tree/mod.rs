@@ -71,6 +71,16 @@ impl Root {
         }
     }
 
+    /// The tree in the folder `path`, followed: its links end at that folder.
+    ///
+    /// # Errors
+    /// When there is no folder of this path.
+    pub fn subtree(&self, path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let folder = self.at(path, OFlag::O_PATH | OFlag::O_DIRECTORY);
+        Ok(Self { folder: folder.with_context(|| format!("opening the folder {}", shown(path)))? })
+    }
+
     /// A handle on `path`, followed, that names the place only (`O_PATH`): for mount(2) and for running a program with
     /// this as its root, which both need more than a path that a link may bend.
     ///

@@ -13,6 +13,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::ids::Ids;
+use super::marker::{self, Marker};
 use super::survey::{BLOCK, INODE, RESERVED_PERCENT, Survey, journal_of};
 use crate::error::{Problem, problem};
 use crate::host;
@@ -61,7 +62,40 @@ pub fn make(root: &Root<'_>, survey: &Survey) -> Result<()> {
     anyhow::ensure!(i32::try_from(root.epoch).is_ok(), "the time stamp {} lies after 2038", root.epoch);
     let mut command = mke2fs(root, survey)?;
     host::run_with_input(&mut command, CONFIGURATION.as_bytes()).map_err(|error| explain(error, root))?;
-    settle_times(root)
+    let found = marker::find(&crate::tree::Root::open(root.tree)?)?;
+    replace(root, &found.markers)?;
+    let newest = u64::try_from(found.newest.min(i32::MAX.into())).unwrap_or_default();
+    settle_times(root, newest.max(root.epoch))
+}
+
+/// Puts in the markers' place what they stand for, then looks: debugfs returns 0 whatever happened.
+fn replace(root: &Root<'_>, markers: &[Marker]) -> Result<()> {
+    if markers.is_empty() {
+        return Ok(());
+    }
+    let script = markers.iter().map(Marker::replace).collect::<Result<String>>()?;
+    let said = debugfs(root, &["-w"], &script)?;
+    let (looks, right): (Vec<_>, Vec<_>) =
+        markers.iter().map(Marker::look).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let shown = debugfs(root, &[], &looks.concat())?;
+    // Each answer follows its command, which debugfs repeats.
+    let mut answers = shown.split("debugfs: ").skip(1);
+    for (marker, right) in markers.iter().zip(right) {
+        if !answers.next().is_some_and(|answer| answer.contains(&right)) {
+            let said = host::tail(&said, 10);
+            anyhow::bail!("debugfs did not replace the marker {}; it said:\n{said}", marker.path.display());
+        }
+    }
+    Ok(())
+}
+
+/// What debugfs answers to a script.
+fn debugfs(root: &Root<'_>, options: &[&str], script: &str) -> Result<String> {
+    let mut command = clean(host::command("debugfs")?, root.epoch);
+    let device = format!("{}?offset={}", root.image.display(), root.offset);
+    let said =
+        host::run_with_input(command.args(options).args(["-f", "/dev/stdin", &device]), script.as_bytes())?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 fn mke2fs(root: &Root<'_>, survey: &Survey) -> Result<Command> {
@@ -110,24 +144,22 @@ fn explain(error: anyhow::Error, root: &Root<'_>) -> anyhow::Error {
     error
 }
 
-/// Sets the times of all inodes with one debugfs, then reads them again: debugfs returns 0 whatever happened.
-fn settle_times(root: &Root<'_>) -> Result<()> {
-    let script = unsettled(root)?;
+/// Sets the times of all inodes with one debugfs, then reads them again: debugfs returns 0 whatever happened. Changes until
+/// `newest` keep their time.
+fn settle_times(root: &Root<'_>, newest: u64) -> Result<()> {
+    let script = unsettled(root, newest)?;
     if script.is_empty() {
         return Ok(());
     }
-    let mut command = clean(host::command("debugfs")?, root.epoch);
-    let device = format!("{}?offset={}", root.image.display(), root.offset);
-    let said = host::run_with_input(command.args(["-w", "-f", "/dev/stdin", &device]), script.as_bytes())?;
-    if unsettled(root)?.is_empty() {
+    let said = debugfs(root, &["-w"], &script)?;
+    if unsettled(root, newest)?.is_empty() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&said);
     anyhow::bail!("debugfs did not set the times of all inodes; it said:\n{}", host::tail(&said, 10))
 }
 
 /// debugfs commands for every time that is not as it should be.
-fn unsettled(root: &Root<'_>) -> Result<String> {
+fn unsettled(root: &Root<'_>, newest: u64) -> Result<String> {
     use std::fmt::Write as _;
 
     let file = File::open(root.image).with_context(|| format!("opening {}", root.image.display()))?;
@@ -136,7 +168,7 @@ fn unsettled(root: &Root<'_>) -> Result<String> {
     Inodes::open(&file, root.offset)?.each(|number, inode| {
         for (field, at, extra, keep_older) in TIMES {
             let seconds = u32_at(inode, at);
-            let settled = u64::from(seconds) == epoch || (keep_older && u64::from(seconds) < epoch);
+            let settled = u64::from(seconds) == epoch || (keep_older && u64::from(seconds) <= newest);
             if !settled {
                 let _ = writeln!(script, "sif <{number}> {field} @{epoch}");
             }
@@ -202,7 +234,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{Root, Survey, make, unsettled};
+    use super::{Root, Survey, make, marker, unsettled};
     use crate::disk::ids::Ids;
     use crate::error::problem;
     use crate::host;
@@ -312,6 +344,61 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn markers_become_what_they_stand_for() {
+        let folder = tempfile::tempdir().expect("temp folder");
+        let top = folder.path().join("tree");
+        let diff = top.join("var/lib/docker/overlay2/0123/diff");
+        fs::create_dir_all(diff.join("srv")).expect("folder");
+        fs::create_dir_all(top.join("elsewhere")).expect("folder");
+        let node =
+            marker::Node { block: false, major: 1, minor: 3, mode: 0o666, uid: 0, gid: 7, mtime: EPOCH + 9 };
+        for (name, content) in [
+            (".wh.gone", String::new()),
+            (".wh.a \"strange\" name", String::new()),
+            ("srv/.wh..wh..opq", String::new()),
+            (".wh..wh.node.null", node.to_string()),
+            ("late", "x".into()),
+        ] {
+            fs::write(diff.join(name), content).expect("file");
+        }
+        fs::write(top.join("elsewhere/.wh.name"), "a file like any other").expect("file");
+        let late = std::time::UNIX_EPOCH + std::time::Duration::from_secs(EPOCH + 100);
+        File::open(diff.join("late")).expect("open").set_modified(late).expect("time");
+        for name in [".wh.gone", ".wh.a \"strange\" name", "srv/.wh..wh..opq", ".wh..wh.node.null", "srv", ""]
+        {
+            File::open(diff.join(name)).expect("open").set_modified(std::time::UNIX_EPOCH).expect("time");
+        }
+        for above in diff.ancestors().take_while(|above| above.starts_with(&top)) {
+            File::open(above).expect("open").set_modified(std::time::UNIX_EPOCH).expect("time");
+        }
+        let image = folder.path().join("disk.img");
+        let size = build(&top, &image).expect("image");
+        let inside = |name: &str| format!("\"/var/lib/docker/overlay2/0123/diff/{name}\"");
+        for (name, expected) in [
+            ("gone", "Type: character special    Mode:  0000"),
+            ("a \"\"strange\"\" name", "Device major/minor number: 00:00"),
+            ("null", "Type: character special    Mode:  0666"),
+            ("null", "Device major/minor number: 01:03"),
+            ("null", "Group:     7"),
+            ("null", "mtime: 0x6553f109:00000000"),
+            ("late", "mtime: 0x6553f164:00000000"),
+        ] {
+            let stat = debugfs(&image, &format!("stat {}", inside(name)));
+            assert!(stat.contains(expected), "{name}: {expected} in {stat}");
+        }
+        let list = debugfs(&image, &format!("ea_list {}", inside("srv")));
+        assert!(list.contains("trusted.overlay.opaque (1) = \"y\""), "{list}");
+        let names = debugfs(&image, &format!("ls {}", inside("")))
+            + &debugfs(&image, &format!("ls {}", inside("srv")));
+        assert!(!names.contains(".wh."), "{names}");
+        assert!(debugfs(&image, "cat /elsewhere/.wh.name").contains("like any other"));
+        let whole = fs::read(&image).expect("read");
+        fs::write(&image, &whole[OFFSET as usize..][..size as usize]).expect("write");
+        host::run(Command::new(host::program("e2fsck").expect("e2fsprogs")).args(["-f", "-n"]).arg(&image))
+            .expect("e2fsck finds no fault");
+    }
+
+    #[test]
     fn a_tree_that_does_not_fit_is_an_input_problem() {
         let folder = tempfile::tempdir().expect("temp folder");
         let top = folder.path().join("tree");
@@ -341,9 +428,9 @@ pub(super) mod tests {
         let ids = Ids::from_seed(&Digest::of("ext4"));
         let root =
             Root { tree: &top, image: &image, offset: OFFSET, size, ids: &ids, epoch: EPOCH, label: "root" };
-        assert_eq!(unsettled(&root).expect("read"), "");
+        assert_eq!(unsettled(&root, EPOCH).expect("read"), "");
         debugfs_write(&image, "sif <2> atime @5");
-        assert_eq!(unsettled(&root).expect("read"), format!("sif <2> atime @{EPOCH}\n"));
+        assert_eq!(unsettled(&root, EPOCH).expect("read"), format!("sif <2> atime @{EPOCH}\n"));
     }
 
     fn debugfs_write(image: &Path, request: &str) {

@@ -16,6 +16,7 @@ mod fat_check;
 mod fat_undo;
 pub mod gpt;
 pub mod ids;
+pub mod marker;
 pub mod mbr;
 pub mod overlay;
 pub mod patch;
