@@ -44,6 +44,9 @@ pub struct Manifest {
     /// Archives of container images that the recipe has the device start with: names in `/var/lib/edgepress/images`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub preloaded: Vec<String>,
+    /// Container images that are in the engine's store before the first boot: name → image id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub containers: BTreeMap<String, Digest>,
     /// DNS servers that containers use.
     pub engine_dns: Vec<IpAddr>,
     /// Partitions in order.

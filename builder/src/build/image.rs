@@ -92,13 +92,14 @@ impl ImageJob {
             boot_code,
         };
         let partitions = disk::make(&plan, sink)?;
-        let inventory = sbom::collect(root, &self.recipe.engine.images)?;
+        let inventory = sbom::collect(root, &self.recipe.engine)?;
         Ok(Made { partitions, kernels: kernels(root)?, inventory })
     }
 
     fn guard(&self, root: &Root) -> Result<()> {
         let allowed = guard::Allowed {
-            images: images::archive_names(&self.recipe.engine.images).into_iter().collect(),
+            images: images::archive_names(&self.recipe.engine).into_iter().collect(),
+            engine_store: images::in_store(&self.recipe.engine),
             authorized_keys: BTreeSet::from([self.authorized_keys]),
             keys: self.recipe.packages.keep_keys.iter().cloned().collect(),
             wifi: self.wifi,

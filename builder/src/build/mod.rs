@@ -42,7 +42,7 @@ use crate::store::{Store, layers};
 use crate::units::{Arch, Digest};
 use crate::{check, lock};
 use outputs::{Outputs, Ready};
-use plan::Plan;
+use plan::{Layers, Plan};
 use steps::{Explained, History, Step};
 
 /// What `edgepress build` is asked for.
@@ -138,8 +138,7 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     if plan.installs(&store)? {
         begin::room(&plan, &store, &folder)?;
     }
-    let steps = stacked(&plan)?;
-    let below = steps.last().context("finding the last layer")?.0.key();
+    let Layers { steps, key: below } = plan.layers()?;
     let trees: Vec<PathBuf> = steps.iter().map(|(step, _)| layers::place(&store, &step.key())).collect();
     let outputs =
         Outputs { plan: &plan, below, trees: trees.clone(), folder: folder.clone(), store: &store, sink };
@@ -164,17 +163,6 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
         seconds: start.elapsed().as_secs_f64(),
         peak_memory: sandbox::peak_memory(),
     })
-}
-
-/// The layers' steps, bottom first: the key of each holds that of the one below.
-fn stacked(plan: &Plan) -> Result<Vec<(Step, layer::Action)>> {
-    let mut below = None;
-    let steps = plan.layers().map(|layer| {
-        let (step, action) = layer?.over(below);
-        below = Some(step.key());
-        Ok((step, action))
-    });
-    steps.collect()
 }
 
 /// The file that stands for all.
@@ -267,7 +255,7 @@ impl Build<'_> {
         for (at, (step, action)) in steps.into_iter().enumerate() {
             self.layer(&step, |tree, scratch| LayerJob {
                 step: step.record.step.clone(),
-                lowers: trees[..at].to_vec(),
+                lowers: if action.stands_alone() { Vec::new() } else { trees[..at].to_vec() },
                 scratch,
                 tree,
                 blobs: blobs.clone(),

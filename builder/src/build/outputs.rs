@@ -26,7 +26,7 @@ use crate::export::{self, Request, vhd};
 use crate::files;
 use crate::format::Holds;
 use crate::manifest::{self, Manifest, Output, Raw};
-use crate::recipe::types::Format;
+use crate::recipe::types::{Format, Preload};
 use crate::rootfs::images;
 use crate::sandbox;
 use crate::store::Store;
@@ -318,7 +318,13 @@ impl Outputs<'_> {
             epoch: self.plan.epoch,
             provisioning: recipe.provisioning.in_image(),
             config_toml: self.plan.config_toml.clone(),
-            preloaded: images::archive_names(&recipe.engine.images),
+            preloaded: images::archive_names(&recipe.engine),
+            containers: match recipe.engine.preload {
+                Preload::Store => {
+                    made.inventory.images.iter().map(|one| (one.name.clone(), one.sha256)).collect()
+                }
+                Preload::Load => BTreeMap::new(),
+            },
             engine_dns: recipe.engine.dns.clone(),
             partitions: made.partitions.clone(),
             outputs: outputs.to_owned(),

@@ -16,6 +16,7 @@ use crate::overlay;
 use crate::packages::deb;
 use crate::recipe::Loaded;
 use crate::recipe::types::{EngineImage, Initramfs, Recipe};
+use crate::rootfs::engine_store;
 use crate::rootfs::files::{Files, Places};
 use crate::rootfs::images::{Image, Source};
 use crate::rootfs::initramfs;
@@ -53,21 +54,39 @@ pub struct Plan {
     tools: Vec<DebFile>,
     entries: Vec<Entry>,
     images: Vec<Image>,
+    /// Images of other places than the tree, for the engine's own store.
+    stored: Vec<engine_store::Image>,
 }
 
 /// A layer before it is known what lies below.
-pub struct Layer {
+struct Layer {
     name: &'static str,
     inputs: Vec<(String, String)>,
     action: Action,
 }
 
 impl Layer {
-    /// The step over the layer `below`, and what makes it.
-    pub fn over(self, below: Option<Digest>) -> (Step, Action) {
+    /// The step over the layers `below`, what makes it, and the key of all so far.
+    fn over(self, below: Option<Digest>) -> (Step, Action, Digest) {
+        let inputs = self.inputs.into_iter();
+        if self.action.stands_alone() {
+            let step = Step::new(self.name, inputs);
+            let key = Digest::of_json(&(below, step.key()));
+            return (step, self.action, key);
+        }
         let below = below.map(|key| ("layer below".to_owned(), key.to_string()));
-        (Step::new(self.name, self.inputs.into_iter().chain(below)), self.action)
+        let step = Step::new(self.name, inputs.chain(below));
+        let key = step.key();
+        (step, self.action, key)
     }
+}
+
+/// The layers' steps, bottom first, and the key of all of them together.
+pub struct Layers {
+    /// Each with what makes it.
+    pub steps: Vec<(Step, Action)>,
+    /// Changes with any of them.
+    pub key: Digest,
 }
 
 /// The lock as a step.
@@ -123,6 +142,7 @@ impl Plan {
             tools,
             entries,
             images,
+            stored: Vec::new(),
         })
     }
 
@@ -138,13 +158,23 @@ impl Plan {
         Some((Step::new("native-tools", inputs), Action::Tools { debs: self.tools.clone(), target }))
     }
 
-    /// The layers, bottom first.
-    pub fn layers(&self) -> impl Iterator<Item = Result<Layer>> + '_ {
-        type Make = fn(&Plan) -> Result<Layer>;
-        let packages: [Make; 3] = [Self::base, Self::identity_service, Self::edge];
-        let rest: [Make; 2] = [Self::initramfs, Self::files];
-        let loader = self.boot_loader();
-        packages.into_iter().map(|make| make(self)).chain(loader.map(Ok)).chain(rest.map(|make| make(self)))
+    /// The layers, bottom first: the key of each holds that of the ones below, but for one that stands alone.
+    ///
+    /// # Errors
+    /// When something that they are made from cannot be read.
+    pub fn layers(&self) -> Result<Layers> {
+        let mut layers = vec![self.base()?, self.identity_service()?, self.edge()?];
+        layers.extend(self.boot_loader());
+        layers.push(self.initramfs()?);
+        layers.extend(self.stored_images());
+        layers.push(self.files()?);
+        let (mut steps, mut below) = (Vec::new(), None);
+        for layer in layers {
+            let (step, action, key) = layer.over(below);
+            steps.push((step, action));
+            below = Some(key);
+        }
+        Ok(Layers { steps, key: below.context("finding the last layer")? })
     }
 
     /// Must packages be installed, because a layer of them is not in the store?
@@ -152,14 +182,11 @@ impl Plan {
     /// # Errors
     /// As the layers.
     pub fn installs(&self, store: &Store) -> Result<bool> {
-        let mut below = None;
-        for layer in self.layers() {
-            let (step, action) = layer?.over(below);
-            let of_packages = matches!(action, Action::Bootstrap { .. } | Action::Install { .. });
-            if of_packages && layers::find(store, &step.key()).is_none() {
-                return Ok(true);
-            }
-            below = Some(step.key());
+        let of_packages =
+            |action: &Action| matches!(action, Action::Bootstrap { .. } | Action::Install { .. });
+        let missing = |step: &Step| layers::find(store, &step.key()).is_none();
+        if self.layers()?.steps.iter().any(|(step, action)| of_packages(action) && missing(step)) {
+            return Ok(true);
         }
         let tools = self.tools().map(|(step, _)| step.key());
         Ok(tools.is_some_and(|key| layers::find(store, &key).is_none()))
@@ -216,6 +243,21 @@ impl Plan {
         Ok(Layer { name: "initramfs", inputs, action: Action::Initramfs { files, wanted } })
     }
 
+    /// Only where there are images of other places than the tree.
+    fn stored_images(&self) -> Option<Layer> {
+        if self.stored.is_empty() {
+            return None;
+        }
+        let inputs = self.stored.iter().map(|image| {
+            let names: Vec<&str> = image.names.iter().map(|name| name.reference.as_str()).collect();
+            // Never where the blobs lie.
+            let layers: Vec<Digest> = image.layers.iter().map(|layer| layer.digest).collect();
+            let digest = Digest::of_json(&(&image.id, layers, &image.origin));
+            (format!("container image {}", names.join(", ")), digest.to_string())
+        });
+        Some(Layer { name: "images", inputs: inputs.collect(), action: Action::Images(self.stored.clone()) })
+    }
+
     fn files(&self) -> Result<Layer> {
         let recipe = &self.recipe;
         let mut entries = self.entries.clone();
@@ -239,6 +281,7 @@ impl Plan {
             timezone: recipe.system.timezone.clone(),
             places: self.places.clone(),
             images: self.images.clone(),
+            preload: recipe.engine.preload,
         };
         Ok(Layer { name: "files", inputs, action: Action::Files(files) })
     }

@@ -220,7 +220,9 @@ fn leaks(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Finding>) -> Result<
     // Files that cannot be read are findings of their own.
     let keys = ssh::joined(&recipe.access.ssh_keys).unwrap_or_default();
     let allowed = guard::Allowed {
-        images: images::archive_names(&recipe.engine.images).into_iter().collect(),
+        images: images::archive_names(&recipe.engine).into_iter().collect(),
+        // Nobody has an overlay of it.
+        engine_store: false,
         authorized_keys: [Digest::of(keys)].into(),
         keys: recipe.packages.keep_keys.iter().cloned().collect(),
         wifi: wifi::allowed(recipe.network.wifi.as_ref()).unwrap_or_default(),

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{images, login, scripts, zone};
 use crate::chroot::Chroot;
 use crate::error::Problem;
+use crate::recipe::types::Preload;
 use crate::tree::entry::{Entry, Kind};
 use crate::tree::{self, Root};
 use crate::units::{Digest, Sha256};
@@ -35,6 +36,8 @@ pub struct Files {
     pub places: Places,
     /// Container images to preload.
     pub images: Vec<images::Image>,
+    /// How they come to the device.
+    pub preload: Preload,
 }
 
 /// Places in the recipe, as in `demo.toml:12:8`, for messages.
@@ -47,11 +50,11 @@ pub struct Places {
 }
 
 impl Files {
-    /// Lays everything over the tree in `folder`; `blobs` are the store's.
+    /// Lays everything over the tree; `blobs` are the store's, `scratch` is a folder for work that is thrown away.
     ///
     /// # Errors
     /// The file or account that could not be made.
-    pub fn lay(&self, chroot: &Chroot<'_>, blobs: &Path) -> Result<()> {
+    pub fn lay(&self, chroot: &Chroot<'_>, blobs: &Path, scratch: &Path) -> Result<()> {
         let root = chroot.root;
         let home = PathBuf::from(format!("/home/{}", self.user));
         let (at_home, others) = self.split(root, &home)?;
@@ -63,7 +66,10 @@ impl Files {
         account.keys(root, &self.authorized_keys)?;
         scripts::check(root, &self.entries, chroot.sink)?;
         for (at, image) in self.images.iter().enumerate() {
-            image.preload(root, at, chroot.epoch)?;
+            match self.preload {
+                Preload::Store => image.store(root, scratch, chroot.epoch)?,
+                Preload::Load => image.preload(root, at, chroot.epoch)?,
+            }
         }
         Ok(())
     }

@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::credentials::{ANYWHERE, IN_A_HOME};
 use super::guard_rules::{
-    AUTHORIZED_KEYS, NO_KEYS_UNDER, PKCS12, PRELOADED, PRIVATE_KEY, RULES, Rule, WIFI, is_key_store, lets_in,
-    matches,
+    AUTHORIZED_KEYS, ENGINE_STORE, NO_KEYS_UNDER, PKCS12, PRELOADED, PRIVATE_KEY, RULES, Rule, STORED, WIFI,
+    is_key_store, lets_in, matches,
 };
 use crate::error::Problem;
 use crate::tree::{self, Root};
@@ -83,6 +83,8 @@ impl Tree for Root {
 pub struct Allowed {
     /// File names in `/var/lib/edgepress/images`.
     pub images: BTreeSet<String>,
+    /// Images in the engine's own store. What they hold is theirs, keys among it: many bring those of their own tests.
+    pub engine_store: bool,
     /// Digests of authorized_keys files.
     pub authorized_keys: BTreeSet<Digest>,
     /// Files with keys that are no secret, as paths on the device.
@@ -192,6 +194,11 @@ impl Guard<'_> {
         for (name, kind) in self.tree.list(path)? {
             let path = path.join(name);
             match kind {
+                Kind::Folder if ENGINE_STORE.iter().any(|folder| path == Path::new(folder)) => {
+                    if !self.allowed.engine_store {
+                        self.leak(&path, &STORED);
+                    }
+                }
                 Kind::Folder => self.folder(&path, look)?,
                 Kind::File => look(self, &path)?,
                 Kind::Other => {}
@@ -258,7 +265,9 @@ impl Guard<'_> {
             path: Path::new("/").join(path),
             what: rule.what.into(),
             fix: rule.fix.into(),
-            perhaps_meant: [&AUTHORIZED_KEYS, &WIFI, &PRELOADED].iter().any(|meant| meant.what == rule.what),
+            perhaps_meant: [&AUTHORIZED_KEYS, &WIFI, &PRELOADED, &STORED]
+                .iter()
+                .any(|meant| meant.what == rule.what),
         });
     }
 
@@ -402,6 +411,7 @@ mod tests {
         put(tree, "etc/wpa_supplicant/other.conf", "network={\n\tpsk=\"other\"\n}\n");
         put(tree, "etc/wpa_supplicant/open.conf", "country=DE\n# psk=none\n");
         let allowed = Allowed {
+            engine_store: false,
             images: ["00-agent.tar".to_owned()].into(),
             authorized_keys: [Digest::of("ssh-ed25519 AAAA ops\n")].into(),
             keys: ["/opt/app/test.key".into()].into(),

@@ -81,10 +81,10 @@ pub const RULES: &[Rule] = &[
     any("var/lib/edgepress/installed", "the mark of a first boot", NOT_STARTED),
     any("var/lib/edgepress/provisioned", "the mark of a finished first boot", NOT_STARTED),
     any("var/lib/edgepress/grown", "the mark of a grown root", NOT_STARTED),
-    // The engine. Its image store too: its layers are tied to keys and ids of one engine.
+    // The engine. Its store of images is looked at by itself, see [`ENGINE_STORE`].
     any(
         "var/lib/docker/**",
-        "containers, networks, volumes or images of docker",
+        "containers, networks or volumes of docker",
         "preload images with engine.images",
     ),
     any("var/lib/containerd/**", "containers or images of containerd", "preload images with engine.images"),
@@ -149,6 +149,12 @@ pub const PRELOADED: Rule = any(
     "a container image that waits for the first boot",
     "name it in engine.images, or remove it",
 );
+
+/// Folders of the engine's store of images; nothing in them is looked at.
+pub const ENGINE_STORE: [&str; 2] = ["var/lib/docker/image", "var/lib/docker/overlay2"];
+
+/// Allowed where the recipe has images put there.
+pub const STORED: Rule = any("", "images of docker", "preload images with engine.images");
 
 /// Anywhere in the folders that the guard walks, except where a package's scripts quote one.
 pub const PRIVATE_KEY: Rule = if_holds("", has_private_key, "a private key", NO_KEY);

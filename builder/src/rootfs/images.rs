@@ -9,7 +9,7 @@
 //! The format is that of the Docker image specification v1.2, section "Combined Image JSON + Filesystem Changeset".
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,9 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::engine_store;
 use crate::error::Problem;
-use crate::recipe::types::EngineImage;
+use crate::recipe::types::{Engine, Preload};
 use crate::tree::Root;
 use crate::units::{Arch, Digest, Sha256};
 
@@ -61,9 +62,19 @@ pub fn archive_name(at: usize, name: &str) -> String {
     format!("{at:02}-{plain}.tar")
 }
 
-/// File names of the archives of a recipe's images.
-pub fn archive_names(images: &[EngineImage]) -> Vec<String> {
-    images.iter().enumerate().map(|(at, image)| archive_name(at, &image.name)).collect()
+/// File names of the archives of a recipe's images; none where they are in the engine's store.
+pub fn archive_names(engine: &Engine) -> Vec<String> {
+    match engine.preload {
+        Preload::Store => Vec::new(),
+        Preload::Load => {
+            engine.images.iter().enumerate().map(|(at, image)| archive_name(at, &image.name)).collect()
+        }
+    }
+}
+
+/// Does the recipe put images into the engine's store?
+pub fn in_store(engine: &Engine) -> bool {
+    engine.preload == Preload::Store && !engine.images.is_empty()
 }
 
 impl Image {
@@ -75,12 +86,36 @@ impl Image {
         }
     }
 
-    /// Puts the image's archive into the tree.
+    /// Puts the image's archive, of number `at`, into the tree.
     ///
     /// # Errors
     /// The file that is missing, or cannot be written.
     pub fn preload(&self, root: &Root, at: usize, epoch: u64) -> Result<()> {
         self.put(root, at, epoch).with_context(|| format!("preloading the container image {}", self.name))
+    }
+
+    /// Puts the image, if it is made of the tree's own files, into the engine's store in the tree; `scratch` is a folder of
+    /// this machine for work that is thrown away.
+    ///
+    /// # Errors
+    /// As [`Self::preload`].
+    pub fn store(&self, root: &Root, scratch: &Path, epoch: u64) -> Result<()> {
+        let Source::Tree { files, entrypoint } = &self.from else { return Ok(()) };
+        let made = || -> Result<()> {
+            let layer = Layer { root, files, epoch };
+            let (path, config) = (scratch.join("container-layer.tar"), scratch.join("container-config.json"));
+            let mut tally = Tally { to: File::create(&path)?, hasher: Sha256::new(), size: 0 };
+            layer.write(&mut tally)?;
+            let digest = tally.hasher.finish();
+            let text = configuration(self.arch, entrypoint, &digest, epoch)?;
+            fs::write(&config, &text)?;
+            let names = vec![engine_store::Name::of(&self.name)?];
+            let layers = vec![engine_store::Blob { path, digest }];
+            let id = Digest::of(&text);
+            engine_store::put(root, &[engine_store::Image { names, id, config, layers, origin: None }])
+                .map(drop)
+        };
+        made().with_context(|| format!("preloading the container image {}", self.name))
     }
 
     fn put(&self, root: &Root, at: usize, epoch: u64) -> Result<()> {
@@ -169,6 +204,20 @@ impl Layer<'_> {
     }
 }
 
+/// The configuration of an image of one layer.
+fn configuration(arch: Arch, entrypoint: &[String], diff: &Digest, epoch: u64) -> Result<Vec<u8>> {
+    let created = time::OffsetDateTime::from_unix_timestamp(i64::try_from(epoch)?)?
+        .format(&time::format_description::well_known::Rfc3339)?;
+    Ok(serde_json::to_vec(&json!({
+        "architecture": arch.debian(),
+        "os": "linux",
+        "created": created,
+        "config": { "Entrypoint": entrypoint, "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"] },
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{diff}")] },
+        "history": [{ "created": created, "created_by": "edgepress" }],
+    }))?)
+}
+
 fn archive(
     name: &str,
     arch: Arch,
@@ -179,16 +228,7 @@ fn archive(
     let mut tally = Tally { to: io::sink(), hasher: Sha256::new(), size: 0 };
     layer.write(&mut tally)?;
     let (diff, size, epoch) = (tally.hasher.finish(), tally.size, layer.epoch);
-    let created = time::OffsetDateTime::from_unix_timestamp(i64::try_from(epoch)?)?
-        .format(&time::format_description::well_known::Rfc3339)?;
-    let config = serde_json::to_vec(&json!({
-        "architecture": arch.debian(),
-        "os": "linux",
-        "created": created,
-        "config": { "Entrypoint": entrypoint, "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"] },
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{diff}")] },
-        "history": [{ "created": created, "created_by": "edgepress" }],
-    }))?;
+    let config = configuration(arch, entrypoint, &diff, epoch)?;
     let config_name = format!("{}.json", Digest::of(&config));
     let layer_name = format!("{diff}.tar");
     let manifest =

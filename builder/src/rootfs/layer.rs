@@ -10,7 +10,7 @@ use nix::unistd::sethostname;
 use serde::{Deserialize, Serialize};
 
 use super::packages::{DebFile, Installer, NoServices};
-use super::{accounts, clean, files, initramfs, package_keys, sync};
+use super::{accounts, clean, engine_store, files, initramfs, package_keys, sync};
 use crate::board::Program;
 use crate::chroot::Chroot;
 use crate::chroot::mounts;
@@ -78,6 +78,8 @@ pub enum Action {
         /// Does the recipe want one?
         wanted: bool,
     },
+    /// Container images in the engine's own store; needs nothing of the layers below.
+    Images(Vec<engine_store::Image>),
     /// Everything that is no package.
     Files(files::Files),
     /// No layer of the image: programs of this machine that build trees of another architecture; see [`tools`].
@@ -87,6 +89,13 @@ pub enum Action {
         /// The trees' architecture.
         target: Arch,
     },
+}
+
+impl Action {
+    /// Needs nothing of the layers below: what it makes is the same over any.
+    pub fn stands_alone(&self) -> bool {
+        matches!(self, Self::Images(_))
+    }
 }
 
 impl Job for LayerJob {
@@ -142,6 +151,18 @@ fn make(job: &LayerJob, sink: &dyn Sink) -> Result<String> {
             tools::prepare(&tree, *target)?;
             return root.content();
         }
+        Action::Images(images) => {
+            started(job, sink);
+            for passed in engine_store::put(&root, images)? {
+                sink.warn(format!(
+                    "{} in a container image: {} is left out",
+                    passed.path.display(),
+                    passed.what
+                ));
+            }
+            // The times are those of the images, and nobody's clock.
+            return root.content();
+        }
         _ => {}
     }
     mounts::around(&root, &job.blobs)?;
@@ -185,9 +206,9 @@ fn act(job: &LayerJob, tree: &Chroot<'_>, installer: &Installer<'_>) -> Result<(
         Action::Files(files) => {
             started(job, tree.sink);
             package_keys::remove(tree.root, &job.remove)?;
-            files.lay(tree, &job.blobs)
+            files.lay(tree, &job.blobs, &job.scratch)
         }
-        Action::Tools { .. } => Ok(()),
+        Action::Tools { .. } | Action::Images(_) => Ok(()),
     }
 }
 

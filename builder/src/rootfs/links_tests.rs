@@ -132,7 +132,7 @@ fn steps(tree: &Path, out: &Path) -> Vec<(&'static str, Result<String>)> {
         ("preload", image.preload(&root, 0, EPOCH).map(|()| String::new())),
         ("uefi", boot(&uefi)),
         ("raspberry pi", boot(&pi)),
-        ("sbom", sbom::collect(&root, &uefi.engine.images).map(|all| format!("{all:?}"))),
+        ("sbom", sbom::collect(&root, &uefi.engine).map(|all| format!("{all:?}"))),
         ("leftovers", foreign::refuse_leftovers(&root, Arch::host().other()).map(|()| String::new())),
         ("survey", Survey::of(&root).map(|survey| format!("{survey:?}"))),
         ("tar", export::root::pack(&root, out, EPOCH).map(|packed| format!("{packed:?}"))),

@@ -5,6 +5,7 @@
 //! identity-service    aziot-identity-service                        } tree's own dpkg, in this order:
 //! edge                aziot-edge                                    } each needs the one before configured
 //! initramfs           board's module list, /boot/initrd.img-*
+//! images              the engine's store with preloaded images: no key of it depends on a layer below
 //! files               overlays, config.toml, account, fstab, grub.cfg, preloaded images
 //! ```
 //!
@@ -14,6 +15,7 @@
 pub mod accounts;
 pub mod clean;
 mod credentials;
+pub mod engine_store;
 mod extract;
 pub mod files;
 pub mod guard;

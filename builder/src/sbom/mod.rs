@@ -32,8 +32,8 @@ use self::origin::{Origin, Origins};
 use crate::disk::ids::Uuid;
 use crate::disk::sparse;
 use crate::packages::control::{Paragraph, paragraphs};
-use crate::recipe::types::EngineImage;
-use crate::rootfs::images;
+use crate::recipe::types::{Engine, EngineImage, Preload};
+use crate::rootfs::{engine_store, images};
 use crate::tree::Root;
 use crate::units::{Arch, Digest};
 
@@ -53,7 +53,7 @@ pub struct Inventory {
     pub system: System,
     /// Installed packages, by name.
     pub packages: Vec<Package>,
-    /// Container images that wait for the first boot.
+    /// Container images that are there before the first boot.
     pub images: Vec<Container>,
     /// Licences that SPDX does not list.
     pub texts: Texts,
@@ -100,17 +100,17 @@ pub struct Package {
 pub struct Container {
     /// Reference with tag.
     pub name: String,
-    /// Digest of its archive in the tree.
+    /// Digest of its archive in the tree; of its configuration (the image id) where it is in the engine's store.
     pub sha256: Digest,
     /// Made from files of the tree, not pulled from a registry.
     pub own: bool,
 }
 
-/// Takes the inventory of a root tree in which the container images `preloaded` wait.
+/// Takes the inventory of a root tree with the container images of `engine`.
 ///
 /// # Errors
 /// When the tree has no package database, or it cannot be read.
-pub fn collect(root: &Root, preloaded: &[EngineImage]) -> Result<Inventory> {
+pub fn collect(root: &Root, engine: &Engine) -> Result<Inventory> {
     let mut inventory = Inventory { system: system(root)?, ..Inventory::default() };
     let status = root
         .read_text("/var/lib/dpkg/status", MOST_STATUS)?
@@ -131,14 +131,35 @@ pub fn collect(root: &Root, preloaded: &[EngineImage]) -> Result<Inventory> {
         }
         inventory.packages.push(known);
     }
-    for (at, image) in preloaded.iter().enumerate() {
+    inventory.images = containers(root, engine)?;
+    Ok(inventory)
+}
+
+fn containers(root: &Root, engine: &Engine) -> Result<Vec<Container>> {
+    let names =
+        root.read(engine_store::NAMES, MOST_STATUS)?.map(|text| engine_store::ids(&text)).transpose()?;
+    let names = names.unwrap_or_default();
+    let in_store = |image: &EngineImage| -> Result<Digest> {
+        let id = names
+            .get(&engine_store::Name::of(&image.name)?.reference)
+            .and_then(|id| id.strip_prefix("sha256:"));
+        let id = id.with_context(|| format!("the engine's store has no image {}", image.name))?;
+        id.parse().map_err(anyhow::Error::msg)
+    };
+    let archived = |at: usize, image: &EngineImage| -> Result<Digest> {
         let archive = Path::new(images::FOLDER).join(images::archive_name(at, &image.name));
         let file = root.open_file(&archive)?;
         let file = file.with_context(|| format!("{} is not in the tree", archive.display()))?;
-        let sha256 = digest(&file).with_context(|| format!("reading {}", archive.display()))?;
-        inventory.images.push(Container { name: image.name.clone(), sha256, own: image.file.is_none() });
-    }
-    Ok(inventory)
+        digest(&file).with_context(|| format!("reading {}", archive.display()))
+    };
+    let each = engine.images.iter().enumerate().map(|(at, image)| {
+        let sha256 = match engine.preload {
+            Preload::Store => in_store(image)?,
+            Preload::Load => archived(at, image)?,
+        };
+        Ok(Container { name: image.name.clone(), sha256, own: !image.from_root.is_empty() })
+    });
+    each.collect()
 }
 
 fn key(package: &Paragraph) -> (&str, &str) {

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::origin::{Archive, Origin, Origins};
 use super::{Bill, Container, Inventory, Package, collect, person};
+use crate::recipe::types::Engine;
 use crate::tree::Root;
 use crate::units::{Arch, Digest};
 
@@ -40,7 +41,7 @@ fn tree() -> tempfile::TempDir {
 }
 
 fn inventory() -> Inventory {
-    collect(&Root::open(tree().path()).expect("open"), &[]).expect("an inventory")
+    collect(&Root::open(tree().path()).expect("open"), &Engine::default()).expect("an inventory")
 }
 
 fn origins() -> Origins {
@@ -160,8 +161,9 @@ fn container_images() {
 #[test]
 fn a_tree_without_a_package_database_is_an_error() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let error =
-        collect(&Root::open(folder.path()).expect("open"), &[]).expect_err("nothing there").to_string();
+    let error = collect(&Root::open(folder.path()).expect("open"), &Engine::default())
+        .expect_err("nothing there")
+        .to_string();
     assert!(error.contains("/var/lib/dpkg/status"), "{error}");
     assert_eq!(person("\"A, Inc.\" <a@b.example>"), ("A, Inc.", "a@b.example"));
     assert_eq!(person("nobody"), ("nobody", ""));

@@ -241,8 +241,21 @@ pub struct Engine {
     pub metadata_access: bool,
     /// Container logs.
     pub log: EngineLog,
+    /// How those images come to the device: in the engine's own store, or as archives that it loads at first boot.
+    pub preload: Preload,
     /// Images that are in the device's store before its first contact with a network.
     pub images: Vec<EngineImage>,
+}
+
+/// How preloaded container images come to the device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preload {
+    /// In the engine's own store, for its driver `overlay2`: there when it starts.
+    #[default]
+    Store,
+    /// As archives that are loaded at first boot, for an engine that keeps its images otherwise.
+    Load,
 }
 
 /// How container logs are kept, so that they never fill the disk.
