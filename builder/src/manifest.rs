@@ -46,7 +46,7 @@ pub struct Manifest {
     pub preloaded: Vec<String>,
     /// Container images that are in the engine's store before the first boot: name → image id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub containers: BTreeMap<String, Digest>,
+    pub container_images: BTreeMap<String, Digest>,
     /// DNS servers that containers use.
     pub engine_dns: Vec<IpAddr>,
     /// Partitions in order.

@@ -232,7 +232,7 @@ mod tests {
     }
 
     /// What tar-split's own assembler does with the list and the files.
-    fn assemble(list: &[u8], files: &HashMap<String, Vec<u8>>) -> Vec<u8> {
+    fn assemble(list: &[u8], files: &Files) -> Vec<u8> {
         let mut tar = Vec::new();
         for (at, line) in list.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).enumerate() {
             let line: Value = serde_json::from_slice(line).expect("JSON");
@@ -253,7 +253,9 @@ mod tests {
         tar
     }
 
-    fn split(bytes: &[u8]) -> Result<(Vec<u8>, HashMap<String, Vec<u8>>, super::Unpacked)> {
+    type Files = HashMap<String, Vec<u8>>;
+
+    fn split(bytes: &[u8]) -> Result<(Vec<u8>, Files, super::Unpacked)> {
         let (mut list, mut files) = (Vec::new(), HashMap::new());
         let unpacked = disassemble(Cursor::new(bytes.to_vec()), &mut list, |entry| {
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();

@@ -319,7 +319,7 @@ impl Outputs<'_> {
             provisioning: recipe.provisioning.in_image(),
             config_toml: self.plan.config_toml.clone(),
             preloaded: images::archive_names(&recipe.engine),
-            containers: match recipe.engine.preload {
+            container_images: match recipe.engine.preload {
                 Preload::Store => {
                     made.inventory.images.iter().map(|one| (one.name.clone(), one.sha256)).collect()
                 }

@@ -4,7 +4,7 @@
 //! attributes are kept: the same tree gives the same bytes. It is what a container's base, a chroot or a network boot is
 //! made of; the FAT partition is not in it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -16,6 +16,7 @@ use tar::{Builder, EntryType, Header};
 
 use super::pass::{CHUNK, Chunk};
 use super::{joined, threads, zst};
+use crate::disk::marker::{self, Node, What};
 use crate::event::Sink;
 use crate::rootfs::layer::Stack;
 use crate::sandbox::Job;
@@ -87,7 +88,12 @@ pub(crate) fn pack(root: &Root, out: &Path, epoch: u64) -> Result<Packed> {
 }
 
 fn write(root: &Root, cutter: Cutter, epoch: u64) -> Result<(u64, Digest)> {
-    let mut tree = Tree { root, tar: Builder::new(cutter), epoch, seen: HashMap::new() };
+    let found = marker::find(root)?;
+    let latest = u64::try_from(found.newest).unwrap_or_default().max(epoch);
+    let opaque = found.markers.iter().filter(|one| one.what == What::Opaque);
+    let opaque = opaque.filter_map(|one| one.path.parent().map(Path::to_owned)).collect();
+    let markers = found.markers.into_iter().map(|one| (one.path, one.what)).collect();
+    let mut tree = Tree { root, tar: Builder::new(cutter), latest, seen: HashMap::new(), markers, opaque };
     tree.all()?;
     let mut cutter = tree.tar.into_inner().context("finishing the tar")?;
     cutter.flush().context("finishing the tar")?;
@@ -123,12 +129,20 @@ impl Write for Cutter {
     }
 }
 
+/// A whiteout of overlayfs.
+const WHITEOUT: Node = Node { block: false, major: 0, minor: 0, mode: 0, uid: 0, gid: 0, mtime: 0 };
+
 struct Tree<'a> {
     root: &'a Root,
     tar: Builder<Cutter>,
-    epoch: u64,
+    /// Seconds since 1970; no file is later.
+    latest: u64,
     /// First name of each file that has several.
     seen: HashMap<(u64, u64), PathBuf>,
+    /// What stands for whiteouts and device nodes.
+    markers: BTreeMap<PathBuf, What>,
+    /// Folders that hide what is below them.
+    opaque: BTreeSet<PathBuf>,
 }
 
 impl Tree<'_> {
@@ -145,6 +159,9 @@ impl Tree<'_> {
         if meta.kind == Kind::Socket {
             return Ok(());
         }
+        if let Some(what) = self.markers.get(path).cloned() {
+            return self.marked(path, meta, &what);
+        }
         let mut header = self.header(meta);
         if meta.kind != Kind::Folder && meta.links > 1 {
             if let Some(first) = self.seen.get(&meta.id) {
@@ -160,6 +177,26 @@ impl Tree<'_> {
             )?;
         }
         self.content(path, meta, header)
+    }
+
+    /// What a marker stands for.
+    fn marked(&mut self, path: &Path, meta: &Meta, what: &What) -> Result<()> {
+        let (name, node) = match what {
+            What::Opaque => return Ok(()),
+            What::Whiteout(name) => {
+                (name, Node { mtime: u64::try_from(meta.mtime).unwrap_or(0), ..WHITEOUT })
+            }
+            What::Node(name, node) => (name, *node),
+        };
+        let mut header = self.header(meta);
+        header.set_entry_type(if node.block { EntryType::Block } else { EntryType::Char });
+        header.set_device_major(node.major)?;
+        header.set_device_minor(node.minor)?;
+        header.set_mode(node.mode);
+        header.set_uid(node.uid.into());
+        header.set_gid(node.gid.into());
+        header.set_mtime(node.mtime.min(self.latest));
+        Ok(self.tar.append_data(&mut header, path.with_file_name(name), io::empty())?)
     }
 
     fn content(&mut self, path: &Path, meta: &Meta, mut header: Header) -> Result<()> {
@@ -196,7 +233,7 @@ impl Tree<'_> {
         header.set_mode(meta.mode);
         header.set_uid(meta.uid.into());
         header.set_gid(meta.gid.into());
-        header.set_mtime(u64::try_from(meta.mtime).unwrap_or(0).min(self.epoch));
+        header.set_mtime(u64::try_from(meta.mtime).unwrap_or(0).min(self.latest));
         header.set_size(0);
         header
     }
@@ -209,10 +246,9 @@ impl Tree<'_> {
         };
         let all = self.root.attributes(path)?.into_iter();
         let named = all.filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value)));
-        Ok(named
-            .filter(|(name, _)| own(name))
-            .map(|(name, value)| (format!("SCHILY.xattr.{name}"), value))
-            .collect())
+        let hides = self.opaque.contains(path).then(|| ("trusted.overlay.opaque".to_owned(), b"y".to_vec()));
+        let named = named.filter(|(name, _)| own(name)).chain(hides);
+        Ok(named.map(|(name, value)| (format!("SCHILY.xattr.{name}"), value)).collect())
     }
 }
 
@@ -225,6 +261,48 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     const EPOCH: u64 = 1_700_000_000;
+
+    #[test]
+    fn whiteouts_and_devices_are_in_it_as_the_device_has_them() {
+        let folder = tempfile::tempdir().expect("folder");
+        let diff = folder.path().join("tree/var/lib/docker/overlay2/0123/diff");
+        fs::create_dir_all(diff.join("srv")).expect("folder");
+        for (name, content) in
+            [("srv/.wh..wh..opq", ""), (".wh.gone", ""), (".wh..wh.node.null", "c 1 3 666 0 7 9")]
+        {
+            fs::write(diff.join(name), content).expect("file");
+        }
+        let out = folder.path().join("root.tar.zst");
+        fs::File::create(&out).expect("claimed");
+        pack(&Root::open(&folder.path().join("tree")).expect("open"), &out, EPOCH).expect("pack");
+        let raw = zstd::decode_all(fs::File::open(&out).expect("open")).expect("unpack");
+        let mut archive = tar::Archive::new(raw.as_slice());
+        let mut seen = Vec::new();
+        for entry in archive.entries().expect("tar") {
+            let mut entry = entry.expect("entry");
+            let name = entry.path().expect("path").display().to_string();
+            let Some(name) = name.strip_prefix("var/lib/docker/overlay2/0123/diff/") else { continue };
+            let attributes = entry.pax_extensions().expect("headers").into_iter().flatten();
+            let attributes: Vec<String> =
+                attributes.map(|one| one.expect("header").key().expect("name").to_owned()).collect();
+            let header = entry.header();
+            let device = header.entry_type().is_character_special().then(|| {
+                (header.device_major().expect("major"), header.device_minor().expect("minor"))
+            });
+            seen.push((name.to_owned(), device, attributes.concat()));
+        }
+        seen.sort();
+        let entry = |name: &str, device, attributes: &str| (name.to_owned(), device, attributes.to_owned());
+        let pairs = |device: (u32, u32)| Some((Some(device.0), Some(device.1)));
+        let opaque = "SCHILY.xattr.trusted.overlay.opaque";
+        let expected = [
+            entry("", None, ""),
+            entry("gone", pairs((0, 0)), ""),
+            entry("null", pairs((1, 3)), ""),
+            entry("srv/", None, opaque),
+        ];
+        assert_eq!(seen, expected);
+    }
 
     #[test]
     fn a_tree_is_packed_the_same_way_each_time() {

@@ -271,7 +271,7 @@ fn on_root(
 ) -> Result<Option<Inside>> {
     let Some(root) = root else { return Ok(None) };
     let preloaded = source.manifest.as_ref().map(|manifest| manifest.preloaded.iter().cloned().collect());
-    let engine_store = source.manifest.as_ref().is_some_and(|manifest| !manifest.containers.is_empty());
+    let engine_store = source.manifest.as_ref().is_some_and(|manifest| !manifest.container_images.is_empty());
     let allowed = Allowed { images: preloaded.unwrap_or_default(), engine_store, ..Allowed::default() };
     let found = root::look(vec![partition::part(source, root)?], move |roots| {
         let root = &roots[0];

@@ -12,6 +12,7 @@ use super::config;
 use super::grub;
 use crate::image::root::Root;
 use crate::packages::control::paragraphs;
+use crate::rootfs::engine_store;
 use crate::rootfs::guard::Kind;
 use crate::units::Digest;
 
@@ -57,6 +58,8 @@ pub struct System {
     pub engine: Vec<Package>,
     /// The runtime's packages.
     pub runtime: Vec<Package>,
+    /// Container images in the engine's store: reference → image id. Nothing where the store is another driver's.
+    pub container_images: BTreeMap<String, String>,
     /// /etc/aziot/config.toml; nothing where there is none.
     pub config: Option<Config>,
     /// Names of secrets in it, as `agent.config.auth.password`.
@@ -145,6 +148,7 @@ pub fn look(root: &Root, started: Option<Started>) -> Result<System> {
         masked,
         config,
         config_secrets,
+        container_images: containers(root)?,
         first_boot: first_boot(root)?,
     })
 }
@@ -263,6 +267,15 @@ fn configuration(root: &Root) -> Result<(Option<Config>, Vec<String>)> {
         Ok((table, secrets)) => (Some(Config::Masked(table)), secrets),
         Err(cannot_be_read) => (Some(Config::CannotBeRead { cannot_be_read }), Vec::new()),
     })
+}
+
+/// The container images that the engine knows; of a list that is none, nothing.
+///
+/// # Errors
+/// When the file system cannot be read.
+pub fn containers(root: &Root) -> Result<BTreeMap<String, String>> {
+    let text = root.text(engine_store::NAMES, STATUS_MAX)?.unwrap_or_default();
+    Ok(engine_store::ids(text.as_bytes()).unwrap_or_default())
 }
 
 fn first_boot(root: &Root) -> Result<FirstBoot> {

@@ -90,6 +90,16 @@ fn installed(system: &System, list: bool, f: &mut fmt::Formatter<'_>) -> fmt::Re
             writeln!(f, "{name:<12} {}", shown(&packages.join(", ")))?;
         }
     }
+    if !system.container_images.is_empty() {
+        writeln!(
+            f,
+            "containers   {} in the engine's store",
+            counted(system.container_images.len() as u64, "image")
+        )?;
+        for (name, id) in &system.container_images {
+            writeln!(f, "  {}  {}", shown(id), shown(name))?;
+        }
+    }
     let more = if list { "" } else { "  (--packages lists them)" };
     writeln!(f, "packages     {}{more}", system.packages.len())?;
     for package in system.packages.iter().filter(|_| list) {

@@ -447,7 +447,7 @@ mod tests {
              /opt/app/.env: a cloud's secret in plain text; have the device fetch or be given its own, or hand it to one \
              container at run time; whoever has the image has it\n  \
              /srv/app/.aws/credentials: keys of Amazon's cloud; remove it at the end of the build\n  \
-             /var/lib/docker: containers, networks, volumes or images of docker (2 files); \
+             /var/lib/docker: containers, networks or volumes of docker (2 files); \
              preload images with engine.images"
         );
     }

@@ -109,6 +109,7 @@ fn steps(tree: &Path, out: &Path) -> Vec<(&'static str, Result<String>)> {
     let root = Root::open(tree).expect("open");
     let ids = Ids::from_seed(&Digest::of("x"));
     let limits = Limits::default();
+    let scratch = tempfile::tempdir().expect("folder");
     let chroot = Chroot { root: &root, folder: tree, epoch: EPOCH, limits, sink: &Silent };
     let uefi = recipe("arch = 'x86_64', board = 'uefi'");
     let pi = recipe("arch = 'aarch64', board = 'raspberry-pi', raspberry_pi = { models = ['3', '4'] }");
@@ -130,6 +131,7 @@ fn steps(tree: &Path, out: &Path) -> Vec<(&'static str, Result<String>)> {
         ("guard", guard::check(&root, &Allowed::default()).map(|leaks| format!("{leaks:?}"))),
         ("kernels", layer::kernels(&root).map(|names| names.concat())),
         ("preload", image.preload(&root, 0, EPOCH).map(|()| String::new())),
+        ("engine's store", image.store(&root, scratch.path(), EPOCH).map(|()| String::new())),
         ("uefi", boot(&uefi)),
         ("raspberry pi", boot(&pi)),
         ("sbom", sbom::collect(&root, &uefi.engine).map(|all| format!("{all:?}"))),

@@ -52,6 +52,8 @@ pub struct Comparison {
     pub root: Files,
     /// Packages: one or both versions.
     pub packages: Vec<PackageChange>,
+    /// Container images in the engine's store, by name: their image ids. Its files are not compared one by one.
+    pub container_images: Vec<Change>,
     /// Where the bytes lie that differ.
     pub bytes: Vec<Region>,
     /// What could not be compared file by file, and why.
@@ -97,6 +99,7 @@ pub fn compare(a: &Path, b: &Path, sink: &dyn Sink) -> Result<Comparison> {
         fat: Files::default(),
         root: Files::default(),
         packages: Vec::new(),
+        container_images: Vec::new(),
         bytes: Vec::new(),
         not_compared: Vec::new(),
     };
@@ -110,7 +113,7 @@ pub fn compare(a: &Path, b: &Path, sink: &dyn Sink) -> Result<Comparison> {
         Err(error) => found.not_compared.push(format!("FAT partition: {error:#}")),
     }
     match roots(&sources, &reports) {
-        Ok(Some((files, packages))) => (found.root, found.packages) = (files, packages),
+        Ok(Some(roots)) => (found.root, found.packages, found.container_images) = roots,
         Ok(None) => found.not_compared.push("root: not both images have one in ext4".into()),
         Err(error) => found.not_compared.push(format!("root: {error:#}")),
     }
@@ -189,14 +192,26 @@ fn fat(sources: &[Source; 2], reports: &[Report; 2]) -> Result<Files> {
     Ok(files)
 }
 
-fn roots(sources: &[Source; 2], reports: &[Report; 2]) -> Result<Option<(Files, Vec<PackageChange>)>> {
+/// What differs of two roots.
+type Roots = (Files, Vec<PackageChange>, Vec<Change>);
+
+fn roots(sources: &[Source; 2], reports: &[Report; 2]) -> Result<Option<Roots>> {
     let part = |at: usize| root_part(&sources[at], &reports[at].partitions);
     let (Some(a), Some(b)) = (part(0)?, part(1)?) else { return Ok(None) };
     root::look(vec![a, b], |roots| {
         let files = tree::compare(&roots[0], &roots[1])?;
         let packages = [system::installed(&roots[0])?, system::installed(&roots[1])?];
-        Ok(Some((files, packages_changed(&packages))))
+        let images = [system::containers(&roots[0])?, system::containers(&roots[1])?];
+        Ok(Some((files, packages_changed(&packages), containers_changed(&images))))
     })
+}
+
+fn containers_changed([a, b]: &[BTreeMap<String, String>; 2]) -> Vec<Change> {
+    let names: BTreeSet<_> = a.keys().chain(b.keys()).collect();
+    let changed = names.into_iter().filter(|name| a.get(*name) != b.get(*name));
+    let change =
+        |name: &String| Change { what: name.clone(), a: a.get(name).cloned(), b: b.get(name).cloned() };
+    changed.map(change).collect()
 }
 
 /// The partitions that differ although nobody looks at their files: all but one FAT partition and one root of each image.
@@ -241,8 +256,26 @@ fn packages_changed([a, b]: &[Vec<Package>; 2]) -> Vec<PackageChange> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PackageChange, packages_changed};
+    use std::collections::BTreeMap;
+
+    use super::{Change, PackageChange, containers_changed, packages_changed};
     use crate::inspect::system::Package;
+
+    #[test]
+    fn container_images_that_changed() {
+        let images = |list: &[(&str, &str)]| -> BTreeMap<String, String> {
+            list.iter().map(|(name, id)| ((*name).to_owned(), (*id).to_owned())).collect()
+        };
+        let a = images(&[("agent:1", "sha256:a"), ("tool:1", "sha256:b")]);
+        let b = images(&[("agent:1", "sha256:a"), ("tool:1", "sha256:c"), ("tool:2", "sha256:d")]);
+        let change = |what: &str, a: Option<&str>, b: &str| Change {
+            what: what.into(),
+            a: a.map(str::to_owned),
+            b: Some(b.to_owned()),
+        };
+        let expected = [change("tool:1", Some("sha256:b"), "sha256:c"), change("tool:2", None, "sha256:d")];
+        assert_eq!(containers_changed(&[a, b]), expected);
+    }
 
     #[test]
     fn versions_that_changed() {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::Change;
 use crate::image::root::{CHUNK, Root, Stat};
 use crate::rootfs::guard::Kind;
+use crate::rootfs::guard_rules::ENGINE_STORE;
 
 /// Folders nested deeper are damage.
 const DEEPEST: usize = 128;
@@ -54,7 +55,8 @@ pub(super) fn differ<T: PartialEq + ToString>(changes: &mut Vec<Change>, what: &
     }
 }
 
-/// Walks both roots at once.
+/// Walks both roots at once. The engine's store is left out: it holds whole systems, and the images in it are compared by
+/// their ids.
 ///
 /// # Errors
 /// When one of them cannot be read.
@@ -64,7 +66,10 @@ pub fn compare(a: &Root, b: &Root) -> Result<Files> {
     while let Some(folder) = folders.pop() {
         ensure!(folder.components().count() <= DEEPEST, "{} is nested too deep", folder.display());
         let names = |root: &Root| -> Result<BTreeMap<OsString, Kind>> {
-            Ok(root.list(&folder)?.into_iter().collect())
+            let stored = |name: &OsString| {
+                ENGINE_STORE.iter().any(|store| folder.join(name) == Path::new("/").join(store))
+            };
+            Ok(root.list(&folder)?.into_iter().filter(|(name, _)| !stored(name)).collect())
         };
         let (in_a, in_b) = (names(a)?, names(b)?);
         for (name, kind) in &in_a {

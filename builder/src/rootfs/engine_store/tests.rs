@@ -69,7 +69,7 @@ impl Bench {
     }
 
     /// An image of these tars, each compressed.
-    fn image(&self, name: &str, layers: &[Vec<u8>]) -> Image {
+    fn image<const N: usize>(&self, name: &str, layers: [Vec<u8>; N]) -> Image {
         let diff_ids: Vec<String> = layers.iter().map(|tar| format!("sha256:{}", Digest::of(tar))).collect();
         let config = json!({ "architecture": "amd64", "rootfs": { "type": "layers", "diff_ids": diff_ids } });
         let config = self.blob(config.to_string().as_bytes());
@@ -108,7 +108,7 @@ fn an_image_of_two_layers() {
         (LINK, "srv/out", "/etc/passwd"),
         (FILE, ".wh..wh.plnk", ""),
     ]);
-    let image = bench.image("registry.example/plant/tool:1", &[lower.clone(), upper.clone()]);
+    let image = bench.image("registry.example/plant/tool:1", [lower.clone(), upper.clone()]);
     assert_eq!(put(&bench.root, &[image]).expect("put"), []);
 
     let (below, diff) = (Digest::of(&lower), Digest::of(&upper));
@@ -154,9 +154,9 @@ fn an_image_of_two_layers() {
 fn layers_are_shared_and_names_are_added() {
     let bench = Bench::new();
     let base = layer(&[(FILE, "base", "b")]);
-    let one = bench.image("tool:1", &[base.clone(), layer(&[(FILE, "one", "1")])]);
-    let two = bench.image("tool:2", &[base.clone(), layer(&[(FILE, "two", "2")])]);
-    let three = bench.image("other", &[base.clone()]);
+    let one = bench.image("tool:1", [base.clone(), layer(&[(FILE, "one", "1")])]);
+    let two = bench.image("tool:2", [base.clone(), layer(&[(FILE, "two", "2")])]);
+    let three = bench.image("other", [base.clone()]);
     put(&bench.root, &[one.clone(), two]).expect("put");
     put(&bench.root, &[three, one]).expect("beside");
     let layers = fs::read_dir(bench.at("image/overlay2/layerdb/sha256")).expect("list").count();
@@ -170,7 +170,7 @@ fn equal_images_make_equal_stores() {
     let store = || {
         let bench = Bench::new();
         let layers = [layer(&[(FILE, "a", "1"), (FOLDER_ENTRY, "d/", "")]), layer(&[(FILE, "d/.wh.x", "")])];
-        let image = bench.image("tool:1", &layers);
+        let image = bench.image("tool:1", layers);
         put(&bench.root, &[image]).expect("put");
         let mut all = BTreeMap::new();
         bench
@@ -190,7 +190,7 @@ fn equal_images_make_equal_stores() {
 fn a_file_takes_the_place_of_its_whiteout() {
     let bench = Bench::new();
     let tar = layer(&[(FILE, "a/.wh.x", ""), (FILE, "a/x", "new")]);
-    put(&bench.root, &[bench.image("tool:1", &[tar.clone()])]).expect("put");
+    put(&bench.root, &[bench.image("tool:1", [tar.clone()])]).expect("put");
     let diff = bench.diff(&Digest::of(&tar));
     assert!(diff.join("a/x").exists() && !diff.join("a/.wh.x").exists());
 }
@@ -210,7 +210,7 @@ fn nothing_leaves_the_layers_folder() {
         vec![(HARD, "taken", "../../../../../../outside/file")],
         vec![(LINK, "way", link.as_str()), (FILE, "way/.wh.file", "")],
     ] {
-        let image = bench.image("tool:1", &[layer(&members)]);
+        let image = bench.image("tool:1", [layer(&members)]);
         put(&bench.root, &[image]).ok();
         assert_eq!(fs::read(outside.join("file")).expect("file"), b"precious", "{members:?}");
         assert_eq!(fs::read_dir(&outside).expect("list").count(), 1, "{members:?}");
@@ -221,27 +221,27 @@ fn nothing_leaves_the_layers_folder() {
 fn bad_images_are_refused_by_name() {
     let bench = Bench::new();
     let good = layer(&[(FILE, "a", "1")]);
-    let mut image = bench.image("tool:1", &[good.clone()]);
+    let mut image = bench.image("tool:1", [good.clone()]);
     image.layers.push(image.layers[0].clone());
     let said = error(&bench, image);
     assert!(said.contains(
         "preloading the container image tool:1: its configuration speaks of 1 layers, and it has 2"
     ));
 
-    let mut image = bench.image("tool:1", &[good.clone()]);
+    let mut image = bench.image("tool:1", [good.clone()]);
     image.layers[0] = bench.blob(&layer(&[(FILE, "b", "2")]));
     let said = error(&bench, image);
     assert!(said.contains("and its configuration says sha256:"), "{said}");
 
-    let mut image = bench.image("tool:1", &[good.clone()]);
+    let mut image = bench.image("tool:1", [good.clone()]);
     image.layers[0] = bench.blob(&good[..700]);
     assert!(error(&bench, image).contains("unpacking its layer sha256:"));
 
-    let image = bench.image("tool:1", &[layer(&[(FILE, "a", "1"), (FILE, ".wh.a", "")])]);
+    let image = bench.image("tool:1", [layer(&[(FILE, "a", "1"), (FILE, ".wh.a", "")])]);
     assert!(error(&bench, image).contains("the layer has the file and hides it"));
-    let image = bench.image("tool:1", &[layer(&[(FILE, "a/.wh.", "")])]);
+    let image = bench.image("tool:1", [layer(&[(FILE, "a/.wh.", "")])]);
     assert!(error(&bench, image).contains("a whiteout of no file"));
-    let mut image = bench.image("tool:1", &[good]);
+    let mut image = bench.image("tool:1", [good]);
     fs::write(&image.config, "{}").expect("config");
     assert!(error(&bench, image.clone()).contains("its configuration is not sha256:"));
     image.id = Digest::of("{}");
