@@ -43,6 +43,7 @@ pub mod verdict;
 
 // Crates of their own, so that the compiler guards what they may rest on; named here as if they were modules.
 pub use edgepress_base::{certificate, colour, error, event, files, finding, host, interrupt, tree, units};
+pub use edgepress_deployment as deployment;
 pub use edgepress_disk::{disk, format};
 pub use edgepress_oci as oci;
 pub use edgepress_sim as sim;

@@ -12,7 +12,7 @@ type Arrows = BTreeMap<String, BTreeSet<String>>;
 const BEGIN: &str = "<!-- modules: written by tests/cli/architecture.rs -->\n";
 const END: &str = "<!-- end -->";
 /// Crates that are one module each.
-const ONE_EACH: [&str; 2] = ["oci", "sim"];
+const ONE_EACH: [&str; 3] = ["deployment", "oci", "sim"];
 
 fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("folder") {
@@ -123,6 +123,8 @@ fn arrows(modules: &BTreeMap<String, Module>) -> Arrows {
         // Within such a crate, `crate::` names its own modules.
         let text = if ONE_EACH.contains(&name.as_str()) { text.replace("crate::", "") } else { text };
         let mut named = names(&text);
+        let crates = ONE_EACH.into_iter().filter(|home| text.contains(&format!("edgepress_{home}::")));
+        named.extend(crates.map(String::from));
         named.retain(|other| other != name && modules.contains_key(other));
         (name.clone(), named)
     };
