@@ -15,11 +15,13 @@
 mod cursor;
 mod image;
 pub mod json;
+pub mod lint;
 pub mod model;
 mod options;
 pub mod route;
 mod source;
 pub mod template;
 
+pub use lint::{Context, RULES, lint};
 pub use model::{Manifest, Module};
 pub use template::Values;

@@ -189,3 +189,6 @@ pub(crate) fn finish(json: &mut Value, modules: &[&str]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

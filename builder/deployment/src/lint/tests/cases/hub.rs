@@ -1,0 +1,125 @@
+//! edgeHub, its routes, twins, layers.
+
+use super::Case;
+
+pub(super) const HUB: &[Case] = &[
+    ("hub-missing", "\"edgeHub\": {", "\"hub\": {", "/$edgeHub", "no edgeHub"),
+    ("hub-config", "\"$edgeHub\"", "\"$edgehub\"", "/modulesContent", "is missing"),
+    (
+        "hub-schema",
+        "\"$edgeHub\": {\n      \"properties.desired\": {\n        \"schemaVersion\": \"1.1\"",
+        "\"$edgeHub\": {\n      \"properties.desired\": {\n        \"schemaVersion\": \"1.4\"",
+        "/schemaVersion",
+        "`1.4`",
+    ),
+    (
+        "hub-schema",
+        "\"schemaVersion\": \"1.1\",\n        \"routes\"",
+        "\"routes\"",
+        "$edgeHub/properties.desired",
+        "missing",
+    ),
+    (
+        "hub-part",
+        "\"storeAndForwardConfiguration\"",
+        "\"storeAndForward\"",
+        "$edgeHub/properties.desired",
+        "missing",
+    ),
+    ("hub-part", "\"routes\"", "\"route\"", "$edgeHub/properties.desired", "`routes` is missing"),
+    ("route-syntax", "temperature > 20", "temperature == 20", "/sensorToFilter", "does not parse"),
+    (
+        "route-syntax",
+        "/messages/modules/sensor/",
+        "/messages/modules/<sensor>/",
+        "/sensorToFilter",
+        "does not parse",
+    ),
+    ("route-syntax", "INTO $upstream", "INTO upstream", "/filterToHub/route", "does not parse"),
+    ("route-object", "\"route\": \"FROM", "\"rout\": \"FROM", "/filterToHub", "`route` is missing"),
+    (
+        "route-object",
+        "\"schemaVersion\": \"1.1\",\n        \"routes\"",
+        "\"schemaVersion\": \"1.0\",\n        \"routes\"",
+        "/filterToHub",
+        "as text alone",
+    ),
+    (
+        "route-object",
+        "\"FROM /messages/modules/sensor/outputs/* WHERE temperature > 20 INTO BrokeredEndpoint(\\\"/modules/filter/inputs/in\\\")\"",
+        "[]",
+        "/sensorToFilter",
+        "an array",
+    ),
+    (
+        "route-empty",
+        "FROM /messages/modules/filter/outputs/* INTO $upstream",
+        " ",
+        "/filterToHub/route",
+        "empty",
+    ),
+    ("route-priority", "\"priority\": 1", "\"priority\": 10", "/priority", "no priority"),
+    ("route-ignored", "INTO $upstream", "INTO $upstream WHERE a = 1", "/filterToHub/route", "`WHERE a = 1`"),
+    ("route-module", "/modules/filter/inputs", "/modules/fitler/inputs", "/sensorToFilter", "`fitler`"),
+    ("route-module", "/messages/modules/sensor/", "/messages/modules/Sensor/", "/sensorToFilter", "`Sensor`"),
+    (
+        "route-source",
+        "FROM /messages/modules/sensor/outputs/*",
+        "FROM /modules/sensor/outputs/*",
+        "/sensorToFilter",
+        "`/modules`",
+    ),
+    (
+        "route-function",
+        "WHERE temperature > 20",
+        "WHERE is_number_(temperature)",
+        "/sensorToFilter",
+        "`is_number_`",
+    ),
+    (
+        "store-forward",
+        "\"timeToLiveSecs\": 7200",
+        "\"timeToLiveSecs\": 7200000000",
+        "/timeToLiveSecs",
+        "out of range",
+    ),
+    (
+        "store-forward",
+        "\"timeToLiveSecs\": 3600",
+        "\"timeToLiveSecs\": -1",
+        "/filterToHub/timeToLiveSecs",
+        "out of range",
+    ),
+    ("store-forward", "500000000", "9999999999999999999", "/maxSizeBytes", "out of range"),
+    (
+        "mqtt-broker",
+        "\"storeAndForwardConfiguration\"",
+        "\"mqttBroker\": {}, \"storeAndForwardConfiguration\"",
+        "/mqttBroker",
+        "preview",
+    ),
+    ("twin-key", "\"TemperatureThreshold\"", "\"Temperature.Threshold\"", "/Temperature.Threshold", "`.`"),
+    ("twin-key", "\"VERBOSE\"", "\"LOG LEVEL\"", "/LOG LEVEL", "` `"),
+    (
+        "twin-integer",
+        "\"TemperatureThreshold\": 25",
+        "\"TemperatureThreshold\": 4503599627370496",
+        "/TemperatureThreshold",
+        "integers",
+    ),
+    (
+        "twin-integer",
+        "\"TemperatureThreshold\": 25",
+        "\"TemperatureThreshold\": 18446744073709551615",
+        "/TemperatureThreshold",
+        "integers",
+    ),
+];
+
+/// Changes to the layered manifest.
+pub(super) const LAYERS: &[Case] = &[
+    ("layered-alone", "\"id\"", "\"id\"", "/$edgeAgent", "layered"),
+    ("layered-key", "desired.modules.pump", "desired.module.pump", ".module.pump", "no lower layer"),
+    ("layered-key", "desired.routes.pump", "desired.routes", ".routes", "no lower layer"),
+    ("layered-key", "desired.speed", "desired..speed", "..speed", "empty part"),
+];
