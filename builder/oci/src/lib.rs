@@ -1,7 +1,11 @@
 //! Container images as bytes: what they are called, what they are made of, and what a registry asks for. No network and no
 //! store; whatever is read here may come from anybody.
 
+pub mod challenge;
+pub mod config;
+pub mod descriptor;
 pub mod layer;
+pub mod manifest;
 pub mod reference;
 pub mod tar_split;
 
