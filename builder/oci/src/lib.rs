@@ -3,6 +3,7 @@
 
 pub mod challenge;
 pub mod config;
+pub mod credentials;
 pub mod descriptor;
 pub mod layer;
 pub mod manifest;
@@ -10,4 +11,4 @@ pub mod reference;
 pub mod tar_split;
 
 // Named here as in the program itself.
-use edgepress_base::{error, units};
+use edgepress_base::{error, host, units};

@@ -11,7 +11,7 @@
 
 use serde::Deserialize;
 
-use crate::descriptor::{Descriptor, Kind, MAX_CONFIG, MAX_MANIFEST, shown};
+use crate::descriptor::{Descriptor, Kind, MAX_CONFIG, MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST, shown};
 use crate::error::Problem;
 use crate::units::Arch;
 
@@ -34,6 +34,8 @@ pub enum Document {
 /// A list of images of the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Index {
+    /// Its media type.
+    pub media_type: String,
     /// Its images, in order.
     pub entries: Vec<Entry>,
 }
@@ -125,12 +127,15 @@ impl Document {
         let said = |kind: Kind| kinds.iter().all(|found| *found == kind || *found == Kind::Other);
         match raw {
             Raw { manifests: Some(entries), config: None, layers: None, .. } if said(Kind::Index) => {
-                Index::read(entries).map(Self::Index)
+                let media_type =
+                    written.or_else(|| stated.map(str::to_owned)).unwrap_or_else(|| OCI_INDEX.into());
+                Index::read(entries, media_type).map(Self::Index)
             }
             Raw { manifests: None, config: Some(config), layers: Some(layers), .. }
                 if said(Kind::Manifest) =>
             {
-                let media_type = written.or_else(|| stated.map(str::to_owned)).unwrap_or_default();
+                let media_type =
+                    written.or_else(|| stated.map(str::to_owned)).unwrap_or_else(|| OCI_MANIFEST.into());
                 Manifest { media_type, config, layers }.checked().map(Self::Manifest)
             }
             _ => Err(broken("it is neither an index nor a manifest of an image, or not what it says")),
@@ -144,7 +149,7 @@ fn broken(why: &str) -> Problem {
 }
 
 impl Index {
-    fn read(entries: Vec<RawEntry>) -> Result<Self, Problem> {
+    fn read(entries: Vec<RawEntry>, media_type: String) -> Result<Self, Problem> {
         if entries.len() > MAX_ENTRIES {
             return Err(broken(&format!("the index has more than {MAX_ENTRIES} entries")));
         }
@@ -152,7 +157,7 @@ impl Index {
             let Annotations { ref_name, image_name } = raw.annotations.unwrap_or_default();
             Entry { descriptor: raw.descriptor, platform: raw.platform, ref_name, image_name }
         };
-        Ok(Self { entries: entries.into_iter().map(entry).collect() })
+        Ok(Self { media_type, entries: entries.into_iter().map(entry).collect() })
     }
 
     /// The manifest for an architecture: the first that is for it; where none says what it is for, the only one there is.
