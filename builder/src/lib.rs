@@ -32,6 +32,7 @@ pub mod packages;
 pub mod prove;
 pub mod provisioning;
 pub mod recipe;
+pub mod registry;
 pub mod rootfs;
 pub mod sandbox;
 pub mod sbom;

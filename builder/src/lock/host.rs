@@ -58,6 +58,7 @@ impl HostApt {
             proxies: self.proxies.clone(),
             credentials: texts.flat_map(|text| parse_credentials(&text)).collect(),
             environment: Settings::environment(),
+            authorities: BTreeMap::new(),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result, anyhow};
 use url::Url;
 
-use super::net::{Client, shown};
+use super::net::{Answer, Client, retry_after, shown};
 use super::pace::{LARGEST, Pace, Paced};
 use super::{NewBlob, Store};
 use crate::error::{Problem, problem};
@@ -42,10 +42,45 @@ pub struct Wanted {
     pub hint: String,
 }
 
+/// Who asks for files: plainly for those of archives; with tokens for those of registries.
+pub trait Source: Sync {
+    /// Asks for a file from byte `from` on.
+    ///
+    /// # Errors
+    /// When there is no answer, or no attempt will bring one.
+    fn ask(&self, file: &Wanted, from: u64) -> Result<Answer, Refusal>;
+
+    /// Files at once.
+    fn connections(&self) -> usize {
+        CONNECTIONS
+    }
+
+    /// What a message says of files that are not there.
+    fn gone(&self) -> &'static str {
+        "the archive no longer has what the lock names"
+    }
+}
+
+/// Why there is no answer.
+pub enum Refusal {
+    /// The network, or how the server answers.
+    Http(ureq::Error),
+    /// The server will not give the file.
+    Final(Error),
+}
+
+impl Source for Client {
+    fn ask(&self, file: &Wanted, from: u64) -> Result<Answer, Refusal> {
+        self.get(&file.url, from).map_err(Refusal::Http)
+    }
+}
+
 /// How one attempt ended without the file.
 enum Failed {
     /// Worth another attempt: the network, or a server in trouble.
     Passing(Error),
+    /// The same, and the server says for how long it wants to be left alone.
+    Busy(Error, Duration),
     /// The server has no such file.
     Missing(u16),
     /// What came is not what was expected.
@@ -59,17 +94,17 @@ enum Failed {
 /// # Errors
 /// Names every file that is gone; or the first that cannot be fetched, or is not what was expected twice in a row.
 pub fn fetch_all(
-    client: &Client,
+    from: &dyn Source,
     store: &Store,
     wanted: Vec<Wanted>,
     step: &str,
     sink: &dyn Sink,
 ) -> Result<()> {
-    Job::new(client, store, wanted, step, sink).run()
+    Job::new(from, store, wanted, step, sink).run()
 }
 
 struct Job<'a> {
-    client: &'a Client,
+    source: &'a dyn Source,
     store: &'a Store,
     sink: &'a dyn Sink,
     step: &'a str,
@@ -89,7 +124,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<'a> Job<'a> {
     fn new(
-        client: &'a Client,
+        source: &'a dyn Source,
         store: &'a Store,
         mut wanted: Vec<Wanted>,
         step: &'a str,
@@ -98,7 +133,7 @@ impl<'a> Job<'a> {
         // The largest first: the last one to end is then a small one.
         wanted.sort_by_key(|file| std::cmp::Reverse(file.size));
         Self {
-            client,
+            source,
             store,
             sink,
             step,
@@ -114,7 +149,7 @@ impl<'a> Job<'a> {
 
     fn run(self) -> Result<()> {
         std::thread::scope(|scope| {
-            for _ in 0..CONNECTIONS {
+            for _ in 0..self.source.connections() {
                 scope.spawn(|| self.work());
             }
         });
@@ -127,7 +162,7 @@ impl<'a> Job<'a> {
             match self.fetch(&file) {
                 Ok(()) => {}
                 Err(Failed::Missing(status)) => locked(&self.gone).push((file, status)),
-                Err(Failed::Passing(error) | Failed::Final(error)) => {
+                Err(Failed::Passing(error) | Failed::Busy(error, _) | Failed::Final(error)) => {
                     self.stop.store(true, Ordering::Relaxed);
                     locked(&self.broken).get_or_insert(error);
                 }
@@ -152,7 +187,7 @@ impl<'a> Job<'a> {
             .iter()
             .map(|(file, status)| format!("  {} (HTTP {status}: {})", file.name, shown(&file.url)))
             .collect();
-        let message = format!("the archive no longer has what the lock names:\n{}", lines.join("\n"));
+        let message = format!("{}:\n{}", self.source.gone(), lines.join("\n"));
         Err(Problem::work(message).hint(&first.hint).into())
     }
 
@@ -173,23 +208,23 @@ impl<'a> Job<'a> {
         let (start, mut failures) = (Instant::now(), 0);
         loop {
             let before = blob.size();
-            match self.attempt(file, &mut blob) {
+            let (error, wait) = match self.attempt(file, &mut blob) {
                 Ok(()) => return self.finish(file, blob),
-                Err(Failed::Passing(error)) => {
-                    failures = if blob.size() >= before + self.pace.least { 0 } else { failures + 1 };
-                    if self.pace.is_over(start, blob.size()) {
-                        return Err(Failed::Final(endless(file, start, blob.size())));
-                    }
-                    if failures > RETRIES || self.stop.load(Ordering::Relaxed) {
-                        return Err(Failed::Passing(unreachable(file, &error)));
-                    }
-                    std::thread::sleep(BACKOFF * 2u32.pow(failures));
-                }
+                Err(Failed::Passing(error)) => (error, Duration::ZERO),
+                Err(Failed::Busy(error, wait)) => (error, wait),
                 Err(other) => {
                     self.count(0, blob.size());
                     return Err(other);
                 }
+            };
+            failures = if blob.size() >= before + self.pace.least { 0 } else { failures + 1 };
+            if self.pace.is_over(start, blob.size()) {
+                return Err(Failed::Final(endless(file, start, blob.size())));
             }
+            if failures > RETRIES || self.stop.load(Ordering::Relaxed) {
+                return Err(Failed::Passing(unreachable(file, &error)));
+            }
+            std::thread::sleep(wait.max(BACKOFF * 2u32.pow(failures)));
         }
     }
 
@@ -199,11 +234,10 @@ impl<'a> Job<'a> {
             return self.copy_local(file, blob);
         }
         let from = blob.size();
-        let answer = self.client.get(&file.url, from).map_err(|error| match error {
-            ureq::Error::RequireHttpsOnly(_) | ureq::Error::TooManyRedirects | ureq::Error::BadUri(_) => {
-                Failed::Final(misled(file, &error))
-            }
-            error => Failed::Passing(error.into()),
+        let answer = self.source.ask(file, from).map_err(|refusal| match refusal {
+            Refusal::Http(error) if is_misleading(&error) => Failed::Final(misled(file, &error)),
+            Refusal::Http(error) => Failed::Passing(error.into()),
+            Refusal::Final(error) => Failed::Final(error),
         })?;
         match answer.status().as_u16() {
             206 if from > 0 && resumes_at(&answer, from) => {}
@@ -214,7 +248,8 @@ impl<'a> Job<'a> {
             }
             status @ (404 | 410) => return Err(Failed::Missing(status)),
             status @ (408 | 425 | 429 | 500..=599) => {
-                return Err(Failed::Passing(anyhow!("the server answers {status}")));
+                let wait = retry_after(&answer).unwrap_or_default();
+                return Err(Failed::Busy(anyhow!("the server answers {status}"), wait));
             }
             status => {
                 let message =
@@ -306,7 +341,7 @@ impl<'a> Job<'a> {
 }
 
 /// Does the answer begin at the byte that was asked for?
-fn resumes_at(answer: &super::net::Answer, from: u64) -> bool {
+fn resumes_at(answer: &Answer, from: u64) -> bool {
     let range =
         answer.headers().get("content-range").and_then(|value| value.to_str().ok()).unwrap_or_default();
     range.strip_prefix("bytes ").and_then(|rest| rest.split('-').next()) == Some(from.to_string().as_str())
@@ -317,6 +352,12 @@ fn endless(file: &Wanted, start: Instant, size: u64) -> Error {
     Problem::work(format!("{name} from {url} takes too long: {size} bytes are there after {seconds} s"))
         .hint("try another mirror with --mirror, or a better connection")
         .into()
+}
+
+/// Does the server send us where we do not go? No further attempt helps.
+pub fn is_misleading(error: &ureq::Error) -> bool {
+    use ureq::Error::{BadUri, RequireHttpsOnly, TooManyRedirects};
+    matches!(error, RequireHttpsOnly(_) | TooManyRedirects | BadUri(_))
 }
 
 fn misled(file: &Wanted, error: &ureq::Error) -> Error {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
+use ureq::tls::{Certificate, RootCerts};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::DefaultConnector;
 use url::Url;
@@ -23,6 +24,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection that brings nothing for so long is given up; the download goes on over a new one.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A server that wants to be left alone for longer is asked again after this.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Of a connection, each way.
+const BUFFER: usize = 64 << 10;
 /// Most redirects that are followed; archives use one, vendors' downloads two or three.
 const REDIRECTS: usize = 6;
 /// What apt writes for "no proxy".
@@ -37,6 +42,8 @@ pub struct Settings {
     pub credentials: Vec<Credential>,
     /// `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, by lower-case name.
     pub environment: BTreeMap<String, String>,
+    /// Servers, `HOST` or `HOST:PORT`, that are trusted by these certificates (DER) and not by the system's authorities.
+    pub authorities: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
 /// One `machine` line of apt's auth.conf.
@@ -92,6 +99,14 @@ impl Settings {
             return None;
         }
         variable(&format!("{scheme}_proxy")).or_else(|| variable("all_proxy"))
+    }
+
+    /// The server's own authorities, where it has some.
+    fn authorities(&self, url: &Url) -> Option<(&String, &Vec<Vec<u8>>)> {
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port_or_known_default().unwrap_or_default();
+        let with_port = self.authorities.get_key_value(&format!("{host}:{port}"));
+        with_port.or_else(|| self.authorities.get_key_value(host).filter(|_| url.port().is_none()))
     }
 
     /// The value of the header `Authorization` for an address.
@@ -156,10 +171,24 @@ pub fn parse_credentials(text: &str) -> Vec<Credential> {
 /// An answer with its body still to be read.
 pub type Answer = ureq::http::Response<ureq::Body>;
 
+/// What a request says besides its address.
+#[derive(Clone, Copy, Default)]
+pub struct Extras<'a> {
+    /// Is only the head of the answer wanted?
+    pub head: bool,
+    /// Media types that are taken, the best first.
+    pub accept: &'a [&'a str],
+    /// The header `Authorization`. Only the server that was asked gets it, and none that it redirects to.
+    pub authorization: Option<&'a str>,
+}
+
+/// The proxy, and the server whose authorities are its own.
+type Way = (Option<String>, Option<String>);
+
 /// Makes requests; keeps connections open for the next one.
 pub struct Client {
     settings: Settings,
-    agents: Mutex<BTreeMap<Option<String>, ureq::Agent>>,
+    agents: Mutex<BTreeMap<Way, ureq::Agent>>,
 }
 
 impl Client {
@@ -173,25 +202,47 @@ impl Client {
     /// # Errors
     /// When there is no answer; when a redirect leads from https to anything else, or there are too many.
     pub fn get(&self, url: &Url, from: u64) -> Result<Answer, ureq::Error> {
-        let mut url = url.clone();
+        self.get_with(url, from, &Extras::default())
+    }
+
+    /// As [`Client::get`], saying more.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn get_with(&self, url: &Url, from: u64, extras: &Extras<'_>) -> Result<Answer, ureq::Error> {
+        let (mut url, mut extras) = (url.clone(), *extras);
         for _ in 0..=REDIRECTS {
-            let answer = self.ask(&url, from)?;
-            match redirected(&url, &answer)? {
-                None => return Ok(answer),
-                Some(next) => url = next,
+            let answer = self.ask(&url, from, &extras)?;
+            let Some(next) = redirected(&url, &answer)? else { return Ok(answer) };
+            if next.origin() != url.origin() {
+                extras.authorization = None;
             }
+            url = next;
         }
         Err(ureq::Error::TooManyRedirects)
     }
 
-    fn ask(&self, url: &Url, from: u64) -> Result<Answer, ureq::Error> {
-        let agent = self.agent(self.settings.proxy(url))?;
+    /// Sends a form and follows no redirect: a form has secrets in it.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn post(&self, url: &Url, form: &[(&str, &str)]) -> Result<Answer, ureq::Error> {
+        self.agent(url)?.post(url.as_str()).send_form(form.iter().copied())
+    }
+
+    fn ask(&self, url: &Url, from: u64, extras: &Extras<'_>) -> Result<Answer, ureq::Error> {
+        let agent = self.agent(url)?;
         let mut plain = url.clone();
         // Cannot fail: an address with a host takes both.
         let _ = (plain.set_username(""), plain.set_password(None));
-        let mut request = agent.get(plain.as_str());
-        if let Some(value) = self.settings.authorization(url) {
+        let mut request = if extras.head { agent.head(plain.as_str()) } else { agent.get(plain.as_str()) };
+        if let Some(value) =
+            extras.authorization.map(String::from).or_else(|| self.settings.authorization(url))
+        {
             request = request.header("Authorization", value);
+        }
+        if !extras.accept.is_empty() {
+            request = request.header("Accept", extras.accept.join(", "));
         }
         if from > 0 {
             request = request.header("Range", format!("bytes={from}-"));
@@ -199,20 +250,22 @@ impl Client {
         request.call()
     }
 
-    fn agent(&self, proxy: Option<&str>) -> Result<ureq::Agent, ureq::Error> {
+    fn agent(&self, url: &Url) -> Result<ureq::Agent, ureq::Error> {
+        let (proxy, authorities) = (self.settings.proxy(url), self.settings.authorities(url));
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = proxy.map(String::from);
+        let key = (proxy.map(String::from), authorities.map(|(server, _)| server.clone()));
         if let Some(agent) = agents.get(&key) {
             return Ok(agent.clone());
         }
-        let roots =
-            ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
+        let roots = ureq::tls::TlsConfig::builder().root_certs(roots(authorities)).build();
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             // Followed by us: each address has its own proxy and credentials, and none may leave https.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .timeout_resolve(Some(RESOLVE_TIMEOUT))
+            .input_buffer_size(BUFFER)
+            .output_buffer_size(BUFFER)
             .user_agent(concat!("edgepress/", env!("CARGO_PKG_VERSION")))
             .proxy(proxy.map(ureq::Proxy::new).transpose()?)
             .tls_config(roots)
@@ -225,6 +278,19 @@ impl Client {
         agents.insert(key, agent.clone());
         Ok(agent)
     }
+}
+
+/// Whom a server is trusted by.
+fn roots(authorities: Option<(&String, &Vec<Vec<u8>>)>) -> RootCerts {
+    let Some((_, certificates)) = authorities else { return RootCerts::PlatformVerifier };
+    let own = certificates.iter().map(|der| Certificate::from_der(der).to_owned());
+    RootCerts::new_with_certs(&own.collect::<Vec<_>>())
+}
+
+/// How long a server wants to be left alone (header `Retry-After`, in seconds), [`LONGEST_WAIT`] at most.
+pub fn retry_after(answer: &Answer) -> Option<Duration> {
+    let value = answer.headers().get("retry-after")?.to_str().ok()?;
+    value.trim().parse().ok().map(|seconds| Duration::from_secs(seconds).min(LONGEST_WAIT))
 }
 
 /// Where a redirect leads; nothing for an answer that is none.
@@ -243,7 +309,8 @@ fn next(from: &Url, location: &str) -> Result<Url, ureq::Error> {
     match to.scheme() {
         "https" => Ok(to),
         "http" if from.scheme() == "http" => Ok(to),
-        _ => Err(ureq::Error::RequireHttpsOnly(shown(&to))),
+        // Behind a `?` may be a signature that opens the file to whoever has it.
+        _ => Err(ureq::Error::RequireHttpsOnly(shown(&to).split('?').next().unwrap_or_default().to_owned())),
     }
 }
 
@@ -300,6 +367,21 @@ mod tests {
             ]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
+            authorities: [("own.example".to_owned(), vec![]), ("own.example:5000".to_owned(), vec![])].into(),
+        }
+    }
+
+    #[test]
+    fn authorities_of_its_own_are_a_servers_and_a_ports() {
+        for (url, expected) in [
+            ("https://own.example/v2/", Some("own.example")),
+            ("https://own.example:5000/v2/", Some("own.example:5000")),
+            ("https://own.example:5001/v2/", None),
+            ("https://other.example/", None),
+        ] {
+            let settings = settings();
+            let found = settings.authorities(&parse(url).expect(url));
+            assert_eq!(found.map(|(server, _)| server.as_str()), expected, "{url}");
         }
     }
 
