@@ -19,6 +19,9 @@ use serde_json::Number;
 /// Longest text that is read, in bytes: more than 50 modules with twins of 32 KiB.
 pub const LONGEST: usize = 2 << 20;
 
+/// Pointers of this length, in bytes, are not made longer.
+const LONGEST_POINTER: usize = 512;
+
 /// A value and where it stands, in bytes of the text.
 #[derive(Clone, PartialEq)]
 pub struct Node {
@@ -171,9 +174,18 @@ impl Node {
     }
 }
 
-/// A pointer (RFC 6901) to `key` of what `parent` points to.
+/// A pointer (RFC 6901) to `key` of what `parent` points to. Longer ones than any manifest has end in `…`: with a key of a
+/// megabyte, all that stands below it would carry that along.
 pub fn pointer(parent: &str, key: &str) -> String {
-    format!("{parent}/{}", key.replace('~', "~0").replace('/', "~1"))
+    if parent.len() >= LONGEST_POINTER {
+        return parent.to_owned();
+    }
+    if parent.len() + key.len() < LONGEST_POINTER {
+        return format!("{parent}/{}", key.replace('~', "~0").replace('/', "~1"));
+    }
+    // As long as it takes for what is below to stay the same.
+    let shown: String = key.chars().take(LONGEST_POINTER).collect();
+    format!("{parent}/{shown}…")
 }
 
 /// Reads a text. A byte order mark before it is allowed, as the Azure CLI allows it.
@@ -298,6 +310,13 @@ mod tests {
         assert!(root.get("c").is_some_and(Node::is_object), "the last of two counts");
         assert_eq!(pointer("/x", "a~/b"), "/x/a~0~1b");
         assert_eq!(root.to_json()["a~/b"][1], "é");
+    }
+
+    #[test]
+    fn pointers_have_an_end() {
+        let long = pointer("/a", &"é".repeat(100_000));
+        assert!(long.len() < 2000 && long.ends_with('…'));
+        assert_eq!(pointer(&long, "b"), long);
     }
 
     #[test]

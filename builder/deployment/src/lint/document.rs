@@ -4,7 +4,7 @@ use super::rules::{LAYERED_ALONE, LAYERED_KEY, NO_CONTENT, TWIN_FORM, TWIN_OF_NO
 use super::{Linter, Want, duplicates};
 use crate::cursor::{Cursor, DESIRED, Twin};
 use crate::model::{AGENT, HUB};
-use edgepress_base::finding::nearest;
+use edgepress_base::finding::{clean, nearest};
 
 /// What a deployment of a fleet has around its content (IoT Hub's Configuration), and what tools add.
 const AROUND: [&str; 14] = [
@@ -36,7 +36,7 @@ pub(super) fn rules(lint: &mut Linter<'_>) {
         let near = nearest_key(&root, "modulesContent");
         let hint = near.map_or_else(
             || "the portal, `az iot edge` and iotedgedev write it around $edgeAgent and $edgeHub".to_owned(),
-            |near| format!("did you mean `modulesContent` by `{near}`?"),
+            |near| format!("did you mean `modulesContent` by `{}`?", clean(near)),
         );
         return lint.hit(&NO_CONTENT, &root, "`modulesContent` is missing", hint);
     };
@@ -112,7 +112,7 @@ fn layered(lint: &mut Linter<'_>, twin: &Twin<'_>, path: &str, at: &Cursor<'_>) 
         }
         None => format!("known here are `{}`", known.join("`, `")),
     };
-    lint.hit_key(&LAYERED_KEY, at, format!("no lower layer has `{first}` at this place"), hint);
+    lint.hit_key(&LAYERED_KEY, at, format!("no lower layer has `{}` at this place", clean(first)), hint);
 }
 
 fn nobody(lint: &mut Linter<'_>, twin: &Twin<'_>) {
@@ -126,7 +126,7 @@ fn nobody(lint: &mut Linter<'_>, twin: &Twin<'_>) {
     }
     let names = manifest.modules().iter().map(|module| module.name.as_str());
     let hint = match nearest(twin.name, names.chain([AGENT, HUB])) {
-        Some(near) => format!("did you mean `{near}`?"),
+        Some(near) => format!("did you mean `{}`?", clean(near)),
         None => "add the module, or remove its twin".into(),
     };
     lint.hit_key(&TWIN_OF_NOBODY, &twin.at, "the manifest has no module of this name", hint);

@@ -9,6 +9,7 @@ use super::rules::{
 };
 use super::{Linter, Want};
 use crate::cursor::{Cursor, Twin};
+use crate::json::{Node, Value};
 use crate::model::HUB;
 use crate::route::{self, FUNCTIONS, Route, Sink};
 
@@ -155,7 +156,9 @@ fn text(lint: &mut Linter<'_>, at: &Cursor<'_>, minor: Option<u32>) {
         Ok(route) => parsed(lint, at, &route),
         Err(fault) => {
             let hint = "for example: FROM /messages/modules/NAME/outputs/* INTO $upstream";
-            lint.hit(&ROUTE_SYNTAX, at, format!("the route does not parse: {}", fault.message), hint);
+            let exact = Node { value: Value::Null, span: lint.within(at, &fault.span) };
+            let exact = Cursor { node: &exact, ..at.clone() };
+            lint.hit(&ROUTE_SYNTAX, &exact, format!("the route does not parse: {}", fault.message), hint);
         }
     }
 }
@@ -188,8 +191,8 @@ fn parsed(lint: &mut Linter<'_>, at: &Cursor<'_>, route: &Route) {
     for name in route.from_module().into_iter().chain(sink) {
         if lint.manifest.module(name).is_none() {
             let names = lint.manifest.modules().iter().map(|module| module.name.as_str());
-            let hint =
-                nearest(name, names).map_or_else(String::new, |near| format!("did you mean `{near}`?"));
+            let hint = nearest(name, names)
+                .map_or_else(String::new, |near| format!("did you mean `{}`?", clean(near)));
             lint.hit(&ROUTE_MODULE, at, format!("the manifest has no module `{}`", clean(name)), hint);
         }
     }

@@ -101,9 +101,18 @@ fn foreign(reference: &Reference, arch: Arch) -> Option<(String, Arch)> {
     said.into_iter().next().filter(|_| !fits).map(|(word, _)| (word, arch))
 }
 
+/// Does the engine find the image that a module wants, by its digest or its tag?
+fn is_found(preloaded: &Reference, wanted: &Reference) -> bool {
+    let same = match wanted.digest() {
+        Some(digest) => preloaded.digest() == Some(digest),
+        None => preloaded.tag().or(preloaded.pulled_tag()) == wanted.pulled_tag(),
+    };
+    same && preloaded.name() == wanted.name()
+}
+
 fn preloaded(lint: &mut Linter<'_>, module: &Module, at: &Cursor<'_>, reference: &Reference) {
     let Some(preloaded) = &lint.context.preloaded else { return };
-    let there = preloaded.iter().any(|image| image.canonical() == reference.canonical());
+    let there = preloaded.iter().any(|image| is_found(image, reference));
     let image = clean(&reference.to_string());
     match (there, module.pull_policy) {
         (true, PullPolicy::OnCreate) => {

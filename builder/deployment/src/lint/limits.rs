@@ -63,11 +63,13 @@ fn entry_bytes(entry: &Entry) -> usize {
 }
 
 fn walk(lint: &mut Linter<'_>, at: &Cursor<'_>, depth: usize) {
+    let rendered = lint.manifest.source.is_rendered();
     match &at.node.value {
         Value::Object(_) if depth > DEPTH => {
             let message = format!("this object is {depth} levels deep, more than {DEPTH}");
             return lint.hit_key(&TWIN_DEPTH, at, message, "make it flatter, or put it as JSON into a text");
         }
+        Value::String(_) if rendered && at.pointer.ends_with("/settings/createOptions") => {}
         Value::String(text) if text.len() > TEXT => {
             let message =
                 format!("this text has {} bytes, more than the {TEXT} that IoT Hub takes", text.len());
@@ -87,14 +89,11 @@ fn walk(lint: &mut Linter<'_>, at: &Cursor<'_>, depth: usize) {
         }
         _ => {}
     }
-    // createOptions of a template are an object here and a text for IoT Hub.
-    let rendered = lint.manifest.source.is_rendered();
+    // createOptions that are an object become a text for IoT Hub.
     for (name, value) in at.entries() {
         key(lint, name, &value);
-        if !(chunk_number(name).is_some()
-            && value.node.is_object()
-            && (rendered || at.pointer.ends_with("/settings")))
-        {
+        let is_options = chunk_number(name).is_some() && value.node.is_object();
+        if !is_options {
             walk(lint, &value, depth + 1);
         }
     }

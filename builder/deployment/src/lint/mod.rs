@@ -8,6 +8,8 @@
 //! options.rs    createOptions                                      hub.rs      edgeHub and its routes
 //! ports.rs      ports that two modules want                        limits.rs   IoT Hub's limits for twins
 //! ```
+//!
+//! A new rule is a row in `rules.rs`, a check, and a case in `tests/`; then the page is written anew, as its test says.
 
 mod agent;
 mod document;
@@ -20,6 +22,7 @@ mod ports;
 mod rules;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use edgepress_base::finding::{Finding, Place, nearest};
 use edgepress_base::units::Arch;
@@ -28,7 +31,7 @@ use edgepress_oci::reference::Reference;
 pub use rules::{RULES, Rule};
 
 use crate::cursor::Cursor;
-use crate::json::{Node, Value};
+use crate::json::{Node, Value, origins};
 use crate::model::Manifest;
 
 /// Longest line that a finding shows, in bytes: in a longer one (a manifest on a single line) a secret may stand beside.
@@ -39,7 +42,8 @@ const MOST: usize = 200;
 /// What the manifest is for, as far as the caller knows.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// The images that will be on the device before it starts; none where nobody said.
+    /// The images that will be on the device before it starts, with their digests where those are known: a module that names
+    /// its image by digest is content with nothing else. None where nobody said.
     pub preloaded: Option<BTreeSet<Reference>>,
     /// The image of edgeAgent that config.toml starts.
     pub bootstrap_agent: Option<Reference>,
@@ -158,10 +162,12 @@ impl Linter<'_> {
     }
 
     fn add(&mut self, rule: &'static Rule, at: &Cursor<'_>, place: Place, message: String, hint: String) {
+        // Keys are anybody's, and a terminal obeys some characters.
+        let shown = |pointer: &str| pointer.replace(char::is_control, "\u{fffd}");
         let (key, message) = match at.within {
-            Some(outer) if at.pointer.is_empty() => (outer.to_owned(), message),
-            Some(outer) => (outer.to_owned(), format!("`{}` in createOptions: {message}", at.pointer)),
-            None => (at.pointer.clone(), message),
+            Some(outer) if at.pointer.is_empty() => (shown(outer), message),
+            Some(outer) => (shown(outer), format!("`{}` in createOptions: {message}", shown(&at.pointer))),
+            None => (shown(&at.pointer), message),
         };
         let mut finding = Finding { severity: rule.severity, ..Finding::error(message) }.at(place);
         if !key.is_empty() {
@@ -173,13 +179,23 @@ impl Linter<'_> {
         self.hits.push(Hit { rule, finding });
     }
 
+    /// The place of bytes of a string's value.
+    fn within(&self, at: &Cursor<'_>, inner: &Range<usize>) -> Range<usize> {
+        let literal = self.manifest.source.text().get(at.node.span.clone()).unwrap_or_default();
+        let origins = origins(literal);
+        let place = |byte: usize| {
+            at.node.span.start + origins.get(byte).or(origins.last()).copied().unwrap_or_default()
+        };
+        place(inner.start)..place(inner.end)
+    }
+
     /// Is enough told?
     fn is_full(&self) -> bool {
         self.hits.len() >= MOST
     }
 
     /// The place, without its line where that may hold a secret.
-    fn place(&self, at: &Cursor<'_>, span: &std::ops::Range<usize>) -> Place {
+    fn place(&self, at: &Cursor<'_>, span: &Range<usize>) -> Place {
         let place = self.manifest.source.place(span);
         let pointer = at.within.unwrap_or(&at.pointer);
         let secret = ["/env", "/registryCredentials"].iter().any(|part| pointer.contains(part));
@@ -221,15 +237,14 @@ impl Linter<'_> {
 /// Keys that stand twice in one object, wherever that is.
 fn duplicates(lint: &mut Linter<'_>, at: &Cursor<'_>) {
     let mut seen = BTreeSet::new();
-    let elements = at.elements();
-    let entries: Vec<_> = at.entries().collect();
-    for (key, value) in &entries {
-        if !seen.insert(*key) {
+    for (key, value) in at.entries() {
+        if !seen.insert(key) {
             let message = "this key stands twice in its object; the last one counts";
-            lint.hit_key(&rules::DUPLICATE_KEY, value, message, "remove one of them");
+            lint.hit_key(&rules::DUPLICATE_KEY, &value, message, "remove one of them");
         }
+        duplicates(lint, &value);
     }
-    for value in entries.into_iter().map(|(_, value)| value).chain(elements) {
+    for value in at.elements() {
         duplicates(lint, &value);
     }
 }

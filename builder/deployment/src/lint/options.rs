@@ -94,8 +94,11 @@ fn pieces(lint: &mut Linter<'_>, settings: &Cursor<'_>) {
             break;
         }
     }
+    let rendered = lint.manifest.source.is_rendered();
     for (_, at) in &chunks {
         match &at.node.value {
+            // A template's are cut when it becomes a manifest.
+            Value::String(_) if rendered && chunks.len() == 1 => {}
             Value::String(text) if text.chars().count() > CHUNK => {
                 let message =
                     format!("this chunk has {} characters, more than {CHUNK}", text.chars().count());

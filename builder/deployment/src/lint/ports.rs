@@ -1,5 +1,7 @@
 //! Ports of the host that two modules want.
 
+use edgepress_base::finding::clean;
+
 use super::Linter;
 use super::rules::HOST_PORT_TWICE;
 use crate::cursor::Cursor;
@@ -18,7 +20,7 @@ pub(super) fn rules(lint: &mut Linter<'_>) {
         let message = if other.name == module.name {
             format!("the module takes port {port} of the host twice")
         } else {
-            format!("`{}` takes port {port} of the host already", other.name)
+            format!("`{}` takes port {port} of the host already", clean(&other.name))
         };
         lint.hit(&HOST_PORT_TWICE, &at, message, "give one of them another HostPort");
     }

@@ -91,6 +91,21 @@ fn places_are_exact() {
 }
 
 #[test]
+fn a_route_is_pointed_to_where_it_goes_wrong() {
+    let text = changed(
+        GOOD,
+        "INTO BrokeredEndpoint(\\\"/modules/filter/inputs/in\\\")",
+        "INTO BrokeredEndpoint(\\\"/a\\\") ",
+    );
+    let found = found(&text, &Context::default());
+    let [hit] = found.as_slice() else { panic!("{found:?}") };
+    let place = hit.finding.place.as_ref().expect("a place");
+    let line = text.lines().nth(place.line - 1).expect("the line");
+    assert!(line[place.column - 1..].starts_with("\\\"/a\\\") \""), "{place:?}");
+    assert_eq!(place.width, "\\\"/a\\\"".len());
+}
+
+#[test]
 fn secrets_are_never_shown() {
     let secret = "hunter2";
     let with = |old: &str, new: &str| changed(GOOD, old, &new.replace("SECRET", secret));
@@ -149,6 +164,14 @@ fn a_change_anywhere_has_an_answer() {
             assert!(Manifest::parse("d.json", text).is_err());
         }
     }
+    // And within strings: each eleventh byte another one.
+    for (index, at) in (0..GOOD.len()).step_by(11).enumerate() {
+        let new = [":", "$", "\\\\", "{", "/", "é", "0", "\\\"", "]", "."][index % 10];
+        let text = format!("{}{new}{}", &GOOD[..at], &GOOD[at + 1..]);
+        if let Ok(manifest) = Manifest::parse("d.json", &text) {
+            lint(&manifest, &Context { privileged_allowed: false, ..Context::default() });
+        }
+    }
 }
 
 #[test]
@@ -201,6 +224,11 @@ fn work_does_not_grow_faster_than_the_text() {
         ),
         filled("{", &|number| format!("\"m{number}\":0,"), "\"x\":0}"),
         filled("{\"modulesContent\": \"", &|_| "${".into(), "\"}"),
+        filled(
+            &format!("{{\"{}\": {{", "k".repeat(20_000)),
+            &|number| format!("\"a{number}\": 0,"),
+            "\"a\": 0}}",
+        ),
         filled(
             r#"{"modulesContent": {"a": {"properties.desired": ["#,
             &|_| "9007199254740992,".into(),

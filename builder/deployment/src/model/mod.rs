@@ -100,6 +100,18 @@ impl Manifest {
         Self::read(source, notes)
     }
 
+    /// Reads a file of either kind: a template if there are values for it, or if it is called `*.template.json`.
+    ///
+    /// # Errors
+    /// As those two.
+    pub fn of(file: &str, text: &str, values: Option<&Values>) -> Result<Self, Vec<Finding>> {
+        match values {
+            Some(values) => Self::from_template(file, text, values),
+            None if file.ends_with(template::ENDING) => Self::from_template(file, text, &Values::none()),
+            None => Self::parse(file, text),
+        }
+    }
+
     fn read(source: Source, notes: Vec<Finding>) -> Result<Self, Vec<Finding>> {
         let root = parse(source.text()).map_err(|fault| vec![no_json(&source, &fault)])?;
         let mut manifest = Self { source, root, modules: Vec::new(), layered: false, notes };

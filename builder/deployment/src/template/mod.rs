@@ -17,22 +17,23 @@ use std::collections::BTreeSet;
 use edgepress_base::finding::{Finding, Place};
 use serde_json::Value;
 
+use values::LONGEST_NAME;
 pub use values::Values;
 
 use crate::json::LONGEST;
-use crate::options::{CHUNK, KEY};
+use crate::options::{CHUNK, KEY, chunk_number};
 use crate::source::{Piece, Source};
 
 /// What iotedgedev fills in with images that it built.
 const BUILT: [&str; 2] = ["MODULES.", "MODULEDIR<"];
 /// The key of a template's version, which a manifest does not have.
 const TEMPLATE_VERSION: &str = "$schema-template";
+/// How iotedgedev's templates are called.
+pub(crate) const ENDING: &str = ".template.json";
 /// Missing values that are told.
 const MOST_MISSING: usize = 100;
 /// Unused values that are told one by one.
 const MOST_UNUSED: usize = 3;
-/// Longest name of a placeholder, in bytes.
-const LONGEST_NAME: usize = 256;
 
 /// Is there a placeholder in it, `${NAME}`?
 pub(crate) fn has_placeholder(text: &str) -> bool {
@@ -180,8 +181,15 @@ pub(crate) fn finish(json: &mut Value, modules: &[&str]) {
     for pointer in modules {
         let settings = json.pointer_mut(&format!("{pointer}/settings"));
         let Some(settings) = settings.and_then(Value::as_object_mut) else { continue };
-        let Some(options) = settings.get(KEY).filter(|options| options.is_object()) else { continue };
-        let text = options.to_string();
+        let text = match settings.get(KEY) {
+            Some(Value::String(text))
+                if settings.keys().filter(|key| chunk_number(key).is_some()).count() == 1 =>
+            {
+                text.clone()
+            }
+            Some(options @ Value::Object(_)) => options.to_string(),
+            _ => continue,
+        };
         let chars: Vec<char> = text.chars().collect();
         for (index, chunk) in chars.chunks(CHUNK).enumerate() {
             let key = if index == 0 { KEY.to_owned() } else { format!("{KEY}{index:02}") };

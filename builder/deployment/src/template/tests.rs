@@ -46,6 +46,15 @@ fn long_options_are_cut_into_chunks() {
     let filter = |manifest: &Manifest| manifest.module("filter").expect("filter").binds.clone();
     assert_eq!(filter(&again), filter(&manifest));
     assert_eq!(filter(&again).len(), 2);
+    // Those that are a text in the template, too.
+    let options = format!("{{\\\"Env\\\":[\\\"A={}\\\"]}}", "y".repeat(5000));
+    let text = TEMPLATE
+        .replace("{ \"HostConfig\": { \"Binds\": [\"/var/lib/filter:/data\"] } }", &format!("\"{options}\""));
+    assert_ne!(text, TEMPLATE);
+    let manifest = Manifest::from_template("t.json", &text, &values(VALUES)).expect("a manifest");
+    assert_eq!(lint(&manifest, &Context::default()), []);
+    let again = Manifest::parse("d.json", &manifest.to_json().to_string()).expect("a manifest");
+    assert_eq!(lint(&again, &Context::default()), []);
 }
 
 #[test]
@@ -61,6 +70,19 @@ fn what_is_missing_is_told_all_at_once() {
         assert!(all.contains(says), "{says} is not in\n{all}");
     }
     assert!(!all.contains("hunter2"));
+}
+
+#[test]
+fn a_template_is_known_by_its_name_or_its_values() {
+    let object = "{\"modulesContent\": {\"$edgeAgent\": {\"properties.desired\": {\"systemModules\": {\"edgeHub\": {\"settings\": {\"createOptions\": {}}}}}}}}";
+    let told = |file, values: Option<&Values>| {
+        let manifest = Manifest::of(file, object, values).expect("a manifest");
+        lint(&manifest, &Context::default())
+            .iter()
+            .any(|finding| finding.message.contains("must be a string"))
+    };
+    assert!(told("deployment.json", None));
+    assert!(!told("deployment.template.json", None) && !told("deployment.json", Some(&Values::none())));
 }
 
 #[test]

@@ -16,6 +16,8 @@ use crate::json;
 
 /// Longest value, in bytes: IoT Hub's longest string value is 4 KB, createOptions in chunks are longer.
 const LONGEST_VALUE: usize = 64 << 10;
+/// Longest name, in bytes.
+pub(super) const LONGEST_NAME: usize = 256;
 /// Most names of a file.
 const MOST: usize = 1000;
 
@@ -105,6 +107,7 @@ impl Reader {
 
     fn add(&mut self, name: &str, text: String, line: usize) {
         if name.is_empty()
+            || name.len() > LONGEST_NAME
             || name.contains(|c: char| c.is_whitespace() || c.is_control() || "{}\"$".contains(c))
         {
             return self.wrong(

@@ -27,9 +27,25 @@ fn preloaded_images_are_not_pulled_and_others_are() {
     let hub = "mcr.microsoft.com/azureiotedge-hub:1.5";
     expect(GOOD, &preloaded(&[sensor, hub]), "preloaded-pulled", "/edgeHub/settings/image", "is preloaded");
     expect(GOOD, &preloaded(&[]), "never-preloaded", "/sensor/settings/image", "is never pulled");
+    // By digest, whatever the tag; by tag, whatever the digest.
+    let digest = "sha256:0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
+    let locked = format!("factory.azurecr.io/filter:7@{digest}");
+    expect(
+        GOOD,
+        &preloaded(&[sensor, &locked]),
+        "preloaded-pulled",
+        "/filter/settings/image",
+        "is preloaded",
+    );
+    let other = format!("factory.azurecr.io/other@{digest}");
+    let tagged = format!("{sensor}@{digest}");
+    assert_eq!(
+        names(GOOD, &preloaded(&[&tagged, &other, "factory.azurecr.io/filter:7"])),
+        Vec::<&str>::new()
+    );
     // Names that mean the same are the same.
     let debian = changed(GOOD, "factory.azurecr.io/sensor:2.1-amd64", "debian:12");
-    assert_eq!(names(&debian, &preloaded(&["docker.io/library/debian:12"])), ["credentials-unused"; 0]);
+    assert_eq!(names(&debian, &preloaded(&["docker.io/library/debian:12"])), Vec::<&str>::new());
 }
 
 #[test]
