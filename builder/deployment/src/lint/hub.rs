@@ -5,7 +5,7 @@ use edgepress_base::finding::{clean, nearest};
 use super::agent::version;
 use super::rules::{
     HUB_CONFIG, HUB_MISSING, HUB_PART, HUB_SCHEMA, MQTT_BROKER, ROUTE_EMPTY, ROUTE_FUNCTION, ROUTE_IGNORED,
-    ROUTE_MODULE, ROUTE_OBJECT, ROUTE_PRIORITY, ROUTE_SOURCE, ROUTE_SYNTAX, STORE_FORWARD,
+    ROUTE_MODULE, ROUTE_OBJECT, ROUTE_PRIORITY, ROUTE_SOURCE, ROUTE_SYNTAX, STORE_FORWARD, STORE_LIMITS,
 };
 use super::{Linter, Want};
 use crate::cursor::{Cursor, Twin};
@@ -17,6 +17,8 @@ const ROUTES: &str = "routes";
 const STORE: &str = "storeAndForwardConfiguration";
 /// Highest number of a route's priority; 0 goes first (RouteSpec.cs).
 const LAST_PRIORITY: u64 = 9;
+/// The first minor version with storeLimits that the Azure CLI lets pass.
+const FIRST_WITH_LIMITS: u32 = 3;
 /// What sources of messages begin with.
 const SOURCES: [&str; 3] = ["messages", "twinChangeNotifications", "*"];
 
@@ -56,7 +58,7 @@ pub(super) fn rules(lint: &mut Linter<'_>) {
         route_at(lint, &at, minor);
     }
     if let Some(at) = hub.find(&[STORE]) {
-        store(lint, &at);
+        store(lint, &at, minor);
     }
     if let Some(at) = hub.find(&["mqttBroker"]) {
         let message = "the MQTT broker was a preview of 1.2; this part is left as it is";
@@ -211,12 +213,25 @@ fn seconds(lint: &mut Linter<'_>, at: &Cursor<'_>, least: i64) {
     }
 }
 
-fn store(lint: &mut Linter<'_>, at: &Cursor<'_>) {
+fn store(lint: &mut Linter<'_>, at: &Cursor<'_>, minor: Option<u32>) {
     lint.unknown(at, &["timeToLiveSecs", "storeLimits"]);
     if let Some(value) = lint.typed(at, "timeToLiveSecs", Want::Integer) {
         seconds(lint, &value, i64::from(i32::MIN));
     }
+    if at.node.is_object() && at.get("timeToLiveSecs").is_none() {
+        let message = "`timeToLiveSecs` is missing, and counts as 0: no message waits for a connection";
+        lint.hit_key(&HUB_PART, at, message, "write \"timeToLiveSecs\": 7200");
+    }
     let Some(limits) = lint.typed(at, "storeLimits", Want::Object) else { return };
+    if minor.is_some_and(|minor| minor < FIRST_WITH_LIMITS) {
+        let message = "the Azure CLI refuses storeLimits with this schema version";
+        lint.hit_key(
+            &STORE_LIMITS,
+            &limits,
+            message,
+            "write \"schemaVersion\": \"1.3\" for $edgeHub, or set it in the portal",
+        );
+    }
     lint.unknown(&limits, &["maxSizeBytes"]);
     if let Some(value) = lint.typed(&limits, "maxSizeBytes", Want::Integer)
         && value.node.as_number().and_then(serde_json::Number::as_i64).is_none()

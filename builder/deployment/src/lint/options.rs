@@ -104,7 +104,7 @@ fn pieces(lint: &mut Linter<'_>, settings: &Cursor<'_>) {
                     format!("this chunk has {} characters, more than {CHUNK}", text.chars().count());
                 lint.hit_key(&OPTIONS_LONG, at, message, "go on in createOptions01, createOptions02 …");
             }
-            Value::String(_) | Value::Null => {}
+            Value::String(_) => {}
             Value::Object(_) if chunks.len() == 1 => {}
             _ => {
                 lint.has_type(at, Want::Text);

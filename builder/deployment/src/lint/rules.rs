@@ -98,7 +98,7 @@ rules! {
     HUB_MISSING: Error, "hub-missing", "routes, and no edgeHub", "nobody carries the messages";
     HUB_CONFIG: Error, "hub-config", "edgeHub, and no `$edgeHub`", "EdgeHubConfigParser.cs: missing SchemaVersion";
     HUB_SCHEMA: Error, "hub-schema", "edgeHub's `schemaVersion` is not 1.0 to 1.3", "EdgeHubConfigParser.cs refuses it; edgeHub keeps its old routes";
-    HUB_PART: Error, "hub-part", "`routes` or `storeAndForwardConfiguration` is missing", "required from schema version 1.1 on (EdgeHubDesiredProperties)";
+    HUB_PART: Error, "hub-part", "`routes` or `storeAndForwardConfiguration` with its `timeToLiveSecs` is missing", "required from schema version 1.1 on (EdgeHubDesiredProperties); a time to live that is missing is 0: no message waits";
     ROUTE_SYNTAX: Error, "route-syntax", "a route that does not parse", "one is enough: edgeHub refuses all (Route.g4; Azure/iotedge issue 5308)";
     ROUTE_OBJECT: Error, "route-object", "a route that is neither text nor { route, priority, timeToLiveSecs }", "RouteSpecConverter.cs; objects from schema version 1.1 on";
     ROUTE_EMPTY: Error, "route-empty", "an empty route", "RouteSpec.cs refuses it; schema version 1.0 skips it";
@@ -108,6 +108,7 @@ rules! {
     ROUTE_SOURCE: Warning, "route-source", "a route's source that no message has", "sources begin with /messages, /twinChangeNotifications or /*";
     ROUTE_FUNCTION: Error, "route-function", "a function that conditions do not have", "ConditionVisitor.cs";
     STORE_FORWARD: Error, "store-forward", "`timeToLiveSecs` or `maxSizeBytes` out of range", "32 and 64 bits with a sign (StoreAndForwardConfiguration.cs); a route's is not negative";
+    STORE_LIMITS: Warning, "store-limits", "`storeLimits` with a schema version below 1.3", "edgeHub obeys it; the Azure CLI's schemas 1.0 to 1.2 refuse it, and it has none for 1.3";
     MQTT_BROKER: Warning, "mqtt-broker", "`mqttBroker` is not checked", "a preview of 1.2 that was withdrawn; edgeHub 1.3 and later have no broker";
 
     TWIN_SIZE: Error, "twin-size", "a twin's desired properties are larger than 32 KB", "IoT Hub: device twins, size";

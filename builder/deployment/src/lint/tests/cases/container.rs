@@ -46,6 +46,13 @@ pub(super) const IMAGES: &[Case] = &[
 
 pub(super) const OPTIONS: &[Case] = &[
     (
+        "wrong-type",
+        r#""createOptions": "{\"HostConfig\":{\"Binds\":[\"/var/lib/edgeAgent:/iotedge/storage\"]}}""#,
+        "\"createOptions\": null",
+        "/edgeAgent/settings/createOptions",
+        "null",
+    ),
+    (
         "options-object",
         r#""createOptions": "{\"HostConfig\":{\"Binds\":[\"/var/lib/edgeAgent:/iotedge/storage\"]}}""#,
         r#""createOptions": {"HostConfig":{"Binds":["/var/lib/edgeAgent:/iotedge/storage"]}}"#,

@@ -90,7 +90,21 @@ pub(super) const HUB: &[Case] = &[
         "/filterToHub/timeToLiveSecs",
         "out of range",
     ),
-    ("store-forward", "500000000", "9999999999999999999", "/maxSizeBytes", "out of range"),
+    (
+        "store-forward",
+        "\"timeToLiveSecs\": 7200",
+        "\"timeToLiveSecs\": 7200, \"storeLimits\": {\"maxSizeBytes\": 9999999999999999999}",
+        "/maxSizeBytes",
+        "out of range",
+    ),
+    (
+        "store-limits",
+        "\"timeToLiveSecs\": 7200",
+        "\"timeToLiveSecs\": 7200, \"storeLimits\": {\"maxSizeBytes\": 500000000}",
+        "/storeLimits",
+        "refuses",
+    ),
+    ("hub-part", "\"timeToLiveSecs\": 7200", "", "/storeAndForwardConfiguration", "counts as 0"),
     (
         "mqtt-broker",
         "\"storeAndForwardConfiguration\"",
