@@ -16,6 +16,7 @@ mod access;
 mod address;
 mod ask;
 mod fetch;
+mod local;
 mod resolve;
 mod token;
 
@@ -34,6 +35,7 @@ use access::Access;
 use address::Address;
 
 pub use fetch::Fetched;
+pub use local::take;
 pub use resolve::Resolved;
 
 /// Where docker has the authorities of registries: `HOST[:PORT]/*.crt` (docs.docker.com, "Verify repository client with
