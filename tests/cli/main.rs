@@ -11,6 +11,7 @@ mod inspect;
 mod lock;
 mod overlay;
 mod recipe;
+mod registry;
 mod sign;
 mod sim;
 mod sim_sources;

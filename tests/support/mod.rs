@@ -7,6 +7,7 @@ pub mod device;
 pub mod machine;
 pub mod pki;
 pub mod plant;
+pub mod registry;
 pub mod report;
 pub mod servers;
 pub mod simulator;

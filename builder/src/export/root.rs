@@ -286,9 +286,10 @@ mod tests {
             let attributes: Vec<String> =
                 attributes.map(|one| one.expect("header").key().expect("name").to_owned()).collect();
             let header = entry.header();
-            let device = header.entry_type().is_character_special().then(|| {
-                (header.device_major().expect("major"), header.device_minor().expect("minor"))
-            });
+            let device = header
+                .entry_type()
+                .is_character_special()
+                .then(|| (header.device_major().expect("major"), header.device_minor().expect("minor")));
             seen.push((name.to_owned(), device, attributes.concat()));
         }
         seen.sort();

@@ -27,7 +27,8 @@ impl fmt::Display for Comparison {
             (None, b) => format!("+ {} {}", change.package, b.as_deref().unwrap_or_default()),
         });
         section(f, "packages", &packages.collect::<Vec<_>>())?;
-        let containers = self.container_images.iter().map(|change| format!("{}: {}", change.what, sides(change)));
+        let containers =
+            self.container_images.iter().map(|change| format!("{}: {}", change.what, sides(change)));
         section(f, "container images in the engine's store", &containers.collect::<Vec<_>>())?;
         if self.tables.is_empty()
             && self.fat.is_empty()
