@@ -4,8 +4,9 @@ use edgepress_base::finding::{clean, nearest};
 
 use super::agent::version;
 use super::rules::{
-    HUB_CONFIG, HUB_MISSING, HUB_PART, HUB_SCHEMA, MQTT_BROKER, ROUTE_EMPTY, ROUTE_FUNCTION, ROUTE_IGNORED,
-    ROUTE_MODULE, ROUTE_OBJECT, ROUTE_PRIORITY, ROUTE_SOURCE, ROUTE_SYNTAX, STORE_FORWARD, STORE_LIMITS,
+    HUB_CONFIG, HUB_MISSING, HUB_PART, HUB_SCHEMA, MQTT_BROKER, ROUTE_ADDRESS, ROUTE_EMPTY, ROUTE_FUNCTION,
+    ROUTE_IGNORED, ROUTE_MODULE, ROUTE_OBJECT, ROUTE_PRIORITY, ROUTE_SOURCE, ROUTE_SYNTAX, STORE_FORWARD,
+    STORE_LIMITS,
 };
 use super::{Linter, Want};
 use crate::cursor::{Cursor, Twin};
@@ -185,6 +186,10 @@ fn parsed(lint: &mut Linter<'_>, at: &Cursor<'_>, route: &Route) {
                 .map_or_else(String::new, |near| format!("did you mean `{near}`?"));
             lint.hit(&ROUTE_FUNCTION, at, format!("conditions have no function `{}`", clean(function)), hint);
         }
+    }
+    if let Sink::Module { documented: false, .. } = &route.sink {
+        let message = "the sink is not of the form /modules/NAME/inputs/INPUT: edgeHub takes the second and the fourth part";
+        lint.hit(&ROUTE_ADDRESS, at, message, "write BrokeredEndpoint(\"/modules/NAME/inputs/INPUT\")");
     }
     if lint.manifest.is_layered() {
         return;

@@ -104,6 +104,7 @@ rules! {
     ROUTE_EMPTY: Error, "route-empty", "an empty route", "RouteSpec.cs refuses it; schema version 1.0 skips it";
     ROUTE_PRIORITY: Error, "route-priority", "a route's `priority` is not 0 to 9", "RouteSpec.cs";
     ROUTE_IGNORED: Warning, "route-ignored", "text after a route's sink", "edgeHub ignores it, a condition too (Azure/iotedge issue 4353)";
+    ROUTE_ADDRESS: Warning, "route-address", "a sink that is not /modules/NAME/inputs/INPUT", "EndpointFactory.cs counts four parts, and does not read the first and the third";
     ROUTE_MODULE: Warning, "route-module", "a route from or to a module that the manifest does not have", "its messages are kept for nobody until their time is over";
     ROUTE_SOURCE: Warning, "route-source", "a route's source that no message has", "sources begin with /messages, /twinChangeNotifications or /*";
     ROUTE_FUNCTION: Error, "route-function", "a function that conditions do not have", "ConditionVisitor.cs";

@@ -72,6 +72,8 @@ pub enum Sink {
         module: String,
         /// The input.
         input: String,
+        /// The address is /modules/NAME/inputs/INPUT, and not only four parts of something.
+        documented: bool,
     },
 }
 
@@ -251,18 +253,16 @@ impl<'a> Parser<'a> {
 
 /// EndpointFactory.cs splits the address at `/` and takes the second and the fourth part, whatever the others are.
 fn endpoint(literal: &str, span: &Range<usize>) -> Result<Sink, Fault> {
-    let address = literal.trim_matches(['"', '\'']).trim();
+    let address = literal.get(1..literal.len().saturating_sub(1)).unwrap_or_default().trim();
     let address = address.strip_prefix('/').unwrap_or(address);
     let address = address.strip_suffix('/').unwrap_or(address);
     let parts: Vec<&str> = address.split('/').collect();
-    if let ["modules", module, "inputs", input] = parts.as_slice()
-        && !module.is_empty()
-        && !input.is_empty()
-    {
-        return Ok(Sink::Module { module: (*module).into(), input: (*input).into() });
-    }
-    let message = "the address is not of the form /modules/NAME/inputs/INPUT".into();
-    Err(Fault { message, span: span.clone() })
+    let [modules, module, inputs, input] = parts.as_slice() else {
+        let message = "the address is not of the form /modules/NAME/inputs/INPUT".into();
+        return Err(Fault { message, span: span.clone() });
+    };
+    let documented = (*modules, *inputs) == ("modules", "inputs");
+    Ok(Sink::Module { module: (*module).into(), input: (*input).into(), documented })
 }
 
 #[cfg(test)]

@@ -36,7 +36,8 @@ fn what_edge_hub_refuses() {
         ("FROM /messages/* WHERE a b INTO $upstream", "`b` stands where INTO, or an operator"),
         ("FROM /messages/* INTO BrokeredEndpoint(/modules/a/inputs/b)", "`/` stands where \"/modules"),
         ("FROM /messages/* INTO BrokeredEndpoint(\"/modules/a/b\")", "not of the form"),
-        ("FROM /messages/* INTO BrokeredEndpoint(\"/modules//inputs/b\")", "not of the form"),
+        ("FROM /messages/* INTO BrokeredEndpoint(' ')", "not of the form"),
+        ("FROM /messages/* INTO BrokeredEndpoint('/modules/a/inputs/\\uts')", "a string has no end"),
         ("FROM /messages/modules/5/* INTO $upstream", "`5` stands where a name"),
     ] {
         let fault = parse(text).expect_err(text);
@@ -51,8 +52,10 @@ fn what_a_route_says() {
         "FROM /messages/modules/sensor/outputs/t WHERE Lower(a) = 'b' INTO BrokeredEndpoint(\"/modules/filter/inputs/in\") WHERE x",
     );
     assert_eq!(route.from_module(), Some("sensor"));
-    assert_eq!(route.sink, Sink::Module { module: "filter".into(), input: "in".into() });
+    assert_eq!(route.sink, Sink::Module { module: "filter".into(), input: "in".into(), documented: true });
     assert_eq!((route.functions, route.ignored.as_deref()), (vec!["Lower".to_owned()], Some("WHERE x")));
+    let odd = good("FROM /* INTO BrokeredEndpoint('/module/a/input/b')").sink;
+    assert_eq!(odd, Sink::Module { module: "a".into(), input: "b".into(), documented: false });
     assert_eq!(good("FROM /messages/modules/*/outputs/t INTO $upstream").from_module(), None);
 }
 

@@ -154,13 +154,18 @@ fn string(text: &str, quote: char) -> (usize, bool) {
         match c {
             c if c == quote => return (at + c.len_utf8(), true),
             '\\' => match chars.next() {
-                Some((_, '"' | '\'' | '\\' | 'u')) => {}
+                Some((_, '"' | '\'' | '\\')) => {}
+                Some((at, 'u')) if text.get(at + 1..at + 5).is_some_and(is_hex) => {}
                 _ => return (at, false),
             },
             _ => {}
         }
     }
     (text.len(), false)
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// How long the number at the beginning is: an integer, `0x…`, a real one. An exponent alone is one, too: `e5`.

@@ -104,6 +104,13 @@ pub(super) const HUB: &[Case] = &[
         "/storeLimits",
         "refuses",
     ),
+    (
+        "route-address",
+        "/modules/filter/inputs",
+        "/module/filter/inputs",
+        "/sensorToFilter",
+        "second and the fourth",
+    ),
     ("hub-part", "\"timeToLiveSecs\": 7200", "", "/storeAndForwardConfiguration", "counts as 0"),
     (
         "mqtt-broker",
