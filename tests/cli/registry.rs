@@ -6,12 +6,12 @@ use edgepress::error::problem;
 use edgepress::event::Silent;
 use edgepress::oci::config::Config;
 use edgepress::oci::reference::Reference;
-use edgepress::registry::{Registry, Resolved, take};
+use edgepress::registry::{Options, Registry, Resolved, take};
 use edgepress::store::Store;
 use edgepress::units::{Arch, Digest};
 use tempfile::TempDir;
 
-use crate::support::registry::{self as real, Door, PASSWORD, USER, layout, run};
+use crate::support::registry::{self as real, Door, PASSWORD, USER, layout, redirecting, run};
 
 const LOGIN: Option<(&str, &str)> = Some((USER, PASSWORD));
 
@@ -146,4 +146,23 @@ fn the_same_image_out_of_files() {
     assert_eq!(taken.layers.iter().map(|layer| layer.digest).collect::<Vec<_>>(), ids(&store, &taken));
     let error = take(&path("docker.tar"), Arch::Aarch64).expect_err("another architecture");
     assert!(format!("{error:#}").contains("is for linux/amd64, not for aarch64"), "{error:#}");
+}
+
+#[test]
+fn from_tls_there_is_no_way_on_without() {
+    let folder = TempDir::new().expect("a folder");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
+    let plain = format!("http://{}/x", listener.local_addr().expect("an address"));
+    let (address, ca) = redirecting(folder.path(), format!("{plain}?signature={PASSWORD}"));
+    let options = Options { authorities: [(address.clone(), ca)].into(), ..Options::default() };
+    let registry = Registry::new(options).expect("registries");
+    let reference: Reference = format!("{address}/factory/pump:1").parse().expect("a reference");
+    let error = registry.current(&reference).expect_err("refused");
+    let text = format!("{error:?}");
+    assert!(
+        text.contains(&format!("sends us on from https to {plain}")) && !text.contains(PASSWORD),
+        "{text}"
+    );
+    listener.set_nonblocking(true).expect("changes");
+    assert!(listener.accept().is_err(), "it was asked all the same");
 }

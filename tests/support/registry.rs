@@ -55,6 +55,19 @@ impl Trust {
         let leaf = params.signed_by(&key, &issuer).expect("a certificate");
         Self { ca, chain: leaf.pem(), der: leaf.der().to_vec(), key }
     }
+
+    /// For a server of this process.
+    fn tls(&self) -> Arc<rustls::ServerConfig> {
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(self.key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![self.der.clone().into()], key.into())
+            .expect("a certificate");
+        Arc::new(config)
+    }
 }
 
 /// A running registry.
@@ -189,15 +202,8 @@ impl TokenServer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
         let address = listener.local_addr().expect("an address").to_string();
         let given = Arc::new(Mutex::new(0));
-        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(trust.key.serialize_der());
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![trust.der.clone().into()], key.into())
-            .expect("a certificate");
-        let (config, count) = (Arc::new(config), given.clone());
+        let config = trust.tls();
+        let count = given.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let connection = rustls::ServerConnection::new(config.clone()).expect("a connection");
@@ -211,13 +217,40 @@ impl TokenServer {
     }
 }
 
-fn answer(stream: &mut (impl Read + Write), trust: &Trust, given: &Mutex<usize>) -> std::io::Result<()> {
+/// A server behind TLS that sends everybody on to `location`; returns its address, and the file of its authority.
+pub fn redirecting(folder: &Path, location: String) -> (String, PathBuf) {
+    let trust = Trust::new();
+    let (ca, config) = (folder.join("redirecting.pem"), trust.tls());
+    fs::write(&ca, &trust.ca).expect("writes");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
+    let address = listener.local_addr().expect("an address").to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let connection = rustls::ServerConnection::new(config.clone()).expect("a connection");
+            let mut stream = rustls::StreamOwned::new(connection, stream);
+            // A client that hangs up is none of our business.
+            let _ = head(&mut stream).and_then(|_| {
+                write!(stream, "HTTP/1.1 307 On\r\nConnection: close\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n")?;
+                stream.conn.send_close_notify();
+                stream.flush()
+            });
+        }
+    });
+    (address, ca)
+}
+
+/// The head of a request.
+fn head(stream: &mut impl Read) -> std::io::Result<String> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte)? == 1 {
         head.push(byte[0]);
     }
-    let head = String::from_utf8_lossy(&head).into_owned();
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+fn answer(stream: &mut (impl Read + Write), trust: &Trust, given: &Mutex<usize>) -> std::io::Result<()> {
+    let head = head(stream)?;
     let path = head.split(' ').nth(1).unwrap_or_default();
     let url = url::Url::parse(&format!("https://x{path}")).expect("an address");
     let scopes: Vec<String> =

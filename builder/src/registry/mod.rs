@@ -30,6 +30,7 @@ use crate::certificate::blocks;
 use crate::error::Problem;
 use crate::oci::credentials::Credentials;
 use crate::oci::reference::Reference;
+use crate::store::download::is_misleading;
 use crate::store::net::{Client, Settings};
 use access::Access;
 use address::Address;
@@ -109,8 +110,9 @@ impl Registry {
             let probe = url::Url::parse(&format!("https://{host}/v2/"));
             probe.is_ok_and(|url| match self.client.get(&url, 0) {
                 Ok(_) => true,
-                // It has a certificate: one that is not trusted is no reason to go on without.
-                Err(error) => format!("{error:?}").contains("InvalidCertificate"),
+                // It answers with a redirect that is not followed, or has a certificate that is not trusted: no reason to go on
+                // without TLS.
+                Err(error) => is_misleading(&error) || format!("{error:?}").contains("InvalidCertificate"),
             })
         })
     }

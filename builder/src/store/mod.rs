@@ -251,9 +251,9 @@ impl NewBlob<'_> {
     pub fn finish(self, expected: Option<Digest>) -> Result<(Digest, PathBuf)> {
         let digest = self.digest();
         if let Some(expected) = expected.filter(|expected| *expected != digest) {
-            return Err(
-                Problem::work(format!("the content has SHA-256 {digest}, expected {expected}")).into()
-            );
+            return Err(Problem::work(format!("the content has SHA-256 {digest}, expected {expected}"))
+                .hint("what it comes from is damaged, or was changed meanwhile; get that anew")
+                .into());
         }
         let target = self.store.blob_path(&digest);
         let folder = target.parent().context("the store has no blob folder")?;
