@@ -19,6 +19,8 @@ use serde_json::Number;
 /// Longest text that is read, in bytes: more than 50 modules with twins of 32 KiB.
 pub const LONGEST: usize = 2 << 20;
 
+/// Levels of objects and arrays in texts that are read loosely.
+const DEEPEST: usize = 128;
 /// Pointers of this length, in bytes, are not made longer.
 const LONGEST_POINTER: usize = 512;
 
@@ -210,16 +212,38 @@ pub fn parse(text: &str) -> Result<Node, Fault> {
 
 fn parse_body(body: &str) -> Result<Node, Fault> {
     serde_json::from_str::<serde_json::Value>(body).map_err(|error| fault(body, &error))?;
-    let strict = ParseOptions {
-        allow_comments: false,
-        allow_loose_object_property_names: false,
-        allow_trailing_commas: false,
+    tree(body, false)
+}
+
+/// Reads what edgeAgent's reader (Newtonsoft.Json) takes for JSON as well: comments, single quotes, names without quotes,
+/// commas before a closing bracket.
+pub(crate) fn parse_loosely(text: &str) -> Option<Node> {
+    let mut depth = 0_usize;
+    for byte in text.bytes() {
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        // serde_json's bound; jsonc-parser's own is deeper than a thread's stack need be.
+        if depth > DEEPEST {
+            return None;
+        }
+    }
+    tree(text, true).ok()
+}
+
+fn tree(body: &str, loose: bool) -> Result<Node, Fault> {
+    let options = ParseOptions {
+        allow_comments: loose,
+        allow_loose_object_property_names: loose,
+        allow_trailing_commas: loose,
         allow_missing_commas: false,
-        allow_single_quoted_strings: false,
+        allow_single_quoted_strings: loose,
         allow_hexadecimal_numbers: false,
         allow_unary_plus_numbers: false,
     };
-    let parsed = jsonc_parser::parse_to_ast(body, &CollectOptions::default(), &strict).map_err(|error| {
+    let parsed = jsonc_parser::parse_to_ast(body, &CollectOptions::default(), &options).map_err(|error| {
         Fault { message: error.kind().to_string(), span: error.range().start..error.range().end }
     })?;
     let empty = || Fault { message: "there is no value".into(), span: 0..0 };
@@ -295,7 +319,7 @@ fn escape(text: &str) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Node, Value, origins, parse, pointer};
+    use super::{Node, Value, origins, parse, parse_loosely, pointer};
 
     #[test]
     fn everything_knows_its_place() {
@@ -337,6 +361,19 @@ mod tests {
             let fault = parse(text).expect_err(text);
             assert!(fault.message.contains(says), "{text:?}: {fault:?}");
             assert!(fault.span.start.abs_diff(at) <= 1, "{text:?}: {fault:?}");
+        }
+    }
+
+    #[test]
+    fn loose_json_is_what_newtonsoft_reads() {
+        for good in ["{'a': 1}", "{a: [1, 2,], /* c */ }", "// c\n{\"a\": \"it's\"}"] {
+            assert!(
+                parse(good).is_err() && parse_loosely(good).is_some_and(|node| node.is_object()),
+                "{good}"
+            );
+        }
+        for bad in ["", "{\"a\" 1}", "{\"a\": }", "[1 2]", "{", "{'a: 1}", &"[".repeat(100_000)] {
+            assert!(parse_loosely(bad).is_none(), "{}", &bad[..bad.len().min(9)]);
         }
     }
 

@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use crate::cursor::Cursor;
-use crate::json::{Fault, Node, origins, parse};
+use crate::json::{Fault, Node, origins, parse, parse_loosely};
 
 /// The key of the first chunk, and what those of the others begin with.
 pub(crate) const KEY: &str = "createOptions";
@@ -29,7 +29,7 @@ pub(crate) struct Options {
     pub(crate) pointer: Option<String>,
     /// They are an object of the manifest itself, not a string.
     pub(crate) is_object: bool,
-    /// Why they are not JSON.
+    /// Why they are not JSON; with a node, edgeAgent's reader takes them all the same.
     pub(crate) fault: Option<Fault>,
 }
 
@@ -70,8 +70,12 @@ impl Options {
                 Self { node: Some(node), pointer, ..Self::default() }
             }
             Err(fault) => {
-                let fault = Fault { span: moved(&fault.span), ..fault };
-                Self { pointer, fault: Some(fault), ..Self::default() }
+                let fault = Some(Fault { span: moved(&fault.span), ..fault });
+                let node = parse_loosely(&joined).map(|mut node| {
+                    node.relocate(&moved);
+                    node
+                });
+                Self { node, pointer, is_object: false, fault }
             }
         }
     }
@@ -124,7 +128,11 @@ mod tests {
     #[test]
     fn what_is_no_json_has_a_place() {
         let text = r#"{"createOptions": "{\"Env\": oops}"}"#;
-        let fault = read(text).fault.expect("a fault");
+        let options = read(text);
+        assert!(options.node.is_none());
+        let fault = options.fault.expect("a fault");
+        let loose = read(r#"{"createOptions": "{'Env': []}"}"#);
+        assert!(loose.fault.is_some() && loose.node.is_some_and(|node| node.get("Env").is_some()));
         assert!(
             text[fault.span.start - 1..].starts_with("oops") || text[fault.span.start..].starts_with("oops")
         );

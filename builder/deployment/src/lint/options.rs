@@ -4,8 +4,8 @@ use edgepress_base::finding::clean;
 
 use super::rules::{
     BIND_FORM, DOCKER_RESTART, DOCKER_SOCKET, HOST_NETWORK, HOST_NETWORK_PORTS, HOST_PORT, OPTIONS_CHUNKS,
-    OPTIONS_JSON, OPTIONS_LONG, OPTIONS_LOOSE, OPTIONS_OBJECT, OPTIONS_PLACE, OPTIONS_SHAPE, PORT_KEY,
-    PRIVILEGED, STORAGE,
+    OPTIONS_JSON, OPTIONS_LONG, OPTIONS_LOOSE, OPTIONS_LOOSE_JSON, OPTIONS_OBJECT, OPTIONS_PLACE,
+    OPTIONS_SHAPE, PORT_KEY, PRIVILEGED, STORAGE,
 };
 use super::{Linter, Want, duplicates};
 use crate::cursor::Cursor;
@@ -119,7 +119,12 @@ fn fault(lint: &mut Linter<'_>, module: &Module, settings: &Cursor<'_>) {
     let at = Node { value: Value::Null, span: fault.span.clone() };
     let at = Cursor { node: &at, key_span: fault.span.clone(), ..first };
     let hint = "within the string write \\\" for each quote; `jq -c tojson` makes such a string of JSON";
-    lint.hit(&OPTIONS_JSON, &at, format!("createOptions are no JSON: {}", fault.message), hint);
+    if module.options.node.is_some() {
+        let message = format!("createOptions are JSON to edgeAgent alone: {}", fault.message);
+        lint.hit(&OPTIONS_LOOSE_JSON, &at, message, hint);
+    } else {
+        lint.hit(&OPTIONS_JSON, &at, format!("createOptions are no JSON: {}", fault.message), hint);
+    }
 }
 
 fn placed(lint: &mut Linter<'_>, options: &Cursor<'_>) {
@@ -338,7 +343,7 @@ fn rights(lint: &mut Linter<'_>, module: &Module, host: &Cursor<'_>) {
 
 /// `storageFolder` must be bound; without one the files are in the container.
 fn storage(lint: &mut Linter<'_>, module: &Module) {
-    if module.kind == Kind::Custom || module.options.fault.is_some() {
+    if module.kind == Kind::Custom || (module.options.fault.is_some() && module.options.node.is_none()) {
         return;
     }
     let Some(at) = lint.manifest.at(module) else { return };

@@ -79,6 +79,7 @@ rules! {
 
     OPTIONS_OBJECT: Error, "options-object", "createOptions are an object", "they must be a string with JSON in it: the Azure CLI refuses the object, and IoT Hub its keys and depth";
     OPTIONS_JSON: Error, "options-json", "createOptions are no JSON object", "status 400: DockerConfig.cs";
+    OPTIONS_LOOSE_JSON: Warning, "options-loose-json", "createOptions with single quotes, comments, names without quotes, or a comma too many", "edgeAgent's reader takes them (Newtonsoft.Json), the portal and iotedgedev do not";
     OPTIONS_LONG: Warning, "options-long", "a chunk of createOptions has more than 512 characters", "edgeAgent and the tools cut there, into createOptions01 …";
     OPTIONS_CHUNKS: Error, "options-chunks", "chunks of createOptions with a gap, a wrong number, or more than 100", "status 400: ChunkedValue in JsonEx.cs";
     OPTIONS_SHAPE: Error, "options-shape", "a part of createOptions of the wrong JSON type", "status 400: the classes in Agent.Docker/models";
