@@ -62,15 +62,13 @@ pub(crate) fn find(files: &Arc<Files>, reference: Option<&Reference>, arch: Arch
 
 /// The entries that bear the name. Where none is named, the only image is meant whatever it is called.
 fn named(files: &Files, index: Index, reference: Option<&Reference>) -> Result<Index> {
-    let names = |entry: &Entry| entry.image_name.clone().or_else(|| entry.ref_name.clone());
-    let fits = |entry: &Entry, reference: &Reference| {
-        [&entry.image_name, &entry.ref_name].into_iter().flatten().any(|name| means(name, reference))
-    };
-    let there: Vec<String> = index.entries.iter().filter_map(names).collect();
+    // A whole reference says more than the tag that engines write beside it.
+    let name = |entry: &Entry| entry.image_name.clone().or_else(|| entry.ref_name.clone());
+    let there: Vec<String> = index.entries.iter().filter_map(name).collect();
     let found: Vec<Entry> = match reference {
         Some(reference) if !there.is_empty() => {
-            // By its whole name; by the tag alone only where nobody has a whole one.
-            index.entries.iter().filter(|entry| fits(entry, reference)).cloned().collect()
+            let fits = |entry: &&Entry| name(entry).is_some_and(|name| means(&name, reference));
+            index.entries.iter().filter(fits).cloned().collect()
         }
         _ => {
             let mut distinct = there.clone();

@@ -173,6 +173,28 @@ fn a_layout_as_folder_and_as_archive() {
 }
 
 #[test]
+fn images_of_the_same_tag_are_told_apart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut sample = Sample::default();
+    // As engines from 25 on save several images: the whole reference, and the tag beside it.
+    let entries: Vec<Value> = [("docker.io/factory/pump:1", "amd64"), ("docker.io/factory/tank:1", "arm64")]
+        .into_iter()
+        .map(|(name, architecture)| {
+            annotated(named(sample.image(architecture), name), "org.opencontainers.image.ref.name", "1")
+        })
+        .collect();
+    let path = sample.layout(&entries).archive(folder.path());
+    for (name, arch, entry) in
+        [("factory/pump:1", Arch::X86_64, &entries[0]), ("factory/tank:1", Arch::Aarch64, &entries[1])]
+    {
+        let image = open(&path, Some(name), arch).expect(name);
+        assert_eq!(format!("sha256:{}", image.manifest.digest), entry["digest"]);
+    }
+    let error = told(&open(&path, Some("factory/valve:1"), Arch::X86_64).expect_err("not there"));
+    assert!(error.contains("it has docker.io/factory/pump:1, docker.io/factory/tank:1"), "{error}");
+}
+
+#[test]
 fn an_archive_of_older_engines() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = saved().archive(folder.path());
