@@ -14,9 +14,9 @@ use crate::units::Digest;
 
 /// Most bytes of an index or manifest: what registries take (distribution's `maxManifestBodySize`).
 pub const MAX_MANIFEST: u64 = 4 << 20;
-/// Most bytes of a configuration. Real ones have kilobytes; a long history makes some of them larger.
+/// Most bytes of a configuration. It is kept in memory, and has kilobytes as a rule; a long history makes it larger.
 pub const MAX_CONFIG: u64 = 8 << 20;
-/// Most bytes of a layer as it is packed. The largest of public images have less than a tenth.
+/// Most bytes of a layer as it is packed: what no device's disk would take, so that sums of sizes mean something.
 pub const MAX_LAYER: u64 = 64 << 30;
 
 /// What a blob is, which, and how large; in documents as OCI writes it.

@@ -7,7 +7,7 @@
 //!  unknown/unknown    (an attestation)              ─► sha256:02c9… ──►      tar, gzip or zstd
 //! ```
 //! A manifest is known by its bytes: they are kept as they came, and few of their fields are read. Types of our own: the crate
-//! oci-spec knows no media types but OCI's, no limits, and brings eight crates for what are five small structs here.
+//! oci-spec knows no media types but OCI's, no limits, and brings sixteen further crates for what are five small structs here.
 
 use serde::Deserialize;
 
@@ -15,7 +15,7 @@ use crate::descriptor::{Descriptor, Kind, MAX_CONFIG, MAX_MANIFEST, OCI_INDEX, O
 use crate::error::Problem;
 use crate::units::Arch;
 
-/// Most layers of an image: the engine mounts no more (moby's `maxLayerDepth`).
+/// Most layers of an image: the engine takes no more (moby's `maxLayerDepth`; the newest take 250, but not the distributions').
 pub const MAX_LAYERS: usize = 125;
 /// Most entries of an index. Public ones have a few dozen with their attestations.
 const MAX_ENTRIES: usize = 1000;

@@ -51,7 +51,7 @@ pub struct Options {
     pub mirrors: BTreeMap<String, String>,
     /// Whom they know us as.
     pub credentials: Credentials,
-    /// Proxies. Credentials that are there for archives are not used.
+    /// Proxies: those of the environment, as a rule; apt's are for archives. Credentials that are there are not used.
     pub settings: Settings,
     /// PEM file of the authorities that a registry (`HOST[:PORT]`) is trusted by, in the place of the system's and of those
     /// in `/etc/docker/certs.d`.
