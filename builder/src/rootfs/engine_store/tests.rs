@@ -70,15 +70,18 @@ impl Bench {
 
     /// An image of these tars, each compressed.
     fn image<const N: usize>(&self, name: &str, layers: [Vec<u8>; N]) -> Image {
-        let diff_ids: Vec<String> = layers.iter().map(|tar| format!("sha256:{}", Digest::of(tar))).collect();
+        let made = layers.into_iter().map(|tar| {
+            let blob = self.blob(&zstd::encode_all(&tar[..], 3).expect("zstd"));
+            (format!("sha256:{}", Digest::of(tar)), blob)
+        });
+        let (diff_ids, layers): (Vec<String>, Vec<Blob>) = made.unzip();
         let config = json!({ "architecture": "amd64", "rootfs": { "type": "layers", "diff_ids": diff_ids } });
         let config = self.blob(config.to_string().as_bytes());
-        let compressed = layers.iter().map(|tar| self.blob(&zstd::encode_all(&tar[..], 3).expect("zstd")));
         Image {
             names: vec![Name::of(name).expect("name")],
             id: config.digest,
             config: config.path,
-            layers: compressed.collect(),
+            layers,
             origin: Some("registry.example/plant/tool".into()),
         }
     }
