@@ -291,7 +291,7 @@ fn a_mirror_that_is_not_there_is_named() {
     );
     let texts = ["recipe has no archive `nowhere`", "its archives are: debian"];
     refused(world.run(&["--mirror", "nowhere=http://x.example/"]), 2, &texts);
-    refused(world.run(&["--mirror", "debian"]), 2, &["expected ROLE=URL"]);
+    refused(world.run(&["--mirror", "debian"]), 2, &["expected NAME=URL"]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::error::Problem;
 use crate::event::Sink;
 use crate::lock;
 use crate::lock::local::LocalDeb;
-use crate::lock::mirrors::Mirrors;
+use crate::lock::network::Network;
 use crate::lock::types::Section;
 use crate::recipe::types::Recipe;
 use crate::store::{Store, room};
@@ -64,7 +64,7 @@ pub(super) fn lock_file(
 pub(super) fn mended(
     section: &Section,
     recipe: &Recipe,
-    mirrors: &Mirrors,
+    network: &Network,
     store: &Store,
     sink: &dyn Sink,
 ) -> Result<bool> {
@@ -82,7 +82,7 @@ pub(super) fn mended(
     if damaged.is_empty() {
         return Ok(false);
     }
-    lock::fetch(section, recipe, mirrors, store, sink)?;
+    lock::fetch(section, recipe, network.mirrors(), store, sink)?;
     Ok(true)
 }
 

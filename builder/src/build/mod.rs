@@ -30,7 +30,7 @@ use crate::error::Problem;
 use crate::event::{Event, Sink};
 use crate::finding::Severity;
 use crate::foreign::{self, Ability, Foreign, Means};
-use crate::lock::mirrors::Mirrors;
+use crate::lock::network::{Network, Origins};
 use crate::lock::{Action, Policy};
 use crate::manifest::Output;
 use crate::recipe::types::Format;
@@ -56,8 +56,8 @@ pub struct Options {
     pub arch: Option<Arch>,
     /// `KEY=VALUE`, laid over the recipe.
     pub sets: Vec<String>,
-    /// Role and address of archives that are elsewhere.
-    pub mirrors: Vec<(String, String)>,
+    /// Where archives and registries are, and whom they know us as.
+    pub origins: Origins,
     /// Refuse a lock that the recipe has outgrown.
     pub locked: bool,
     /// Run foreign packages' scripts by qemu-user alone.
@@ -118,21 +118,22 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     let mut build = Build { store: &store, history, sink, limits: options.limits, explained: Vec::new() };
 
     let local = lock::local::gather(&loaded.recipe, &store, sink)?;
-    let mirrors = Mirrors::new(options.mirrors.clone());
+    let network = Network::new(options.origins.clone());
     let timer = Instant::now();
     let lock_file = begin::lock_file(options, &loaded.recipe, &local, &folder, sink);
     let policy = if options.locked { Policy::Locked } else { Policy::Renew };
-    let ensured = lock::ensure(&lock_file, policy, &loaded.recipe, &local, &mirrors, &store, sink);
+    let ensured = lock::ensure(&lock_file, policy, &loaded.recipe, &local, &network, &store, sink);
     let ensured = store.explained(ensured)?;
     build.explain(&plan::lock_step(&ensured.section), ensured.action == Action::Kept, timer);
     let section = ensured.section;
     let timer = Instant::now();
-    let fetched = lock::fetch(&section, &loaded.recipe, &mirrors, &store, sink)?;
-    build.explain(&plan::fetch_step(&section), fetched.packages == 0, timer);
+    let fetched = lock::fetch(&section, &loaded.recipe, network.mirrors(), &store, sink)?;
+    let images = lock::images::fetch(&section, &network, &store, sink)?;
+    build.explain(&plan::fetch_step(&section), fetched.packages == 0 && images == 0, timer);
 
     let plan = match Plan::new(&loaded, &section, &local, &store) {
         Ok(plan) if !plan.installs(&store)? => plan,
-        made if !begin::mended(&section, &loaded.recipe, &mirrors, &store, sink)? => made?,
+        made if !begin::mended(&section, &loaded.recipe, &network, &store, sink)? => made?,
         _ => Plan::new(&loaded, &section, &local, &store)?,
     };
     if plan.installs(&store)? {

@@ -12,10 +12,13 @@ use crate::board;
 use crate::disk::ids::Ids;
 use crate::lock::local::LocalDeb;
 use crate::lock::types::{Locked, Section};
+use crate::oci::descriptor::Descriptor;
+use crate::oci::reference::Reference;
 use crate::overlay;
 use crate::packages::deb;
 use crate::recipe::Loaded;
-use crate::recipe::types::{EngineImage, Initramfs, Recipe};
+use crate::recipe::types::{EngineImage, Initramfs, Preload, Recipe};
+use crate::registry::Resolved;
 use crate::rootfs::engine_store;
 use crate::rootfs::files::{Files, Places};
 use crate::rootfs::images::{Image, Source};
@@ -97,7 +100,10 @@ pub fn lock_step(section: &Section) -> Step {
 /// The downloads as a step.
 pub fn fetch_step(section: &Section) -> Step {
     let packages = section.packages.iter();
-    Step::new("fetch", packages.map(|package| (format!("package {}", package.name), package.version.clone())))
+    let packages = packages.map(|package| (format!("package {}", package.name), package.version.clone()));
+    let images = section.images.iter();
+    let images = images.map(|image| (format!("image {}", image.reference), image.digest().to_string()));
+    Step::new("fetch", packages.chain(images))
 }
 
 impl Plan {
@@ -114,14 +120,18 @@ impl Plan {
         let entries = overlay::store(&overlay::render(&recipe, epoch)?, store)?;
         let config_toml = config_toml(&entries, store)?;
         let authorized_keys = ssh::joined(&recipe.access.ssh_keys)?;
-        let images =
-            recipe.engine.images.iter().map(|image| preload(image, &recipe)).collect::<Result<Vec<_>>>()?;
+        let images = recipe.engine.images.iter().map(|image| preload(image, &recipe, section, store));
+        let images = images.collect::<Result<Vec<_>>>()?;
+        let stored = match recipe.engine.preload {
+            Preload::Store => section.images.iter().map(|image| stored(image, store)).collect(),
+            Preload::Load => Ok(Vec::new()),
+        }?;
         let inputs = BTreeMap::from([
             ("recipe".to_owned(), Digest::of_json(&digestible(&recipe))),
             ("lock".to_owned(), Digest::of_json(&(&section.inputs, &section.packages))),
             ("packages".to_owned(), Digest::of_json(&debs)),
             ("overlays".to_owned(), Digest::of_json(&entry_inputs(&entries))),
-            ("images".to_owned(), Digest::of_json(&images)),
+            ("images".to_owned(), Digest::of_json(&(&images, &section.images))),
             ("ssh keys".to_owned(), Digest::of(&authorized_keys)),
         ]);
         let seed = seed(&recipe, &inputs);
@@ -142,7 +152,7 @@ impl Plan {
             tools,
             entries,
             images,
-            stored: Vec::new(),
+            stored,
         })
     }
 
@@ -354,6 +364,26 @@ fn heads(debs: &[DebFile], store: &Store) -> Result<(u64, u64)> {
     Ok((newest, installed))
 }
 
+/// A locked image as the engine will have it: by the name that the recipe says, and by its digest.
+fn stored(image: &Resolved, store: &Store) -> Result<engine_store::Image> {
+    let reference = &image.reference;
+    let repository = reference.familiar_name();
+    let by_digest = format!("{repository}@sha256:{}", image.digest());
+    let mut names = vec![by_digest];
+    if let Some(tag) = reference.pulled_tag() {
+        names.push(format!("{repository}:{tag}"));
+    }
+    let name = |reference| engine_store::Name { repository: repository.clone(), reference };
+    let layer = |layer: &Descriptor| engine_store::Blob { path: store.blob_path(&layer.digest), digest: layer.digest };
+    Ok(engine_store::Image {
+        names: names.into_iter().map(name).collect(),
+        id: image.config.digest,
+        config: store.blob(&image.config.digest).context("finding an image's configuration in the store")?,
+        layers: image.layers.iter().map(layer).collect(),
+        origin: Some(reference.name()),
+    })
+}
+
 /// Most bytes of a config.toml: the largest sensible one is a hundred times smaller.
 const LARGEST_CONFIG: u64 = 1 << 20;
 
@@ -366,8 +396,13 @@ fn config_toml(entries: &[Entry], store: &Store) -> Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-fn preload(image: &EngineImage, recipe: &Recipe) -> Result<Image> {
+fn preload(image: &EngineImage, recipe: &Recipe, section: &Section, store: &Store) -> Result<Image> {
     let from = match &image.file {
+        None if image.is_pulled() => {
+            let reference: Reference = image.name.parse()?;
+            let locked = section.images.iter().find(|locked| locked.reference == reference);
+            Source::Pulled(stored(locked.context("finding the image in the lock")?, store)?)
+        }
         None => Source::Tree { files: image.from_root.clone(), entrypoint: image.entrypoint.clone() },
         Some(file) => Source::Archive(PathBuf::from(file), Digest::of_file(file)?),
     };

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Session;
 use crate::build::{self, Options, Outcome};
-use crate::lock::mirrors::parse_override;
+use super::origins::OriginOptions;
 use crate::sandbox::confined::Limits;
 use crate::units::Arch;
 
@@ -38,9 +38,8 @@ pub struct Build {
     /// Set one value of the recipe, as TOML or plain text
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// Fetch an archive from elsewhere
-    #[arg(long = "mirror", value_name = "ROLE=URL", value_parser = parse_override)]
-    mirrors: Vec<(String, String)>,
+    #[command(flatten)]
+    origins: OriginOptions,
     /// Refuse a lock that the recipe has outgrown, instead of renewing it
     #[arg(long)]
     locked: bool,
@@ -78,7 +77,7 @@ impl Build {
             out: self.out,
             arch: self.arch,
             sets: self.sets,
-            mirrors: self.mirrors,
+            origins: self.origins.into(),
             locked: self.locked,
             emulate: self.emulate,
             store: self.store,

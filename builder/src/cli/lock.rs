@@ -9,13 +9,15 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Session;
+use super::origins::OriginOptions;
 use super::store::StoreOption;
 use crate::error::Problem;
 use crate::lock::local;
-use crate::lock::mirrors::{Mirrors, parse_override};
+use crate::lock::network::Network;
 use crate::lock::types::Section;
 use crate::lock::{self, Action, Ensured, Policy, owner};
 use crate::recipe;
+use crate::registry::Resolved;
 use crate::units::{Arch, counted};
 
 const EXAMPLES: &str = "\
@@ -47,9 +49,8 @@ pub(super) struct Arguments {
     /// Download the packages into the store as well
     #[arg(long)]
     fetch: bool,
-    /// Where to fetch an archive from, instead of the recipe's address or the host's mirror
-    #[arg(long, value_name = "ROLE=URL", value_parser = parse_override)]
-    mirror: Vec<(String, String)>,
+    #[command(flatten)]
+    origins: OriginOptions,
     /// Overrides a value of the recipe, as in `--set provisioning.id_scope=0ne00123456`; none that changes which
     /// packages are wanted: the lock is of the recipe as it is written
     #[arg(long, value_name = "KEY=VALUE")]
@@ -67,14 +68,21 @@ struct Answer {
     packages: usize,
     /// Bytes of all packages.
     size: u64,
+    /// Container images from registries.
+    images: usize,
+    /// Bytes of their layers and configurations.
+    images_size: u64,
     /// Packages downloaded now; absent without `--fetch`.
     #[serde(skip_serializing_if = "Option::is_none")]
     downloaded: Option<usize>,
+    /// Blobs of images downloaded now; absent without `--fetch`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blobs_downloaded: Option<usize>,
     #[serde(flatten)]
     change: Change,
 }
 
-/// How a section differs from the one before: name → version.
+/// How a section differs from the one before: name → version; of a container image `image NAME` → digest.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 struct Change {
     added: BTreeMap<String, String>,
@@ -86,7 +94,11 @@ struct Change {
 impl Change {
     fn between(before: Option<&Section>, after: &Section) -> Self {
         let versions = |section: &Section| -> BTreeMap<String, String> {
-            section.packages.iter().map(|package| (package.name.clone(), package.version.clone())).collect()
+            let packages = section.packages.iter();
+            let packages = packages.map(|package| (package.name.clone(), package.version.clone()));
+            let images = section.images.iter();
+            let images = images.map(|one| (format!("image {}", one.reference), one.digest().short()));
+            packages.chain(images).collect()
         };
         let Some(old) = before.map(versions) else { return Self::default() };
         let new = versions(after);
@@ -116,7 +128,12 @@ impl Display for Answer {
         };
         let (lock, arch, mib) = (self.lock.display(), self.arch, self.size >> 20);
         let count = counted(self.packages as u64, "package");
-        writeln!(f, "{lock}: {action} for {arch}: {count}, {mib} MiB")?;
+        write!(f, "{lock}: {action} for {arch}: {count}, {mib} MiB")?;
+        if self.images > 0 {
+            let count = counted(self.images as u64, "container image");
+            write!(f, "; {count}, {} MiB", self.images_size >> 20)?;
+        }
+        writeln!(f)?;
         for (name, version) in &self.change.added {
             writeln!(f, "  + {name} {version}")?;
         }
@@ -130,6 +147,11 @@ impl Display for Answer {
             None => Ok(()),
             Some(0) => writeln!(f, "all packages are in the store"),
             Some(count) => writeln!(f, "{} downloaded", counted(count as u64, "package")),
+        }?;
+        match self.blobs_downloaded.filter(|_| self.images > 0) {
+            None => Ok(()),
+            Some(0) => writeln!(f, "all container images are in the store"),
+            Some(count) => writeln!(f, "{} of container images downloaded", counted(count as u64, "blob")),
         }
     }
 }
@@ -140,7 +162,7 @@ pub(super) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let recipe = recipe::load(&arguments.recipe, &arguments.set, arguments.arch)?.recipe;
     let store = arguments.store.open()?;
     let debs = local::gather(&recipe, &store, sink)?;
-    let mirrors = Mirrors::new(arguments.mirror.clone());
+    let network = Network::new(arguments.origins.clone().into());
     let path = owner::beside_recipe(&arguments.recipe, &arguments.set, &recipe, &debs).ok_or_else(|| {
         Problem::input(
             "--set changes which packages are wanted, and the lock is of the recipe as it is written",
@@ -155,19 +177,23 @@ pub(super) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         (_, true) => Policy::Update,
         _ => Policy::Renew,
     };
-    let ensured = lock::ensure(&path, policy, &recipe, &debs, &mirrors, &store, sink);
+    let ensured = lock::ensure(&path, policy, &recipe, &debs, &network, &store, sink);
     let Ensured { section, action, before } = store.explained(ensured)?;
-    let downloaded = match arguments.fetch {
-        true => Some(lock::fetch(&section, &recipe, &mirrors, &store, sink)?.packages),
-        false => None,
-    };
+    let (mut downloaded, mut blobs_downloaded) = (None, None);
+    if arguments.fetch {
+        downloaded = Some(lock::fetch(&section, &recipe, network.mirrors(), &store, sink)?.packages);
+        blobs_downloaded = Some(lock::images::fetch(&section, &network, &store, sink)?);
+    }
     session.answer(&Answer {
         lock: path,
         arch: recipe.target.arch,
         action,
         packages: section.packages.len(),
         size: section.packages.iter().map(|package| package.size).sum(),
+        images: section.images.len(),
+        images_size: section.images.iter().map(Resolved::size).sum(),
         downloaded,
+        blobs_downloaded,
         change: Change::between(before.as_ref(), &section),
     })
 }
@@ -192,6 +218,7 @@ mod tests {
             inputs: Digest::of("i"),
             packages: packages.iter().map(package).collect(),
             tools: Default::default(),
+            images: Vec::new(),
         }
     }
 
@@ -205,7 +232,10 @@ mod tests {
             action: Action::Renewed,
             packages: 3,
             size: 3 << 20,
+            images: 0,
+            images_size: 0,
             downloaded: Some(2),
+            blobs_downloaded: Some(0),
             change: Change::between(Some(&before), &after),
         };
         let expected = "x.lock: renewed for x86_64: 3 packages, 3 MiB\n  + d 1\n  - c 1\n  ~ b 1 -> 2\n\

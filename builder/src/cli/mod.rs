@@ -17,6 +17,7 @@ mod flash;
 mod identity;
 mod inspect;
 mod lock;
+mod origins;
 mod output;
 mod progress;
 mod sign;

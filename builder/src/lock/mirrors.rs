@@ -27,7 +27,7 @@ pub struct Mirrors {
 /// Says what is expected.
 pub fn parse_override(text: &str) -> Result<(String, String), String> {
     let (role, url) =
-        text.split_once('=').ok_or("expected ROLE=URL, as in `debian=http://ftp.debian.org/debian`")?;
+        text.split_once('=').ok_or("expected NAME=URL, as in `debian=http://ftp.debian.org/debian`")?;
     parse(url).map_err(|error| error.to_string())?;
     Ok((role.to_owned(), url.to_owned()))
 }

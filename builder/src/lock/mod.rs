@@ -10,10 +10,12 @@ pub mod explain;
 pub mod fetch;
 pub mod file;
 pub mod host;
+pub mod images;
 pub mod index;
 pub mod keys;
 pub mod local;
 pub mod mirrors;
+pub mod network;
 pub mod owner;
 pub mod tools;
 pub mod types;
@@ -36,6 +38,7 @@ use crate::units::{Arch, Digest, counted};
 use apt::{Apt, Origin};
 pub use fetch::fetch;
 use mirrors::Mirrors;
+use network::Network;
 use types::{FORMAT, Lock, Locked, Section};
 
 /// Name of the step in events.
@@ -153,7 +156,7 @@ pub fn resolve(
     if recipe.target.arch != Arch::host() {
         tools.insert(Arch::host(), tools::resolve(recipe, &packages, mirrors, store, sink)?);
     }
-    Ok(Section { inputs: inputs_digest(recipe, debs), packages, tools })
+    Ok(Section { inputs: inputs_digest(recipe, debs), packages, tools, images: Vec::new() })
 }
 
 /// Is everything that was asked for among what apt chose, at the version that was asked for?
@@ -236,27 +239,24 @@ pub struct Ensured {
 }
 
 /// The lock of a recipe for its architecture, from `path` where it fits, else resolved and written there. The other
-/// architecture's section stays as it is.
+/// architecture's section stays as it is. Where only container images do not fit, the packages stay.
 ///
 /// # Errors
-/// With [`Policy::Locked`], when the lock is missing or does not fit; else as [`resolve`].
+/// With [`Policy::Locked`], when the lock is missing or does not fit; else as [`resolve`] and [`images::resolve`].
 pub fn ensure(
     path: &Path,
     policy: Policy,
     recipe: &Recipe,
     debs: &[LocalDeb],
-    mirrors: &Mirrors,
+    network: &Network,
     store: &Store,
     sink: &dyn Sink,
 ) -> Result<Ensured> {
     let (arch, shown) = (recipe.target.arch, path.display());
     let before = file::read(path)?.and_then(|lock| lock.arch.get(&arch).cloned());
     let fits = before.as_ref().is_some_and(|section| section.inputs == inputs_digest(recipe, debs));
+    let images_fit = before.as_ref().map_or(Ok(false), |section| images::fit(section, recipe))?;
     let action = match (&before, fits, policy) {
-        (Some(section), true, Policy::Renew) if tools::lacking(section, arch) => Action::Completed,
-        (Some(section), true, Policy::Locked | Policy::Renew) => {
-            return Ok(Ensured { section: section.clone(), action: Action::Kept, before });
-        }
         (None, _, Policy::Locked) => {
             return Err(Problem::input(format!(
                 "{shown} has no section for {arch}, and --locked forbids making it"
@@ -271,6 +271,12 @@ pub fn ensure(
             .hint("renew it: edgepress lock RECIPE, then look at the difference and commit it")
             .into());
         }
+        (Some(section), true, Policy::Locked) if !images_fit => images::refuse(section, recipe, path)?,
+        (Some(section), true, Policy::Renew) if images_fit && tools::lacking(section, arch) => Action::Completed,
+        (Some(_), true, Policy::Renew) if !images_fit => Action::Renewed,
+        (Some(section), true, Policy::Locked | Policy::Renew) => {
+            return Ok(Ensured { section: section.clone(), action: Action::Kept, before });
+        }
         (None, ..) => Action::Made,
         (Some(_), false, _) => Action::Renewed,
         (Some(_), true, Policy::Update) => Action::Updated,
@@ -278,16 +284,18 @@ pub fn ensure(
     if action == Action::Renewed {
         sink.note(format!("{shown} no longer fits the recipe: renewing it"));
     }
-    let section = match (action, &before) {
-        (Action::Completed, Some(section)) => {
-            sink.note(format!("{shown} was made on another architecture: adding the tools of this machine"));
-            let mut section = section.clone();
-            let tools = tools::resolve(recipe, &section.packages, mirrors, store, sink)?;
-            section.tools.insert(Arch::host(), tools);
-            section
-        }
-        _ => resolve(recipe, debs, mirrors, store, sink)?,
+    let kept = before.as_ref().filter(|_| policy != Policy::Update);
+    let mut section = match kept.filter(|_| fits) {
+        Some(section) => section.clone(),
+        None => resolve(recipe, debs, network.mirrors(), store, sink)?,
     };
+    if tools::lacking(&section, arch) {
+        sink.note(format!("{shown} was made on another architecture: adding the tools of this machine"));
+        let tools = tools::resolve(recipe, &section.packages, network.mirrors(), store, sink)?;
+        section.tools.insert(Arch::host(), tools);
+    }
+    let locked = kept.map_or(&[][..], |section| &section.images);
+    section.images = images::resolve(recipe, locked, network, store, sink)?;
     // Read again: another architecture may have been locked meanwhile.
     let mut lock = file::read(path)?.unwrap_or(Lock { format: FORMAT, arch: BTreeMap::new() });
     lock.arch.insert(arch, section.clone());

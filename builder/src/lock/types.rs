@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::registry::Resolved;
 use crate::units::{Arch, Digest};
 
 /// Version of the lock format that this program writes.
@@ -36,6 +37,9 @@ pub struct Section {
     /// build the image ([`crate::foreign`]); nothing of them is in it. Each list is sorted by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tools: BTreeMap<Arch, Vec<Locked>>,
+    /// Container images from registries, by digest, sorted by name.
+    #[serde(default, rename = "image", skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Resolved>,
 }
 
 impl Section {

@@ -19,6 +19,7 @@ use serde_json::json;
 
 use super::engine_store;
 use crate::error::Problem;
+use crate::oci;
 use crate::recipe::types::{Engine, Preload};
 use crate::tree::Root;
 use crate::units::{Arch, Digest, Sha256};
@@ -53,6 +54,8 @@ pub enum Source {
         /// Entry point.
         entrypoint: Vec<String>,
     },
+    /// Blobs of the store, as a registry has them.
+    Pulled(engine_store::Image),
 }
 
 /// File name of the `at`-th archive.
@@ -82,7 +85,7 @@ impl Image {
     pub fn archive(&self) -> Option<&Path> {
         match &self.from {
             Source::Archive(file, _) => Some(file),
-            Source::Tree { .. } => None,
+            Source::Tree { .. } | Source::Pulled(_) => None,
         }
     }
 
@@ -125,6 +128,11 @@ impl Image {
         let to = root.create(&path, 0o600)?;
         match &self.from {
             Source::Archive(file, digest) => copy(file, digest, to),
+            Source::Pulled(image) => {
+                let mut to = BufWriter::new(to);
+                pulled(image, epoch, &mut to)?;
+                to.flush().context("writing")
+            }
             Source::Tree { files, entrypoint } => {
                 let layer = Layer { root, files, epoch };
                 let mut to = BufWriter::new(to);
@@ -202,6 +210,42 @@ impl Layer<'_> {
         }
         tar.finish().context("finishing the layer")
     }
+}
+
+/// An archive of an image's blobs. Layers are unpacked: engines before 23 take none that zstd packed.
+fn pulled(image: &engine_store::Image, epoch: u64, to: &mut impl io::Write) -> Result<()> {
+    let mut config = Vec::new();
+    File::open(&image.config)
+        .context("opening its configuration")?
+        .take(oci::descriptor::MAX_CONFIG)
+        .read_to_end(&mut config)
+        .context("reading its configuration")?;
+    let config_name = format!("{}.json", image.id);
+    let layer_names: Vec<String> =
+        image.layers.iter().map(|layer| format!("{}.tar", layer.digest)).collect();
+    let tagged = image.names.iter().filter(|name| !name.reference.contains('@'));
+    let tags: Vec<&str> = tagged.map(|name| name.reference.as_str()).collect();
+    let manifest =
+        serde_json::to_vec(&json!([{ "Config": config_name, "RepoTags": tags, "Layers": layer_names }]))?;
+    let mut tar = tar::Builder::new(to);
+    for (path, content) in [("manifest.json", &manifest), (config_name.as_str(), &config)] {
+        let mut header = header(tar::EntryType::Regular, 0o644, content.len() as u64, epoch);
+        tar.append_data(&mut header, path, content.as_slice()).with_context(|| format!("adding {path}"))?;
+    }
+    let mut there = BTreeSet::new();
+    for (layer, name) in image.layers.iter().zip(&layer_names) {
+        // An image may have one layer twice, an empty one for example.
+        if !there.insert(layer.digest) {
+            continue;
+        }
+        // Once for its size, once for its bytes: memory stays flat.
+        let size = io::copy(&mut oci::layer::Layer::open(&layer.path)?, &mut io::sink());
+        let size = size.with_context(|| format!("unpacking its layer sha256:{}", layer.digest))?;
+        let mut header = header(tar::EntryType::Regular, 0o644, size, epoch);
+        tar.append_data(&mut header, name, oci::layer::Layer::open(&layer.path)?)
+            .with_context(|| format!("adding {name}"))?;
+    }
+    tar.finish().context("finishing the archive")
 }
 
 /// The configuration of an image of one layer.

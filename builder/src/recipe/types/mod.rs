@@ -276,11 +276,12 @@ impl Default for EngineLog {
     }
 }
 
-/// A container image preloaded into the golden image: either an archive (`docker save`), or made from files of the root.
+/// A container image preloaded into the golden image: from its registry, an archive, or made from files of the root.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EngineImage {
-    /// Reference with tag, for example `mcr.microsoft.com/azureiotedge-agent:1.6.1`.
+    /// Reference with tag or digest, for example `mcr.microsoft.com/azureiotedge-agent:1.6.1`. With nothing else, the image is
+    /// pulled from its registry: `edgepress lock` finds its digest, and every build takes just that.
     pub name: String,
     /// A `docker save` archive, relative to the recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -291,6 +292,13 @@ pub struct EngineImage {
     /// Entry point of an image made with `from_root`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entrypoint: Vec<String>,
+}
+
+impl EngineImage {
+    /// Does it come from its registry?
+    pub fn is_pulled(&self) -> bool {
+        self.file.is_none() && self.from_root.is_empty()
+    }
 }
 
 /// The Azure IoT Edge runtime.

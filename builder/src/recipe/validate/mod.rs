@@ -7,6 +7,7 @@ use url::Url;
 
 use crate::finding::Finding;
 use crate::format::{Form, listed};
+use crate::oci::reference::Reference;
 use crate::recipe::tree::Node;
 use crate::recipe::types::{Archive, Deb, EngineImage, Format, Recipe};
 use crate::units::{ByteSize, Digest};
@@ -304,20 +305,26 @@ fn inner_path(path: &str) -> bool {
 
 fn engine_image(path: &str, image: &EngineImage, found: &mut Found<'_>) {
     let name = &image.name;
-    // The part after the last slash must have the tag: a registry's port also follows a colon.
-    let tagged = name.rsplit('/').next().and_then(|last| last.split_once(':'));
-    let good = tagged.is_some_and(|(name, tag)| !name.is_empty() && !tag.is_empty())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:".contains(c));
-    found.check(
-        good,
-        &format!("{path}/name"),
-        name,
-        "a reference with a tag, for example `registry/name:1.0`",
-    );
     let made = !image.from_root.is_empty();
-    if image.file.is_some() == made {
-        let message = format!("the image has {}", both_or_none(made, "file", "from_root"));
-        found.add(path, message, "either `file`, or `from_root` with `entrypoint`");
+    match name.parse::<Reference>() {
+        Err(problem) => {
+            let finding = Finding::error(format!("bad value for `engine.images.name`: {}", problem.message));
+            let finding = finding.at(found.tree.place(&format!("{path}/name")));
+            found.list.push(match problem.hint {
+                Some(hint) => finding.hint(hint),
+                None => finding,
+            });
+        }
+        Ok(reference) => found.check(
+            reference.tag().is_some() || (image.is_pulled() && reference.digest().is_some()),
+            &format!("{path}/name"),
+            name,
+            "a reference with a tag, for example `registry/name:1.0`",
+        ),
+    }
+    if image.file.is_some() && made {
+        let message = "the image has both `file` and `from_root`";
+        found.add(path, message, "one of them, or neither: then it is pulled from its registry");
     }
     if made == image.entrypoint.is_empty() {
         let message = if made {

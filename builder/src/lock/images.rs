@@ -1,0 +1,112 @@
+//! Which container images go into an image: by digest, so that a tag that moves changes nothing.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::network::Network;
+use super::types::Section;
+use crate::error::Problem;
+use crate::event::{Event, Sink, Unit};
+use crate::oci::descriptor::Descriptor;
+use crate::oci::reference::Reference;
+use crate::recipe::types::Recipe;
+use crate::registry::Resolved;
+use crate::store::Store;
+use crate::units::counted;
+
+/// Name of the resolution in events.
+pub const STEP: &str = "lock-images";
+/// Name of the downloads in events.
+pub const FETCH_STEP: &str = "fetch-images";
+
+/// The images that a recipe takes from registries, each once, in order of their names.
+///
+/// # Errors
+/// When a name is no reference; `check` says so before.
+pub fn wanted(recipe: &Recipe) -> Result<Vec<Reference>> {
+    let pulled = recipe.engine.images.iter().filter(|image| image.is_pulled());
+    let references = pulled.map(|image| image.name.parse::<Reference>().map_err(anyhow::Error::from));
+    let mut references = references.collect::<Result<Vec<_>>>()?;
+    references.sort_by_key(Reference::canonical);
+    references.dedup();
+    Ok(references)
+}
+
+/// Does the section have just the images that the recipe takes?
+///
+/// # Errors
+/// As [`wanted`].
+pub fn fit(section: &Section, recipe: &Recipe) -> Result<bool> {
+    let locked: BTreeSet<String> = section.images.iter().map(|image| image.reference.canonical()).collect();
+    Ok(locked == wanted(recipe)?.iter().map(Reference::canonical).collect())
+}
+
+/// Asks the registries which digests stand under the names now. `keep`: those that are locked already stay as they are.
+///
+/// # Errors
+/// As [`crate::registry::Registry::resolve`].
+pub fn resolve(
+    recipe: &Recipe,
+    keep: &[Resolved],
+    network: &Network,
+    store: &Store,
+    sink: &dyn Sink,
+) -> Result<Vec<Resolved>> {
+    let wanted = wanted(recipe)?;
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (start, step) = (Instant::now(), || STEP.to_owned());
+    sink.emit(Event::Started { step: step(), total: Some(wanted.len() as u64), unit: Unit::Items });
+    let mut images = Vec::new();
+    for (done, reference) in wanted.iter().enumerate() {
+        sink.emit(Event::Progress { step: step(), done: done as u64, message: reference.to_string() });
+        let kept = keep.iter().find(|image| image.reference == *reference).cloned();
+        images.push(match kept {
+            Some(image) => image,
+            None => network.registry()?.resolve(reference, recipe.target.arch, store)?,
+        });
+    }
+    let outcome = counted(images.len() as u64, "container image");
+    sink.emit(Event::Finished { step: step(), seconds: start.elapsed().as_secs_f64(), outcome });
+    Ok(images)
+}
+
+/// Brings the blobs of a section's images into the store; asks no registry where all are there. Returns how many came.
+///
+/// # Errors
+/// As [`crate::registry::Registry::fetch`].
+pub fn fetch(section: &Section, network: &Network, store: &Store, sink: &dyn Sink) -> Result<usize> {
+    if section.images.is_empty() {
+        return Ok(0);
+    }
+    // Index and manifest are of no use on the device.
+    let blobs = section.images.iter().map(|image| std::iter::once(&image.config).chain(&image.layers).collect());
+    let references = section.images.iter().map(|image| &image.reference);
+    let images: Vec<(&Reference, Vec<&Descriptor>)> = references.zip(blobs).collect();
+    Ok(network.registry()?.fetch(&images, store, FETCH_STEP, sink)?.blobs)
+}
+
+/// Refuses a section whose images are not those of the recipe.
+///
+/// # Errors
+/// A [`Problem`] that names them.
+pub fn refuse<T>(section: &Section, recipe: &Recipe, lock: &Path) -> Result<T> {
+    let locked: BTreeSet<String> = section.images.iter().map(|image| image.reference.canonical()).collect();
+    let wanted: BTreeSet<String> = wanted(recipe)?.iter().map(Reference::canonical).collect();
+    let list = |names: Vec<&String>| names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let (missing, more) = (list(wanted.difference(&locked).collect()), list(locked.difference(&wanted).collect()));
+    let mut what = Vec::new();
+    if !missing.is_empty() {
+        what.push(format!("it lacks {missing}"));
+    }
+    if !more.is_empty() {
+        what.push(format!("the recipe no longer takes {more}"));
+    }
+    Err(Problem::input(format!("{} has other container images than the recipe: {}", lock.display(), what.join("; ")))
+        .hint("renew it: edgepress lock RECIPE, then look at the difference and commit it")
+        .into())
+}
