@@ -314,6 +314,7 @@ fn digestible(recipe: &Recipe) -> Recipe {
     let mut recipe = recipe.clone();
     recipe.extends = None;
     recipe.overlays.clear();
+    (recipe.modules.manifest, recipe.modules.values) = (None, None);
     recipe.packages.sources.clear();
     recipe.access.ssh_keys.clear();
     recipe.provisioning = recipe.provisioning.in_image();
@@ -374,7 +375,10 @@ fn stored(image: &Resolved, store: &Store) -> Result<engine_store::Image> {
         names.push(format!("{repository}:{tag}"));
     }
     let name = |reference| engine_store::Name { repository: repository.clone(), reference };
-    let layer = |layer: &Descriptor| engine_store::Blob { path: store.blob_path(&layer.digest), digest: layer.digest };
+    let layer = |layer: &Descriptor| engine_store::Blob {
+        path: store.blob_path(&layer.digest),
+        digest: layer.digest,
+    };
     Ok(engine_store::Image {
         names: names.into_iter().map(name).collect(),
         id: image.config.digest,

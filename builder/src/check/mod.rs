@@ -5,6 +5,7 @@ mod board;
 mod boot_chain;
 mod combination;
 mod files;
+mod modules;
 mod overlay;
 mod packages;
 mod scripts;
@@ -126,6 +127,7 @@ fn findings(loaded: &Loaded) -> Result<Vec<Finding>> {
     files::check(loaded, &mut findings);
     packages::check(loaded, &mut findings);
     accounts::check(loaded, &mut findings);
+    modules::check(loaded, &mut findings);
     zones::check(loaded, &mut findings);
     scripts::sources(loaded, &mut findings);
     let (laid, problems) = render_all(&loaded.recipe, ANY_EPOCH)?;

@@ -8,8 +8,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Session;
-use crate::build::{self, Options, Outcome};
 use super::origins::OriginOptions;
+use crate::build::{self, Options, Outcome};
 use crate::sandbox::confined::Limits;
 use crate::units::Arch;
 

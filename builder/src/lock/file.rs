@@ -126,7 +126,8 @@ mod tests {
         };
         let packages = vec![package("a", "pool/a.deb"), package("libstdc++6", "pool/l/g++ 1~2.deb")];
         let tools = [(Arch::X86_64, vec![package("dash", "pool/dash.deb")])].into();
-        let section = Section { inputs: Digest::of("inputs"), packages, tools: Default::default(), images: Vec::new() };
+        let section =
+            Section { inputs: Digest::of("inputs"), packages, tools: Default::default(), images: Vec::new() };
         let empty = Section { inputs: Digest::of("none"), packages: Vec::new(), tools, images: Vec::new() };
         Lock { format: FORMAT, arch: [(Arch::X86_64, section), (Arch::Aarch64, empty)].into() }
     }

@@ -84,7 +84,8 @@ pub fn fetch(section: &Section, network: &Network, store: &Store, sink: &dyn Sin
         return Ok(0);
     }
     // Index and manifest are of no use on the device.
-    let blobs = section.images.iter().map(|image| std::iter::once(&image.config).chain(&image.layers).collect());
+    let blobs =
+        section.images.iter().map(|image| std::iter::once(&image.config).chain(&image.layers).collect());
     let references = section.images.iter().map(|image| &image.reference);
     let images: Vec<(&Reference, Vec<&Descriptor>)> = references.zip(blobs).collect();
     Ok(network.registry()?.fetch(&images, store, FETCH_STEP, sink)?.blobs)
@@ -98,7 +99,8 @@ pub fn refuse<T>(section: &Section, recipe: &Recipe, lock: &Path) -> Result<T> {
     let locked: BTreeSet<String> = section.images.iter().map(|image| image.reference.canonical()).collect();
     let wanted: BTreeSet<String> = wanted(recipe)?.iter().map(Reference::canonical).collect();
     let list = |names: Vec<&String>| names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-    let (missing, more) = (list(wanted.difference(&locked).collect()), list(locked.difference(&wanted).collect()));
+    let (missing, more) =
+        (list(wanted.difference(&locked).collect()), list(locked.difference(&wanted).collect()));
     let mut what = Vec::new();
     if !missing.is_empty() {
         what.push(format!("it lacks {missing}"));
@@ -106,7 +108,11 @@ pub fn refuse<T>(section: &Section, recipe: &Recipe, lock: &Path) -> Result<T> {
     if !more.is_empty() {
         what.push(format!("the recipe no longer takes {more}"));
     }
-    Err(Problem::input(format!("{} has other container images than the recipe: {}", lock.display(), what.join("; ")))
-        .hint("renew it: edgepress lock RECIPE, then look at the difference and commit it")
-        .into())
+    Err(Problem::input(format!(
+        "{} has other container images than the recipe: {}",
+        lock.display(),
+        what.join("; ")
+    ))
+    .hint("renew it: edgepress lock RECIPE, then look at the difference and commit it")
+    .into())
 }

@@ -272,7 +272,9 @@ pub fn ensure(
             .into());
         }
         (Some(section), true, Policy::Locked) if !images_fit => images::refuse(section, recipe, path)?,
-        (Some(section), true, Policy::Renew) if images_fit && tools::lacking(section, arch) => Action::Completed,
+        (Some(section), true, Policy::Renew) if images_fit && tools::lacking(section, arch) => {
+            Action::Completed
+        }
         (Some(_), true, Policy::Renew) if !images_fit => Action::Renewed,
         (Some(section), true, Policy::Locked | Policy::Renew) => {
             return Ok(Ensured { section: section.clone(), action: Action::Kept, before });

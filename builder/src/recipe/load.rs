@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::tree::{Node, Source, Value, absolute};
 use super::types::Recipe;
-use super::{de, merge, validate};
+use super::{de, merge, modules, validate};
 use crate::error::Problem;
 use crate::finding::{Finding, Place, nearest};
 use crate::units::Arch;
@@ -18,7 +18,7 @@ use crate::units::Arch;
 const LARGEST: u64 = 1 << 20;
 
 /// Where a recipe holds paths, which are relative to the file that states them.
-const PATHS: [&[&str]; 8] = [
+const PATHS: [&[&str]; 10] = [
     &["overlays", "*"],
     &["packages", "debs", "*", "file"],
     &["packages", "sources", "*"],
@@ -26,6 +26,8 @@ const PATHS: [&[&str]; 8] = [
     &["engine", "images", "*", "file"],
     &["archives", "*", "key", "file"],
     &["network", "wifi", "key_file"],
+    &["modules", "manifest"],
+    &["modules", "values"],
     &["provisioning", "certificate", "ca"],
 ];
 
@@ -74,8 +76,9 @@ pub fn load_or_list(path: &Path, sets: &[String], arch: Option<Arch>) -> Result<
         .reduce(|base, over| merge::lay(merge::alone(base), over));
     let merged = parents_first.map(merge::alone).ok_or_else(Vec::new)?;
     let tree = override_from_arguments(merged, sets, arch)?;
-    let recipe: Recipe = de::read(&tree)?;
+    let mut recipe: Recipe = de::read(&tree)?;
     let found = validate::validate(&recipe, &tree);
+    modules::add_images(&mut recipe);
     if found.is_empty() { Ok(Loaded { recipe, files, path: path.to_owned(), tree }) } else { Err(found) }
 }
 

@@ -3,6 +3,7 @@
 mod de;
 mod load;
 mod merge;
+pub mod modules;
 pub mod schema;
 pub mod support;
 pub(crate) mod tree;

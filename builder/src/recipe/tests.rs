@@ -136,7 +136,7 @@ fn messages() {
             &["packges.install=['jq']"],
             "--set: unknown key `packges`\n   |\n   | packges.install=['jq']\n   | ^^^^^^^\n   = expected one of `name`, \
              `description`, `extends`, `distribution`, `archives`, `target`, `packages`, `engine`, `edge`, \
-             `provisioning`, `network`, `system`, `disk`, `access`, `publish`, `overlays`, `vars`\n   \
+             `provisioning`, `network`, `system`, `disk`, `access`, `modules`, `publish`, `overlays`, `vars`\n   \
              = hint: did you mean `packages`?",
         ),
         (

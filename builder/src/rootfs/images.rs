@@ -221,8 +221,7 @@ fn pulled(image: &engine_store::Image, epoch: u64, to: &mut impl io::Write) -> R
         .read_to_end(&mut config)
         .context("reading its configuration")?;
     let config_name = format!("{}.json", image.id);
-    let layer_names: Vec<String> =
-        image.layers.iter().map(|layer| format!("{}.tar", layer.digest)).collect();
+    let layer_names: Vec<String> = image.layers.iter().map(|layer| format!("{}.tar", layer.digest)).collect();
     let tagged = image.names.iter().filter(|name| !name.reference.contains('@'));
     let tags: Vec<&str> = tagged.map(|name| name.reference.as_str()).collect();
     let manifest =

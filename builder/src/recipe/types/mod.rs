@@ -3,6 +3,7 @@
 //! Each table of the TOML file is one struct here, and the JSON Schema in `docs/recipe.schema.json` is generated
 //! from these types, so the doc comments are what an editor shows a user on hover.
 
+mod modules;
 mod network;
 mod provisioning;
 mod publish;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use modules::Modules;
 pub use network::{Network, Proxy, Wifi};
 pub use provisioning::{Attestation, AutoReprovisioning, CertificateSource, Enrol, Provisioning, VaultToken};
 pub use publish::Publish;
@@ -64,6 +66,9 @@ pub struct Recipe {
     /// Who may log in.
     #[serde(default)]
     pub access: Access,
+    /// The modules that the devices run.
+    #[serde(default)]
+    pub modules: Modules,
     /// Where the image will be offered to Raspberry Pi Imager.
     #[serde(default)]
     pub publish: Publish,
@@ -295,6 +300,11 @@ pub struct EngineImage {
 }
 
 impl EngineImage {
+    /// An image of its registry.
+    pub fn pulled(name: &str) -> Self {
+        Self { name: name.to_owned(), file: None, from_root: BTreeMap::new(), entrypoint: Vec::new() }
+    }
+
     /// Does it come from its registry?
     pub fn is_pulled(&self) -> bool {
         self.file.is_none() && self.from_root.is_empty()
