@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
@@ -18,7 +17,7 @@ use crate::overlay;
 use crate::packages::deb;
 use crate::recipe::Loaded;
 use crate::recipe::types::{EngineImage, Initramfs, Preload, Recipe};
-use crate::registry::Resolved;
+use crate::registry::{self, Resolved};
 use crate::rootfs::engine_store;
 use crate::rootfs::files::{Files, Places};
 use crate::rootfs::images::{Image, Source};
@@ -122,16 +121,14 @@ impl Plan {
         let authorized_keys = ssh::joined(&recipe.access.ssh_keys)?;
         let images = recipe.engine.images.iter().map(|image| preload(image, &recipe, section, store));
         let images = images.collect::<Result<Vec<_>>>()?;
-        let stored = match recipe.engine.preload {
-            Preload::Store => section.images.iter().map(|image| stored(image, store)).collect(),
-            Preload::Load => Ok(Vec::new()),
-        }?;
+        let pulled = images.iter().filter_map(Image::pulled).cloned();
+        let stored = if recipe.engine.preload == Preload::Store { pulled.collect() } else { Vec::new() };
         let inputs = BTreeMap::from([
             ("recipe".to_owned(), Digest::of_json(&digestible(&recipe))),
             ("lock".to_owned(), Digest::of_json(&(&section.inputs, &section.packages))),
             ("packages".to_owned(), Digest::of_json(&debs)),
             ("overlays".to_owned(), Digest::of_json(&entry_inputs(&entries))),
-            ("images".to_owned(), Digest::of_json(&(&images, &section.images))),
+            ("images".to_owned(), Digest::of_json(&images.iter().map(Image::input).collect::<Vec<_>>())),
             ("ssh keys".to_owned(), Digest::of(&authorized_keys)),
         ]);
         let seed = seed(&recipe, &inputs);
@@ -260,10 +257,7 @@ impl Plan {
         }
         let inputs = self.stored.iter().map(|image| {
             let names: Vec<&str> = image.names.iter().map(|name| name.reference.as_str()).collect();
-            // Never where the blobs lie.
-            let layers: Vec<Digest> = image.layers.iter().map(|layer| layer.digest).collect();
-            let digest = Digest::of_json(&(&image.id, layers, &image.origin));
-            (format!("container image {}", names.join(", ")), digest.to_string())
+            (format!("container image {}", names.join(", ")), image.input().to_string())
         });
         Some(Layer { name: "images", inputs: inputs.collect(), action: Action::Images(self.stored.clone()) })
     }
@@ -400,15 +394,33 @@ fn config_toml(entries: &[Entry], store: &Store) -> Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
+/// An image of the recipe, and where what it is made of lies now.
 fn preload(image: &EngineImage, recipe: &Recipe, section: &Section, store: &Store) -> Result<Image> {
+    let (arch, name) = (recipe.target.arch, image.name.clone());
     let from = match &image.file {
         None if image.is_pulled() => {
-            let reference: Reference = image.name.parse()?;
+            let reference: Reference = name.parse()?;
             let locked = section.images.iter().find(|locked| locked.reference == reference);
             Source::Pulled(stored(locked.context("finding the image in the lock")?, store)?)
         }
         None => Source::Tree { files: image.from_root.clone(), entrypoint: image.entrypoint.clone() },
-        Some(file) => Source::Archive(PathBuf::from(file), Digest::of_file(file)?),
+        // As it is, for an engine to load.
+        Some(file) if recipe.engine.preload == Preload::Load && file.is_file() => {
+            Source::Archive(file.clone(), Digest::of_file(file)?)
+        }
+        Some(file) => {
+            let taken = registry::take(file, &name.parse()?, arch, store);
+            let taken = taken.with_context(|| format!("reading the container image {}", file.display()))?;
+            Source::Pulled(of_file(&taken, store)?)
+        }
     };
-    Ok(Image { name: image.name.clone(), arch: recipe.target.arch, from })
+    Ok(Image { name, arch, from })
+}
+
+/// An image of a file has the recipe's name and no other: what digest a registry would know it by, nobody can tell.
+fn of_file(image: &Resolved, store: &Store) -> Result<engine_store::Image> {
+    let mut stored = stored(image, store)?;
+    stored.names.retain(|name| !name.reference.contains('@'));
+    stored.origin = None;
+    Ok(stored)
 }

@@ -4,9 +4,10 @@ use std::io::Read as _;
 use std::path::Path;
 
 use crate::board::wifi;
-use crate::error::Problem;
+use crate::error::{Problem, problem};
 use crate::finding::Finding;
 use crate::lock::keys;
+use crate::oci::local::LocalImage;
 use crate::provisioning::source;
 use crate::recipe::Loaded;
 use crate::ssh;
@@ -18,7 +19,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     for (at, image) in recipe.engine.images.iter().enumerate() {
         if let Some(file) = &image.file {
-            exists(loaded, &format!("engine/images/{at}/file"), file, "container image", findings);
+            container_image(loaded, &format!("engine/images/{at}/file"), file, &image.name, findings);
         }
     }
     for (at, file) in recipe.access.ssh_keys.iter().enumerate() {
@@ -43,6 +44,19 @@ fn wifi_key(loaded: &Loaded, file: &Path, findings: &mut Vec<Finding>) {
         && let Err(problem) = wifi::read_key(file)
     {
         findings.push(Finding::error(problem.to_string()).at(loaded.place(key)));
+    }
+}
+
+/// An archive or a layout, with an image of this name for the recipe's architecture. What its layers hold, the build sees.
+fn container_image(loaded: &Loaded, key: &str, file: &Path, name: &str, findings: &mut Vec<Finding>) {
+    if !file.is_dir() && !exists(loaded, key, file, "container image", findings) {
+        return;
+    }
+    let Ok(reference) = name.parse() else { return };
+    if let Err(error) = LocalImage::open(file, Some(&reference), loaded.recipe.target.arch) {
+        let hint = problem(&error).and_then(|problem| problem.hint.clone());
+        let message = format!("the container image {}: {error:#}", file.display());
+        findings.push(Finding { hint, ..Finding::error(message) }.at(loaded.place(key)));
     }
 }
 

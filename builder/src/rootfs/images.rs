@@ -81,6 +81,24 @@ pub fn in_store(engine: &Engine) -> bool {
 }
 
 impl Image {
+    /// What its content depends on, and never where it lies.
+    pub fn input(&self) -> (&str, Arch, Digest) {
+        let content = match &self.from {
+            Source::Archive(_, digest) => *digest,
+            Source::Tree { files, entrypoint } => Digest::of_json(&(files, entrypoint)),
+            Source::Pulled(image) => image.input(),
+        };
+        (&self.name, self.arch, content)
+    }
+
+    /// The image as the engine will have it, where it is made of blobs of the store.
+    pub fn pulled(&self) -> Option<&engine_store::Image> {
+        match &self.from {
+            Source::Pulled(image) => Some(image),
+            Source::Archive(..) | Source::Tree { .. } => None,
+        }
+    }
+
     /// The file of the host that it is copied from; none where it is made of the tree's own files.
     pub fn archive(&self) -> Option<&Path> {
         match &self.from {

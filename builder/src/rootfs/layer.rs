@@ -160,7 +160,8 @@ fn make(job: &LayerJob, sink: &dyn Sink) -> Result<String> {
                     passed.what
                 ));
             }
-            // The times are those of the images, and nobody's clock.
+            // Of files of a layer the times are the image's.
+            engine_store::settle(&root)?;
             return root.content();
         }
         _ => {}

@@ -12,7 +12,7 @@
 //!
 //! Sources: moby pkg/archive/diff.go (`UnpackLayer`), archive.go (`createTarFile`), archive_linux.go (`ConvertRead`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
@@ -53,7 +53,8 @@ pub(super) fn unpack(root: &Root, cache: &str, blob: &Path, list: File) -> Resul
         whole: root,
         tree: root.subtree(&diff)?,
         diff,
-        folders: Vec::new(),
+        folders: BTreeMap::new(),
+        latest: 0,
         whiteouts: BTreeSet::new(),
         passed: Vec::new(),
     };
@@ -74,7 +75,9 @@ struct Target<'a> {
     diff: PathBuf,
     tree: Root,
     /// Their times are set at the end: every file that is put into one changes it.
-    folders: Vec<(PathBuf, i64)>,
+    folders: BTreeMap<PathBuf, i64>,
+    /// Latest time of a file: that of folders which the layer has no entry for.
+    latest: i64,
     /// Names that are hidden by a marker.
     whiteouts: BTreeSet<PathBuf>,
     passed: Vec<Passed>,
@@ -83,6 +86,7 @@ struct Target<'a> {
 impl Target<'_> {
     fn take(&mut self, entry: &mut Entry<'_>) -> Result<()> {
         let path = plain(&entry.path()?)?;
+        self.latest = self.latest.max(time(entry.header())?);
         let name = path.file_name().unwrap_or_default().as_bytes();
         let prefix = marker::PREFIX.as_bytes();
         match name.strip_prefix(prefix) {
@@ -109,7 +113,8 @@ impl Target<'_> {
     }
 
     fn mark(&self, path: &Path) -> Result<()> {
-        self.tree.write(path, 0, b"")
+        self.tree.write(path, 0, b"")?;
+        self.tree.set_time(path, 0)
     }
 
     /// The top of the container's tree.
@@ -117,7 +122,7 @@ impl Target<'_> {
         let (uid, gid) = owner(header)?;
         self.whole.set_owner(&self.diff, uid, gid)?;
         self.whole.set_mode(&self.diff, header.mode()? & 0o7777)?;
-        self.folders.push((PathBuf::new(), i64::try_from(header.mtime()?)?));
+        self.folders.insert(PathBuf::new(), time(header)?);
         Ok(())
     }
 
@@ -136,7 +141,7 @@ impl Target<'_> {
                     self.tree.make_folders(above)?;
                 }
                 self.tree.make_folder(path, mode)?;
-                self.folders.push((path.to_owned(), i64::try_from(entry.header().mtime()?)?));
+                self.folders.insert(path.to_owned(), time(entry.header())?);
             }
             EntryType::Symlink => self.tree.symlink(link()?, path)?,
             EntryType::Link => return self.tree.hard_link(plain(&link()?)?, path),
@@ -162,7 +167,7 @@ impl Target<'_> {
             self.tree.set_mode(path, entry.header().mode()? & 0o7777)?;
             self.attributes(entry, path)?;
         }
-        self.tree.set_time(path, i64::try_from(entry.header().mtime()?)?)
+        self.tree.set_time(path, time(entry.header())?)
     }
 
     fn attributes(&mut self, entry: &mut Entry<'_>, path: &Path) -> Result<()> {
@@ -199,18 +204,28 @@ impl Target<'_> {
             gid,
             mtime: header.mtime()?,
         };
-        self.tree.write(marker::node(path), 0, node.to_string().as_bytes())
+        self.tree.write(marker::node(path), 0, node.to_string().as_bytes())?;
+        self.tree.set_time(marker::node(path), 0)
     }
 
-    /// Sets the times of the folders, the lowest first.
+    /// Sets the times of all folders. One that the layer has no entry for is made because something is put into it, as the
+    /// engine does, which gives it the time of day.
     fn settle(&self) -> Result<()> {
-        for (path, time) in self.folders.iter().rev() {
-            if self.tree.lstat(path)?.is_some_and(|meta| meta.kind == Kind::Folder) {
-                self.tree.set_time(path, *time)?;
+        let time = |path: &Path| self.folders.get(path).copied().unwrap_or(self.latest);
+        let mut folders = vec![PathBuf::new()];
+        self.tree.walk("", &mut |path, meta| {
+            if meta.kind == Kind::Folder {
+                folders.push(path.to_owned());
             }
-        }
-        Ok(())
+            Ok(())
+        })?;
+        folders.iter().try_for_each(|path| self.tree.set_time(path, time(path)))
     }
+}
+
+/// Seconds since 1970.
+fn time(header: &tar::Header) -> Result<i64> {
+    Ok(i64::try_from(header.mtime()?)?)
 }
 
 fn owner(header: &tar::Header) -> Result<(u32, u32)> {

@@ -140,6 +140,27 @@ struct Repositories {
     repositories: BTreeMap<String, BTreeMap<String, String>>,
 }
 
+/// Gives what is no file of a layer the time of the newest file that is one: it depends on the images, and on nothing else.
+///
+/// # Errors
+/// When the store cannot be read, or written.
+pub fn settle(root: &Root) -> Result<()> {
+    let mut paths =
+        vec![PathBuf::new(), PathBuf::from("var"), PathBuf::from("var/lib"), PathBuf::from(FOLDER)];
+    let mut newest = 0;
+    root.walk(FOLDER, &mut |path, meta| {
+        let mut parts = path.strip_prefix(FOLDER).unwrap_or(path).iter();
+        let of_a_layer = parts.next() == Some("overlay2".as_ref()) && parts.nth(1) == Some("diff".as_ref());
+        if of_a_layer {
+            newest = newest.max(meta.mtime);
+        } else {
+            paths.push(path.to_owned());
+        }
+        Ok(())
+    })?;
+    paths.iter().try_for_each(|path| root.set_time(path, newest))
+}
+
 /// The images that a list of names knows: reference → digest of the configuration, `sha256:…`.
 ///
 /// # Errors

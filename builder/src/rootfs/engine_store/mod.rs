@@ -36,7 +36,7 @@ use crate::tree::Root;
 use crate::units::Digest;
 
 pub use self::layer::Passed;
-pub use self::metadata::{NAMES, ids};
+pub use self::metadata::{NAMES, ids, settle};
 
 /// Where the engine keeps its store.
 pub const FOLDER: &str = "var/lib/docker";
@@ -66,6 +66,14 @@ pub struct Name {
     pub repository: String,
     /// The same with a tag or a digest.
     pub reference: String,
+}
+
+impl Image {
+    /// What its part of the store depends on, and never where the blobs lie.
+    pub fn input(&self) -> Digest {
+        let layers: Vec<Digest> = self.layers.iter().map(|layer| layer.digest).collect();
+        Digest::of_json(&(&self.names, self.id, layers, &self.origin))
+    }
 }
 
 impl Name {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{Blob, FOLDER, Image, NAMES, Name, ids, put};
+use super::{Blob, FOLDER, Image, NAMES, Name, ids, put, settle};
 use crate::tree::{Kind, Root};
 use crate::units::Digest;
 
@@ -172,21 +172,32 @@ fn layers_are_shared_and_names_are_added() {
 fn equal_images_make_equal_stores() {
     let store = || {
         let bench = Bench::new();
-        let layers = [layer(&[(FILE, "a", "1"), (FOLDER_ENTRY, "d/", "")]), layer(&[(FILE, "d/.wh.x", "")])];
+        let layers = [
+            layer(&[(FILE, "a", "1"), (FOLDER_ENTRY, "d/", ""), (FILE, "implied/b", "2")]),
+            layer(&[(FILE, "d/.wh.x", "")]),
+        ];
         let image = bench.image("tool:1", layers);
         put(&bench.root, &[image]).expect("put");
+        settle(&bench.root).expect("settle");
         let mut all = BTreeMap::new();
         bench
             .root
             .walk(FOLDER, &mut |path, meta| {
                 let content = if meta.kind == Kind::File { bench.root.read(path, 1 << 20)? } else { None };
-                all.insert(path.to_owned(), (meta.mode, content, bench.root.read_link(path)?));
+                all.insert(path.to_owned(), (meta.mode, meta.mtime, content, bench.root.read_link(path)?));
                 Ok(())
             })
             .expect("walk");
         all
     };
-    assert_eq!(store(), store());
+    let one = store();
+    // Another second: what has the time of day is told.
+    let second = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
+    while std::time::SystemTime::now() < second {
+        std::thread::yield_now();
+    }
+    assert_eq!(one, store());
+    assert!(one.values().all(|(_, time, ..)| *time <= EPOCH as i64 + 5), "{one:#?}");
 }
 
 #[test]
