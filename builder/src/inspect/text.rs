@@ -1,6 +1,6 @@
 //! A report as a person reads it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::preflight::Point;
@@ -91,11 +91,8 @@ fn installed(system: &System, list: bool, f: &mut fmt::Formatter<'_>) -> fmt::Re
         }
     }
     if !system.container_images.is_empty() {
-        writeln!(
-            f,
-            "containers   {} in the engine's store",
-            counted(system.container_images.len() as u64, "image")
-        )?;
+        let ids: BTreeSet<&String> = system.container_images.values().collect();
+        writeln!(f, "containers   {} in the engine's store", counted(ids.len() as u64, "image"))?;
         for (name, id) in &system.container_images {
             writeln!(f, "  {}  {}", shown(id), shown(name))?;
         }
