@@ -416,3 +416,61 @@ fn what_is_not_there_is_told_apart() {
         "{error}"
     );
 }
+
+/// Where the process that is killed finds its registry and its store.
+const KILLED: [&str; 2] = ["EDGEPRESS_TEST_REGISTRY", "EDGEPRESS_TEST_STORE"];
+
+#[test]
+#[ignore = "a half of the test below, which runs it in a process of its own"]
+fn the_pull_that_is_killed() {
+    let [address, store] = KILLED.map(|name| std::env::var(name).expect(name));
+    let mirrors = [("registry.example".to_owned(), format!("http://{address}"))].into();
+    let registry = Registry::new(super::Options { mirrors, ..Default::default() }).expect("registries");
+    let store = Store::open(Some(store.into())).expect("opens");
+    let _ = pull(&registry, &store);
+}
+
+#[test]
+fn a_pull_goes_on_after_a_kill() {
+    let image = Arc::new(Image::new());
+    let (served, layer) = (image.clone(), image.layers[0].digest);
+    let child = Arc::new(Mutex::new(None::<std::process::Child>));
+    let (killed, done) = std::sync::mpsc::channel();
+    let victim = child.clone();
+    let server = Server::start(move |request, to| {
+        let (bytes, digest) = served.at(&request.path).expect("known");
+        if digest != layer {
+            return served.serve(request, to);
+        }
+        let Some(mut child) = victim.lock().expect("the child").take() else {
+            return served.serve(request, to);
+        };
+        // A half is on its way; the store's file has begun.
+        write!(to, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len())?;
+        to.write_all(&bytes[..bytes.len() / 2])?;
+        child.kill().and_then(|()| child.wait()).map(drop)?;
+        killed.send(()).expect("the test waits");
+        Ok(())
+    });
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("store");
+    let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", "registry::nasty_tests::the_pull_that_is_killed", "--ignored"]);
+    command.env(KILLED[0], &server.address).env(KILLED[1], &path).stdout(std::process::Stdio::null());
+    {
+        let mut child = child.lock().expect("the child");
+        *child = Some(command.spawn().expect("runs"));
+    }
+    done.recv_timeout(std::time::Duration::from_secs(120)).expect("it asks for the layer, and is killed");
+    let store = Store::open(Some(path)).expect("opens");
+    assert!(!store.has_blob(&layer) && store.has_blob(&image.manifest.digest));
+    let before = server.requests().len();
+    let found = pull(&server.client(&json!({})), &store).expect("pulls");
+    assert_whole(&found, &image, &store);
+    // What was there whole is not asked for again: the tag is, and the layer, and the other one if it was on its way.
+    let again = server.requests()[before..].to_vec();
+    assert!(
+        again.len() <= 3 && !again.iter().any(|line| line.contains(&image.manifest.digest.to_string())),
+        "{again:?}"
+    );
+}
