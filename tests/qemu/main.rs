@@ -12,6 +12,7 @@ mod bios;
 mod demo;
 mod flash;
 mod harm;
+mod modules;
 mod share;
 mod sources;
 

@@ -13,7 +13,7 @@ use crate::event::{Event, Sink, Unit};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::reference::Reference;
 use crate::recipe::types::Recipe;
-use crate::registry::Resolved;
+use crate::registry::{Resolved, is_stored};
 use crate::store::Store;
 use crate::units::counted;
 
@@ -88,6 +88,15 @@ pub fn fetch(section: &Section, network: &Network, store: &Store, sink: &dyn Sin
         section.images.iter().map(|image| std::iter::once(&image.config).chain(&image.layers).collect());
     let references = section.images.iter().map(|image| &image.reference);
     let images: Vec<(&Reference, Vec<&Descriptor>)> = references.zip(blobs).collect();
+    let all = images.iter().flat_map(|(_, blobs)| blobs);
+    if all.clone().all(|blob| is_stored(blob, store)) {
+        // Not even the files of credentials and authorities are needed.
+        let outcome = format!("{}, all from the store", counted(all.count() as u64, "blob"));
+        let (step, unit) = (FETCH_STEP.to_owned(), Unit::Bytes);
+        sink.emit(Event::Started { step: step.clone(), total: Some(0), unit });
+        sink.emit(Event::Finished { step, seconds: 0.0, outcome });
+        return Ok(0);
+    }
     Ok(network.registry()?.fetch(&images, store, FETCH_STEP, sink)?.blobs)
 }
 

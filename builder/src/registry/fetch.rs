@@ -82,7 +82,7 @@ impl Registry {
             for blob in blobs.iter().copied() {
                 all += 1;
                 // A layer that several images share is fetched once.
-                if doors.contains_key(&blob.digest) || there(blob, store) {
+                if doors.contains_key(&blob.digest) || is_stored(blob, store) {
                     continue;
                 }
                 let (door, file) = self.door(reference, blob)?;
@@ -136,7 +136,7 @@ impl Registry {
 }
 
 /// Is the blob in the store, at its full size? A file that a broken disk has shortened is fetched again.
-fn there(blob: &Descriptor, store: &Store) -> bool {
+pub fn is_stored(blob: &Descriptor, store: &Store) -> bool {
     let path = store.blob(&blob.digest);
     path.and_then(|path| path.metadata().ok()).is_some_and(|metadata| metadata.len() == blob.size)
 }

@@ -35,7 +35,7 @@ use crate::store::net::{Client, Settings};
 use access::Access;
 use address::Address;
 
-pub use fetch::Fetched;
+pub use fetch::{Fetched, is_stored};
 pub use local::take;
 pub use resolve::Resolved;
 

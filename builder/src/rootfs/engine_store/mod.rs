@@ -31,6 +31,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
+use crate::oci::descriptor::MAX_CONFIG;
+use crate::oci::manifest::MAX_LAYERS;
 use crate::oci::reference::Reference;
 use crate::tree::Root;
 use crate::units::Digest;
@@ -117,10 +119,6 @@ struct RootFs {
     diff_ids: Vec<String>,
 }
 
-/// Most bytes of a configuration, and most layers: an image of 127 layers is the engine's limit.
-const LARGEST_CONFIG: u64 = 8 << 20;
-const MOST_LAYERS: usize = 127;
-
 /// Puts the images into the store in the tree, beside those that are there. Returns what of their layers was passed over.
 ///
 /// # Errors
@@ -159,14 +157,14 @@ fn read(image: &Image) -> Result<(Vec<u8>, Vec<Digest>)> {
 
     let mut bytes = Vec::new();
     let file = std::fs::File::open(&image.config).context("opening its configuration")?;
-    file.take(LARGEST_CONFIG + 1).read_to_end(&mut bytes).context("reading its configuration")?;
-    ensure!(bytes.len() as u64 <= LARGEST_CONFIG, "its configuration has more than {LARGEST_CONFIG} bytes");
+    file.take(MAX_CONFIG + 1).read_to_end(&mut bytes).context("reading its configuration")?;
+    ensure!(bytes.len() as u64 <= MAX_CONFIG, "its configuration has more than {MAX_CONFIG} bytes");
     ensure!(Digest::of(&bytes) == image.id, "its configuration is not sha256:{}: it was changed", image.id);
     let config: Config = serde_json::from_slice(&bytes).context("reading its configuration")?;
     let diff_ids = config.rootfs.diff_ids.iter().map(|text| digest(text)).collect::<Result<Vec<_>>>()?;
     let (stated, there) = (diff_ids.len(), image.layers.len());
     ensure!(stated == there, "its configuration speaks of {stated} layers, and it has {there}");
-    ensure!(there <= MOST_LAYERS, "it has {there} layers; the engine takes {MOST_LAYERS} at most");
+    ensure!(there <= MAX_LAYERS, "it has {there} layers; the engine takes {MAX_LAYERS} at most");
     Ok((bytes, diff_ids))
 }
 
