@@ -324,6 +324,8 @@ fn header(kind: tar::EntryType, mode: u32, size: u64, epoch: u64) -> tar::Header
 #[cfg(test)]
 mod tests {
     use super::{FOLDER, Image, Source, archive_name};
+    use crate::oci::local::LocalImage;
+    use crate::rootfs::engine_store::{self, Blob, Name};
     use crate::tree::Root;
     use crate::units::{Arch, Digest};
     use std::collections::BTreeMap;
@@ -400,6 +402,51 @@ mod tests {
         fs::write(&file, "another").expect("file");
         let error = format!("{:#}", image.preload(&root, 0, 0).expect_err("changed"));
         assert!(error.contains("agent.tar was written to while the image was built"), "{error}");
+    }
+
+    /// An image of a registry, for an engine that loads it: what it finds in the archive is what the registry had.
+    #[test]
+    fn blobs_become_an_archive() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let blob = |bytes: &[u8]| {
+            let digest = Digest::of(bytes);
+            let path = folder.path().join(digest.to_string());
+            fs::write(&path, bytes).expect("blob");
+            Blob { path, digest }
+        };
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = super::header(tar::EntryType::Regular, 0o644, 4, 0);
+        tar.append_data(&mut header, "etc/name", &b"tool"[..]).expect("append");
+        let tar = tar.into_inner().expect("tar");
+        let id = Digest::of(&tar);
+        let config = blob(
+            format!(
+                r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["sha256:{id}","sha256:{id}"]}}}}"#
+            )
+            .as_bytes(),
+        );
+        let layer = blob(&zstd::encode_all(&tar[..], 3).expect("zstd"));
+        let names = vec![
+            Name::of("plant/tool:1").expect("name"),
+            Name::of(&format!("plant/tool@sha256:{id}")).expect("name"),
+        ];
+        let pulled = engine_store::Image {
+            names,
+            id: config.digest,
+            config: config.path,
+            layers: vec![layer.clone(), layer],
+            origin: None,
+        };
+        fs::create_dir(folder.path().join("root")).expect("folder");
+        let root = Root::open(&folder.path().join("root")).expect("open");
+        let image = Image { name: "plant/tool:1".into(), arch: Arch::X86_64, from: Source::Pulled(pulled) };
+        image.preload(&root, 0, 0).expect("preload");
+        let archive =
+            folder.path().join("root/var/lib/edgepress/images").join(archive_name(0, "plant/tool:1"));
+        let reference = "plant/tool:1".parse().expect("reference");
+        let found = LocalImage::open(&archive, Some(&reference), Arch::X86_64).expect("an archive");
+        assert_eq!(found.config.digest, config.digest);
+        assert_eq!(found.layers.iter().map(|layer| layer.digest).collect::<Vec<_>>(), [id, id]);
     }
 
     #[test]

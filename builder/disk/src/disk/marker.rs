@@ -214,6 +214,14 @@ impl Marker {
 const CHARACTER: u32 = 0o020_000;
 const BLOCK: u32 = 0o060_000;
 
+/// Can what stands at `path` be replaced by something else, when the file system is made?
+///
+/// # Errors
+/// Names the path that cannot be told to debugfs.
+pub fn tellable(path: &Path) -> Result<()> {
+    quoted(path.as_os_str()).map(drop)
+}
+
 /// A name as debugfs reads it: in quotes, where a quote stands for itself twice (lib/ss/parse.c of e2fsprogs).
 fn quoted(name: &OsStr) -> Result<String> {
     let text = name.to_str().filter(|text| !text.contains(['\n', '\0']));

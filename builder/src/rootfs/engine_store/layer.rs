@@ -10,7 +10,7 @@
 //! stacked with overlayfs; [`crate::disk`] puts the middle one in its place. No tar has a file of such a name: the prefix
 //! `.wh.` belongs to whiteouts (OCI image-spec, layer.md, "Whiteouts").
 //!
-//! Sources: moby pkg/archive/diff.go (`UnpackLayer`), archive.go (`createTarFile`), archive_linux.go (`ConvertRead`).
+//! Sources: moby pkg/archive/archive.go (`Unpack`, `createTarFile`), archive_linux.go (`ConvertRead`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -50,9 +50,7 @@ pub struct Passed {
 pub(super) fn unpack(root: &Root, cache: &str, blob: &Path, list: File) -> Result<(Unpacked, Vec<Passed>)> {
     let diff = Path::new(FOLDER).join("overlay2").join(cache).join("diff");
     let mut target = Target {
-        whole: root,
-        tree: root.subtree(&diff)?,
-        diff,
+        tree: root.subtree(diff)?,
         folders: BTreeMap::new(),
         latest: 0,
         whiteouts: BTreeSet::new(),
@@ -70,9 +68,7 @@ pub(super) fn unpack(root: &Root, cache: &str, blob: &Path, list: File) -> Resul
 type Entry<'a> = tar_split::Entry<'a, Layer>;
 
 /// A layer's folder while it is filled.
-struct Target<'a> {
-    whole: &'a Root,
-    diff: PathBuf,
+struct Target {
     tree: Root,
     /// Their times are set at the end: every file that is put into one changes it.
     folders: BTreeMap<PathBuf, i64>,
@@ -83,14 +79,15 @@ struct Target<'a> {
     passed: Vec<Passed>,
 }
 
-impl Target<'_> {
+impl Target {
     fn take(&mut self, entry: &mut Entry<'_>) -> Result<()> {
         let path = plain(&entry.path()?)?;
         self.latest = self.latest.max(time(entry.header())?);
         let name = path.file_name().unwrap_or_default().as_bytes();
         let prefix = marker::PREFIX.as_bytes();
         match name.strip_prefix(prefix) {
-            _ if path.as_os_str().is_empty() => return self.top(entry.header()),
+            // The top itself: the engine leaves it as it made it (archive.go, `Unpack`).
+            _ if path.as_os_str().is_empty() => return Ok(()),
             // A name of AUFS's own, which no engine unpacks; but for the mark of an opaque folder.
             Some(rest) if rest.starts_with(prefix) && name != marker::OPAQUE.as_bytes() => return Ok(()),
             Some([] | b"." | b"..") => bail!("it is a whiteout of no file"),
@@ -113,17 +110,9 @@ impl Target<'_> {
     }
 
     fn mark(&self, path: &Path) -> Result<()> {
+        marker::tellable(path)?;
         self.tree.write(path, 0, b"")?;
         self.tree.set_time(path, 0)
-    }
-
-    /// The top of the container's tree.
-    fn top(&mut self, header: &tar::Header) -> Result<()> {
-        let (uid, gid) = owner(header)?;
-        self.whole.set_owner(&self.diff, uid, gid)?;
-        self.whole.set_mode(&self.diff, header.mode()? & 0o7777)?;
-        self.folders.insert(PathBuf::new(), time(header)?);
-        Ok(())
     }
 
     fn put(&mut self, entry: &mut Entry<'_>, path: &Path) -> Result<()> {
@@ -194,6 +183,7 @@ impl Target<'_> {
 
     /// A device node, as a marker.
     fn node(&self, header: &tar::Header, path: &Path) -> Result<()> {
+        marker::tellable(path)?;
         let (uid, gid) = owner(header)?;
         let node = marker::Node {
             block: header.entry_type() == EntryType::Block,
