@@ -26,8 +26,9 @@ view() { # view IMAGE: a digest of all its files, with owners, times, links, dev
     upper=$(docker image inspect -f '{{.GraphDriver.Data.UpperDir}}' "$1")
     lower=$(docker image inspect -f '{{.GraphDriver.Data.LowerDir}}' "$1")
     mkdir -p /run/view && mount -t overlay view -o "ro,lowerdir=$upper:$lower" /run/view
-    # Not the top itself: the engine gives it the time of day.
-    (cd /run/view && tar --sort=name --numeric-owner --xattrs --xattrs-include='*' -cf /run/view.tar -- *)
+    # Not the top itself: the engine gives it the time of day. Nor when a file was used, or the number of this process.
+    (cd /run/view && tar --sort=name --numeric-owner --xattrs --xattrs-include='*' -cf /run/view.tar \
+        --pax-option='exthdr.name=%d/%f,delete=atime,delete=ctime' -- *)
     tar --xattrs -tvvf /run/view.tar >&2
     sha256sum </run/view.tar
     umount /run/view
