@@ -25,6 +25,7 @@ fn a_power_cut_amid_first_boot_loses_nothing() {
 }
 
 #[test]
+#[ignore = "as the row dps-broken of ci/faults: see ci/more-boots"]
 fn dps_is_down_when_the_device_registers() {
     let report = boot(demo(), "dps", &["--fault", "dps=500:2"]);
     assert_eq!(report["simulator"]["requests"]["dps 500"], 2, "{report:#}");
