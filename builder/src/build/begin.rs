@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::Options;
-use super::plan::Plan;
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::lock;
@@ -86,20 +85,26 @@ pub(super) fn mended(
     Ok(true)
 }
 
-/// Is there room for the trees in the store and for the image in its folder? Asked where packages are installed; what
-/// they say of their size is an estimate, so that three quarters of it count.
+/// Is there room for the trees in the store and for the image in its folder? `packages` and `images` are the bytes of what
+/// is to be unpacked; what packages say of their size is an estimate, so that three quarters of it count.
 ///
 /// # Errors
 /// When there is certainly too little.
-pub(super) fn room(plan: &Plan, store: &Store, folder: &Path) -> Result<()> {
-    let size = plan.installed / 4 * 3;
+pub(super) fn room(packages: u64, images: u64, store: &Store, folder: &Path) -> Result<()> {
+    let size = (packages / 4 * 3).saturating_add(images);
+    if size == 0 {
+        return Ok(());
+    }
     let disk = |path: &Path| -> Result<u64> {
         Ok(fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.dev())
     };
     if disk(store.root())? == disk(folder)? {
-        return store.needs(size.saturating_mul(2), "the installed packages and the image");
+        return store.needs(
+            size.saturating_mul(2),
+            "what the packages and container images unpack to, and the image",
+        );
     }
-    store.needs(size, "the installed packages")?;
+    store.needs(size, "what the packages and container images unpack to")?;
     room::needs(folder, size, "the image", NO_ROOM)
 }
 

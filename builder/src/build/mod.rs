@@ -136,9 +136,8 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
         made if !begin::mended(&section, &loaded.recipe, &network, &store, sink)? => made?,
         _ => Plan::new(&loaded, &section, &local, &store)?,
     };
-    if plan.installs(&store)? {
-        begin::room(&plan, &store, &folder)?;
-    }
+    let packages = if plan.installs(&store)? { plan.installed } else { 0 };
+    begin::room(packages, plan.unpacks(&store)?, &store, &folder)?;
     let Layers { steps, key: below } = plan.layers()?;
     let trees: Vec<PathBuf> = steps.iter().map(|(step, _)| layers::place(&store, &step.key())).collect();
     let outputs =

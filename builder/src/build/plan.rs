@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
@@ -32,6 +33,9 @@ use crate::units::{Arch, Digest};
 
 /// The runtime's packages, each a stage of its own because each needs the one before configured.
 const STAGES: [&str; 2] = ["aziot-identity-service", "aziot-edge"];
+
+/// How many times its packed size a layer takes at least, as a rule.
+const UNPACKED: u64 = 2;
 
 /// Everything that the layers are made from.
 pub struct Plan {
@@ -248,6 +252,28 @@ impl Plan {
         let mut inputs = entry_inputs(&files);
         inputs.push(("wanted".into(), wanted.to_string()));
         Ok(Layer { name: "initramfs", inputs, action: Action::Initramfs { files, wanted } })
+    }
+
+    /// Bytes that container images of other places than the tree may take, once they are unpacked: an estimate, from their
+    /// packed layers; 0 where they are in the store already.
+    ///
+    /// # Errors
+    /// As the layers.
+    pub fn unpacks(&self, store: &Store) -> Result<u64> {
+        let made = |action: &Action| matches!(action, Action::Images(_));
+        let layers = self.layers()?;
+        let step = layers.steps.iter().find(|(_, action)| made(action)).map(|(step, _)| step);
+        if step.is_none_or(|step| layers::find(store, &step.key()).is_some()) {
+            return Ok(0);
+        }
+        let blobs: BTreeMap<Digest, &PathBuf> = self
+            .stored
+            .iter()
+            .flat_map(|image| &image.layers)
+            .map(|layer| (layer.digest, &layer.path))
+            .collect();
+        let sizes = blobs.values().map(|path| fs::metadata(path).map_or(0, |data| data.len()));
+        Ok(sizes.fold(0, u64::saturating_add).saturating_mul(UNPACKED))
     }
 
     /// Only where there are images of other places than the tree.

@@ -108,7 +108,9 @@ impl Access {
             }
         };
         let hint = match self.login {
-            None => format!("docker login {host}, or name a file of credentials with --registry-auth; is the name right?"),
+            None => format!(
+                "docker login {host}, or name a file of credentials with --registry-auth; is the name right?"
+            ),
             Some(_) => {
                 format!("are they the right ones, and still good? docker login {host} writes them anew")
             }

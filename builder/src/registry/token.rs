@@ -179,7 +179,9 @@ impl Asking<'_> {
             None => Problem::work(format!(
                 "{host} lets nobody pull {repository} without a login ({server} answers {status})"
             ))
-            .hint(format!("docker login {host}, or name a file of credentials with --registry-auth; is the name right?")),
+            .hint(format!(
+                "docker login {host}, or name a file of credentials with --registry-auth; is the name right?"
+            )),
             Some(_) => Problem::work(format!(
                 "{host} does not take the credentials for {repository} ({server} answers {status})"
             ))

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{FOLDER, Image, Stacked, stack};
+use crate::oci::config::Config;
 use crate::tree::Root;
 use crate::units::Digest;
 
@@ -109,12 +110,12 @@ pub(super) fn finish(root: &Root, layer: &Stacked<'_>, cache: &str, size: u64) -
 }
 
 /// Writes down an image: its configuration, and where its layers came from.
-pub(super) fn image(root: &Root, image: &Image, config: &[u8], diff_ids: &[Digest]) -> Result<()> {
-    let id = Digest::of(config).to_string();
-    root.write(at("image/overlay2/imagedb/content/sha256").join(id), 0o600, config)?;
+pub(super) fn image(root: &Root, image: &Image, bytes: &[u8], config: &Config) -> Result<()> {
+    let content = at("image/overlay2/imagedb/content/sha256");
+    root.write(content.join(image.id.to_string()), 0o600, bytes)?;
     let Some(origin) = &image.origin else { return Ok(()) };
     let folder = at("image/overlay2/distribution");
-    for layer in stack(image, diff_ids) {
+    for layer in stack(image, config) {
         let (blob, diff) = (layer.blob.digest, layer.diff_id);
         let by_blob = folder.join("diffid-by-digest/sha256").join(blob.to_string());
         root.write(by_blob, 0o644, format!("sha256:{diff}").as_bytes())?;
@@ -172,15 +173,15 @@ pub fn ids(text: &[u8]) -> Result<BTreeMap<String, String>> {
 }
 
 /// Adds the names of the images, in place of older ones.
-pub(super) fn names(root: &Root, images: &[Image], configs: &[(Vec<u8>, Vec<Digest>)]) -> Result<()> {
+pub(super) fn names(root: &Root, images: &[Image]) -> Result<()> {
     let mut all: Repositories = match root.read(NAMES, LARGEST_NAMES)? {
         Some(text) => {
             serde_json::from_slice(&text).context("reading the names of the images in the store")?
         }
         None => Repositories::default(),
     };
-    for (image, (config, _)) in images.iter().zip(configs) {
-        let id = format!("sha256:{}", Digest::of(config));
+    for image in images {
+        let id = format!("sha256:{}", image.id);
         for name in &image.names {
             let repository = all.repositories.entry(name.repository.clone()).or_default();
             repository.insert(name.reference.clone(), id.clone());

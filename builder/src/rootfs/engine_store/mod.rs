@@ -31,6 +31,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
+use crate::oci::config::Config;
 use crate::oci::descriptor::MAX_CONFIG;
 use crate::oci::manifest::MAX_LAYERS;
 use crate::oci::reference::Reference;
@@ -108,17 +109,6 @@ struct Stacked<'a> {
     below: Vec<Digest>,
 }
 
-/// What the configuration of an image says of its layers.
-#[derive(Deserialize)]
-struct Config {
-    rootfs: RootFs,
-}
-
-#[derive(Deserialize)]
-struct RootFs {
-    diff_ids: Vec<String>,
-}
-
 /// Puts the images into the store in the tree, beside those that are there. Returns what of their layers was passed over.
 ///
 /// # Errors
@@ -129,20 +119,20 @@ pub fn put(root: &Root, images: &[Image]) -> Result<Vec<Passed>> {
     }
     metadata::folders(root)?;
     let configs = images.iter().map(|image| read(image).with_context(|| named(image)));
-    let configs: Vec<(Vec<u8>, Vec<Digest>)> = configs.collect::<Result<_>>()?;
+    let configs: Vec<(Vec<u8>, Config)> = configs.collect::<Result<_>>()?;
     let mut layers: BTreeMap<Digest, (Stacked<'_>, &Image)> = BTreeMap::new();
-    for (image, (_, diff_ids)) in images.iter().zip(&configs) {
-        for layer in stack(image, diff_ids) {
+    for (image, (_, config)) in images.iter().zip(&configs) {
+        for layer in stack(image, config) {
             layers.entry(layer.chain).or_insert((layer, image));
         }
     }
     let layers: Vec<_> =
         layers.into_values().filter(|(layer, _)| !metadata::has(root, &layer.chain)).collect();
     let passed = unpack(root, &layers)?;
-    for (image, (config, diff_ids)) in images.iter().zip(&configs) {
-        metadata::image(root, image, config, diff_ids).with_context(|| named(image))?;
+    for (image, (bytes, config)) in images.iter().zip(&configs) {
+        metadata::image(root, image, bytes, config).with_context(|| named(image))?;
     }
-    metadata::names(root, images, &configs)?;
+    metadata::names(root, images)?;
     Ok(passed)
 }
 
@@ -151,8 +141,8 @@ fn named(image: &Image) -> String {
     format!("preloading the container image {name}")
 }
 
-/// The configuration's bytes, and the diff ids in it.
-fn read(image: &Image) -> Result<(Vec<u8>, Vec<Digest>)> {
+/// The configuration, and its bytes.
+fn read(image: &Image) -> Result<(Vec<u8>, Config)> {
     use std::io::Read as _;
 
     let mut bytes = Vec::new();
@@ -160,30 +150,22 @@ fn read(image: &Image) -> Result<(Vec<u8>, Vec<Digest>)> {
     file.take(MAX_CONFIG + 1).read_to_end(&mut bytes).context("reading its configuration")?;
     ensure!(bytes.len() as u64 <= MAX_CONFIG, "its configuration has more than {MAX_CONFIG} bytes");
     ensure!(Digest::of(&bytes) == image.id, "its configuration is not sha256:{}: it was changed", image.id);
-    let config: Config = serde_json::from_slice(&bytes).context("reading its configuration")?;
-    let diff_ids = config.rootfs.diff_ids.iter().map(|text| digest(text)).collect::<Result<Vec<_>>>()?;
-    let (stated, there) = (diff_ids.len(), image.layers.len());
+    let config = Config::parse(&bytes)?;
+    let (stated, there) = (config.diff_ids.len(), image.layers.len());
     ensure!(stated == there, "its configuration speaks of {stated} layers, and it has {there}");
     ensure!(there <= MAX_LAYERS, "it has {there} layers; the engine takes {MAX_LAYERS} at most");
-    Ok((bytes, diff_ids))
-}
-
-fn digest(text: &str) -> Result<Digest> {
-    let hex = text.strip_prefix("sha256:").with_context(|| format!("`{text}` is no SHA-256 digest"))?;
-    hex.parse().map_err(anyhow::Error::msg)
+    Ok((bytes, config))
 }
 
 /// The layers of an image with their chain ids.
-fn stack<'a>(image: &'a Image, diff_ids: &[Digest]) -> Vec<Stacked<'a>> {
-    let mut below: Vec<Digest> = Vec::new();
-    let stacked = image.layers.iter().zip(diff_ids).map(|(blob, diff_id)| {
-        let chain = match below.first() {
-            None => *diff_id,
-            Some(parent) => Digest::of(format!("sha256:{parent} sha256:{diff_id}")),
-        };
-        let layer = Stacked { blob, diff_id: *diff_id, chain, below: below.clone() };
-        below.insert(0, chain);
-        layer
+fn stack<'a>(image: &'a Image, config: &Config) -> Vec<Stacked<'a>> {
+    let chains = config.chain_ids();
+    let layers = image.layers.iter().zip(&config.diff_ids).enumerate();
+    let stacked = layers.map(|(at, (blob, diff_id))| Stacked {
+        blob,
+        diff_id: *diff_id,
+        chain: chains[at],
+        below: chains[..at].iter().rev().copied().collect(),
     });
     stacked.collect()
 }

@@ -75,7 +75,7 @@ impl Bench {
             (format!("sha256:{}", Digest::of(tar)), blob)
         });
         let (diff_ids, layers): (Vec<String>, Vec<Blob>) = made.unzip();
-        let config = json!({ "architecture": "amd64", "rootfs": { "type": "layers", "diff_ids": diff_ids } });
+        let config = json!({ "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": diff_ids } });
         let config = self.blob(config.to_string().as_bytes());
         Image {
             names: vec![Name::of(name).expect("name")],
@@ -260,5 +260,5 @@ fn bad_images_are_refused_by_name() {
     assert!(error(&bench, image.clone()).contains("its configuration is not sha256:"));
     image.id = Digest::of("{}");
     image.names[0].reference = "other:2".into();
-    assert!(error(&bench, image).contains("other:2: reading its configuration"));
+    assert!(error(&bench, image).contains("other:2: the image"));
 }
