@@ -13,6 +13,9 @@ pub struct Check {
     pub outcome: Outcome,
     /// What was found.
     pub detail: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 /// What came of a check.
@@ -43,11 +46,26 @@ impl Check {
     /// Passed or failed.
     pub fn new(name: &str, passed: bool, detail: impl Into<String>) -> Self {
         let outcome = if passed { Outcome::Passed } else { Outcome::Failed };
-        Self { name: name.to_owned(), outcome, detail: detail.into() }
+        Self { name: name.to_owned(), outcome, detail: detail.into(), hint: None }
+    }
+
+    /// Passed.
+    pub fn passed(name: &str, detail: impl Into<String>) -> Self {
+        Self::new(name, true, detail)
+    }
+
+    /// Failed, and what to do about it.
+    pub fn failed(name: &str, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..Self::new(name, false, detail) }
+    }
+
+    /// Failed if there are faults, else `fine`.
+    pub fn of(name: &str, faults: &[String], fine: impl Into<String>, hint: impl Into<String>) -> Self {
+        if faults.is_empty() { Self::passed(name, fine) } else { Self::failed(name, faults.join("; "), hint) }
     }
 
     /// Could not be told, and why.
     pub fn skipped(name: &str, detail: impl Into<String>) -> Self {
-        Self { name: name.to_owned(), outcome: Outcome::Skipped, detail: detail.into() }
+        Self { name: name.to_owned(), outcome: Outcome::Skipped, detail: detail.into(), hint: None }
     }
 }

@@ -30,7 +30,7 @@ fn assert_chain_is_followed(image: &Path) {
         named(&report, "verdicts", "boot-chain")["detail"],
         "the loaders are there, and the root that they look for"
     );
-    assert_eq!(named(&report, "azure", "generation")["found"], "1 (BIOS, grub in the first sectors)");
+    assert_eq!(named(&report, "azure", "generation")["detail"], "1 (BIOS, grub in the first sectors)");
     // A part of the core image is gone, as behind a download that was cut and filled up.
     let file = fs::File::options().write(true).open(&alone).expect("open");
     file.write_all_at(&[0; 60 << 10], 64 << 10).expect("cut");

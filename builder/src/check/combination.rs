@@ -40,12 +40,13 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
 
 /// The certificate's source has what it needs, and its values can be written into the device's files.
 fn source(loaded: &Loaded, findings: &mut Vec<Finding>) {
-    for fault in Source::of(&loaded.recipe.provisioning).faults() {
-        let outer = ["registration_id", "hostname"].contains(&fault.key);
+    for found in Source::of(&loaded.recipe.provisioning).findings() {
+        let key = found.key.as_deref().unwrap_or_default();
+        let outer = ["registration_id", "hostname"].contains(&key);
         let table = if outer { "provisioning" } else { "provisioning/certificate" };
-        let message = format!("bad value for `{}.{}`: {}", table.replace('/', "."), fault.key, fault.message);
-        let place = loaded.place(&format!("{table}/{}", fault.key));
-        findings.push(Finding::error(message).expected(fault.expected).at(place));
+        let message = format!("bad value for `{}.{key}`: {}", table.replace('/', "."), found.message);
+        let place = loaded.place(&format!("{table}/{key}"));
+        findings.push(Finding { key: None, message, ..found }.at(place));
     }
 }
 
@@ -54,8 +55,7 @@ fn registration_id(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let source = Source::of(&loaded.recipe.provisioning);
     if let Some(short) = room::shortage(&source, loaded.recipe.target.board) {
         let message = format!("`provisioning.registration_id` is too long: {}", short.message);
-        let found = Finding { severity: short.severity, ..Finding::error(message) };
-        findings.push(found.expected(short.expected).at(loaded.place("provisioning/registration_id")));
+        findings.push(Finding { message, ..short }.at(loaded.place("provisioning/registration_id")));
     }
 }
 

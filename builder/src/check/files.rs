@@ -115,7 +115,7 @@ fn public_keys(loaded: &Loaded, key: &str, file: &Path, findings: &mut Vec<Findi
             .hint("save it as UTF-8: PowerShell's `>` writes UTF-16"),
         (Ok(_), Ok(text)) => match ssh::judge(text) {
             Ok(()) => return,
-            Err(fault) => Finding::error(format!("{} {}", file.display(), fault.reason)).hint(fault.hint),
+            Err(found) => Finding { message: format!("{} {}", file.display(), found.message), ..found },
         },
     };
     findings.push(found.at(loaded.place(key)));

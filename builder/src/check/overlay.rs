@@ -228,9 +228,10 @@ fn leaks(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Finding>) -> Result<
         wifi: wifi::allowed(recipe.network.wifi.as_ref()).unwrap_or_default(),
     };
     for leak in guard::check_tree(&Overlays::of(laid), &allowed)? {
-        let message = format!("{} of an overlay is {}", leak.path.display(), leak.what);
-        let from = laid.iter().find(|one| one.path.starts_with(&leak.path)).map(at);
-        findings.push(Finding::error(message).hint(leak.fix).at(from));
+        let path = guard::path_of(&leak);
+        let message = format!("{} of an overlay is {}", path.display(), leak.message);
+        let from = laid.iter().find(|one| one.path.starts_with(path)).map(at);
+        findings.push(Finding { hint: leak.hint, ..Finding::error(message) }.at(from));
     }
     Ok(())
 }

@@ -49,17 +49,9 @@ const TRIPPED: &[(&str, Severity, &str)] = &[
 const SHELL: &str = "the shell takes the CR for part of each line's last word";
 const CRON: &str = "cron hands the CR to each command as part of its last word";
 
-/// What is wrong with a file.
-struct Fault {
-    severity: Severity,
-    message: String,
-    hint: String,
-}
-
-impl Fault {
-    fn error(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, message: message.into(), hint: hint.into() }
-    }
+/// What is wrong with a file, to stand after its name, and what to do.
+fn wrong(message: impl Into<String>, hint: impl Into<String>) -> Finding {
+    Finding::error(message).hint(hint)
 }
 
 /// A file to judge: of this machine, where it will be, and how it begins.
@@ -76,25 +68,25 @@ pub(super) struct Subject<'a> {
 
 /// Judges one file.
 pub(super) fn judge(subject: &Subject<'_>, arch: Arch, findings: &mut Vec<Finding>) {
-    let faults = [order_mark(subject), first_line(subject), other_lines(subject), machine(subject, arch)];
-    let Some(fault) = faults.into_iter().flatten().next() else { return };
-    let finding = Finding::error(format!("{} {}", subject.file.display(), fault.message));
-    findings.push(Finding { severity: fault.severity, ..finding }.hint(fault.hint));
+    let found = [order_mark(subject), first_line(subject), other_lines(subject), machine(subject, arch)];
+    let Some(first) = found.into_iter().flatten().next() else { return };
+    let message = format!("{} {}", subject.file.display(), first.message);
+    findings.push(Finding { message, ..first });
 }
 
 /// Something before `#!`, which must be the first two bytes.
-fn order_mark(subject: &Subject<'_>) -> Option<Fault> {
+fn order_mark(subject: &Subject<'_>) -> Option<Finding> {
     let file = subject.file.display();
     let bytes = subject.bytes;
     if bytes.strip_prefix(MARK).is_some_and(|rest| rest.starts_with(b"#!")) {
-        return Some(Fault::error(
+        return Some(wrong(
             "has a byte order mark before `#!`, so that the system does not take it for a script",
             format!("save it as UTF-8 without BOM, or: sed -i '1s/^\\xef\\xbb\\xbf//' {file}"),
         ));
     }
     let wide = [&b"\xff\xfe#\0!\0"[..], b"\xfe\xff\0#\0!"].iter().any(|start| bytes.starts_with(start));
     wide.then(|| {
-        Fault::error(
+        wrong(
             "is a script in UTF-16, which no system starts",
             format!("iconv -f UTF-16 -t UTF-8 {file} > {file}.new, and take that"),
         )
@@ -109,7 +101,7 @@ fn unix_line_ends(file: &Path) -> String {
 }
 
 /// `#!` and the program's path, to the end of the line.
-fn first_line(subject: &Subject<'_>) -> Option<Fault> {
+fn first_line(subject: &Subject<'_>) -> Option<Finding> {
     let line = subject.bytes.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
     let text = String::from_utf8_lossy(line);
     let program = text.split_whitespace().next().unwrap_or_default();
@@ -118,17 +110,17 @@ fn first_line(subject: &Subject<'_>) -> Option<Fault> {
             "has Windows line ends: it begins `#!{}\\r`, and the system looks for a program of that name, with the CR",
             text.trim_end().trim_start()
         );
-        return Some(Fault::error(message, unix_line_ends(subject.file)));
+        return Some(wrong(message, unix_line_ends(subject.file)));
     }
     if subject.executable && !program.starts_with('/') {
         let message = format!("begins `#!{}`, which names no program by its whole path", text.trim());
-        return Some(Fault::error(message, "write it so: #!/usr/bin/env python3, or #!/bin/sh"));
+        return Some(wrong(message, "write it so: #!/usr/bin/env python3, or #!/bin/sh"));
     }
     None
 }
 
 /// Line ends behind the first line, where they matter.
-fn other_lines(subject: &Subject<'_>) -> Option<Fault> {
+fn other_lines(subject: &Subject<'_>) -> Option<Finding> {
     let at = subject.bytes.windows(2).position(|pair| pair == b"\r\n")?;
     let line = subject.bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
     let inside = subject.path.strip_prefix("/").unwrap_or(subject.path);
@@ -142,14 +134,14 @@ fn other_lines(subject: &Subject<'_>) -> Option<Fault> {
         None => return None,
     };
     let message = format!("has Windows line ends (line {line}): {why}");
-    Some(Fault { severity, message, hint: unix_line_ends(subject.file) })
+    Some(Finding { severity, ..wrong(message, unix_line_ends(subject.file)) })
 }
 
 /// A program for another machine.
-fn machine(subject: &Subject<'_>, arch: Arch) -> Option<Fault> {
+fn machine(subject: &Subject<'_>, arch: Arch) -> Option<Finding> {
     let built = Elf::parse(subject.bytes).filter(|_| subject.executable)?.arch()?;
     (built != arch).then(|| {
-        Fault::error(
+        wrong(
             format!("is a program for {built}, and the image is for {arch}"),
             format!("build it for {arch}, or leave it out of this recipe's overlays"),
         )

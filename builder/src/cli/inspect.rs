@@ -16,7 +16,7 @@ use crate::recipe::types::Model;
 ///
 /// Partitions and file systems; the system on the root: kernels, packages, enabled units, engine and runtime, config.toml
 /// with its secrets masked, how far first boot got; the files on the FAT partition. Then the verdicts, each fault with its
-/// fix:
+/// hint:
 ///
 ///   boot-chain       would the machine's firmware find everything down to the root?
 ///   identity-leak    is there anything of one device, or anything that opens one?

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 
 use super::block_device::Disk;
 use super::system::{Below, Node};
-use super::target::{Found, Kind, Look, Target};
+use super::target::{Candidate, Kind, Look, Target};
 use crate::error::Problem;
 
 const CHANGED: &str = "it is not what it was a moment ago (another card?)";
@@ -30,7 +30,7 @@ pub struct Held<'a> {
 
 /// One of them.
 struct One {
-    found: Found,
+    found: Candidate,
     /// None of a file that is yet to be made.
     disk: Option<Disk>,
     /// The disks that a loop device is made of.
@@ -77,7 +77,7 @@ impl<'a> Held<'a> {
         }
         refuse(&wrong)?;
         let begin = |one: One| {
-            let Found { target, .. } = one.found;
+            let Candidate { target, .. } = one.found;
             let mut disk = one.disk.context("it was not made")?;
             let length = target.size.max(self.look.size);
             disk.empty(length).with_context(|| format!("emptying {}", target.path.display()))?;
@@ -95,7 +95,7 @@ pub struct Begun {
 }
 
 impl One {
-    fn open(found: Found, look: &Look<'_>) -> Result<Self, String> {
+    fn open(found: Candidate, look: &Look<'_>) -> Result<Self, String> {
         if found.missing {
             return Ok(Self { found, disk: None, below: Vec::new() });
         }
@@ -130,7 +130,7 @@ impl One {
     }
 
     fn undo(&mut self) {
-        let Found { target, missing, .. } = &self.found;
+        let Candidate { target, missing, .. } = &self.found;
         match &mut self.disk {
             Some(_) if *missing => drop(fs::remove_file(&target.path)),
             Some(disk) if target.kind == Kind::File => disk.release(),

@@ -6,11 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::block_device::BlockDevice;
-use super::check::{Check, Verified};
 use super::chunk::Chunk;
 use super::feed::{Feed, Next, Nobody};
 use super::source::{Hashed, Source};
-use super::writer::{self, Fault, Job, Watch, Work};
+use super::verification::{Verification, Verified};
+use super::writer::{self, Job, Watch, Work, WriteFailure};
 use crate::format::decode::fill;
 use crate::stamp::patch::Patch;
 
@@ -37,7 +37,7 @@ pub struct Target<'a> {
 }
 
 /// What came of one device.
-pub type Result<T = Arc<Verified>> = std::result::Result<T, Fault>;
+pub type Result<T = Arc<Verified>> = std::result::Result<T, WriteFailure>;
 
 /// Queues for so many targets.
 pub fn feed(targets: usize) -> Feed {
@@ -104,7 +104,7 @@ fn check(
     feed: &Feed,
     hashed: &Mutex<Option<Hashed>>,
 ) -> Option<std::result::Result<Arc<Verified>, String>> {
-    let mut check = Check::new(source);
+    let mut check = Verification::new(source);
     loop {
         match feed.next(feed.checker()) {
             Next::Chunk(chunk) => {

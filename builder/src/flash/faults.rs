@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::block_device::BlockDevice;
-use super::check::Verified;
 use super::chunk::CHUNK;
 use super::engine::{self, Target, write};
 use super::feed::Feed;
 use super::source::{Map, Options, Source};
+use super::verification::Verified;
 use super::writer::{self, Watch, Work};
 use crate::disk::mbr;
 use crate::disk::patch as sectors;
@@ -214,7 +214,7 @@ impl Case {
     }
 }
 
-type Results = Vec<Result<Work, writer::Fault>>;
+type Results = Vec<Result<Work, writer::WriteFailure>>;
 
 /// Flashes, and says what came of each.
 fn flash(source: &Source, devices: &[Faulty], feed: &Feed, patch: Option<&Patch>) -> Results {
@@ -257,7 +257,7 @@ fn fails(fault: Fault, expected: &str) {
     let size = case.disk.len() + 3 * MIB;
     let devices = [Faulty::new(size, fault), Faulty::new(size, Fault::None)];
     let results = flash(&source, &devices, &engine::feed(2), None);
-    let writer::Fault { message, may_boot, .. } = results[0].as_ref().expect_err("it fails");
+    let writer::WriteFailure { message, may_boot, .. } = results[0].as_ref().expect_err("it fails");
     assert!(message.contains(expected) && !may_boot, "{message}");
     assert!(results[1].is_ok() && good(&devices[1], &case.disk), "{:?}", results[1]);
     if !matches!(fault, Fault::Gone(0)) {

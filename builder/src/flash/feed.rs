@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::check::Verified;
 use super::chunk::{Buffer, Chunk, Pool};
+use super::verification::Verified;
 
 /// How long the reader sleeps before it looks again who is in the way.
 const LOOK: Duration = Duration::from_millis(20);

@@ -1,7 +1,7 @@
 //! `edgepress flash`: one image onto many devices at once.
 //!
 //! ```text
-//! source ─► engine ── reader ─► feed ─┬─► check ─► Verified ──────────────┐
+//! source ─► engine ── reader ─► feed ─┬─► verification ─► Verified ───────┐
 //!   │                                 ├─► writer /dev/sda ◄─ its patch    ▼
 //!   └ image, block map, digests       └─► writer /dev/sdb ◄─ its patch   first MiB ─► ledger
 //! target, hold, system: may each be written to?      identity: who gets which patch?
@@ -12,7 +12,6 @@
 
 pub mod beside;
 pub mod block_device;
-pub mod check;
 pub mod chunk;
 pub mod claim;
 pub mod engine;
@@ -27,6 +26,7 @@ pub mod source;
 pub mod system;
 pub mod target;
 pub mod unique;
+pub mod verification;
 pub mod worn;
 pub mod writer;
 
@@ -39,7 +39,6 @@ use anyhow::Result;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use self::check::Verified;
 use self::claim::{Begun, Held};
 use self::engine::feed;
 use self::identity::{Assigned, Identities, Named, assign};
@@ -48,7 +47,8 @@ use self::report::{Outcome, Plan, Row};
 use self::source::Source;
 use self::system::System;
 use self::target::{Look, Rules, Target};
-use self::writer::{Fault, Watch, Work};
+use self::verification::Verified;
+use self::writer::{Watch, Work, WriteFailure};
 use crate::error::Problem;
 use crate::event::{Event, Sink, Unit};
 use crate::interrupt;
@@ -227,8 +227,8 @@ fn round(seconds: f64) -> f64 {
 fn verdict(result: &engine::Result) -> Verdict {
     match result {
         Ok(_) => Verdict::Good,
-        Err(Fault { may_boot: true, .. }) => Verdict::Uncertain,
-        Err(Fault { interrupted: true, .. }) => Verdict::Interrupted,
+        Err(WriteFailure { may_boot: true, .. }) => Verdict::Uncertain,
+        Err(WriteFailure { interrupted: true, .. }) => Verdict::Interrupted,
         Err(_) => Verdict::Failed,
     }
 }
@@ -322,12 +322,12 @@ impl Watch for Watcher<'_> {
 mod tests {
     use super::verdict;
     use crate::flash::ledger::Verdict;
-    use crate::flash::writer::Fault;
+    use crate::flash::writer::WriteFailure;
 
     #[test]
     fn only_what_boots_nothing_frees_its_identity() {
         let of = |interrupted, may_boot| {
-            verdict(&Err(Fault { interrupted, may_boot, key: None, message: "gone".into() }))
+            verdict(&Err(WriteFailure { interrupted, may_boot, key: None, message: "gone".into() }))
         };
         assert_eq!((of(false, false), of(true, false)), (Verdict::Failed, Verdict::Interrupted));
         assert_eq!((of(false, true), of(true, true)), (Verdict::Uncertain, Verdict::Uncertain));

@@ -57,7 +57,7 @@ pub struct Rules {
 
 /// A target and what tells it from others, and all that is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct Candidate {
     /// It.
     pub target: Target,
     /// What it is, by whatever name; a file that is not there yet has a number of its name's.
@@ -88,9 +88,9 @@ impl Look<'_> {
     ///
     /// # Errors
     /// One [`Problem`] with everything that is wrong with any of them.
-    pub fn all(&self, paths: &[PathBuf], image: &Path) -> Result<Vec<Found>> {
+    pub fn all(&self, paths: &[PathBuf], image: &Path) -> Result<Vec<Candidate>> {
         let image = fs::metadata(image).ok().map(|data| Node::of(&data));
-        let mut found: Vec<Found> = Vec::new();
+        let mut found: Vec<Candidate> = Vec::new();
         let mut wrong = Vec::new();
         let mut seen: BTreeMap<Node, PathBuf> = BTreeMap::new();
         for path in paths {
@@ -121,7 +121,7 @@ impl Look<'_> {
         Err(Problem::input(message).hint("name only targets that may be overwritten whole").into())
     }
 
-    fn find(&self, path: &Path) -> Result<Found, String> {
+    fn find(&self, path: &Path) -> Result<Candidate, String> {
         match fs::metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound && self.rules.create => self.new_file(path),
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -135,7 +135,7 @@ impl Look<'_> {
     ///
     /// # Errors
     /// Says why it can be none.
-    pub fn describe(&self, path: &Path, data: &Metadata) -> Result<Found, String> {
+    pub fn describe(&self, path: &Path, data: &Metadata) -> Result<Candidate, String> {
         match Node::of(data) {
             Node::Disk(number) => self.device(path, number),
             Node::File(..) if data.is_file() => Ok(self.file(path, data)),
@@ -143,7 +143,7 @@ impl Look<'_> {
         }
     }
 
-    fn device(&self, path: &Path, number: Number) -> Result<Found, String> {
+    fn device(&self, path: &Path, number: Number) -> Result<Candidate, String> {
         let node = Node::Disk(number);
         let device = self.system.device(number).map_err(|error| format!("{error:#}"))?;
         let mut wrong = judge(&device, self.size, self.rules);
@@ -170,10 +170,10 @@ impl Look<'_> {
             size: device.size,
             transport: device.transport.into(),
         };
-        Ok(Found { target, node, device: Some(device), below, missing: false, wrong })
+        Ok(Candidate { target, node, device: Some(device), below, missing: false, wrong })
     }
 
-    fn file(&self, path: &Path, data: &Metadata) -> Found {
+    fn file(&self, path: &Path, data: &Metadata) -> Candidate {
         let (node, size) = (Node::of(data), self.size);
         let mut wrong = Vec::new();
         if data.len() > 0 && data.len() < size {
@@ -186,11 +186,11 @@ impl Look<'_> {
             wrong.push(NO_CARD.into());
         }
         let target = file(path, data.len());
-        Found { target, node, device: None, below: Vec::new(), missing: false, wrong }
+        Candidate { target, node, device: None, below: Vec::new(), missing: false, wrong }
     }
 
     /// A file that is not there yet, told from others by its folder and a number for its name.
-    fn new_file(&self, path: &Path) -> Result<Found, String> {
+    fn new_file(&self, path: &Path) -> Result<Candidate, String> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let unusable = |error| format!("{}: {error}", folder.display());
         let data = fs::metadata(folder).map_err(unusable)?;
@@ -203,7 +203,7 @@ impl Look<'_> {
         let half = |at: usize| sum[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
         let node = Node::File(half(0), half(8));
         let (target, below) = (file(path, 0), Vec::new());
-        Ok(Found { target, node, device: None, below, missing: true, wrong: Vec::new() })
+        Ok(Candidate { target, node, device: None, below, missing: true, wrong: Vec::new() })
     }
 
     /// Where the names of devices are, and a file is most likely a card that was pulled out. `/dev/shm` is for files.
@@ -259,7 +259,7 @@ fn unfit(device: &Device, rules: Rules) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Found, Kind, Look, Rules, judge};
+    use super::{Candidate, Kind, Look, Rules, judge};
     use crate::flash::system::{Device, System, tests::loops};
     use std::fs;
     use std::os::unix::fs::symlink;
@@ -360,7 +360,7 @@ mod tests {
         let (_machine, system) = loops(&file);
         let look = Look { size: 100, rules: Rules::default(), system: &system };
         let device = |number| look.device(Path::new("/dev/x"), number).expect("a device");
-        let wrong = |found: Found| found.wrong;
+        let wrong = |found: Candidate| found.wrong;
         // loop1 is made of sdc, loop2 of its partition.
         assert_eq!(
             wrong(device((7, 1))),

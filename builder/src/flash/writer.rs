@@ -15,16 +15,16 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::block_device::{BlockDevice, read_all, write_all};
-use super::check::{Line, Verified};
 use super::chunk::{Aligned, CHUNK, Chunk, Extents, Pool, ZEROS, is_zero};
 use super::feed::{Feed, INTERRUPTED, Next};
 use super::source::Source;
+use super::verification::{Line, Verified};
 use crate::format::decode::fill;
 use crate::stamp::patch::{Patch, Stream};
 
 /// Why a device is not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct WriteFailure {
     /// The user stopped it.
     pub interrupted: bool,
     /// Its first MiB was begun, and could not be wiped again: it may boot, with its identity.
@@ -45,7 +45,7 @@ pub enum Key {
     Left,
 }
 
-impl Fault {
+impl WriteFailure {
     fn new(message: impl Into<String>) -> Self {
         Self { interrupted: false, may_boot: false, key: None, message: message.into() }
     }
@@ -125,7 +125,7 @@ pub struct Job<'a> {
 ///
 /// # Errors
 /// Says why it is not done; it boots nothing then, unless the fault says that it may.
-pub fn run(job: &Job<'_>, work: &mut Work) -> Result<Arc<Verified>, Fault> {
+pub fn run(job: &Job<'_>, work: &mut Work) -> Result<Arc<Verified>, WriteFailure> {
     let timer = Instant::now();
     let mut writer = Writer::new(job, work);
     let result = writer.run(timer).map_err(|fault| writer.forget(fault));
@@ -164,11 +164,11 @@ impl<'a, 'b> Writer<'a, 'b> {
         }
     }
 
-    fn run(&mut self, timer: Instant) -> Result<Arc<Verified>, Fault> {
+    fn run(&mut self, timer: Instant) -> Result<Arc<Verified>, WriteFailure> {
         self.wipe(0..self.job.size.min(CHUNK as u64))?;
         self.sync()?;
         self.write()?;
-        let verified = self.job.feed.outcome().map_err(Fault::broken)?;
+        let verified = self.job.feed.outcome().map_err(WriteFailure::broken)?;
         self.compare(&verified)?;
         // Behind the image: an old backup of a partition table, an old RAID's superblock.
         let behind = verified.size.max(self.job.size.saturating_sub(CHUNK as u64));
@@ -185,14 +185,14 @@ impl<'a, 'b> Writer<'a, 'b> {
     }
 
     /// Wipes the first MiB again.
-    fn undo(&mut self, mut fault: Fault) -> Fault {
+    fn undo(&mut self, mut fault: WriteFailure) -> WriteFailure {
         let wiped = self.wipe(0..self.job.size.min(CHUNK as u64)).and_then(|()| self.sync());
         fault.may_boot = self.exposed && wiped.is_err();
         fault
     }
 
     /// Wipes what was written of an identity: it goes to another device now. One that may boot keeps it.
-    fn forget(&mut self, mut fault: Fault) -> Fault {
+    fn forget(&mut self, mut fault: WriteFailure) -> WriteFailure {
         let written = self.next * CHUNK as u64;
         let begun = |range: &Range<u64>| range.start < range.end.min(written).min(self.job.size);
         let places: Vec<Range<u64>> = self.job.secrets.iter().filter(|range| begun(range)).cloned().collect();
@@ -207,22 +207,24 @@ impl<'a, 'b> Writer<'a, 'b> {
         fault
     }
 
-    fn going_on(&self) -> Result<(), Fault> {
-        self.job.feed.broken().map_or(Ok(()), |reason| Err(Fault::broken(reason)))
+    fn going_on(&self) -> Result<(), WriteFailure> {
+        self.job.feed.broken().map_or(Ok(()), |reason| Err(WriteFailure::broken(reason)))
     }
 
-    fn put(&mut self, bytes: &[u8], at: u64) -> Result<(), Fault> {
+    fn put(&mut self, bytes: &[u8], at: u64) -> Result<(), WriteFailure> {
         self.work.written += bytes.len() as u64;
-        write_all(self.job.device, bytes, at).map_err(|error| Fault::io("writing", at, &error))
+        write_all(self.job.device, bytes, at).map_err(|error| WriteFailure::io("writing", at, &error))
     }
 
-    fn sync(&self) -> Result<(), Fault> {
+    fn sync(&self) -> Result<(), WriteFailure> {
         let synced = self.job.device.sync();
-        synced.map_err(|error| Fault::new(format!("writing what the device still had in its cache: {error}")))
+        synced.map_err(|error| {
+            WriteFailure::new(format!("writing what the device still had in its cache: {error}"))
+        })
     }
 
     /// Writes zeros.
-    fn wipe(&mut self, range: Range<u64>) -> Result<(), Fault> {
+    fn wipe(&mut self, range: Range<u64>) -> Result<(), WriteFailure> {
         let mut at = range.start;
         while at < range.end {
             let length = (range.end - at).min(CHUNK as u64);
@@ -233,12 +235,12 @@ impl<'a, 'b> Writer<'a, 'b> {
     }
 
     /// Everything but the first MiB.
-    fn write(&mut self) -> Result<(), Fault> {
+    fn write(&mut self) -> Result<(), WriteFailure> {
         loop {
             match self.job.feed.next(self.job.slot) {
                 Next::Chunk(chunk) => self.chunk(&chunk)?,
                 Next::End => return Ok(()),
-                Next::Broken(reason) => return Err(Fault::broken(reason)),
+                Next::Broken(reason) => return Err(WriteFailure::broken(reason)),
                 Next::Detached(from) => {
                     debug_assert_eq!(from, self.next);
                     return self.alone();
@@ -248,9 +250,10 @@ impl<'a, 'b> Writer<'a, 'b> {
     }
 
     /// Goes on with a decoder of its own. What it gives is compared with what was verified, chunk for chunk.
-    fn alone(&mut self) -> Result<(), Fault> {
+    fn alone(&mut self) -> Result<(), WriteFailure> {
         self.work.alone = true;
-        let unreadable = |error: &dyn std::fmt::Display| Fault::new(format!("reading the image: {error:#}"));
+        let unreadable =
+            |error: &dyn std::fmt::Display| WriteFailure::new(format!("reading the image: {error:#}"));
         let going_on = || self.job.feed.broken().is_none();
         let stream = self.job.source.read_from(self.next * CHUNK as u64, &going_on);
         // Stopped is not unreadable.
@@ -270,13 +273,13 @@ impl<'a, 'b> Writer<'a, 'b> {
         Ok(())
     }
 
-    fn chunk(&mut self, chunk: &Chunk) -> Result<(), Fault> {
+    fn chunk(&mut self, chunk: &Chunk) -> Result<(), WriteFailure> {
         self.going_on()?;
         self.next = chunk.index + 1;
         let end = chunk.start() + chunk.length as u64;
         if end > self.job.size {
             let full = io::Error::from(ErrorKind::StorageFull);
-            return Err(Fault::io("writing", self.job.size, &full));
+            return Err(WriteFailure::io("writing", self.job.size, &full));
         }
         let changed: Vec<Range<usize>> = self.changed(chunk);
         if changed.is_empty() {
@@ -311,7 +314,7 @@ impl<'a, 'b> Writer<'a, 'b> {
             .collect()
     }
 
-    fn place(&mut self, index: u64, bytes: &[u8], extents: &Extents) -> Result<(), Fault> {
+    fn place(&mut self, index: u64, bytes: &[u8], extents: &Extents) -> Result<(), WriteFailure> {
         if index > 0 {
             return self.write_chunk(index * CHUNK as u64, bytes, extents);
         }
@@ -321,7 +324,7 @@ impl<'a, 'b> Writer<'a, 'b> {
         Ok(())
     }
 
-    fn write_chunk(&mut self, start: u64, bytes: &[u8], extents: &Extents) -> Result<(), Fault> {
+    fn write_chunk(&mut self, start: u64, bytes: &[u8], extents: &Extents) -> Result<(), WriteFailure> {
         for range in &extents.data {
             self.put(&bytes[range.clone()], start + range.start as u64)?;
         }
@@ -329,7 +332,7 @@ impl<'a, 'b> Writer<'a, 'b> {
         for range in rest {
             let place = start + range.start as u64..start + range.end as u64;
             let zeroed = self.job.device.zero(place.clone());
-            if !zeroed.map_err(|error| Fault::io("zeroing", place.start, &error))? {
+            if !zeroed.map_err(|error| WriteFailure::io("zeroing", place.start, &error))? {
                 self.wipe(place)?;
             }
         }
@@ -337,24 +340,24 @@ impl<'a, 'b> Writer<'a, 'b> {
     }
 
     /// Was the image that was written the one that was verified, and the one that the patch is for?
-    fn compare(&mut self, verified: &Verified) -> Result<(), Fault> {
+    fn compare(&mut self, verified: &Verified) -> Result<(), WriteFailure> {
         let same = |(index, line): &(u64, Line)| {
             verified.line(*index).is_some_and(|expected| expected.sum == line.sum)
         };
         if self.next != verified.chunks() || !self.alone.iter().all(same) {
-            return Err(Fault::new("the image's file was changed while it was written"));
+            return Err(WriteFailure::new("the image's file was changed while it was written"));
         }
         self.alone.clear();
         match self.patch.take() {
             Some(patch) => {
-                patch.finish(Some(verified.raw_sha256)).map_err(|error| Fault::new(error.to_string()))
+                patch.finish(Some(verified.raw_sha256)).map_err(|error| WriteFailure::new(error.to_string()))
             }
             None => Ok(()),
         }
     }
 
     /// Everything but the first MiB.
-    fn read_back(&mut self, verified: &Verified) -> Result<(), Fault> {
+    fn read_back(&mut self, verified: &Verified) -> Result<(), WriteFailure> {
         for index in 1..verified.chunks() {
             self.going_on()?;
             self.read_chunk(index, verified)?;
@@ -362,7 +365,7 @@ impl<'a, 'b> Writer<'a, 'b> {
         Ok(())
     }
 
-    fn read_chunk(&mut self, index: u64, verified: &Verified) -> Result<(), Fault> {
+    fn read_chunk(&mut self, index: u64, verified: &Verified) -> Result<(), WriteFailure> {
         let line = self.own.get(&index).or_else(|| verified.line(index));
         let Some(line) = line.cloned() else { return Ok(()) };
         let start = index * CHUNK as u64;
@@ -373,7 +376,7 @@ impl<'a, 'b> Writer<'a, 'b> {
         for range in ranges {
             let at = start + range.start as u64;
             let read = read_all(self.job.device, &mut bytes[range.clone()], at);
-            read.map_err(|error| Fault::io("reading back", at, &error))?;
+            read.map_err(|error| WriteFailure::io("reading back", at, &error))?;
             self.work.read += range.len() as u64;
         }
         let clean =
@@ -382,7 +385,7 @@ impl<'a, 'b> Writer<'a, 'b> {
         self.scratch = bytes;
         if !same {
             let at = start as f64 / CHUNK as f64;
-            return Err(Fault::new(format!(
+            return Err(WriteFailure::new(format!(
                 "the device is bad: between {at} and {} MiB it gives back other bytes than were written",
                 at + 1.0
             )));
@@ -392,10 +395,12 @@ impl<'a, 'b> Writer<'a, 'b> {
     }
 
     /// The first MiB. That everything else is there takes a [`Verified`].
-    fn finish(&mut self, verified: &Verified) -> Result<(), Fault> {
+    fn finish(&mut self, verified: &Verified) -> Result<(), WriteFailure> {
         self.going_on()?;
-        self.job.watch.seal(verified).map_err(Fault::new)?;
-        let Some((head, extents)) = self.head.take() else { return Err(Fault::new("the image is empty")) };
+        self.job.watch.seal(verified).map_err(WriteFailure::new)?;
+        let Some((head, extents)) = self.head.take() else {
+            return Err(WriteFailure::new("the image is empty"));
+        };
         let length = verified.size.min(CHUNK as u64) as usize;
         // Before the first write, not after it: one that fails may have reached the medium all the same.
         self.exposed = true;

@@ -19,8 +19,9 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::certificate::pem;
 use crate::error::Problem;
+use crate::finding::Severity;
 use crate::host;
-use crate::stamp::certificate::{self, Role, Rules, day};
+use crate::stamp::certificate::{self, PairFile, Role, Rules, day};
 use crate::stamp::files;
 
 /// How far back validity begins: a device's clock may be behind until a time server sets it.
@@ -67,12 +68,13 @@ impl Authority {
                 .into());
         }
         let rules = Rules { authorities: Vec::new(), now, named: false, role: Role::Authority };
-        let (checked, faults) = certificate::check(&chain, &key_text, &rules);
+        let (checked, found) = certificate::check(&chain, &key_text, &rules);
         let Some(checked) = checked else {
-            let wrong = faults.iter().filter(|fault| !fault.warning);
+            let wrong = found.iter().filter(|(_, found)| found.severity == Severity::Error);
             let wrong: Vec<String> = wrong
-                .map(|fault| {
-                    format!("{}: {}", if fault.in_key { key } else { certificate }.display(), fault.message)
+                .map(|(file, found)| {
+                    let path = if *file == PairFile::Key { key } else { certificate };
+                    format!("{}: {}", path.display(), found.message)
                 })
                 .collect();
             return Err(Problem::input(wrong.join("\n")).into());

@@ -299,9 +299,9 @@ impl Work<'_> {
 
 /// Checks a certificate, its key and whose it is; returns the chain and nothing else of its file, and its end.
 fn good(chain: &[u8], key: &[u8], id: &str, rules: &Rules) -> Result<(String, OffsetDateTime), String> {
-    let (made, faults) = certificate::check(chain, key, rules);
-    let errors: Vec<String> =
-        faults.into_iter().filter(|fault| !fault.warning).map(|fault| fault.message).collect();
+    let (made, found) = certificate::check(chain, key, rules);
+    let errors = found.into_iter().filter(|(_, found)| found.severity == Severity::Error);
+    let errors: Vec<String> = errors.map(|(_, found)| found.message).collect();
     match made {
         Some(made) if made.name == id => Ok((made.chain_pem, made.not_after)),
         Some(made) => Err(format!("its common name is `{}`", made.name)),

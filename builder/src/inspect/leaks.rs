@@ -12,8 +12,9 @@ use serde::Serialize;
 use super::FileFacts;
 use super::system::System;
 use crate::board::files::Files;
+use crate::finding::{Finding, Place, Severity};
 use crate::image::root::Root;
-use crate::rootfs::guard::{self, Allowed, Leak};
+use crate::rootfs::guard::{self, Allowed};
 use crate::rootfs::guard_rules::{PKCS12, PRIVATE_KEY, has_yaml_password, is_key_store, matches};
 use crate::stamp::golden::{AUTHORITIES, FOLDER, identity_file, is_authority};
 use crate::verdict::Check;
@@ -60,18 +61,14 @@ const USER_DATA: &str = "user-data";
 const NETWORK_CONFIG: &str = "network-config";
 
 /// Something that must not be in an image for many devices.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Found {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Leak {
     /// `root`, `fat`, or `partition 3` for one that a machine may mount anywhere.
     pub partition: String,
-    /// Path on that partition.
-    pub path: String,
-    /// What it is.
-    pub what: String,
-    /// What to do about it.
-    pub fix: String,
-    /// A recipe may have brought it on purpose; it does not fail the verdict.
-    pub perhaps_meant: bool,
+    /// What it is, with its path on that partition; a warning, which does not fail the verdict, where a recipe may have
+    /// brought it on purpose.
+    #[serde(flatten)]
+    pub finding: Finding,
 }
 
 /// What an image is meant to be.
@@ -90,18 +87,14 @@ pub enum Meant {
 ///
 /// # Errors
 /// When the file system cannot be read.
-pub fn on_root(root: &Root, system: &System, allowed: &Allowed) -> Result<Vec<Found>> {
+pub fn on_root(root: &Root, system: &System, allowed: &Allowed) -> Result<Vec<Leak>> {
     let leaks = guard::check_tree(root, allowed)?;
-    let mut all: Vec<_> = leaks.into_iter().map(|leak| Found::of(leak, ROOT)).collect();
+    let mut all: Vec<_> = leaks.into_iter().map(|leak| Leak::on(ROOT, leak)).collect();
     // The rules name a device's own; of others, as a registry's password, only the recipe's author knows.
-    if !system.config_secrets.is_empty() && !all.iter().any(|found| found.path == CONFIG) {
-        all.push(Found {
-            partition: ROOT.into(),
-            path: CONFIG.into(),
-            what: format!("it holds secrets: {}", system.config_secrets.join(", ")),
-            fix: "whoever has the image has them: give the devices secrets of their own".into(),
-            perhaps_meant: true,
-        });
+    if !system.config_secrets.is_empty() && !all.iter().any(|leak| leak.path() == CONFIG) {
+        let secrets = Finding::warning(format!("it holds secrets: {}", system.config_secrets.join(", ")));
+        let hint = "whoever has the image has them: give the devices secrets of their own";
+        all.push(Leak::on(ROOT, secrets.at(Place::file(CONFIG)).hint(hint)));
     }
     Ok(all)
 }
@@ -110,20 +103,24 @@ pub fn on_root(root: &Root, system: &System, allowed: &Allowed) -> Result<Vec<Fo
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn elsewhere(tree: &Root, partition: &str) -> Result<Vec<Found>> {
+pub fn elsewhere(tree: &Root, partition: &str) -> Result<Vec<Leak>> {
     let leaks = guard::check_keys(tree)?;
-    Ok(leaks.into_iter().map(|leak| Found::of(leak, partition)).collect())
+    Ok(leaks.into_iter().map(|leak| Leak::on(partition, leak)).collect())
 }
 
-impl Found {
-    fn of(leak: Leak, partition: &str) -> Self {
-        Self {
-            partition: partition.to_owned(),
-            path: leak.path.to_string_lossy().into_owned(),
-            what: leak.what,
-            fix: leak.fix,
-            perhaps_meant: leak.perhaps_meant,
-        }
+impl Leak {
+    fn on(partition: &str, finding: Finding) -> Self {
+        Self { partition: partition.to_owned(), finding }
+    }
+
+    /// Path on its partition.
+    pub fn path(&self) -> &str {
+        self.finding.file_and_line().0
+    }
+
+    /// May a recipe have brought it on purpose?
+    pub fn perhaps_meant(&self) -> bool {
+        self.finding.severity == Severity::Warning
     }
 }
 
@@ -150,18 +147,14 @@ fn of_identity(path: &str) -> Option<String> {
 }
 
 /// Looks through a FAT partition; the identity itself, on the firmware's, is judged by [`judge`].
-pub fn on_fat(files: &dyn Files, list: &[FileFacts], partition: &str) -> Vec<Found> {
-    let found = |file: &FileFacts| {
-        let (what, fix) = on_fat_is(files, file, partition)?;
-        Some(Found {
-            partition: partition.to_owned(),
-            path: file.path.clone(),
-            what: what.into(),
-            fix: fix.into(),
-            perhaps_meant: file.path.eq_ignore_ascii_case(USER_DATA),
-        })
+pub fn on_fat(files: &dyn Files, list: &[FileFacts], partition: &str) -> Vec<Leak> {
+    let leak = |file: &FileFacts| {
+        let (what, hint) = on_fat_is(files, file, partition)?;
+        let perhaps_meant = file.path.eq_ignore_ascii_case(USER_DATA);
+        let found = if perhaps_meant { Finding::warning(what) } else { Finding::error(what) };
+        Some(Leak::on(partition, found.at(Place::file(&file.path)).hint(hint)))
     };
-    list.iter().filter(|file| file.size > 0).filter_map(found).collect()
+    list.iter().filter(|file| file.size > 0).filter_map(leak).collect()
 }
 
 fn on_fat_is(files: &dyn Files, file: &FileFacts, partition: &str) -> Option<(&'static str, &'static str)> {
@@ -169,8 +162,8 @@ fn on_fat_is(files: &dyn Files, file: &FileFacts, partition: &str) -> Option<(&'
     if partition == FAT && of_identity(&path).is_some() {
         return None;
     }
-    if let Some((_, what, fix)) = ON_FAT.iter().find(|(pattern, ..)| matches(pattern, Path::new(&path))) {
-        return Some((what, fix));
+    if let Some((_, what, hint)) = ON_FAT.iter().find(|(pattern, ..)| matches(pattern, Path::new(&path))) {
+        return Some((what, hint));
     }
     if path == NETWORK_CONFIG && file.size <= KEY_MAX {
         let keys = files.read(&file.path).is_some_and(|content| has_yaml_password(&content));
@@ -202,16 +195,16 @@ pub struct Seen {
 }
 
 /// The verdict; `identity` has the identity's files on the FAT partition, by name.
-pub fn judge(found: &[Found], identity: &[String], meant: Meant, seen: &Seen) -> Check {
-    let place = |found: &Found| match found.partition.as_str() {
-        ROOT | FAT => found.path.clone(),
-        other => format!("{other}, {}", found.path),
+pub fn judge(leaks: &[Leak], identity: &[String], meant: Meant, seen: &Seen) -> Check {
+    let place = |leak: &Leak| match leak.partition.as_str() {
+        ROOT | FAT => leak.path().to_owned(),
+        other => format!("{other}, {}", leak.path()),
     };
-    let mut faults: Vec<String> = found
-        .iter()
-        .filter(|found| !found.perhaps_meant)
-        .map(|found| format!("{}: {}; {}", place(found), found.what, found.fix))
-        .collect();
+    let one = |leak: &Leak| {
+        let Finding { message, hint, .. } = &leak.finding;
+        format!("{}: {message}; {}", place(leak), hint.as_deref().unwrap_or_default())
+    };
+    let mut faults: Vec<String> = leaks.iter().filter(|leak| !leak.perhaps_meant()).map(one).collect();
     let has = |name: &str| identity.iter().any(|file| file == name);
     let half = PAIRS.iter().find(|[one, other]| has(one) != has(other));
     let list = identity.join(", ");
@@ -271,7 +264,8 @@ mod tests {
             .iter()
             .map(|file| FileFacts { path: file.path.clone(), size: file.content.len() as u64 })
             .collect();
-        on_fat(&&files[..], &list, super::FAT).into_iter().map(|found| (found.path, found.what)).collect()
+        let leaks = on_fat(&&files[..], &list, super::FAT);
+        leaks.into_iter().map(|leak| (leak.path().to_owned(), leak.finding.message)).collect()
     }
 
     #[test]

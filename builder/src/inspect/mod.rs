@@ -25,9 +25,9 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 pub use self::file_system::FileSystem;
-use self::leaks::{Found, Meant, Seen};
+use self::leaks::{Leak, Meant, Seen};
 pub use self::partition::{Partition, Volume, look_at_fat, root_part, root_partition};
-use self::preflight::{Disk, Inside, Point};
+use self::preflight::{Disk, Inside};
 use self::system::{Started, System};
 pub use self::text::shown;
 use crate::board::files::Files;
@@ -97,9 +97,9 @@ pub struct Report {
     /// What is installed on the root; nothing where that is not ext4 or cannot be read.
     pub system: Option<System>,
     /// What must not be in an image for many devices.
-    pub leaks: Vec<Found>,
+    pub leaks: Vec<Leak>,
     /// What Azure asks, point by point; nothing for an image that is not for Azure.
-    pub azure: Option<Vec<Point>>,
+    pub azure: Option<Vec<Check>>,
     /// The verdicts.
     pub verdicts: Vec<Check>,
     /// Text lists the packages.

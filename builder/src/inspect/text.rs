@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::preflight::Point;
 use super::system::{Config, System};
 use super::{Partition, Report};
 use crate::board::raspberry_pi::chain::Chain;
@@ -61,18 +60,18 @@ fn show_verdict(verdict: &Check, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     lines.try_for_each(|line| writeln!(f, "{:<26}  {}", "", shown(line)))
 }
 
-fn show_point(point: &Point, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    writeln!(f, "  {:<20} {}  {}", point.name, point.outcome.word(7, f.alternate()), shown(&point.found))
+fn show_point(point: &Check, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(f, "  {:<20} {}  {}", point.name, point.outcome.word(7, f.alternate()), shown(&point.detail))
 }
 
 /// What a recipe may have brought on purpose.
 fn meant(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let meant: Vec<_> = report.leaks.iter().filter(|found| found.perhaps_meant).collect();
+    let meant: Vec<_> = report.leaks.iter().filter(|leak| leak.perhaps_meant()).collect();
     if meant.is_empty() {
         return Ok(());
     }
     writeln!(f, "\nto be known: right if the recipe brings it, for only the recipe tells")?;
-    meant.iter().try_for_each(|found| writeln!(f, "  {}: {}", shown(&found.path), found.what))
+    meant.iter().try_for_each(|leak| writeln!(f, "  {}: {}", shown(leak.path()), leak.finding.message))
 }
 
 /// What is installed on the root.

@@ -7,7 +7,7 @@
 
 use super::source::Source;
 use super::template::{self, Word};
-use crate::finding::Severity;
+use crate::finding::{Finding, Severity};
 use crate::recipe::types::{Board, CertificateSource};
 
 /// Characters of a certificate's common name (RFC 5280, ub-common-name), which is the registration id.
@@ -45,17 +45,6 @@ impl Length {
     }
 }
 
-/// What does not fit, or may not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shortage {
-    /// Error: it does not fit with many machines. Warning: it does not with some.
-    pub severity: Severity,
-    /// What is wrong.
-    pub message: String,
-    /// What was expected.
-    pub expected: String,
-}
-
 /// Most characters of a registration id with this source.
 pub fn most(certificate: &CertificateSource) -> usize {
     match certificate {
@@ -65,8 +54,8 @@ pub fn most(certificate: &CertificateSource) -> usize {
 }
 
 /// Says where the template of the registration id leaves too little room. (Host names need none: what is too long of them
-/// is replaced by a digest of the whole.)
-pub fn shortage(source: &Source, board: Board) -> Option<Shortage> {
+/// is replaced by a digest of the whole.) An error: it does not fit with many machines; a warning: with some.
+pub fn shortage(source: &Source, board: Board) -> Option<Finding> {
     let text = source.registration_id.as_deref()?;
     let most = most(&source.certificate);
     let fixed = template::fill(text, |_| String::new()).len();
@@ -92,7 +81,7 @@ pub fn shortage(source: &Source, board: Board) -> Option<Shortage> {
         "at most {} characters beside the words (a longer registration id is refused at first boot, never cut)",
         most.saturating_sub(longest),
     );
-    Some(Shortage { severity, message, expected })
+    Some(Finding { severity, ..Finding::error(message).expected(expected) })
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::template::{self, Word};
 use crate::certificate::{blocks, pem};
 use crate::error::Problem;
+use crate::finding::Finding;
 use crate::recipe::types::{CertificateSource, Enrol, Provisioning, VaultToken};
 
 /// Its name, in the image's library and on the FAT partition.
@@ -38,17 +39,6 @@ pub struct Source {
     pub hostname: Option<String>,
     /// The source.
     pub certificate: CertificateSource,
-}
-
-/// One value that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// The key.
-    pub key: &'static str,
-    /// What is wrong.
-    pub message: String,
-    /// What was expected.
-    pub expected: &'static str,
 }
 
 impl Source {
@@ -80,12 +70,12 @@ impl Source {
         Ok(Self { registration_id, hostname, certificate })
     }
 
-    /// Everything that is wrong with the values.
-    pub fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut add = |key, fault: Result<(), String>, expected| {
-            if let Err(message) = fault {
-                faults.push(Fault { key, message, expected });
+    /// Every value that cannot be used, by its key.
+    pub fn findings(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut add = |key, judged: Result<(), String>, expected| {
+            if let Err(message) = judged {
+                findings.push(Finding::error(message).key(key).expected(expected));
             }
         };
         if let Some(id) = &self.registration_id {
@@ -121,7 +111,7 @@ impl Source {
                 add("tenant", missing(tenant.is_some(), "the tenant that knows the application"), TENANT);
             }
         }
-        faults
+        findings
     }
 
     /// The text of `source.toml`. The path of `ca` is not in it: the authorities stand beside it as [`CA_FILE`].
@@ -130,7 +120,7 @@ impl Source {
             String::from("# Where first boot gets this device's certificate; see docs/identity.md.\n");
         let mut line = |key: &str, value: Option<&str>| {
             if let Some(value) = value {
-                // Values hold neither quotes nor backslashes: see `faults`.
+                // Values hold neither quotes nor backslashes: see `findings`.
                 let _ = writeln!(text, "{key} = \"{value}\"");
             }
         };
@@ -302,7 +292,7 @@ mod tests {
              client_id = \"c\"\ntenant = \"t.example\"\nauthority = \"https://login.microsoftonline.com\"",
         ] {
             let source = read(text).expect(text);
-            assert_eq!(source.faults(), [], "{text}");
+            assert_eq!(source.findings(), [], "{text}");
             assert_eq!(read(&source.render()).as_ref(), Ok(&source), "{text}");
             assert!(source.render().ends_with(&format!("{text}\n")), "{}", source.render());
         }
@@ -343,8 +333,9 @@ mod tests {
             ),
             ("from = \"key-vault\"\nvault = \"https://f.example\"\nversion = \"\"", "version"),
         ] {
-            let faults = read(text).expect(text).faults();
-            assert_eq!(faults.iter().map(|fault| fault.key).collect::<Vec<_>>(), [key], "{text}: {faults:?}");
+            let found = read(text).expect(text).findings();
+            let keys: Vec<_> = found.iter().filter_map(|found| found.key.as_deref()).collect();
+            assert_eq!(keys, [key], "{text}: {found:?}");
         }
         let renewing = CertificateSource::Est {
             url: "https://e.example/x".into(),
@@ -352,7 +343,7 @@ mod tests {
             auto_renew: true,
             ca: None,
         };
-        let faults = Source { certificate: renewing, ..Source::default() }.faults();
-        assert_eq!(faults[0].key, "auto_renew");
+        let found = Source { certificate: renewing, ..Source::default() }.findings();
+        assert_eq!(found[0].key.as_deref(), Some("auto_renew"));
     }
 }

@@ -16,6 +16,7 @@ use super::guard_rules::{
     is_key_store, lets_in, matches,
 };
 use crate::error::Problem;
+use crate::finding::{Finding, Place, Severity};
 use crate::tree::{self, Root};
 use crate::units::Digest;
 
@@ -93,24 +94,27 @@ pub struct Allowed {
     pub wifi: Option<Digest>,
 }
 
-/// Something that must not be in a golden image.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Leak {
-    /// File, or folder of many, as on the device.
-    pub path: PathBuf,
-    /// What it is.
-    pub what: String,
-    /// What to do about it.
-    pub fix: String,
-    /// A recipe may have brought it on purpose: only who knows the recipe can tell.
-    pub perhaps_meant: bool,
+/// Something that must not be in a golden image: a file, or folder of many, by its path on the device. A warning where a
+/// recipe may have brought it on purpose: only who knows the recipe can tell.
+fn leak_at(path: &Path, what: impl Into<String>, hint: &str) -> Finding {
+    let path = Path::new("/").join(path);
+    Finding::error(what).at(Place::file(path.to_string_lossy())).hint(hint)
+}
+
+/// The path of a leak.
+pub fn path_of(leak: &Finding) -> &Path {
+    Path::new(leak.file_and_line().0)
+}
+
+fn sort(leaks: &mut [Finding]) {
+    leaks.sort_by(|a, b| (path_of(a), &a.message, &a.hint).cmp(&(path_of(b), &b.message, &b.hint)));
 }
 
 /// All leaks in a tree, in the order of their paths.
 ///
 /// # Errors
 /// When a folder or file cannot be read.
-pub fn check(tree: &Root, allowed: &Allowed) -> Result<Vec<Leak>> {
+pub fn check(tree: &Root, allowed: &Allowed) -> Result<Vec<Finding>> {
     check_tree(tree, allowed)
 }
 
@@ -118,15 +122,15 @@ pub fn check(tree: &Root, allowed: &Allowed) -> Result<Vec<Leak>> {
 ///
 /// # Errors
 /// As [`check`].
-pub fn check_tree(tree: &dyn Tree, allowed: &Allowed) -> Result<Vec<Leak>> {
+pub fn check_tree(tree: &dyn Tree, allowed: &Allowed) -> Result<Vec<Finding>> {
     let mut guard = Guard { tree, allowed, leaks: Vec::new(), folders: BTreeMap::new() };
     guard.system(Guard::file)?;
     let mut leaks = guard.leaks;
-    for ((folder, what, fix), count) in guard.folders {
+    for ((folder, what, hint), count) in guard.folders {
         let what = if count == 1 { what.to_owned() } else { format!("{what} ({count} files)") };
-        leaks.push(Leak { path: Path::new("/").join(folder), what, fix: fix.into(), perhaps_meant: false });
+        leaks.push(leak_at(Path::new(folder), what, hint));
     }
-    leaks.sort();
+    sort(&mut leaks);
     Ok(leaks)
 }
 
@@ -134,7 +138,7 @@ pub fn check_tree(tree: &dyn Tree, allowed: &Allowed) -> Result<Vec<Leak>> {
 ///
 /// # Errors
 /// As [`check`].
-pub fn check_keys(tree: &dyn Tree) -> Result<Vec<Leak>> {
+pub fn check_keys(tree: &dyn Tree) -> Result<Vec<Finding>> {
     let mut guard = Guard { tree, allowed: &Allowed::default(), leaks: Vec::new(), folders: BTreeMap::new() };
     // Perhaps another root, as with A and B.
     if tree.list(Path::new("usr"))?.is_empty() {
@@ -142,7 +146,7 @@ pub fn check_keys(tree: &dyn Tree) -> Result<Vec<Leak>> {
     } else {
         guard.system(Guard::key)?;
     }
-    guard.leaks.sort();
+    sort(&mut guard.leaks);
     Ok(guard.leaks)
 }
 
@@ -150,14 +154,15 @@ pub fn check_keys(tree: &dyn Tree) -> Result<Vec<Leak>> {
 ///
 /// # Errors
 /// A [`Problem`] that names every leak.
-pub fn refuse(leaks: &[Leak]) -> Result<()> {
+pub fn refuse(leaks: &[Finding]) -> Result<()> {
     if leaks.is_empty() {
         return Ok(());
     }
-    let list: String = leaks
-        .iter()
-        .map(|leak| format!("\n  {}: {}; {}", leak.path.display(), leak.what, leak.fix))
-        .collect();
+    let one = |leak: &Finding| {
+        let hint = leak.hint.as_deref().unwrap_or_default();
+        format!("\n  {}: {}; {hint}", path_of(leak).display(), leak.message)
+    };
+    let list: String = leaks.iter().map(one).collect();
     let message = format!("the root tree holds what must not be in an image for many devices:{list}");
     Err(Problem::input(message)
         .hint("look where it comes from: a package, an overlay, or a preloaded file")
@@ -167,7 +172,7 @@ pub fn refuse(leaks: &[Leak]) -> Result<()> {
 struct Guard<'a> {
     tree: &'a dyn Tree,
     allowed: &'a Allowed,
-    leaks: Vec<Leak>,
+    leaks: Vec<Finding>,
     /// Leaks of rules for whole folders, counted: a docker store has thousands of files.
     folders: BTreeMap<(&'static str, &'static str, &'static str), usize>,
 }
@@ -212,7 +217,7 @@ impl Guard<'_> {
         for rule in RULES.iter().chain(IN_A_HOME).filter(|rule| matches(rule.pattern, path)) {
             if (rule.holds)(self.content(path, &mut content)?) {
                 match rule.pattern.strip_suffix("/**").filter(|folder| !folder.starts_with('~')) {
-                    Some(folder) => *self.folders.entry((folder, rule.what, rule.fix)).or_default() += 1,
+                    Some(folder) => *self.folders.entry((folder, rule.what, rule.hint)).or_default() += 1,
                     None => self.leak(path, rule),
                 }
                 return Ok(());
@@ -261,14 +266,10 @@ impl Guard<'_> {
     }
 
     fn leak(&mut self, path: &Path, rule: &Rule) {
-        self.leaks.push(Leak {
-            path: Path::new("/").join(path),
-            what: rule.what.into(),
-            fix: rule.fix.into(),
-            perhaps_meant: [&AUTHORIZED_KEYS, &WIFI, &PRELOADED, &STORED]
-                .iter()
-                .any(|meant| meant.what == rule.what),
-        });
+        let meant = [&AUTHORIZED_KEYS, &WIFI, &PRELOADED, &STORED];
+        let perhaps_meant = meant.iter().any(|meant| meant.what == rule.what);
+        let severity = if perhaps_meant { Severity::Warning } else { Severity::Error };
+        self.leaks.push(Finding { severity, ..leak_at(path, rule.what, rule.hint) });
     }
 
     /// The file's content, read once; nothing of a large file.
@@ -283,8 +284,9 @@ impl Guard<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Allowed, Leak, check_keys, refuse};
+    use super::{Allowed, check_keys, path_of, refuse};
     use crate::error::problem;
+    use crate::finding::Finding;
     use crate::rootfs::guard_rules::RULES;
     use crate::tree::Root;
     use crate::units::Digest;
@@ -300,12 +302,12 @@ mod tests {
         fs::write(path, content).expect("file");
     }
 
-    fn check(tree: &Path, allowed: &Allowed) -> anyhow::Result<Vec<Leak>> {
+    fn check(tree: &Path, allowed: &Allowed) -> anyhow::Result<Vec<Finding>> {
         super::check(&Root::open(tree).expect("open"), allowed)
     }
 
     fn paths(tree: &Path, allowed: &Allowed) -> Vec<String> {
-        check(tree, allowed).expect("walk").iter().map(|leak| leak.path.display().to_string()).collect()
+        check(tree, allowed).expect("walk").iter().map(|leak| path_of(leak).display().to_string()).collect()
     }
 
     /// A file for each rule; a rule without one here fails the test.
@@ -331,9 +333,9 @@ mod tests {
             put(tree.path(), &file, content);
             let leaks = check(tree.path(), &Allowed::default()).expect("walk");
             assert_eq!(leaks.len(), 1, "{}: {leaks:?}", rule.pattern);
-            assert_eq!((leaks[0].what.as_str(), leaks[0].fix.as_str()), (rule.what, rule.fix));
+            assert_eq!((leaks[0].message.as_str(), leaks[0].hint.as_deref()), (rule.what, Some(rule.hint)));
             let named = Path::new("/").join(rule.pattern.strip_suffix("/**").unwrap_or(&file));
-            assert_eq!(leaks[0].path, named);
+            assert_eq!(path_of(&leaks[0]), named);
         }
     }
 
@@ -389,7 +391,7 @@ mod tests {
         put(tree.path(), "lib/key", KEY);
         let found = || -> Vec<_> {
             let leaks = check_keys(&Root::open(tree.path()).expect("open")).expect("walk");
-            leaks.into_iter().map(|leak| leak.path.display().to_string()).collect()
+            leaks.iter().map(|leak| path_of(leak).display().to_string()).collect()
         };
         assert_eq!(found(), ["/lib/key"]);
         put(tree.path(), "usr/share/doc/x/key.pem", KEY);

@@ -12,20 +12,20 @@ pub struct Rule {
     /// What it is.
     pub what: &'static str,
     /// What to do about it.
-    pub fix: &'static str,
+    pub hint: &'static str,
 }
 
-pub(super) const fn any(pattern: &'static str, what: &'static str, fix: &'static str) -> Rule {
-    Rule { pattern, holds: anything, what, fix }
+pub(super) const fn any(pattern: &'static str, what: &'static str, hint: &'static str) -> Rule {
+    Rule { pattern, holds: anything, what, hint }
 }
 
 pub(super) const fn if_holds(
     pattern: &'static str,
     holds: fn(&[u8]) -> bool,
     what: &'static str,
-    fix: &'static str,
+    hint: &'static str,
 ) -> Rule {
-    Rule { pattern, holds, what, fix }
+    Rule { pattern, holds, what, hint }
 }
 
 pub(super) const REMOVE: &str = "remove it at the end of the build";

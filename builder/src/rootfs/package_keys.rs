@@ -75,12 +75,14 @@ pub fn remove(root: &Root, paths: &[PathBuf]) -> Result<()> {
 /// A [`Problem`] that names every key.
 pub fn refuse(root: &Root, expected: &[PathBuf]) -> Result<()> {
     let mut leaks = guard::check_keys(root)?;
-    leaks.retain(|leak| !expected.contains(&leak.path));
+    leaks.retain(|leak| !expected.iter().any(|path| path == guard::path_of(leak)));
     if leaks.is_empty() {
         return Ok(());
     }
-    let list: Vec<String> =
-        leaks.iter().map(|leak| format!("\n  {}: {}", leak.path.display(), leak.what)).collect();
+    let list: Vec<String> = leaks
+        .iter()
+        .map(|leak| format!("\n  {}: {}", guard::path_of(leak).display(), leak.message))
+        .collect();
     let message = format!(
         "a package made a key when it was installed, which every device of this image would share:{}",
         list.concat()

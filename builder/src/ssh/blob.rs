@@ -11,7 +11,8 @@
 
 use base64::Engine as _;
 
-use super::{COPY_WHOLE, Fault};
+use super::{COPY_WHOLE, wrong};
+use crate::finding::Finding;
 
 /// Bits of the shortest RSA key that sshd takes (its RequiredRSASize), and of the longest that OpenSSH reads.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 1024..=16384;
@@ -51,15 +52,15 @@ pub(super) fn is_kind(word: &str) -> bool {
 }
 
 /// Is it a whole key of this kind?
-pub(super) fn judge(kind: &str, base64: &str) -> Result<(), Fault> {
+pub(super) fn judge(kind: &str, base64: &str) -> Result<(), Finding> {
     let Some((_, shape, hardware)) = KINDS.into_iter().find(|(name, ..)| *name == kind) else {
         return Err(not_taken(kind));
     };
-    let cut = || Fault::new("has a key that is not whole: its base64 does not end as it should", COPY_WHOLE);
+    let cut = || wrong("has a key that is not whole: its base64 does not end as it should", COPY_WHOLE);
     let bytes = base64::engine::general_purpose::STANDARD.decode(base64).map_err(|_| cut())?;
     let mut fields = Fields(&bytes);
     if fields.next()? != kind.as_bytes() {
-        return Err(Fault::new("has a key of another kind than the word before it says", COPY_WHOLE));
+        return Err(wrong("has a key of another kind than the word before it says", COPY_WHOLE));
     }
     match shape {
         Shape::Ed25519 => exactly(fields.next()?, ED25519)?,
@@ -69,24 +70,21 @@ pub(super) fn judge(kind: &str, base64: &str) -> Result<(), Fault> {
     if hardware {
         let application = fields.next()?;
         if application.is_empty() || application.contains(&0) || std::str::from_utf8(application).is_err() {
-            return Err(Fault::new("has a security key without its application's name", COPY_WHOLE));
+            return Err(wrong("has a security key without its application's name", COPY_WHOLE));
         }
     }
     match fields.0.len() {
         0 => Ok(()),
-        more => Err(Fault::new(format!("has a key with {more} bytes too many after its end"), COPY_WHOLE)),
+        more => Err(wrong(format!("has a key with {more} bytes too many after its end"), COPY_WHOLE)),
     }
 }
 
-fn not_taken(kind: &str) -> Fault {
+fn not_taken(kind: &str) -> Finding {
     if kind == DSA {
-        return Fault::new(
-            "has a DSA key, which sshd no longer takes",
-            "make another: ssh-keygen -t ed25519",
-        );
+        return wrong("has a DSA key, which sshd no longer takes", "make another: ssh-keygen -t ed25519");
     }
     // A certificate is shown by who logs in; in this list only its plain key, or its authority's, is ever looked for.
-    Fault::new(
+    wrong(
         "has a certificate, which sshd does not look for here",
         "name the key that it certifies, or its authority's with the option `cert-authority`",
     )
@@ -97,10 +95,10 @@ struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
     /// The next field.
-    fn next(&mut self) -> Result<&'a [u8], Fault> {
+    fn next(&mut self) -> Result<&'a [u8], Finding> {
         let cut = |has: usize, wants: usize| {
             let reason = format!("has a key that is cut short: {has} of a field's {wants} bytes are there");
-            Fault::new(reason, COPY_WHOLE)
+            wrong(reason, COPY_WHOLE)
         };
         let (length, rest) = self.0.split_first_chunk().ok_or_else(|| cut(self.0.len(), 4))?;
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
@@ -110,12 +108,12 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn exactly(field: &[u8], length: usize) -> Result<(), Fault> {
+fn exactly(field: &[u8], length: usize) -> Result<(), Finding> {
     if field.len() == length {
         return Ok(());
     }
     let reason = format!("has a key of {} bytes, where its kind has {length}", field.len());
-    Err(Fault::new(reason, COPY_WHOLE))
+    Err(wrong(reason, COPY_WHOLE))
 }
 
 /// A positive number without needless zeros before it (RFC 4251, 5, `mpint`); its bytes from the first that counts.
@@ -127,30 +125,30 @@ fn number(field: &[u8]) -> Option<&[u8]> {
     }
 }
 
-fn rsa(exponent: &[u8], modulus: &[u8]) -> Result<(), Fault> {
+fn rsa(exponent: &[u8], modulus: &[u8]) -> Result<(), Finding> {
     let (Some(exponent), Some(modulus)) = (number(exponent), number(modulus)) else {
-        return Err(Fault::new("has an RSA key whose numbers are none", COPY_WHOLE));
+        return Err(wrong("has an RSA key whose numbers are none", COPY_WHOLE));
     };
     let odd = |number: &[u8]| number.last().is_some_and(|byte| byte & 1 == 1);
     if !odd(exponent) || exponent == [1] || !odd(modulus) {
-        return Err(Fault::new("has an RSA key that cannot be one: its numbers are even", COPY_WHOLE));
+        return Err(wrong("has an RSA key that cannot be one: its numbers are even", COPY_WHOLE));
     }
     let zeros = modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
     let bits = modulus.len() * 8 - zeros;
     if !RSA_BITS.contains(&bits) {
         let reason = format!("has an RSA key of {bits} bits, and sshd takes {} and more", RSA_BITS.start());
-        return Err(Fault::new(reason, "make another: ssh-keygen -t ed25519"));
+        return Err(wrong(reason, "make another: ssh-keygen -t ed25519"));
     }
     Ok(())
 }
 
-fn point(curve: &[u8], point: &[u8], name: &str, coordinate: usize) -> Result<(), Fault> {
+fn point(curve: &[u8], point: &[u8], name: &str, coordinate: usize) -> Result<(), Finding> {
     if curve != name.as_bytes() {
-        return Err(Fault::new("has a key on another curve than its kind says", COPY_WHOLE));
+        return Err(wrong("has a key on another curve than its kind says", COPY_WHOLE));
     }
     exactly(point, 1 + 2 * coordinate)?;
     if point.first() != Some(&UNCOMPRESSED) {
-        return Err(Fault::new("has a key whose point is not written out in full", COPY_WHOLE));
+        return Err(wrong("has a key whose point is not written out in full", COPY_WHOLE));
     }
     Ok(())
 }
@@ -225,7 +223,7 @@ mod tests {
         }
         for (fields, length) in [(&[9u8; 31][..], 31), (&[9; 33], 33), (&[], 0)] {
             let error = judge("ssh-ed25519", &base64(&blob(&[b"ssh-ed25519", fields]))).expect_err("refused");
-            assert!(error.reason.contains(&format!("{length} bytes")), "{error}");
+            assert!(error.message.contains(&format!("{length} bytes")), "{error}");
         }
         let compressed = [vec![2], vec![7; 64]].concat();
         let key = blob(&[b"ecdsa-sha2-nistp256", b"nistp256", &compressed]);

@@ -10,12 +10,13 @@
 mod blob;
 mod options;
 
-use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
+
+use crate::finding::Finding;
 
 /// What a private key is told by: PEM and OpenSSH's own, PuTTY's.
 const PRIVATE: [&str; 2] = ["PRIVATE KEY-----", "PuTTY-User-Key-File"];
@@ -26,25 +27,9 @@ const RFC4716: &str = "---- BEGIN SSH2 PUBLIC KEY ----";
 /// What to do with a key that did not arrive whole.
 const COPY_WHOLE: &str = "copy the whole line again, from the *.pub that ssh-keygen wrote";
 
-/// Why a list of keys cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// What is wrong and in which line, to stand after the file's name.
-    pub reason: String,
-    /// What to do.
-    pub hint: &'static str,
-}
-
-impl Fault {
-    fn new(reason: impl Into<String>, hint: &'static str) -> Self {
-        Self { reason: reason.into(), hint }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.reason, self.hint)
-    }
+/// What is wrong with a list, to stand after its file's name, and what to do.
+fn wrong(message: impl Into<String>, hint: &str) -> Finding {
+    Finding::error(message).hint(hint)
 }
 
 /// The keys of several files as one list, a line each.
@@ -69,15 +54,15 @@ pub fn joined(files: &[PathBuf]) -> anyhow::Result<String> {
 /// Is the text a list of public keys, each of them whole and of a kind that sshd takes?
 ///
 /// # Errors
-/// The first line that is none, and why.
-pub fn judge(text: &str) -> Result<(), Fault> {
+/// The first line that is none, why, and what to do; the message stands after the file's name.
+pub fn judge(text: &str) -> Result<(), Finding> {
     if PRIVATE.iter().any(|mark| text.contains(mark)) {
         let hint = "name the public half, which ssh-keygen writes beside the private one as *.pub";
-        return Err(Fault::new("is a private key: it would be in every image", hint));
+        return Err(wrong("is a private key: it would be in every image", hint));
     }
     if text.trim_start().starts_with(RFC4716) {
         let hint = "turn it into OpenSSH's form: ssh-keygen -i -f FILE > FILE.pub";
-        return Err(Fault::new("has its key in the form of RFC 4716, which sshd does not read", hint));
+        return Err(wrong("has its key in the form of RFC 4716, which sshd does not read", hint));
     }
     let mut keys = 0;
     for (at, line) in text.lines().map(str::trim).enumerate() {
@@ -85,14 +70,10 @@ pub fn judge(text: &str) -> Result<(), Fault> {
             continue;
         }
         one(line)
-            .map_err(|fault| Fault { reason: format!("{} (line {})", fault.reason, at + 1), ..fault })?;
+            .map_err(|found| Finding { message: format!("{} (line {})", found.message, at + 1), ..found })?;
         keys += 1;
     }
-    if keys == 0 {
-        Err(Fault::new("holds no key", "name a file that ssh-keygen wrote as *.pub"))
-    } else {
-        Ok(())
-    }
+    if keys == 0 { Err(wrong("holds no key", "name a file that ssh-keygen wrote as *.pub")) } else { Ok(()) }
 }
 
 /// [`judge`] for those who show one line.
@@ -100,33 +81,33 @@ pub fn judge(text: &str) -> Result<(), Fault> {
 /// # Errors
 /// As [`judge`].
 pub fn judge_keys(text: &str) -> Result<(), String> {
-    judge(text).map_err(|fault| fault.to_string())
+    judge(text).map_err(|found| format!("{}: {}", found.message, found.hint.unwrap_or_default()))
 }
 
 /// A line `[options] type blob [comment]`.
-fn one(line: &str) -> Result<(), Fault> {
+fn one(line: &str) -> Result<(), Finding> {
     let (options, key) = split(line)?;
     if let Some(options) = options {
         let hint = "the options that sshd knows are in its manual, \"AUTHORIZED_KEYS FILE FORMAT\"";
-        options::judge(options).map_err(|reason| Fault::new(reason, hint))?;
+        options::judge(options).map_err(|reason| wrong(reason, hint))?;
     }
     let mut words = key.split_ascii_whitespace();
     let kind = words.next().unwrap_or_default();
     let Some(text) = words.next() else {
-        return Err(Fault::new("has a type of key and no key", COPY_WHOLE));
+        return Err(wrong("has a type of key and no key", COPY_WHOLE));
     };
     blob::judge(kind, text)
 }
 
 /// Options and the rest of a line. As sshd does it: what begins with a type of key has no options; else they end at the
 /// first blank outside of quotation marks.
-fn split(line: &str) -> Result<(Option<&str>, &str), Fault> {
+fn split(line: &str) -> Result<(Option<&str>, &str), Finding> {
     let first = |text: &str| text.split_ascii_whitespace().next().is_some_and(blob::is_kind);
     if first(line) {
         return Ok((None, line));
     }
     let end = options::end(line).ok_or_else(|| {
-        Fault::new("has a quotation mark that is never closed", "close it, or leave the options out")
+        wrong("has a quotation mark that is never closed", "close it, or leave the options out")
     })?;
     let (options, rest) = line.split_at(end);
     let rest = rest.trim_start();
@@ -134,7 +115,7 @@ fn split(line: &str) -> Result<(Option<&str>, &str), Fault> {
         return Ok((Some(options), rest));
     }
     let hint = "name a file that ssh-keygen wrote as *.pub, each key on one line of its own";
-    Err(Fault::new("is not a list of SSH public keys", hint))
+    Err(wrong("is not a list of SSH public keys", hint))
 }
 
 #[cfg(test)]
@@ -174,8 +155,8 @@ mod tests {
 
     #[test]
     fn the_line_is_named_and_the_file_never_repeated() {
-        let fault = judge(&format!("# x\n{ED25519}\nssh-ed25519 c2VjcmV0\n")).expect_err("cut short");
-        assert!(fault.reason.ends_with("(line 3)") && !fault.reason.contains("c2VjcmV0"), "{fault}");
+        let found = judge(&format!("# x\n{ED25519}\nssh-ed25519 c2VjcmV0\n")).expect_err("cut short");
+        assert!(found.message.ends_with("(line 3)") && !found.to_string().contains("c2VjcmV0"), "{found}");
         let error = judge_keys("-----BEGIN PRIVATE KEY-----\nSECRET\n").expect_err("a private key");
         assert!(!error.contains("SECRET"));
     }

@@ -17,6 +17,7 @@ use x509_parser::public_key::PublicKey;
 
 pub use self::purpose::Role;
 use crate::certificate::{blocks, pem};
+use crate::finding::{Finding, Severity};
 use crate::units::{Digest, counted};
 
 /// A certificate that ends sooner is warned of: a card may lie in a drawer for a while.
@@ -43,15 +44,13 @@ pub struct Certificate {
     pub rsa: bool,
 }
 
-/// Something wrong with a certificate or its key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// Is it in the key's file, not the certificate's?
-    pub in_key: bool,
-    /// Can it still be used?
-    pub warning: bool,
-    /// What is wrong.
-    pub message: String,
+/// One of the two files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PairFile {
+    /// The certificate with its chain.
+    Certificate,
+    /// Its key.
+    Key,
 }
 
 /// What a certificate is checked against.
@@ -71,31 +70,33 @@ pub struct Rules {
 ///
 /// # Errors
 /// Everything that is wrong; with only warnings in it, the certificate is good.
-pub fn check(chain: &[u8], key: &[u8], rules: &Rules) -> (Option<Certificate>, Vec<Fault>) {
-    let mut faults = Faults::default();
-    let ders = faults.certificates(chain);
-    let key_der = faults.key(key);
-    let parsed = faults.parsed(&ders);
+pub fn check(chain: &[u8], key: &[u8], rules: &Rules) -> (Option<Certificate>, Vec<(PairFile, Finding)>) {
+    let mut wrong = Wrong::default();
+    let ders = wrong.certificates(chain);
+    let key_der = wrong.key(key);
+    let parsed = wrong.parsed(&ders);
     if let Some(leaf) = parsed.first().filter(|_| parsed.len() == ders.len()) {
-        faults.leaf(leaf, rules);
-        faults.chain(&parsed, rules);
+        wrong.leaf(leaf, rules);
+        wrong.chain(&parsed, rules);
         if let Some(key) = key_der.as_ref().filter(|_| purpose::key_fault(leaf.public_key()).is_none()) {
-            faults.belongs(leaf, key);
+            wrong.belongs(leaf, key);
         }
     }
     let made = match (parsed.first(), &key_der) {
-        (Some(leaf), Some(key)) if !faults.0.iter().any(|fault| !fault.warning) => Some(Certificate {
-            name: common_name(leaf).unwrap_or_default(),
-            chain_pem: ders.iter().map(|der| pem(der, "CERTIFICATE")).collect(),
-            key_pem: key_pem(key),
-            sha256: Digest::of(&ders[0]),
-            key_sha256: Digest::of(leaf.public_key().raw),
-            not_after: leaf.validity().not_after.to_datetime(),
-            rsa: matches!(leaf.public_key().parsed(), Ok(PublicKey::RSA(_))),
-        }),
+        (Some(leaf), Some(key)) if !wrong.0.iter().any(|(_, found)| found.severity == Severity::Error) => {
+            Some(Certificate {
+                name: common_name(leaf).unwrap_or_default(),
+                chain_pem: ders.iter().map(|der| pem(der, "CERTIFICATE")).collect(),
+                key_pem: key_pem(key),
+                sha256: Digest::of(&ders[0]),
+                key_sha256: Digest::of(leaf.public_key().raw),
+                not_after: leaf.validity().not_after.to_datetime(),
+                rsa: matches!(leaf.public_key().parsed(), Ok(PublicKey::RSA(_))),
+            })
+        }
         _ => None,
     };
-    (made, faults.0)
+    (made, wrong.0)
 }
 
 fn key_pem(key: &PrivateKeyDer<'_>) -> String {
@@ -119,15 +120,15 @@ pub fn day(moment: OffsetDateTime) -> String {
 }
 
 #[derive(Default)]
-struct Faults(Vec<Fault>);
+struct Wrong(Vec<(PairFile, Finding)>);
 
-impl Faults {
+impl Wrong {
     fn add(&mut self, message: impl Into<String>) {
-        self.0.push(Fault { in_key: false, warning: false, message: message.into() });
+        self.0.push((PairFile::Certificate, Finding::error(message)));
     }
 
     fn add_key(&mut self, message: impl Into<String>) {
-        self.0.push(Fault { in_key: true, warning: false, message: message.into() });
+        self.0.push((PairFile::Key, Finding::error(message)));
     }
 
     fn certificates(&mut self, text: &[u8]) -> Vec<CertificateDer<'static>> {
@@ -169,8 +170,8 @@ impl Faults {
             return None;
         }
         if others.iter().any(blocks::Block::is_certificate) {
-            let message = "it also holds certificates, which are not taken from there".to_owned();
-            self.0.push(Fault { in_key: true, warning: true, message });
+            let message = "it also holds certificates, which are not taken from there";
+            self.0.push((PairFile::Key, Finding::warning(message)));
         }
         match key.label.as_str() {
             "PRIVATE KEY" => Some(PrivateKeyDer::Pkcs8(key.der.into())),
@@ -206,11 +207,7 @@ impl Faults {
             self.add(fault);
         }
         let doubts = if rules.role == Role::Client { purpose::doubts(leaf) } else { Vec::new() };
-        self.0.extend(doubts.into_iter().map(|doubt| Fault {
-            in_key: false,
-            warning: true,
-            message: doubt.to_owned(),
-        }));
+        self.0.extend(doubts.into_iter().map(|doubt| (PairFile::Certificate, Finding::warning(doubt))));
     }
 
     fn chain(&mut self, chain: &[X509Certificate<'_>], rules: &Rules) {
@@ -274,7 +271,7 @@ impl Faults {
         } else if at == 0 && to - now < SOON {
             let left = counted((to - now).whole_days().unsigned_abs(), "day");
             let message = format!("{what} expires on {}, in {left}", day(to));
-            self.0.push(Fault { in_key: false, warning: true, message });
+            self.0.push((PairFile::Certificate, Finding::warning(message)));
         }
     }
 

@@ -7,14 +7,14 @@ use std::sync::atomic::AtomicBool;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use super::certificate::{self, Certificate, Role, Rules};
+use super::certificate::{self, Certificate, PairFile, Role, Rules};
 use super::files::{self, Memo};
 use super::finding::Findings;
 use super::golden::{FOLDER, Golden};
 use super::names;
 use super::record::{Cell, Record};
 use super::secret::GroupKey;
-use crate::finding::Severity;
+use crate::finding::{Finding, Severity};
 use crate::provisioning::room;
 use crate::provisioning::source::{self, Source};
 use crate::provisioning::template::{self, Word};
@@ -37,14 +37,16 @@ pub struct Context<'a> {
     pub shared: Shared,
 }
 
-type Checked = (Option<Certificate>, Vec<certificate::Fault>);
+type Checked = (Option<Certificate>, Vec<(PairFile, Finding)>);
+/// The file of the two that cannot be read, and why.
+type Unreadable = (PairFile, String);
 
 /// What came of files that several devices name.
 #[derive(Default)]
 pub struct Shared {
     pub(super) authorities: Memo<PathBuf, Result<String, String>>,
     pub(super) texts: Memo<(PathBuf, &'static str), Result<Vec<u8>, String>>,
-    pub(super) pairs: Memo<(PathBuf, PathBuf), Result<Checked, (bool, String)>>,
+    pub(super) pairs: Memo<(PathBuf, PathBuf), Result<Checked, Unreadable>>,
     /// Did any device get a key that is derived from the group's?
     pub(super) group_key_used: AtomicBool,
 }
@@ -143,23 +145,23 @@ impl Assembly<'_> {
                 return None;
             }
         };
-        let faults = source.faults();
-        for fault in &faults {
-            let mut finding = record.error(&format!("source.{}", fault.key), fault.message.clone());
-            finding.hint = Some(format!("expected {}", fault.expected));
-            self.findings.push(finding);
+        let wrong = source.findings();
+        for Finding { key, message, expected, .. } in wrong.clone() {
+            let column = format!("source.{}", key.unwrap_or_default());
+            self.findings.push(Finding { expected, ..record.error(&column, message) });
         }
-        if let Some(short) = room::shortage(&source, self.context.golden.board) {
-            let mut finding = record.finding(short.severity, "source.registration_id", short.message);
-            finding.hint = Some(format!("expected {}", short.expected));
-            self.findings.push(finding);
+        if let Some(Finding { severity, message, expected, .. }) =
+            room::shortage(&source, self.context.golden.board)
+        {
+            let found = record.finding(severity, "source.registration_id", message);
+            self.findings.push(Finding { expected, ..found });
         }
         self.put(source::FILE_NAME, source.render());
         if let Some(cell) = record.get("source.ca").filter(|_| source.certificate.ca().is_some()) {
             let authorities = self.authorities(&Self::path(cell));
             self.attach("source.ca", source::CA_FILE, authorities.map(String::into_bytes));
         }
-        faults.is_empty().then_some(source)
+        wrong.is_empty().then_some(source)
     }
 
     pub(super) fn authorities(&self, path: &Path) -> Result<String, String> {
@@ -242,19 +244,22 @@ impl Assembly<'_> {
     pub(super) fn judge(
         &mut self,
         columns: [&str; 2],
-        result: Result<Checked, (bool, String)>,
+        result: Result<Checked, Unreadable>,
     ) -> Option<Certificate> {
-        let (made, faults) = match result {
+        let [certificate, key] = columns;
+        let column = |file| match file {
+            PairFile::Certificate => certificate,
+            PairFile::Key => key,
+        };
+        let (made, wrong) = match result {
             Ok(checked) => checked,
-            Err((in_key, message)) => {
-                self.error(columns[usize::from(in_key)], message);
+            Err((file, message)) => {
+                self.error(column(file), message);
                 return None;
             }
         };
-        for fault in faults {
-            let severity = if fault.warning { Severity::Warning } else { Severity::Error };
-            let column = columns[usize::from(fault.in_key)];
-            self.findings.push(self.record.finding(severity, column, fault.message));
+        for (file, found) in wrong {
+            self.findings.push(self.record.finding(found.severity, column(file), found.message));
         }
         made
     }
@@ -323,9 +328,9 @@ impl Assembly<'_> {
     }
 }
 
-/// [`certificate::check`] of two files; the error says whether it is the key's.
-pub(super) fn check_files(certificate: &Path, key: &Path, rules: &Rules) -> Result<Checked, (bool, String)> {
-    let chain = files::read(certificate).map_err(|message| (false, message))?;
-    let key = files::read(key).map_err(|message| (true, message))?;
+/// [`certificate::check`] of two files.
+pub(super) fn check_files(certificate: &Path, key: &Path, rules: &Rules) -> Result<Checked, Unreadable> {
+    let chain = files::read(certificate).map_err(|message| (PairFile::Certificate, message))?;
+    let key = files::read(key).map_err(|message| (PairFile::Key, message))?;
     Ok(certificate::check(&chain, &key, rules))
 }

@@ -73,10 +73,10 @@ fn azure_refuses_it() {
     card.write(with_gpt);
     card.inspect(&["--azure"])
         .code(1)
-        .stdout(contains("cloud-init: datasource_list: [ NoCloud, Azure, None ]; fix: "))
-        .stdout(contains("cloud-init-starts: /etc/cloud/cloud-init.disabled is there; fix: remove the file"))
-        .stdout(contains("agent: walinuxagent.service is masked; fix: "))
-        .stdout(contains("no-swap: fstab swaps to /swapfile; var-more.swap is enabled; fix: remove it"))
+        .stdout(contains("cloud-init: datasource_list: [ NoCloud, Azure, None ]; hint: "))
+        .stdout(contains("cloud-init-starts: /etc/cloud/cloud-init.disabled is there; hint: remove the file"))
+        .stdout(contains("agent: walinuxagent.service is masked; hint: "))
+        .stdout(contains("no-swap: fstab swaps to /swapfile; var-more.swap is enabled; hint: remove it"))
         .stdout(contains("kernel 6.1.0-cloud-amd64: the initramfs cannot be read: it is compressed with lz4"))
         .stdout(contains("generalised: /home/edge/.ssh/authorized_keys"));
 }

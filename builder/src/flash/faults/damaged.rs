@@ -16,7 +16,7 @@ fn an_image_that_is_not_what_it_must_be() {
         let devices = [Faulty::new(case.disk.len(), Fault::None), Faulty::new(case.disk.len(), Fault::None)];
         let results = flash(&source, &devices, &engine::feed(2), None);
         for (device, result) in devices.iter().zip(results) {
-            let writer::Fault { message, .. } = result.expect_err("not verified");
+            let writer::WriteFailure { message, .. } = result.expect_err("not verified");
             assert!(message.contains(expected), "{message}");
             assert!(blank(device), "{message}");
         }

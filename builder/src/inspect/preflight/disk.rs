@@ -4,13 +4,13 @@ use std::os::unix::fs::FileExt as _;
 
 use anyhow::{Context as _, Result};
 
-use super::Point;
 use crate::disk::table::Kind;
 use crate::format::{Container, VHD_COOKIE, VHD_FOOTER};
 use crate::image::source::Source;
 use crate::inspect::{FileSystem, Partition, Report, ext4_uuids};
 use crate::recipe::types::Board;
 use crate::units::Arch;
+use crate::verdict::Check;
 
 const MIB: u64 = 1 << 20;
 /// Largest OS disk, bytes: 1,023 GB. Azure counts in powers of 1024.
@@ -87,60 +87,60 @@ impl Disk {
 }
 
 /// Every point on the disk.
-pub fn points(disk: &Disk) -> Vec<Point> {
+pub fn points(disk: &Disk) -> Vec<Check> {
     vec![generation(disk), size(disk), footer(disk), lvm(disk)]
 }
 
-fn generation(disk: &Disk) -> Point {
+fn generation(disk: &Disk) -> Check {
     const NAME: &str = "generation";
     match (disk.table, disk.loaders.is_empty()) {
-        (Kind::Gpt, false) => Point::passed(NAME, format!("2 (UEFI, {})", disk.loaders.join(", "))),
-        (Kind::Gpt, true) => Point::failed(
+        (Kind::Gpt, false) => Check::passed(NAME, format!("2 (UEFI, {})", disk.loaders.join(", "))),
+        (Kind::Gpt, true) => Check::failed(
             NAME,
             "a GPT without a loader in EFI/BOOT: neither generation 1 nor 2 boots it",
             "install shim-signed and the signed grub",
         ),
-        (Kind::Mbr, false) => Point::failed(
+        (Kind::Mbr, false) => Check::failed(
             NAME,
             "an EFI loader on a disk with an MBR: VMs of generation 2 want a GPT",
             "board = \"uefi\" in [target] makes one",
         ),
-        (Kind::Mbr, true) if disk.arch == Some(Arch::Aarch64) => Point::failed(
+        (Kind::Mbr, true) if disk.arch == Some(Arch::Aarch64) => Check::failed(
             NAME,
             "an MBR without an EFI loader: VMs with Arm processors are of generation 2",
             "board = \"uefi\" in [target]",
         ),
-        (Kind::Mbr, true) if disk.bios => Point::passed(NAME, "1 (BIOS, grub in the first sectors)"),
-        (Kind::Mbr, true) => Point::skipped(NAME, "1, if its boot sector is one: that is not read"),
+        (Kind::Mbr, true) if disk.bios => Check::passed(NAME, "1 (BIOS, grub in the first sectors)"),
+        (Kind::Mbr, true) => Check::skipped(NAME, "1, if its boot sector is one: that is not read"),
     }
 }
 
-fn size(disk: &Disk) -> Point {
+fn size(disk: &Disk) -> Check {
     const NAME: &str = "size";
     let size = disk.size;
     if !size.is_multiple_of(MIB) {
         let next = size.next_multiple_of(MIB);
-        return Point::failed(
+        return Check::failed(
             NAME,
             format!("{size} bytes are not whole MiB"),
             format!("enlarge the raw image, `truncate -s {next}`, and make the VHD again"),
         );
     }
     if size > LARGEST {
-        return Point::failed(NAME, format!("{} GiB", size >> 30), "an OS disk has at most 1,023 GB");
+        return Check::failed(NAME, format!("{} GiB", size >> 30), "an OS disk has at most 1,023 GB");
     }
-    Point::passed(NAME, format!("{} MiB, uploaded as {} bytes", size / MIB, size + VHD_FOOTER))
+    Check::passed(NAME, format!("{} MiB, uploaded as {} bytes", size / MIB, size + VHD_FOOTER))
 }
 
 /// A footer's fields, big endian: the specification's page 6.
-fn footer(disk: &Disk) -> Point {
+fn footer(disk: &Disk) -> Check {
     const NAME: &str = "vhd-footer";
-    const FIX: &str =
+    const HINT: &str =
         "formats = [\"vhd\"] in [target], or `qemu-img convert -O vpc -o subformat=fixed,force_size=on`";
     let Some(footer) = &disk.footer else {
-        return Point::skipped(
+        return Check::skipped(
             NAME,
-            format!("{} has none; what is uploaded is a VHD: {FIX}", disk.container),
+            format!("{} has none; what is uploaded is a VHD: {HINT}", disk.container),
         );
     };
     let word = |at: usize| u32::from_be_bytes([footer[at], footer[at + 1], footer[at + 2], footer[at + 3]]);
@@ -159,17 +159,17 @@ fn footer(disk: &Disk) -> Point {
     expect(word(60) == 2, format!("disk type {}, not 2 (fixed)", word(60)));
     expect(long(48) == disk.size, format!("it says {} bytes, the file has {}", long(48), disk.size));
     expect(word(64) == !sum.sum::<u32>(), "its checksum is wrong".into());
-    Point::of(NAME, &faults, "fixed, and its checksum is right", FIX)
+    Check::of(NAME, &faults, "fixed, and its checksum is right", HINT)
 }
 
-fn lvm(disk: &Disk) -> Point {
+fn lvm(disk: &Disk) -> Check {
     let faults: Vec<_> = disk
         .kinds
         .iter()
         .filter(|(_, kind)| kind == "lvm" || kind == "swap")
         .map(|(number, kind)| format!("partition {number} is {kind}"))
         .collect();
-    Point::of(
+    Check::of(
         "partitions",
         &faults,
         "no LVM and no swap",
@@ -208,7 +208,7 @@ pub(super) mod tests {
         }
     }
 
-    fn failed(change: impl Fn(&mut Disk)) -> Vec<&'static str> {
+    fn failed(change: impl Fn(&mut Disk)) -> Vec<String> {
         let mut disk = disk();
         change(&mut disk);
         points(&disk).into_iter().filter(|p| p.outcome == Outcome::Failed).map(|p| p.name).collect()
@@ -221,7 +221,7 @@ pub(super) mod tests {
         assert_eq!(failed(|disk| disk.table = Kind::Mbr), ["generation"]);
         let bios = Disk { table: Kind::Mbr, loaders: Vec::new(), bios: true, ..disk() };
         assert_eq!(
-            (points(&bios)[0].outcome, points(&bios)[0].found.starts_with("1 (BIOS")),
+            (points(&bios)[0].outcome, points(&bios)[0].detail.starts_with("1 (BIOS")),
             (Outcome::Passed, true)
         );
         assert_eq!(failed(|disk| disk.size += 512), ["size", "vhd-footer"]);

@@ -1,61 +1,26 @@
 //! The Azure preflight: everything that Azure asks of a custom Linux image, as far as the image itself tells.
 //!
 //! Source of the points: Microsoft's "Information for community supported and non-endorsed distributions" and "Prepare a
-//! Debian VHD for Azure" (learn.microsoft.com), and the VHD format's specification of 2006. Each point names its fix.
+//! Debian VHD for Azure" (learn.microsoft.com), and the VHD format's specification of 2006. Each point is a [`Check`] with a hint.
 
 mod disk;
 mod facts;
 mod initramfs;
 mod software;
 
-use serde::Serialize;
-
 pub use self::disk::Disk;
 pub use self::facts::Inside;
-use super::leaks::Found;
+use super::leaks::Leak;
 use crate::verdict::{Check, Outcome};
 
 /// The verdict's name.
 pub const NAME: &str = "azure-preflight";
 
-/// One point.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Point {
-    /// A short name.
-    pub name: &'static str,
-    /// What came of it.
-    pub outcome: Outcome,
-    /// What was found.
-    pub found: String,
-    /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fix: Option<String>,
-}
-
-impl Point {
-    fn passed(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Passed, found: found.into(), fix: None }
-    }
-
-    fn failed(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Failed, found: found.into(), fix: Some(fix.into()) }
-    }
-
-    fn skipped(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Skipped, found: found.into(), fix: None }
-    }
-
-    /// Failed if there are faults.
-    fn of(name: &'static str, faults: &[String], fine: impl Into<String>, fix: impl Into<String>) -> Self {
-        if faults.is_empty() { Self::passed(name, fine) } else { Self::failed(name, faults.join("; "), fix) }
-    }
-}
-
 /// Every point, in the order in which a VM meets them.
-pub fn points(disk: &Disk, inside: Option<&Inside>, leaks: &[Found]) -> Vec<Point> {
+pub fn points(disk: &Disk, inside: Option<&Inside>, leaks: &[Leak]) -> Vec<Check> {
     let mut points = disk::points(disk);
     let Some(inside) = inside else {
-        points.push(Point::failed("root", "there is no ext4 root that can be read", "make the root ext4"));
+        points.push(Check::failed("root", "there is no ext4 root that can be read", "make the root ext4"));
         return points;
     };
     points.extend(software::points(inside, disk));
@@ -64,11 +29,11 @@ pub fn points(disk: &Disk, inside: Option<&Inside>, leaks: &[Found]) -> Vec<Poin
 }
 
 /// What one machine left, and whoever may log in.
-fn generalised(leaks: &[Found]) -> Point {
-    let keys = |leak: &&Found| !leak.perhaps_meant || leak.path.contains("authorized_keys");
-    let faults: Vec<_> =
-        leaks.iter().filter(keys).map(|leak| format!("{}: {}", leak.path, leak.what)).collect();
-    Point::of(
+fn generalised(leaks: &[Leak]) -> Check {
+    let keys = |leak: &&Leak| !leak.perhaps_meant() || leak.path().contains("authorized_keys");
+    let one = |leak: &Leak| format!("{}: {}", leak.path(), leak.finding.message);
+    let faults: Vec<_> = leaks.iter().filter(keys).map(one).collect();
+    Check::of(
         "generalised",
         &faults,
         "nothing of one machine or user",
@@ -78,12 +43,12 @@ fn generalised(leaks: &[Found]) -> Point {
 }
 
 /// All points as one verdict.
-pub fn judge(points: &[Point]) -> Check {
+pub fn judge(points: &[Check]) -> Check {
     let faults: Vec<String> = points
         .iter()
         .filter(|point| point.outcome == Outcome::Failed)
         .map(|point| {
-            format!("{}: {}; fix: {}", point.name, point.found, point.fix.as_deref().unwrap_or_default())
+            format!("{}: {}; hint: {}", point.name, point.detail, point.hint.as_deref().unwrap_or_default())
         })
         .collect();
     if faults.is_empty() {

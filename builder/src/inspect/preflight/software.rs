@@ -1,8 +1,9 @@
 //! Points on what is installed: kernel, initramfs, command line, mounts, cloud-init, the agent, packages.
 
+use super::Disk;
 use super::facts::{Inside, Kernel};
-use super::{Disk, Point};
 use crate::units::Arch;
+use crate::verdict::Check;
 
 /// The drivers of a VM's disks and network.
 const DRIVERS: [&str; 4] = ["hv_vmbus", "hv_storvsc", "hv_netvsc", "nvme"];
@@ -28,7 +29,7 @@ const CLOUD_INIT_UNITS: [&str; 8] = [
 ];
 
 /// Every point on the software.
-pub fn points(inside: &Inside, disk: &Disk) -> Vec<Point> {
+pub fn points(inside: &Inside, disk: &Disk) -> Vec<Check> {
     let arch = disk.arch.unwrap_or(Arch::X86_64);
     vec![
         root_by_uuid(inside, disk),
@@ -44,7 +45,7 @@ pub fn points(inside: &Inside, disk: &Disk) -> Vec<Point> {
     ]
 }
 
-fn root_by_uuid(inside: &Inside, disk: &Disk) -> Point {
+fn root_by_uuid(inside: &Inside, disk: &Disk) -> Check {
     const NAME: &str = "root-by-uuid";
     let known =
         |ids: &[String], id: &str| ids.iter().any(|known| known.eq_ignore_ascii_case(id.trim_matches('"')));
@@ -71,11 +72,11 @@ fn root_by_uuid(inside: &Inside, disk: &Disk) -> Point {
         None => faults.push("fstab mounts nothing on /".into()),
     }
     faults.dedup();
-    let fix = "name the root by its UUID, in /etc/fstab and in GRUB_CMDLINE_LINUX or the recipe's board";
-    Point::of(NAME, &faults, "in grub.cfg and fstab", fix)
+    let hint = "name the root by its UUID, in /etc/fstab and in GRUB_CMDLINE_LINUX or the recipe's board";
+    Check::of(NAME, &faults, "in grub.cfg and fstab", hint)
 }
 
-fn swap(inside: &Inside) -> Point {
+fn swap(inside: &Inside) -> Check {
     let mut faults: Vec<_> = inside
         .mounts
         .iter()
@@ -87,11 +88,11 @@ fn swap(inside: &Inside) -> Point {
     if switched_on(inside, "ResourceDisk.EnableSwap") {
         faults.push("waagent.conf has ResourceDisk.EnableSwap=y".into());
     }
-    let fix = "remove it: the OS disk is no place for swap, and ResourceDisk.EnableSwap=n";
-    Point::of("no-swap", &faults, "none in fstab, in files, in units, by the agent", fix)
+    let hint = "remove it: the OS disk is no place for swap, and ResourceDisk.EnableSwap=n";
+    Check::of("no-swap", &faults, "none in fstab, in files, in units, by the agent", hint)
 }
 
-fn drivers(inside: &Inside) -> Point {
+fn drivers(inside: &Inside) -> Check {
     const NAME: &str = "initramfs";
     let faults = of_kernels(inside, |kernel| {
         let there = |driver: &str| {
@@ -105,12 +106,12 @@ fn drivers(inside: &Inside) -> Point {
             (Ok(_), false) => Some(format!("without {}", missing.join(", "))),
         }
     });
-    let fix = "target.modules = [\"hv_vmbus\", \"hv_storvsc\", \"hv_netvsc\", \"nvme\"], or the same lines in \
+    let hint = "target.modules = [\"hv_vmbus\", \"hv_storvsc\", \"hv_netvsc\", \"nvme\"], or the same lines in \
                /etc/initramfs-tools/modules and update-initramfs -u";
-    Point::of(NAME, &faults, format!("has {}, or the kernel has them built in", DRIVERS.join(", ")), fix)
+    Check::of(NAME, &faults, format!("has {}, or the kernel has them built in", DRIVERS.join(", ")), hint)
 }
 
-fn file_systems(inside: &Inside) -> Point {
+fn file_systems(inside: &Inside) -> Check {
     let faults = of_kernels(inside, |kernel| {
         let there = |(module, option): (&str, &str)| {
             let config = kernel.config.as_deref().unwrap_or_default();
@@ -121,8 +122,8 @@ fn file_systems(inside: &Inside) -> Point {
         let missing: Vec<_> = missing.collect();
         (!missing.is_empty()).then(|| format!("without {}", missing.join(" and ")))
     });
-    let fix = "install a kernel made for clouds: linux-image-cloud-amd64 (Debian), linux-azure (Ubuntu)";
-    Point::of("kernel-file-systems", &faults, "vfat and udf", fix)
+    let hint = "install a kernel made for clouds: linux-image-cloud-amd64 (Debian), linux-azure (Ubuntu)";
+    Check::of("kernel-file-systems", &faults, "vfat and udf", hint)
 }
 
 /// What is wrong, kernel by kernel.
@@ -134,14 +135,14 @@ fn of_kernels(inside: &Inside, fault: impl Fn(&Kernel) -> Option<String>) -> Vec
     inside.kernels.iter().filter_map(fault).collect()
 }
 
-fn console(inside: &Inside, arch: Arch) -> Point {
+fn console(inside: &Inside, arch: Arch) -> Check {
     let (serial, wanted): (_, &[&str]) = match arch {
         Arch::X86_64 => ("ttyS0", &["console=tty1", "console=ttyS0,115200n8", "earlyprintk=ttyS0,115200"]),
         Arch::Aarch64 => ("ttyAMA0", &["console=tty1", "console=ttyAMA0,115200n8"]),
     };
     let mut faults = Vec::new();
     let Some(entry) = inside.entries.first() else {
-        return Point::failed("command-line", "grub.cfg starts no kernel", "install grub");
+        return Check::failed("command-line", "grub.cfg starts no kernel", "install grub");
     };
     for wanted in wanted {
         if !entry.arguments.iter().any(|argument| argument == wanted) {
@@ -153,15 +154,15 @@ fn console(inside: &Inside, arch: Arch) -> Point {
             faults.push(format!("`{unwanted}` is there"));
         }
     }
-    let fix = format!(
+    let hint = format!(
         "target.cmdline = {wanted:?}, or the same in GRUB_CMDLINE_LINUX and update-grub: Azure shows what goes to {serial}"
     );
-    Point::of("command-line", &faults, wanted.join(" "), fix)
+    Check::of("command-line", &faults, wanted.join(" "), hint)
 }
 
 /// Either on the command line, or as the limit that initramfs-tools waits at most: with the argument it sleeps all of
 /// that at each boot (its `init`, after "Loading essential drivers").
-fn root_delay(inside: &Inside) -> Point {
+fn root_delay(inside: &Inside) -> Check {
     const NAME: &str = "rootdelay";
     let entry = inside.entries.first();
     let on_line = entry.and_then(|entry| {
@@ -171,7 +172,7 @@ fn root_delay(inside: &Inside) -> Point {
             .find_map(|delay| delay.parse().ok())
     });
     if on_line.is_some_and(|delay: u64| delay >= ROOT_DELAY) {
-        return Point::passed(NAME, "on the command line");
+        return Check::passed(NAME, "on the command line");
     }
     let of_kernel = |kernel: &Kernel| {
         let scripts = kernel.initramfs.as_ref().map(|files| files.scripts.as_str()).unwrap_or_default();
@@ -181,9 +182,9 @@ fn root_delay(inside: &Inside) -> Point {
             .any(|delay| delay.parse().is_ok_and(|delay: u64| delay >= ROOT_DELAY))
     };
     if !inside.kernels.is_empty() && inside.kernels.iter().all(of_kernel) {
-        return Point::passed(NAME, "a script of the initramfs waits as long");
+        return Check::passed(NAME, "a script of the initramfs waits as long");
     }
-    Point::failed(
+    Check::failed(
         NAME,
         format!("a root's disk may take {ROOT_DELAY} s to appear, and nothing waits for it"),
         format!(
@@ -192,26 +193,26 @@ fn root_delay(inside: &Inside) -> Point {
     )
 }
 
-fn cloud_init(inside: &Inside) -> Point {
+fn cloud_init(inside: &Inside) -> Check {
     const NAME: &str = "cloud-init";
     if !inside.packages.contains("cloud-init") {
-        return Point::failed(NAME, "it is not installed", "install cloud-init");
+        return Check::failed(NAME, "it is not installed", "install cloud-init");
     }
     // Alone: with a second source to choose from it looks for each, and None is what it is left with at the end.
     let only_azure =
         |list: &[String]| list.iter().map(String::as_str).filter(|source| *source != "None").eq(["Azure"]);
-    let fix = "datasource_list: [ Azure ] in a file of /etc/cloud/cloud.cfg.d that sorts last: 99-azure.cfg, after the package's 90_dpkg.cfg";
+    let hint = "datasource_list: [ Azure ] in a file of /etc/cloud/cloud.cfg.d that sorts last: 99-azure.cfg, after the package's 90_dpkg.cfg";
     match &inside.sources {
-        None => Point::failed(NAME, "no datasource_list: it would look for every cloud", fix),
+        None => Check::failed(NAME, "no datasource_list: it would look for every cloud", hint),
         Some(list) if only_azure(list) => {
-            Point::passed(NAME, format!("datasource_list: [ {} ]", clean(&list.join(", "))))
+            Check::passed(NAME, format!("datasource_list: [ {} ]", clean(&list.join(", "))))
         }
-        Some(list) => Point::failed(NAME, format!("datasource_list: [ {} ]", clean(&list.join(", "))), fix),
+        Some(list) => Check::failed(NAME, format!("datasource_list: [ {} ]", clean(&list.join(", "))), hint),
     }
 }
 
 /// What turns cloud-init off: the two ways that its cloud-init.target describes, and a mask.
-fn cloud_init_starts(inside: &Inside) -> Point {
+fn cloud_init_starts(inside: &Inside) -> Check {
     const ARGUMENT: &str = "cloud-init=disabled";
     let mut faults = Vec::new();
     if inside.disabled {
@@ -222,8 +223,8 @@ fn cloud_init_starts(inside: &Inside) -> Point {
         faults.push(format!("the command line says {ARGUMENT}"));
     }
     faults.extend(masked(inside, &CLOUD_INIT_UNITS));
-    let fix = "remove the file and the argument; systemctl unmask the unit: without cloud-init no VM gets its name and users";
-    Point::of("cloud-init-starts", &faults, "nothing turns it off", fix)
+    let hint = "remove the file and the argument; systemctl unmask the unit: without cloud-init no VM gets its name and users";
+    Check::of("cloud-init-starts", &faults, "nothing turns it off", hint)
 }
 
 /// Those of `units` that cannot be started.
@@ -241,13 +242,13 @@ fn switched_on(inside: &Inside, name: &str) -> bool {
     setting(inside, name).is_some_and(|value| value.eq_ignore_ascii_case("y"))
 }
 
-fn agent(inside: &Inside) -> Point {
+fn agent(inside: &Inside) -> Check {
     const NAME: &str = "agent";
     if !AGENT.iter().any(|package| inside.packages.contains(*package)) {
-        return Point::failed(NAME, "it is not installed", "install walinuxagent (Ubuntu), waagent (Debian)");
+        return Check::failed(NAME, "it is not installed", "install walinuxagent (Ubuntu), waagent (Debian)");
     }
     if inside.agent.is_none() {
-        return Point::failed(NAME, "/etc/waagent.conf is not there", "install the agent's package again");
+        return Check::failed(NAME, "/etc/waagent.conf is not there", "install the agent's package again");
     }
     let mut faults = Vec::new();
     match setting(inside, "Provisioning.Agent") {
@@ -259,12 +260,12 @@ fn agent(inside: &Inside) -> Point {
         faults.push("ResourceDisk.Format=y: that is cloud-init's".into());
     }
     faults.extend(masked(inside, &AGENT_UNITS));
-    let fix = "in /etc/waagent.conf: Provisioning.Agent=auto, ResourceDisk.Format=n, ResourceDisk.EnableSwap=n; \
+    let hint = "in /etc/waagent.conf: Provisioning.Agent=auto, ResourceDisk.Format=n, ResourceDisk.EnableSwap=n; \
                systemctl unmask the unit";
-    Point::of(NAME, &faults, "leaves provisioning and the resource disk to cloud-init", fix)
+    Check::of(NAME, &faults, "leaves provisioning and the resource disk to cloud-init", hint)
 }
 
-fn packages(inside: &Inside) -> Point {
+fn packages(inside: &Inside) -> Check {
     let is_ubuntu = inside.id == "ubuntu";
     let (mut faults, mut fixes) = (Vec::new(), Vec::new());
     let cloud = match inside.id.as_str() {
@@ -285,7 +286,7 @@ fn packages(inside: &Inside) -> Point {
         faults.push(format!("no {name}"));
         fixes.push(name.to_owned());
     }
-    Point::of("packages", &faults, "a kernel for clouds, gdisk", format!("install {}", fixes.join(", ")))
+    Check::of("packages", &faults, "a kernel for clouds, gdisk", format!("install {}", fixes.join(", ")))
 }
 
 /// Is it a kernel with `mark` in its version, and from a package? `linux-image-6.1.0-18-cloud-amd64`; one that is not signed is
@@ -345,11 +346,11 @@ mod tests {
         }
     }
 
-    fn failed(change: impl Fn(&mut Inside)) -> Vec<&'static str> {
+    fn failed(change: impl Fn(&mut Inside)) -> Vec<String> {
         let mut inside = inside();
         change(&mut inside);
         let points = points(&inside, &disk::tests::disk());
-        assert!(points.iter().all(|point| (point.outcome == Outcome::Failed) == point.fix.is_some()));
+        assert!(points.iter().all(|point| (point.outcome == Outcome::Failed) == point.hint.is_some()));
         points.into_iter().filter(|point| point.outcome == Outcome::Failed).map(|point| point.name).collect()
     }
 

@@ -90,9 +90,9 @@ fn storage(lint: &mut Linter<'_>) {
     };
     if !bound {
         let message = format!("`{folder}` is not a folder of the host: nothing binds it into the container");
-        let fix =
+        let hint =
             format!("HostConfig = {{ Binds = [\"{folder}:{folder}\"] }} in [agent.config.createOptions]");
-        lint.warning("agent.config.createOptions", message, fix);
+        lint.warning("agent.config.createOptions", message, hint);
     }
 }
 

@@ -14,11 +14,11 @@ const KEY_REASON: &str = "a private key must be a file: or pkcs11: URL";
 
 pub(super) fn rules(lint: &mut Linter<'_>) {
     if lint.get("provisioning").is_none() {
-        let fix = "add [provisioning] with source = \"dps\"";
+        let hint = "add [provisioning] with source = \"dps\"";
         return lint.error(
             "provisioning",
             "the table is missing, and without it the device has no identity",
-            fix,
+            hint,
         );
     }
     match lint.text("provisioning.source") {
@@ -103,16 +103,16 @@ fn id_scope(lint: &mut Linter<'_>) {
             "copy the ID scope from the overview of the DPS instance",
         );
     };
-    let fix = "copy the ID scope from the overview of the DPS instance; it looks like 0ne00123456";
+    let hint = "copy the ID scope from the overview of the DPS instance; it looks like 0ne00123456";
     match node.as_str() {
-        None => lint.error(key, "this is not a string", fix),
-        Some("") => lint.error(key, "it is empty, and DPS needs it", fix),
+        None => lint.error(key, "this is not a string", hint),
+        Some("") => lint.error(key, "it is empty, and DPS needs it", hint),
         Some(scope) if well_formed_scope(scope) || super::placeholder(scope) => {}
         Some(scope) => {
             let message = format!("`{scope}` is no ID scope: `0ne` and 8 hex digits");
             let global =
                 lint.text("provisioning.global_endpoint").is_some_and(|url| url.contains(GLOBAL_DPS));
-            if global { lint.error(key, message, fix) } else { lint.warning(key, message, fix) }
+            if global { lint.error(key, message, hint) } else { lint.warning(key, message, hint) }
         }
     }
 }
@@ -241,8 +241,8 @@ fn issuance(lint: &mut Linter<'_>) {
     if lint.get("cert_issuance.est.auth.password").is_some() {
         let message =
             "the EST password stands in the file, and every device made from the image would have it";
-        let fix = "leave it out, and give it with the identity: bootstrap-username and bootstrap-password";
-        lint.warning("cert_issuance.est.auth.password", message, fix);
+        let hint = "leave it out, and give it with the identity: bootstrap-username and bootstrap-password";
+        lint.warning("cert_issuance.est.auth.password", message, hint);
     }
     let certificates = lint.get("cert_issuance.est.trusted_certs");
     if let Some(Value::Array(items)) = certificates.map(|node| &node.value) {

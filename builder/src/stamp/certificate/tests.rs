@@ -7,7 +7,8 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 
-use super::{Role, Rules, check};
+use super::{PairFile, Role, Rules, check};
+use crate::finding::Severity;
 use crate::host;
 
 type Made = CertifiedIssuer<'static, KeyPair>;
@@ -67,10 +68,14 @@ fn rules() -> Rules {
 
 fn faults(chain: &str, key: &str, rules: &Rules) -> Vec<String> {
     let (made, faults) = check(chain.as_bytes(), key.as_bytes(), rules);
-    assert_eq!(made.is_some(), faults.iter().all(|fault| fault.warning), "{faults:?}");
+    assert_eq!(
+        made.is_some(),
+        faults.iter().all(|(_, found)| found.severity == Severity::Warning),
+        "{faults:?}"
+    );
     faults
         .into_iter()
-        .map(|fault| format!("{}{}", if fault.in_key { "key: " } else { "" }, fault.message))
+        .map(|(file, found)| format!("{}{}", if file == PairFile::Key { "key: " } else { "" }, found.message))
         .collect()
 }
 

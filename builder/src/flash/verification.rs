@@ -34,7 +34,7 @@ impl Line {
 }
 
 /// Proof that the whole image was read, to the end of its file, and that every digest that was known is right. Only
-/// [`Check::finish`] makes one.
+/// [`Verification::finish`] makes one.
 #[derive(Debug)]
 pub struct Verified {
     /// Bytes of the disk.
@@ -59,7 +59,7 @@ impl Verified {
 }
 
 /// Looks at every chunk as it goes by.
-pub struct Check<'a> {
+pub struct Verification<'a> {
     source: &'a Source,
     disk: Sha256,
     size: u64,
@@ -67,7 +67,7 @@ pub struct Check<'a> {
     ranges: Option<Ranges<'a>>,
 }
 
-impl<'a> Check<'a> {
+impl<'a> Verification<'a> {
     /// Of this image.
     pub fn new(source: &'a Source) -> Self {
         let ranges = source.bmap.as_ref().map(Ranges::new);
