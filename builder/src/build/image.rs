@@ -85,7 +85,7 @@ impl ImageJob {
             fat_size: self.recipe.disk.fat_size(self.recipe.target.board).0,
             fat_spare: board.fat_spare(&fat_files),
             size: self.recipe.disk.size.map(|size| size.0),
-            free: self.recipe.disk.free.0,
+            free: self.recipe.disk.free.0.saturating_add(images::room_to_load(root)?),
             ids,
             epoch: self.epoch,
             fat_files,

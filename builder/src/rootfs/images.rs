@@ -75,6 +75,19 @@ pub fn archive_names(engine: &Engine) -> Vec<String> {
     }
 }
 
+/// Bytes that the engine needs beside the archives while it loads them: a copy of one, and the layers of all.
+///
+/// # Errors
+/// When the tree cannot be read.
+pub fn room_to_load(root: &Root) -> Result<u64> {
+    let mut room = 0u64;
+    for entry in root.list(FOLDER)? {
+        let size = root.lstat(Path::new(FOLDER).join(entry.name))?.map_or(0, |meta| meta.size);
+        room = room.saturating_add(size.saturating_mul(2));
+    }
+    Ok(room)
+}
+
 /// Does the recipe put images into the engine's store?
 pub fn in_store(engine: &Engine) -> bool {
     engine.preload == Preload::Store && !engine.images.is_empty()
@@ -447,6 +460,8 @@ mod tests {
         let found = LocalImage::open(&archive, Some(&reference), Arch::X86_64).expect("an archive");
         assert_eq!(found.config.digest, config.digest);
         assert_eq!(found.layers.iter().map(|layer| layer.digest).collect::<Vec<_>>(), [id, id]);
+        let size = fs::metadata(&archive).expect("archive").len();
+        assert_eq!(super::room_to_load(&root).expect("room"), 2 * size);
     }
 
     #[test]
