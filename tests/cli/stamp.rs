@@ -359,6 +359,38 @@ fn credentials_that_first_boot_would_refuse() {
 }
 
 #[test]
+fn credentials_of_a_registry() {
+    let plant = Plant::new();
+    plant.three();
+    plant.put("password", "p\\a\"ss word\n");
+    let known = "registry_address = \"plant.example:5000\"\nregistry_username = \"devices\"\n";
+    plant.put("defaults.toml", &format!("{known}registry_password_file = \"password\"\n"));
+    let stamp = ["stamp", "golden", "--fleet", "issued", "--defaults", "defaults.toml"];
+    plant.run(&[&stamp[..], &["--out", "images", "--full"]].concat()).success();
+    let image = fs::read(plant.path("images/gateway-pump-1.img")).expect("image");
+    for content in ["plant.example:5000\n", "devices\n", "p\\a\"ss word\n"] {
+        assert!(image.windows(content.len()).any(|part| part == content.as_bytes()), "{content}");
+    }
+
+    plant.put(
+        "wrong.csv",
+        "registration_id,registry_address,registry_username,registry_password\n\
+         pump-1,plant.example,,hunter22\npump-2,https://plant.example,u,hunter22\npump:3,plant.example:x,u,hunter22\n",
+    );
+    let all = ["stamp", "golden", "--fleet", "wrong.csv", "--identities", "issued", "--check"];
+    let said = plant.run(&all).code(2);
+    let said = String::from_utf8(said.get_output().stdout.clone()).expect("text");
+    for expected in [
+        "wrong.csv:2: `registry_username`: a registry's credentials are its address, a user name and a password",
+        "wrong.csv:3: `registry_address`: `https://plant.example` is no registry",
+        "wrong.csv:4: `registry_address`: `plant.example:x` is no registry",
+    ] {
+        assert!(said.contains(expected), "{said}");
+    }
+    assert!(!said.contains("hunter22"), "no secret is repeated");
+}
+
+#[test]
 fn an_image_without_overrides_takes_only_credentials() {
     let plant = Plant::with(&Provisioning { overrides: false, ..Provisioning::default() });
     plant.three();

@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use edgepress::recipe::types::{Access, Disk, Edge, Engine, EngineLog, Network, Provisioning, Proxy, System};
+use edgepress::recipe::types::{
+    Access, Disk, Edge, Engine, EngineLog, Network, Preload, Provisioning, Proxy, System,
+};
 use serde_json::{Value, json};
 
 use crate::support::project;
@@ -75,15 +77,20 @@ fn every_template_renders_with_a_recipe_of_defaults() {
 #[test]
 fn containers_ask_the_host_for_names_unless_told_otherwise() {
     let engine = Engine::default();
-    let expected = json!({
+    let mut expected = json!({
         "bip": "172.17.0.1/16", "dns": ["172.17.0.1"], "log-driver": "json-file",
         "log-opts": { "max-size": "10m", "max-file": "3" },
     });
+    assert_eq!(daemon_json(&Engine { preload: Preload::Load, ..engine.clone() }), expected);
+    // The driver whose store the preloaded images are in.
+    expected["storage-driver"] = "overlay2".into();
+    expected["features"] = json!({ "containerd-snapshotter": false });
     assert_eq!(daemon_json(&engine), expected);
     let listener = render("etc/systemd/resolved.conf.d/edgepress.conf.tera", &context());
     assert!(listener.contains("DNSStubListenerExtra=172.17.0.1\n"), "{listener}");
 
-    let told = Engine { dns: vec!["10.0.0.53".parse().expect("an address")], ..Engine::default() };
+    let dns = vec!["10.0.0.53".parse().expect("an address")];
+    let told = Engine { dns, preload: Preload::Load, ..Engine::default() };
     let expected = json!({
         "dns": ["10.0.0.53"], "log-driver": "json-file", "log-opts": { "max-size": "10m", "max-file": "3" },
     });
@@ -148,6 +155,9 @@ fn first_boot_finds_the_partition_of_a_card() {
             "authorized_keys",
             "wifi-ssid",
             "wifi-key",
+            "registry-address",
+            "registry-username",
+            "registry-password",
             "symmetric-key",
             "source-ca.pem",
             "bootstrap-key.pem",

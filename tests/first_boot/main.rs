@@ -8,6 +8,7 @@ mod device_files;
 mod files;
 mod firewall;
 mod recovery;
+mod registry;
 mod script;
 mod sources;
 mod standin_services;

@@ -143,8 +143,9 @@ fn a_reset_that_the_power_cut_short_is_finished() {
     device.give(&old.chain(), &old.key);
     device.run();
     let config = device.read("etc/aziot/config.toml");
-    device
-        .write("etc/aziot/config.toml", format!("{config}\n[cert_issuance.est.auth]\npassword = \"old\"\n"));
+    let registry = "[agent.config.auth]\n# From the identity of this device:\npassword = \"old\"";
+    let est = "[cert_issuance.est.auth]\npassword = \"old\"";
+    device.write("etc/aziot/config.toml", format!("{config}\n{registry}\n{est}\n"));
     device.write("var/lib/edgepress/reset", "");
     let new = Identity::new("dev-02");
     device.give(&new.chain(), &new.key);

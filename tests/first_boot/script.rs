@@ -447,6 +447,7 @@ fn a_power_cut_at_any_step_is_survived() {
         device.write(&format!("{FAT}/ca/plant.pem"), &identity.root);
         device.made_for_wifi("");
         device.give_wifi(b"shop", "hunter22");
+        device.give_registry("plant.example", "devices", "hunter23");
         device.write("world/cut", format!("{}\n", cuts + 1));
         if device.start().end().success() {
             break;
@@ -471,7 +472,11 @@ fn a_power_cut_at_any_step_is_survived() {
         assert!(device.exists("usr/local/share/ca-certificates/edgepress-1-1.crt"), "cut {cuts}");
         let wifi = device.read("etc/wpa_supplicant/wpa_supplicant-wlan0.conf");
         assert!(wifi.contains("psk=\"hunter22\"\n}\n"), "cut {cuts}: {wifi}");
-        assert!(!device.exists(&format!("{FAT}/wifi-key")), "cut {cuts}: a key is left");
+        let config = device.read("etc/aziot/config.toml");
+        assert_eq!(config.matches("password = \"hunter23\"").count(), 1, "cut {cuts}: {config}");
+        for secret in ["wifi-key", "registry-password"] {
+            assert!(!device.exists(&format!("{FAT}/{secret}")), "cut {cuts}: {secret} is left");
+        }
         if marked {
             assert_in_place(&device, &identity, "dev-01");
         } else {

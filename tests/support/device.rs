@@ -228,6 +228,16 @@ impl Device {
         self.write("boot/efi/edgepress/wifi-key", key);
     }
 
+    /// Puts a registry's address, a user name and a password beside it; nothing of an empty one.
+    pub fn give_registry(&mut self, address: &str, username: &str, password: &str) {
+        for (name, text) in [("address", address), ("username", username), ("password", password)] {
+            if !text.is_empty() {
+                self.write(&format!("boot/efi/edgepress/registry-{name}"), text);
+            }
+        }
+        self.secrets.extend(Some(password.trim().to_owned()).filter(|password| !password.is_empty()));
+    }
+
     /// As an image that was made for Wi-Fi; `ssid` is the recipe's own network, in hexadecimal, or empty.
     pub fn made_for_wifi(&self, ssid: &str) {
         let text = format!("EP_WIFI_COUNTRY='DE'\nEP_WIFI_SSID='{ssid}'\nEP_WIFI_HIDDEN=no\n");

@@ -256,6 +256,8 @@ Unless the image forbids it, these are taken as well:
                        symmetric-key, source-ca.pem
   wifi-ssid, wifi-key  name and key of the Wi-Fi (images that were made for Wi-Fi);
                        the key is wiped here as well
+  registry-address, registry-username, registry-password
+                       the registry of edgeAgent's image, if it wants a login; wiped as well
 ";
 
 /// The recipe's own arguments of the kernel's command line.

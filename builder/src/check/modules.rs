@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::deployment::{Context, lint};
+use crate::deployment::model::RegistryCredentials;
+use crate::deployment::{Context, Manifest, lint};
 use crate::finding::Finding;
 use crate::oci::reference::Reference;
 use crate::recipe::{Loaded, modules};
@@ -28,4 +29,47 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
         arch: Some(recipe.target.arch),
     };
     findings.extend(lint(&manifest, &context));
+    findings.extend(
+        first_pull(&recipe.edge.agent_image, &manifest, &context)
+            .map(|found| found.at(loaded.place("edge/agent_image"))),
+    );
+}
+
+/// The runtime pulls edgeAgent's image before the hub has told it any credentials.
+fn first_pull(image: &str, manifest: &Manifest, context: &Context) -> Option<Finding> {
+    let agent: Reference = image.parse().ok()?;
+    let is_private = |known: &RegistryCredentials| known.address.split('/').next() == Some(agent.registry());
+    if !manifest.registry_credentials().iter().any(is_private) {
+        return None;
+    }
+    if context.preloaded.as_ref().is_some_and(|preloaded| preloaded.contains(&agent)) {
+        return None;
+    }
+    let message = format!(
+        "{image} comes from a registry that wants a login: the runtime pulls it before the hub has told it the manifest's"
+    );
+    let hint = "preload it, or give its credentials with the identity: registry-address, registry-username, registry-password";
+    Some(Finding::warning(message).hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_pull;
+    use crate::deployment::{Context, Manifest};
+
+    #[test]
+    fn a_login_for_the_first_pull() {
+        let text = r#"{ "modulesContent": { "$edgeAgent": { "properties.desired": { "runtime": { "settings": {
+            "registryCredentials": { "own": { "username": "u", "password": "p", "address": "plant.example" } } } } } } } }"#;
+        let manifest = Manifest::parse("deployment.json", text).expect("JSON");
+        let pull = |image: &str, preloaded: &[&str]| {
+            let preloaded = preloaded.iter().map(|name| name.parse().expect("a reference")).collect();
+            let context = Context { preloaded: Some(preloaded), ..Context::default() };
+            first_pull(image, &manifest, &context)
+        };
+        let warned = pull("plant.example/agent:1", &[]).expect("a warning").to_string();
+        assert!(warned.contains("wants a login") && warned.contains("registry-password"), "{warned}");
+        assert_eq!(pull("plant.example/agent:1", &["plant.example/agent:1"]), None);
+        assert_eq!(pull("mcr.microsoft.com/azureiotedge-agent:1.6.1", &[]), None);
+    }
 }

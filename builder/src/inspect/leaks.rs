@@ -37,8 +37,18 @@ const PAIRS: [[&str; 2]; 3] = [
 ];
 
 /// What an identity may bring besides: alone, it provisions nothing.
-const SETTINGS: [&str; 7] =
-    ["hostname", "hosts", "endpoint", "authorized_keys", "wifi-ssid", "wifi-key", "source-ca.pem"];
+const SETTINGS: [&str; 10] = [
+    "hostname",
+    "hosts",
+    "endpoint",
+    "authorized_keys",
+    "wifi-ssid",
+    "wifi-key",
+    "registry-address",
+    "registry-username",
+    "registry-password",
+    "source-ca.pem",
+];
 
 fn is_setting(name: &str) -> bool {
     SETTINGS.contains(&name) || name.starts_with(AUTHORITIES)

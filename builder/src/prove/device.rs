@@ -28,13 +28,14 @@ use crate::units::Digest;
 pub const IDENTITY: &str = "edgepress";
 
 /// What of an identity must be gone when it was used, the secrets first.
-pub const CONSUMED: [&str; 8] = [
+pub const CONSUMED: [&str; 9] = [
     "private-key.pem",
     "bootstrap-key.pem",
     "bootstrap-username",
     "bootstrap-password",
     "bootstrap-token",
     "symmetric-key",
+    "registry-password",
     "certificate.pem",
     "bootstrap-certificate.pem",
 ];

@@ -21,7 +21,7 @@ use crate::units::Digest;
 /// The folder of an identity on the FAT partition.
 pub const FOLDER: &str = "edgepress";
 /// What an identity may put there, beside the folder `ca`.
-pub const FILES: [&str; 18] = [
+pub const FILES: [&str; 21] = [
     "registration-id",
     "certificate.pem",
     "private-key.pem",
@@ -31,6 +31,9 @@ pub const FILES: [&str; 18] = [
     "authorized_keys",
     "wifi-ssid",
     "wifi-key",
+    "registry-address",
+    "registry-username",
+    "registry-password",
     "source.toml",
     "source-ca.pem",
     "bootstrap-certificate.pem",

@@ -14,7 +14,7 @@ use crate::finding::{Finding, Place, Severity};
 use crate::recipe::tree::{Node, Source, Value};
 
 /// Every key, in the order of the documentation.
-pub const COLUMNS: [&str; 35] = [
+pub const COLUMNS: [&str; 39] = [
     "registration_id",
     "serial",
     "certificate",
@@ -26,6 +26,10 @@ pub const COLUMNS: [&str; 35] = [
     "wifi_ssid",
     "wifi_key",
     "wifi_key_file",
+    "registry_address",
+    "registry_username",
+    "registry_password",
+    "registry_password_file",
     "ca",
     "source.from",
     "source.registration_id",
@@ -52,7 +56,8 @@ pub const COLUMNS: [&str; 35] = [
     "symmetric_key_file",
 ];
 /// Keys that hold a secret itself, not the name of a file.
-pub const SECRETS: [&str; 4] = ["wifi_key", "bootstrap.password", "bootstrap.token", "symmetric_key"];
+pub const SECRETS: [&str; 5] =
+    ["wifi_key", "registry_password", "bootstrap.password", "bootstrap.token", "symmetric_key"];
 /// Keys that no two devices can share.
 const OF_ONE_DEVICE: [&str; 7] = [
     "registration_id",

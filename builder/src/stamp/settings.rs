@@ -250,6 +250,7 @@ impl Assembly<'_> {
             }
         }
         self.wifi();
+        self.registry();
         self.trusted();
     }
 
@@ -297,6 +298,45 @@ impl Assembly<'_> {
         }
     }
 
+    /// Credentials of the registry that edgeAgent's own image comes from; the runtime pulls that before the hub has told it any.
+    fn registry(&mut self) {
+        const ADDRESS: &str = "registry_address";
+        const USERNAME: &str = "registry_username";
+        const PASSWORDS: [&str; 2] = ["registry_password", "registry_password_file"];
+        let all = [ADDRESS, USERNAME, PASSWORDS[0], PASSWORDS[1]];
+        let Some(first) = all.into_iter().find(|column| self.record.get(column).is_some()) else { return };
+        if !self.overridable(first) {
+            return;
+        }
+        let (address, username) = (self.record.text(ADDRESS), self.record.text(USERNAME));
+        let (address, username) = (address.map(str::to_owned), username.map(str::to_owned));
+        let stated = PASSWORDS.into_iter().any(|column| self.record.get(column).is_some());
+        let password = self.secret(PASSWORDS[0], PASSWORDS[1]);
+        for (column, missing) in
+            [(ADDRESS, address.is_none()), (USERNAME, username.is_none()), (PASSWORDS[0], !stated)]
+        {
+            if missing {
+                self.error(column, "a registry's credentials are its address, a user name and a password");
+            }
+        }
+        let (Some(address), Some(username), Some(password)) = (address, username, password) else { return };
+        if !is_registry(&address) {
+            let message = format!(
+                "`{address}` is no registry as an image's name begins with it, `HOST` or `HOST:PORT`"
+            );
+            return self.error(ADDRESS, message);
+        }
+        for (column, text, name) in
+            [(USERNAME, &username, "registry-username"), (PASSWORDS[0], &password, "registry-password")]
+        {
+            match text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+                true => self.put(name, format!("{text}\n")),
+                false => self.error(column, "it has a sign that is no plain ASCII"),
+            }
+        }
+        self.put("registry-address", format!("{address}\n"));
+    }
+
     fn trusted(&mut self) {
         let Some(cell) = self.record.get("ca") else { return };
         if !self.overridable("ca") {
@@ -313,6 +353,14 @@ impl Assembly<'_> {
 /// Text that first boot's `take_text` leaves as it is.
 fn plain(text: &str) -> bool {
     text.chars().all(|c| c == ' ' || c.is_ascii_graphic())
+}
+
+/// `HOST` or `HOST:PORT`, as first boot takes it (registry.sh).
+fn is_registry(text: &str) -> bool {
+    let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+    host.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && host.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-')
+        && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Lines for /etc/hosts, as first boot takes them (`hosts_lines` in overlays/base/usr/lib/edgepress/overrides.sh): what

@@ -13,8 +13,8 @@ MOUNT_PATIENCE=60
 MOST_FILES=200
 
 # Files that hold a secret, and those that are of no use without one.
-FAT_SECRETS='private-key.pem symmetric-key bootstrap-key.pem bootstrap-password bootstrap-token wifi-key'
-FAT_COMPANIONS='certificate.pem bootstrap-certificate.pem bootstrap-username wifi-ssid'
+FAT_SECRETS='private-key.pem symmetric-key bootstrap-key.pem bootstrap-password bootstrap-token wifi-key registry-password'
+FAT_COMPANIONS='certificate.pem bootstrap-certificate.pem bootstrap-username wifi-ssid registry-address registry-username'
 # Everything else that is known there.
 FAT_OTHERS='registration-id hostname hosts endpoint authorized_keys source.toml source-ca.pem wiping.tmp readme.txt'
 
@@ -153,7 +153,9 @@ fat_take() {
     if is_former; then remark "registration-id (that of the identity before)"; else take_value registration-id "$1"; fi
     look_for_strangers
     [ "$EP_OVERRIDES" = yes ] || return 0
-    for name in endpoint hostname wifi-key; do take_value "$name" "$1" || return 1; done
+    for name in endpoint hostname wifi-key registry-address registry-username registry-password; do
+        take_value "$name" "$1" || return 1
+    done
     take_text authorized_keys "$1" && take_lines hosts "$1" && take_name wifi-ssid "$1" &&
         take_pem source-ca.pem "$1" CERTIFICATE "$MOST_AUTHORITIES" && take_authorities "$1"
 }

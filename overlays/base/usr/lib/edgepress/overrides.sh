@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 # What an identity may bring beside certificate and key: hostname, hosts entries, SSH keys, CA certificates, endpoint;
-# Wi-Fi is in wifi.sh.
+# Wi-Fi is in wifi.sh, a registry in registry.sh.
 # shellcheck disable=SC2016,SC2034,SC2154 # awk programs; variables are shared with the script that sources this
 
 # Written into /etc/hosts: its presence means that the hostname is this device's own.
@@ -20,7 +20,7 @@ check_overrides() {
     case ${line#https://} in
         *[!A-Za-z0-9.:/_-]*) complain "endpoint \"$line\" is no https:// address" || return 1 ;;
     esac
-    check_wifi "$1" || return 1
+    check_wifi "$1" && check_registry "$1" || return 1
     check_hosts "$1"
     split_authorities
 }
@@ -89,6 +89,7 @@ apply_overrides() {
     set_wifi || { why="the Wi-Fi could not be configured"; return 1; }
     authorize || { why="the SSH keys could not be installed for $EP_USER"; return 1; }
     set_endpoint || { why="the endpoint could not be written into config.toml"; return 1; }
+    set_registry || { why="the registry's credentials could not be written into config.toml"; return 1; }
     trust_authorities || { why="the CA certificates could not be installed"; return 1; }
 }
 

@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 # Takes a device back to where it waits for an identity. A mark comes first and goes last: after a power cut in between,
-# the next boot does the rest. Needs attestation.sh.
+# the next boot does the rest. Needs attestation.sh and registry.sh.
 # shellcheck disable=SC2034,SC2154 # variables are shared with the script that sources this
 
 reset_if_asked() {
@@ -18,11 +18,12 @@ stop_runtime() {
         aziot-tpmd.service aziot-tpmd.socket
 }
 
-# The tables that first boot wrote for the old identity: a password may stand there.
+# The tables that first boot wrote for the old identity: passwords may stand there.
 forget_attestation() {
     config=$EP_ROOT/etc/aziot/config.toml
     [ -e "$config" ] || return 0
-    (umask 077 && unattested "$config" >"$config.new") && sync "$config.new" && mv -f "$config.new" "$config"
+    (umask 077 && unattested "$config" >"$config.old" && without_registry "$config.old" own >"$config.new") &&
+        rm -f "$config.old" && sync "$config.new" && mv -f "$config.new" "$config"
 }
 
 reset_device() {
