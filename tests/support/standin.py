@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import serve
 
@@ -112,7 +113,10 @@ def main(services):
     threading.Thread(target=serve.forever, args=(engine, FakeEngine().handle), daemon=True).start()
     started = [start(service) for service in services]
     try:
-        return started[-1].wait()
+        # A signal that comes just before a wait without end is only looked at after it.
+        while started[-1].poll() is None:
+            time.sleep(0.1)
+        return started[-1].returncode
     finally:
         for process in reversed(started):
             end(process)
