@@ -188,6 +188,17 @@ case "$*" in
     'keyvault show'*) [ -e vault ] && echo /vaults/factory-keys ;;
     'keyvault create'*) : >vault ;;
     'role assignment create'*) ;;
+    'iot edge deployment show'*) [ -e deployment ] ;;
+    'iot edge deployment create'* | 'iot edge set-modules'*)
+        : >deployment
+        while [ "$1" != --content ]; do shift; done
+        cp "$2" content ;;
+    'iot edge deployment list'*) echo older ;;
+    'iot edge deployment delete'* | 'iot hub device-twin update'*) ;;
+    'acr scope-map show'* | 'acr token show'*) [ -e token ] ;;
+    'acr scope-map create'*) ;;
+    'acr token create'*) : >token ;;
+    'acr token credential generate'*) echo hunter23 ;;
     'keyvault secret set'*)
         [ -s refusals ] || exit 0
         head -n 1 refusals >&2
@@ -219,10 +230,15 @@ impl World {
     }
 
     fn run(&self, script: &Path, arguments: &[&str]) -> Output {
+        self.run_with(script, arguments, &[])
+    }
+
+    fn run_with(&self, script: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         let own = self.0.join("bin").display().to_string();
         let search = std::env::var("PATH").expect("PATH");
         let mut command = Command::new(script);
         command.args(arguments).env("PATH", format!("{own}:{search}")).env("WORLD", &self.0);
+        command.envs(variables.iter().copied());
         command.output().expect("the script")
     }
 
@@ -232,6 +248,72 @@ impl World {
         fs::remove_file(self.0.join("log")).ok();
         log.lines().map(|line| line.split(' ').take(3).collect::<Vec<_>>().join(" ")).collect()
     }
+}
+
+#[test]
+fn modules_reach_a_fleet_and_passwords_only_the_hub() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let manifest = r#"{ "modulesContent": { "$edgeAgent": { "properties.desired": {
+        "schemaVersion": "1.1", "runtime": { "type": "docker", "settings": { "registryCredentials": {
+            "own": { "username": "u", "password": "hunter22", "address": "factory.azurecr.io" } } } },
+        "systemModules": {}, "modules": { "pump": { "settings": { "image": "factory.azurecr.io/line/pump:7" } } } } } } }"#;
+    fs::write(folder.path().join("deployment.json"), manifest).expect("write");
+    let parent = fs::canonicalize(recipe("debian-12-azure.toml")).expect("the recipe");
+    let toml = format!(
+        "name = \"factory\"\nextends = \"{}\"\n[modules]\nmanifest = \"deployment.json\"\n",
+        parent.display()
+    );
+    let file = folder.path().join("factory.toml");
+    fs::write(&file, toml).expect("write");
+    let out = folder.path().join("azure");
+    let output = edgepress(&["azure", path(&file), "--out", path(&out)]);
+    assert!(output.status.success(), "{}", text_of(&output));
+    for file in fs::read_dir(&out).expect("list") {
+        let file = file.expect("an entry").path();
+        assert!(!fs::read_to_string(&file).expect("text").contains("hunter22"), "{}", file.display());
+    }
+    let mode = fs::metadata(out.join("deployment.json")).expect("file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let checked =
+        Command::new("shellcheck").arg("modules.sh").current_dir(&out).output().expect("shellcheck");
+    assert!(checked.status.success(), "{}", text(&checked.stdout));
+
+    let world = World::new(folder.path());
+    world.put("login");
+    let script = out.join("modules.sh");
+    let refused = world.run(&script, &["fleet", "hub"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text_of(&refused).contains("REGISTRY_OWN_USERNAME is not set"), "{}", text_of(&refused));
+    let made = world.run(&script, &["token", "factory"]);
+    assert_eq!(
+        text(&made.stdout),
+        "export REGISTRY_OWN_USERNAME='factory' REGISTRY_OWN_PASSWORD='hunter23'\n",
+        "{}",
+        text_of(&made)
+    );
+    world.log();
+    let known = [("REGISTRY_OWN_USERNAME", "factory"), ("REGISTRY_OWN_PASSWORD", "hunter23")];
+    let sent = world.run_with(&script, &["fleet", "hub"], &known);
+    assert!(sent.status.success(), "{}", text_of(&sent));
+    let content: Value =
+        serde_json::from_slice(&fs::read(world.0.join("content")).expect("sent")).expect("JSON");
+    let settings = &content["modulesContent"]["$edgeAgent"]["properties.desired"]["runtime"]["settings"];
+    let login =
+        serde_json::json!({ "username": "factory", "password": "hunter23", "address": "factory.azurecr.io" });
+    assert_eq!(settings["registryCredentials"]["own"], login);
+    assert!(!fs::read_to_string(world.0.join("log")).expect("log").contains("hunter23"), "in an argument");
+    let log = world.log();
+    let asked = |what: &str| log.iter().any(|line| line == what);
+    assert!(asked("az iot edge") && !asked("az iot hub"), "{log:?}");
+    let again = world.run_with(&script, &["fleet", "hub"], &known);
+    assert!(text_of(&again).contains("has the deployment factory-"), "{}", text_of(&again));
+    assert!(world.run_with(&script, &["device", "hub", "pump-7"], &known).status.success());
+    assert!(world.run(&script, &["tag", "hub", "pump-7"]).status.success());
+    assert_eq!(world.run(&script, &["token", "other"]).status.code(), Some(2));
+}
+
+fn text_of(output: &Output) -> String {
+    format!("{}{}", text(&output.stdout), text(&output.stderr))
 }
 
 #[test]

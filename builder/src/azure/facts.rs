@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use url::Url;
 
+use super::modules::{self, Fleet};
 use super::names::Names;
 use super::version::Version;
 use crate::error::Problem;
@@ -54,6 +55,8 @@ pub struct Facts {
     pub registration_id: String,
     /// ID scope of DPS.
     pub id_scope: String,
+    /// The modules of the devices; none where the recipe names no manifest, or only what was built is known.
+    pub modules: Option<Fleet>,
 }
 
 /// The file that is uploaded.
@@ -119,14 +122,16 @@ impl Facts {
             .hint("add \"vhd\" to target.formats")
             .into());
         }
-        Self::common(
+        let modules = modules::of(&recipe.modules)?;
+        let facts = Self::common(
             recipe.name,
             &recipe.description,
             (recipe.target.arch, recipe.target.board),
             &recipe.provisioning,
             version,
             None,
-        )
+        )?;
+        Ok(Self { modules, ..facts })
     }
 
     fn common(
@@ -170,6 +175,7 @@ impl Facts {
             secret,
             registration_id,
             id_scope,
+            modules: None,
         })
     }
 }

@@ -11,6 +11,7 @@ mod arm;
 mod bicep;
 mod facts;
 mod model;
+mod modules;
 mod names;
 mod network;
 mod template;
@@ -73,10 +74,14 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// The script for modules: only where the recipe names a manifest.
+const MODULES: &str = "modules.sh";
+
 /// The scripts and the page, in whose place the others stand.
-const TEMPLATES: [(&str, &str, bool); 3] = [
+const TEMPLATES: [(&str, &str, bool); 4] = [
     ("upload.sh", include_str!("templates/upload.sh.tera"), true),
     ("dps.sh", include_str!("templates/dps.sh.tera"), true),
+    (MODULES, include_str!("templates/modules.sh.tera"), true),
     ("README.md", include_str!("templates/README.md.tera"), false),
 ];
 
@@ -84,7 +89,7 @@ const TEMPLATES: [(&str, &str, bool); 3] = [
 struct File {
     name: &'static str,
     text: String,
-    executable: bool,
+    mode: u32,
 }
 
 /// Writes the files; all or, when one is there already, none.
@@ -123,7 +128,7 @@ fn files(facts: &Facts) -> Result<Vec<File>> {
     let deployment = template::deployment(facts);
     let json =
         |value: &serde_json::Value| serde_json::to_string_pretty(value).map(|text| format!("{text}\n"));
-    let plain = |name, text| File { name, text, executable: false };
+    let plain = |name, text| File { name, text, mode: 0o644 };
     let mut files = render(facts)?;
     let mut templates = vec![plain("main.bicep", bicep::write(&deployment))];
     templates
@@ -131,6 +136,10 @@ fn files(facts: &Facts) -> Result<Vec<File>> {
     templates.push(plain("azuredeploy.json", json(&arm::write(&deployment))?));
     templates.push(plain("azuredeploy.parameters.json", json(&arm::parameters(&deployment))?));
     files.splice(1..1, templates);
+    if let Some(fleet) = &facts.modules {
+        // Variables of modules may be secrets.
+        files.push(File { name: "deployment.json", text: json(&fleet.manifest)?, mode: 0o600 });
+    }
     Ok(files)
 }
 
@@ -141,9 +150,10 @@ fn render(facts: &Facts) -> Result<Vec<File>> {
     let context = context(facts);
     TEMPLATES
         .iter()
+        .filter(|(name, ..)| *name != MODULES || facts.modules.is_some())
         .map(|(name, _, executable)| {
             let text = tera.render(name, &context).with_context(|| format!("rendering {name}"))?;
-            Ok(File { name, text, executable: *executable })
+            Ok(File { name, text, mode: if *executable { 0o755 } else { 0o644 } })
         })
         .collect()
 }
@@ -165,6 +175,8 @@ fn context(facts: &Facts) -> tera::Context {
     ] {
         context.insert(name, value);
     }
+    context.insert("modules", &facts.modules.is_some());
+    context.insert("logins", facts.modules.as_ref().map_or(&[][..], |fleet| &fleet.logins));
     context.insert("arch", &facts.arch.to_string());
     context.insert("azure_arch", if facts.arch == crate::units::Arch::X86_64 { "x64" } else { "Arm64" });
     context.insert("generation", &facts.generation);
@@ -192,8 +204,7 @@ fn quoted(path: &Path) -> String {
 
 fn publish(folder: &Path, file: &File) -> Result<()> {
     let path = folder.join(file.name);
-    let mode = if file.executable { 0o755 } else { 0o644 };
-    files::write(&path, mode, file.text.as_bytes())
+    files::write(&path, file.mode, file.text.as_bytes())
 }
 
 #[cfg(test)]

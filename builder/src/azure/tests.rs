@@ -1,10 +1,11 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::facts::{Facts, Vhd};
 use super::model::{Deployment, Value};
+use super::modules::{Fleet, Login};
 use super::names::Names;
 use super::version::Version;
 use super::{arm, bicep, files, quoted, template};
@@ -31,7 +32,27 @@ fn facts(arch: Arch, built: bool, vault: bool) -> Facts {
         secret: "edge-{{ registration_id }}".into(),
         registration_id: "{{ vm_name }}".into(),
         id_scope: "0ne00123456".into(),
+        modules: Some(fleet()),
     }
+}
+
+fn fleet() -> Fleet {
+    let login = |name: &str, address: &str, acr: Option<&str>| Login {
+        name: name.into(),
+        address: address.into(),
+        variable: format!("REGISTRY_{}", name.to_uppercase()),
+        acr: acr.map(str::to_owned),
+        repositories: acr
+            .into_iter()
+            .flat_map(|_| ["line/pump".to_owned(), "line/valve".to_owned()])
+            .collect(),
+    };
+    let logins =
+        vec![login("own", "factory.azurecr.io", Some("factory")), login("plant", "plant.example:5000", None)];
+    let credentials = |address: &str| json!({ "username": "", "password": "", "address": address });
+    let manifest = json!({ "modulesContent": { "$edgeAgent": { "properties.desired": { "runtime": { "settings": {
+        "registryCredentials": { "own": credentials("factory.azurecr.io"), "plant": credentials("plant.example:5000") } } } } } } });
+    Fleet { manifest, logins }
 }
 
 fn all() -> impl Iterator<Item = Facts> {
@@ -56,7 +77,7 @@ fn golden(name: &str, text: &str) {
 fn the_files_of_an_image() {
     for file in files(&facts(Arch::X86_64, true, true)).expect("files") {
         golden(file.name, &file.text);
-        assert_eq!(file.executable, file.name.ends_with(".sh"));
+        assert_eq!(file.mode & 0o100 != 0, file.name.ends_with(".sh"));
     }
 }
 

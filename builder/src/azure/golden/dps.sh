@@ -51,7 +51,7 @@ group() {
     [ "$issuer" != "$subject" ] || by=(--root-ca-name "$authority")
     say "making the enrolment group $enrolment in $2"
     az iot dps enrollment-group create --resource-group "$1" --dps-name "$2" --enrollment-id "$enrolment" \
-        "${by[@]}" --edge-enabled true --output none
+        "${by[@]}" --edge-enabled true --initial-twin-tags '{"edgepress": "factory"}' --output none
 }
 
 # Who is logged in: a person, or a service principal. The name of a managed identity tells nothing, so its id must be stated.
