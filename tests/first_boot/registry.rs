@@ -83,6 +83,8 @@ fn what_cannot_be_used_is_refused_without_showing_the_password() {
         ("a.example/path", "u", "hunter22", "registry-address is no registry"),
         ("a.example:port", "u", "hunter22", "registry-address is no registry"),
         ("a:1:2", "u", "hunter22", "registry-address is no registry"),
+        ("factory", "u", "hunter22", "registry-address is no registry"),
+        ("a.example", "  \n", "hunter22", "registry-username holds no name"),
         ("a.example", "u", "hunter22\nhunter22\n", "registry-password holds 2 lines"),
         ("a.example", "u", "hunter22\u{e9}", "registry-password holds a sign that is no plain ASCII"),
     ] {

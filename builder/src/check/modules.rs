@@ -42,7 +42,11 @@ fn first_pull(image: &str, manifest: &Manifest, context: &Context) -> Option<Fin
     if !manifest.registry_credentials().iter().any(is_private) {
         return None;
     }
-    if context.preloaded.as_ref().is_some_and(|preloaded| preloaded.contains(&agent)) {
+    let same = |there: &Reference| {
+        there.canonical() == agent.canonical()
+            || (agent.digest().is_some() && there.digest() == agent.digest())
+    };
+    if context.preloaded.as_ref().is_some_and(|preloaded| preloaded.iter().any(same)) {
         return None;
     }
     let message = format!(
@@ -70,6 +74,7 @@ mod tests {
         let warned = pull("plant.example/agent:1", &[]).expect("a warning").to_string();
         assert!(warned.contains("wants a login") && warned.contains("registry-password"), "{warned}");
         assert_eq!(pull("plant.example/agent:1", &["plant.example/agent:1"]), None);
+        assert_eq!(pull("plant.example/agent:latest", &["plant.example/agent"]), None);
         assert_eq!(pull("mcr.microsoft.com/azureiotedge-agent:1.6.1", &[]), None);
     }
 }

@@ -329,9 +329,12 @@ impl Assembly<'_> {
         for (column, text, name) in
             [(USERNAME, &username, "registry-username"), (PASSWORDS[0], &password, "registry-password")]
         {
-            match text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-                true => self.put(name, format!("{text}\n")),
-                false => self.error(column, "it has a sign that is no plain ASCII"),
+            if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+                self.error(column, "it has a sign that is no plain ASCII");
+            } else if text.trim() != text.as_str() || text.is_empty() {
+                self.error(column, "it begins or ends with a blank, which the device would not keep");
+            } else {
+                self.put(name, format!("{text}\n"));
             }
         }
         self.put("registry-address", format!("{address}\n"));
@@ -355,10 +358,12 @@ fn plain(text: &str) -> bool {
     text.chars().all(|c| c == ' ' || c.is_ascii_graphic())
 }
 
-/// `HOST` or `HOST:PORT`, as first boot takes it (registry.sh).
+/// `HOST` or `HOST:PORT`, as first boot takes it (registry.sh): what the engine takes for a registry, and not for a name at
+/// Docker Hub.
 fn is_registry(text: &str) -> bool {
     let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
-    host.starts_with(|c: char| c.is_ascii_alphanumeric())
+    (host.contains('.') || host == "localhost" || port.is_some())
+        && host.starts_with(|c: char| c.is_ascii_alphanumeric())
         && host.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-')
         && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
 }

@@ -1,6 +1,7 @@
 //! Rules on what runs: the edgeAgent container, its image, its storage, the proxy, and the engine's socket.
 
 use super::Linter;
+use crate::oci::reference::Reference;
 use crate::recipe::tree::{Node, Value};
 
 /// Protocols of the agent that an HTTP proxy lets through.
@@ -10,6 +11,7 @@ pub(super) fn rules(lint: &mut Linter<'_>) {
     container(lint);
     if lint.get("agent").is_some() {
         image(lint);
+        login(lint);
         storage(lint);
     }
     environment(lint);
@@ -53,7 +55,9 @@ fn image(lint: &mut Linter<'_>) {
         lint.warning(key, message, "name a version as tag");
     }
     let Some(recipe) = lint.recipe else { return };
-    let preloaded = recipe.engine.images.iter().any(|image| image.name == name);
+    let full = |name: &str| name.parse::<Reference>().map(|reference| reference.canonical()).ok();
+    let preloaded =
+        recipe.engine.images.iter().any(|image| image.name == name || full(&image.name) == full(&name));
     let policy = lint.text("agent.imagePullPolicy").unwrap_or("on-create");
     match (policy, preloaded) {
         ("on-create", true) => lint.warning(
@@ -67,6 +71,25 @@ fn image(lint: &mut Linter<'_>) {
             "add it to engine.images, or write \"on-create\"",
         ),
         _ => {}
+    }
+}
+
+/// What logs in to the registry of the agent's image.
+fn login(lint: &mut Linter<'_>) {
+    let key = "agent.config.auth";
+    if lint.get(key).is_none() {
+        return;
+    }
+    let password = "agent.config.auth.password";
+    if lint.get(password).is_some() {
+        let message = "every image has this password, and so has whoever gets one";
+        let hint = "give it with the identity: registry-address, registry-username, registry-password";
+        lint.warning(password, message, hint);
+    }
+    let plain = |line: &str| line.trim_start().replace([' ', '\t'], "").starts_with("[agent.config.auth]");
+    if !lint.source.lines().any(plain) {
+        let message = "first boot knows this table by a line of its own, and would write a second one for an identity's login";
+        lint.error(key, message, "write it as a table of its own: [agent.config.auth]");
     }
 }
 

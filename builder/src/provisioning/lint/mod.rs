@@ -63,7 +63,7 @@ pub fn lint(text: &str, recipe: Option<&Recipe>) -> Vec<Finding> {
         Ok(tree) => tree,
         Err(error) => return vec![syntax(text, &error)],
     };
-    let mut linter = Linter { tree: &tree, recipe, findings: Vec::new() };
+    let mut linter = Linter { tree: &tree, source: text, recipe, findings: Vec::new() };
     top_level(&mut linter);
     hostname(&mut linter);
     identity::rules(&mut linter);
@@ -89,6 +89,8 @@ fn syntax(text: &str, error: &Finding) -> Finding {
 /// The text, what it is for, and what was found.
 struct Linter<'a> {
     tree: &'a Node,
+    /// The whole text.
+    source: &'a str,
     recipe: Option<&'a Recipe>,
     findings: Vec<Finding>,
 }

@@ -254,3 +254,17 @@ fn any_text_is_read() {
         lint(&text, None);
     }
 }
+
+/// First boot replaces the table line by line.
+#[test]
+fn a_login_of_the_agents_registry() {
+    let login = "serveraddress = \"plant.example\"\nusername = \"u\"\npassword = \"hunter22\"\n";
+    for header in ["[agent.config.auth]", "  [ agent . config . auth ] # ours"] {
+        let text = format!("{GOOD}\n{header}\n{login}");
+        expect(&text, Severity::Warning, "agent.config.auth.password", "every image has this password");
+        assert!(lint(&text, None).iter().all(|found| found.severity == Severity::Warning), "{text}");
+    }
+    let text = format!("{GOOD}\n[agent.\"config\".auth]\n{login}");
+    expect(&text, Severity::Error, "agent.config.auth", "a second one");
+    assert!(lint(&text, None).iter().all(|found| !found.to_string().contains("hunter22")));
+}

@@ -16,14 +16,21 @@ check_registry() {
     is_registry "$line" ||
         complain "registry-address is no registry as an image's name begins with it (registry.example, or with :5000)" ||
         return 1
-    only_line "$1/registry-username" && only_line "$1/registry-password" || return 1
+    only_line "$1/registry-username" || return 1
+    [ -n "$line" ] || complain "registry-username holds no name" || return 1
+    only_line "$1/registry-password" || return 1
     [ -n "$line" ] || complain "registry-password holds no password"
 }
 
 # HOST or HOST:PORT
 is_registry() {
     case $1 in '' | *[!A-Za-z0-9.:-]* | [!A-Za-z0-9]*) return 1 ;; esac
-    case $1 in *:*) case ${1#*:} in '' | *[!0-9]*) return 1 ;; esac ;; esac
+    case $1 in
+        *:*) case ${1#*:} in '' | *[!0-9]*) return 1 ;; esac ;;
+        # Any other word is a name at Docker Hub.
+        *.* | localhost) ;;
+        *) return 1 ;;
+    esac
 }
 
 # without_registry FILE [own]: a config.toml without credentials of its registry: any, or those of the identity alone.
