@@ -71,6 +71,11 @@ pub fn of(modules: &Modules) -> Result<Option<Fleet>> {
             return Err(Problem::input(message).hint("letters, digits and -._:/ may stand there").into());
         }
     }
+    let variables: BTreeSet<&str> = logins.iter().map(|login| login.variable.as_str()).collect();
+    if variables.len() < logins.len() {
+        let message = "registryCredentials: two of the names are the same in capital letters and `_`, as variables have them";
+        return Err(Problem::input(message).hint("give one of them another name in the manifest").into());
+    }
     Ok(Some(Fleet { manifest: without_logins(manifest.to_json()), logins }))
 }
 

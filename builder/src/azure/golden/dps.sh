@@ -37,6 +37,10 @@ group() {
     if az iot dps enrollment-group show --resource-group "$1" --dps-name "$2" --enrollment-id "$enrolment" \
         --output none 2>/dev/null; then
         say "$2 has the enrolment group $enrolment already, and its authority stays; another one: az iot dps enrollment-group update"
+        tag=$(az iot dps enrollment-group show --resource-group "$1" --dps-name "$2" --enrollment-id "$enrolment" \
+            --query initialTwin.tags.edgepress --output tsv)
+        [ "$tag" = 'factory' ] || say "it gives devices no tag edgepress = factory; beside those that it gives: \
+az iot dps enrollment-group update --resource-group $1 --dps-name $2 --enrollment-id $enrolment --initial-twin-tags '{\"edgepress\": \"factory\"}'"
         return
     fi
     # DPS believes a chain that ends at a verified certificate: it or one above it must be uploaded as such. Its name is shorter.

@@ -46,18 +46,14 @@ filled() {
             |= . + {username: env.REGISTRY_PLANT_USERNAME, password: env.REGISTRY_PLANT_PASSWORD}' "$manifest" >"$content"
 }
 
-# A deployment cannot be changed. Another content is another one, with a name of its own; it takes the place of the older ones.
+# A deployment cannot be changed: a new one takes the place of the older ones. A device that has the same already changes nothing.
 fleet() {
     extension
     filled
-    id=$fleet-$(sha256sum "$content" | cut -c1-12)
-    if az iot edge deployment show --hub-name "$1" --deployment-id "$id" --output none 2>/dev/null; then
-        say "$1 has the deployment $id already"
-    else
-        say "making the deployment $id in $1"
-        az iot edge deployment create --hub-name "$1" --deployment-id "$id" --content "$content" \
-            --labels "{\"edgepress\": \"$fleet\"}" --target-condition "tags.edgepress='$fleet'" --priority "${2:-10}" --output none
-    fi
+    id=$fleet-$(date -u +%Y%m%d-%H%M%S)
+    say "making the deployment $id in $1"
+    az iot edge deployment create --hub-name "$1" --deployment-id "$id" --content "$content" \
+        --labels "{\"edgepress\": \"$fleet\"}" --target-condition "tags.edgepress='$fleet'" --priority "${2:-10}" --output none
     for old in $(az iot edge deployment list --hub-name "$1" --query "[?labels.edgepress=='$fleet'].id" --output tsv); do
         [ "$old" != "$id" ] || continue
         say "removing the older deployment $old"
@@ -80,7 +76,7 @@ tag() {
 token_factory() {
     readable=(--repository line/pump content/read metadata/read --repository line/valve content/read metadata/read)
     if az acr scope-map show --registry factory --name "$fleet" --output none 2>/dev/null; then
-        say "factory has the scope map $fleet already, and it stays; another one: az acr scope-map update"
+        az acr scope-map update --registry factory --name "$fleet" "${readable[@]/#--repository/--add-repository}" --output none
     else
         az acr scope-map create --registry factory --name "$fleet" "${readable[@]}" --output none
     fi
