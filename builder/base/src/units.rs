@@ -176,7 +176,8 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || format!("`{text}` is not a SHA-256 digest: expected 64 hex digits");
-        if text.len() != 64 || !text.is_ascii() {
+        // Numbers would take a sign, too.
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(bad());
         }
         let mut bytes = [0; 32];
@@ -242,5 +243,6 @@ mod tests {
         assert_eq!(digest.to_string().parse(), Ok(digest));
         assert!("é".repeat(32).parse::<Digest>().is_err());
         assert!("zz".repeat(32).parse::<Digest>().is_err());
+        assert!("+f".repeat(32).parse::<Digest>().is_err());
     }
 }
