@@ -129,11 +129,7 @@ fn layer((mut piece, size): (Piece, u64), diff_id: &Digest) -> Result<Descriptor
             count => filled += count,
         }
     }
-    let packing = match start {
-        [0x1f, 0x8b, 0x08, _] => Packing::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd] => Packing::Zstd,
-        _ => Packing::Plain,
-    };
+    let packing = Packing::told_by(&start[..filled]);
     let (digest, ending) = match packing {
         Packing::Plain => (*diff_id, ""),
         packed => {

@@ -99,6 +99,18 @@ pub enum Packing {
     Zstd,
 }
 
+impl Packing {
+    /// Told by a blob's first bytes, as the engine does it (moby pkg/archive, `DetectCompression`): media types are wrong
+    /// often enough. gzip: RFC 1952, 2.3.1; zstd: RFC 8878, 3.1.1.
+    pub fn told_by(start: &[u8]) -> Self {
+        match start {
+            [0x1f, 0x8b, 0x08, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            _ => Self::Plain,
+        }
+    }
+}
+
 /// OCI's index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// OCI's manifest.

@@ -3,8 +3,7 @@
 //! ```text
 //! blob (gzip, zstd or plain) ─► Layer::open ─► bytes of the tar, counted and hashed (the *diff id*)
 //! ```
-//! What a blob is compressed with is told by its first bytes, as the engine does it
-//! (moby pkg/archive, `DetectCompression`): media types are wrong often enough.
+//! What a blob is compressed with is told by its first bytes: see [`Packing::told_by`].
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};
@@ -13,10 +12,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use flate2::bufread::MultiGzDecoder;
 
-/// First bytes of a gzip file (RFC 1952, 2.3.1).
-const GZIP: &[u8] = &[0x1f, 0x8b, 0x08];
-/// First bytes of a zstd frame (RFC 8878, 3.1.1).
-const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+use crate::descriptor::Packing;
+
 /// A layer may unpack to this many times its own size: file systems come to 2 to 5 times, a bomb of zeros to 1,000.
 const MOST_TIMES: u64 = 100;
 /// And to so much in any case: a layer that is one sparse file is legal.
@@ -49,15 +46,14 @@ impl Layer {
     /// When it cannot be read.
     pub fn new(blob: impl Read + Send + 'static, size: u64) -> Result<Self> {
         let mut blob = BufReader::with_capacity(1 << 17, blob);
-        let start = blob.fill_buf()?;
-        let bytes: Box<dyn Read + Send> = if start.starts_with(GZIP) {
-            Box::new(MultiGzDecoder::new(blob))
-        } else if start.starts_with(ZSTD) {
-            let mut decoder = zstd::Decoder::with_buffer(blob)?;
-            decoder.window_log_max(WINDOW_LOG)?;
-            Box::new(decoder)
-        } else {
-            Box::new(blob)
+        let bytes: Box<dyn Read + Send> = match Packing::told_by(blob.fill_buf()?) {
+            Packing::Gzip => Box::new(MultiGzDecoder::new(blob)),
+            Packing::Zstd => {
+                let mut decoder = zstd::Decoder::with_buffer(blob)?;
+                decoder.window_log_max(WINDOW_LOG)?;
+                Box::new(decoder)
+            }
+            Packing::Plain => Box::new(blob),
         };
         let most = size.saturating_mul(MOST_TIMES).max(SMALL);
         Ok(Self { bytes, left: most, most })

@@ -320,35 +320,5 @@ fn parse_digest(text: &str) -> Result<Digest, Wrong> {
     }
 }
 
-/// What edgeAgent makes of a module's image (`ValidateAndGetImage` of DockerConfig.cs, Azure/iotedge): trimmed, and with
-/// `:latest` where there is neither tag nor digest. `$upstream:PORT` at the start is kept: the device puts its parent there.
-///
-/// # Errors
-/// When edgeAgent refuses it. What it takes may still be no [`Reference`]: the engine is stricter.
-pub fn edge_agent_image(text: &str) -> Result<String, Problem> {
-    let text = text.trim();
-    let shown: String = text.chars().take(MAX_TEXT).collect();
-    let refused =
-        |why: &str| Problem::input(format!("edgeAgent refuses the image `{}`: {why}", shown.escape_debug()));
-    if text.is_empty() {
-        return Err(Problem::input("edgeAgent refuses an empty image").hint(FORM));
-    }
-    if text.starts_with('$') {
-        let port = text.strip_prefix("$upstream:").and_then(|rest| rest.bytes().next());
-        if !port.is_some_and(|digit| matches!(digit, b'1'..=b'9')) {
-            return Err(refused("after `$upstream` comes no port").hint("write $upstream:8000/NAME:TAG"));
-        }
-    }
-    let last = text.rsplit('/').next().unwrap_or_default();
-    let parts: Vec<&str> = last.split(':').collect();
-    match parts.as_slice() {
-        [name] if !name.is_empty() => Ok(format!("{text}:{LATEST}")),
-        [name, tag] if !name.is_empty() && !tag.is_empty() => Ok(text.to_owned()),
-        [_, tag, _] if tag.ends_with("@sha256") => Err(refused("it has a tag and a digest")
-            .hint("leave the tag out: NAME@sha256:DIGEST; the digest alone decides")),
-        _ => Err(refused("after the last `/` it wants NAME, NAME:TAG or NAME@sha256:DIGEST").hint(FORM)),
-    }
-}
-
 #[cfg(test)]
 mod tests;
