@@ -1,5 +1,7 @@
 //! `edgepress lock`, driven from outside: the real program and the host's apt against a small signed archive.
 
+mod images;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -10,7 +12,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::archive::{Archive, Fault, Key, SUITE, Server, control, write};
-use crate::support::registry::{Door, PASSWORD, Registry, USER, layout};
 
 const DATES: &str = "Date: Thu, 01 Jan 2026 00:00:00 UTC\n";
 const NOT_HERE: &str = "http://127.0.0.1:9/nothing";
@@ -476,51 +477,4 @@ fn the_store_is_shown_and_pruned() {
     assert_eq!(store(&["prune", "--older-than", "1"])["blobs"]["count"], 0);
     assert_eq!(store(&["prune", "--all"])["blobs"]["count"], LOCKED + OWN);
     assert_eq!(world.blobs(), 0);
-}
-
-/// A registry with TLS and a password: the lock has digests, a tag that moves changes nothing unasked, and nothing is told.
-#[test]
-fn images_are_locked_by_digest() {
-    let registry = Registry::start(Door::Basic);
-    let world = World::new();
-    let at = |name: &str| world.folder.path().join(name);
-    let name = format!("{}/plant/tool:1", registry.address);
-    let first = layout(&at("first"), 1, false);
-    let second = layout(&at("second"), 2, false);
-    registry.push(&at("first"), "plant/tool:1");
-    let recipe = fs::read_to_string(at("test.toml")).expect("recipe");
-    let with_image = format!("{recipe}[[engine.images]]\nname = \"{name}\"\n");
-    fs::write(at("test.toml"), &with_image).expect("recipe");
-    let ca = format!("{}={}", registry.address, registry.ca().display());
-    let auth = serde_json::json!({ "auths": { registry.address.clone(): { "username": USER, "password": PASSWORD } } });
-    fs::write(at("auth.json"), auth.to_string()).expect("credentials");
-    let known = ["--registry-auth", "auth.json", "--registry-ca", &ca];
-    let lock = |more: &[&str]| world.lock(&[more, &known].concat());
-
-    refused(world.lock(&["--registry-ca", &ca]), 1, &["HTTP 401", "--registry-auth", &name]);
-    assert!(!world.lock_file().exists(), "nothing half-made");
-    let said = stderr(&lock(&[]).success()) + &world.lock_text();
-    assert!(!said.contains(PASSWORD), "{said}");
-    assert!(world.lock_text().contains(&format!("sha256:{first}")), "{}", world.lock_text());
-    let made = world.lock_text();
-
-    registry.push(&at("second"), "plant/tool:1");
-    lock(&[]).success();
-    lock(&["--locked"]).success();
-    assert_eq!(world.lock_text(), made, "the tag has moved, and the lock stays");
-    let fetched = answer(&lock(&["--fetch", "--json"]).success());
-    assert!(fetched["blobs_downloaded"].as_u64().is_some_and(|count| count > 0), "{fetched:#}");
-    assert_eq!(answer(&lock(&["--fetch", "--json"]).success())["blobs_downloaded"], 0);
-    let updated = answer(&lock(&["--update", "--json"]).success());
-    let change = &updated["changed"][format!("image {name}")];
-    assert_eq!(change, &serde_json::json!([first.short(), second.short()]), "{updated:#}");
-
-    fs::write(at("test.toml"), &recipe).expect("recipe");
-    refused(lock(&["--locked"]), 2, &["the recipe no longer takes", &name, "edgepress lock"]);
-    lock(&[]).success();
-    assert!(!world.lock_text().contains(".image"), "{}", world.lock_text());
-    let packages = |text: &str| text.matches("package]]").count();
-    assert_eq!(packages(&world.lock_text()), packages(&made));
-    fs::write(at("test.toml"), &with_image).expect("recipe");
-    refused(lock(&["--locked"]), 2, &["it lacks", &name]);
 }

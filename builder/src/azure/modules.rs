@@ -55,11 +55,7 @@ pub struct Login {
 /// # Errors
 /// A [`Problem`] when the manifest cannot be read.
 pub fn of(modules: &Modules) -> Result<Option<Fleet>> {
-    let manifest = modules::read(modules).map_err(|found| {
-        let said: Vec<String> = found.iter().map(ToString::to_string).collect();
-        Problem::input(said.join("\n")).findings(&found)
-    })?;
-    let Some(manifest) = manifest else { return Ok(None) };
+    let Some(manifest) = modules::load(modules)? else { return Ok(None) };
     let logins = logins(&manifest);
     for Login { name, address, .. } in &logins {
         // They stand in a script.

@@ -12,6 +12,7 @@ use crate::error::Problem;
 use crate::event::{Event, Sink, Unit};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::reference::Reference;
+use crate::recipe::modules;
 use crate::recipe::types::Recipe;
 use crate::registry::{Resolved, is_stored};
 use crate::store::Store;
@@ -25,8 +26,9 @@ pub const FETCH_STEP: &str = "fetch-images";
 /// The images that a recipe takes from registries, each once, in order of their names.
 ///
 /// # Errors
-/// When a name is no reference; `check` says so before.
+/// When the deployment manifest cannot be read, whose images are among them; when a name is no reference.
 pub fn wanted(recipe: &Recipe) -> Result<Vec<Reference>> {
+    modules::load(&recipe.modules)?;
     let pulled = recipe.engine.images.iter().filter(|image| image.is_pulled());
     let references = pulled.map(|image| image.name.parse::<Reference>().map_err(anyhow::Error::from));
     let mut references = references.collect::<Result<Vec<_>>>()?;
@@ -35,13 +37,46 @@ pub fn wanted(recipe: &Recipe) -> Result<Vec<Reference>> {
     Ok(references)
 }
 
-/// Does the section have just the images that the recipe takes?
-///
-/// # Errors
-/// As [`wanted`].
-pub fn fit(section: &Section, recipe: &Recipe) -> Result<bool> {
-    let locked: BTreeSet<String> = section.images.iter().map(|image| image.reference.canonical()).collect();
-    Ok(locked == wanted(recipe)?.iter().map(Reference::canonical).collect())
+/// How the images of a section differ from those that the recipe takes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Names that the section lacks.
+    pub lacking: Vec<String>,
+    /// Names that the recipe no longer takes.
+    pub left_over: Vec<String>,
+}
+
+impl Difference {
+    /// Between a section and a recipe.
+    ///
+    /// # Errors
+    /// As [`wanted`].
+    pub fn between(section: &Section, recipe: &Recipe) -> Result<Self> {
+        let locked: BTreeSet<String> =
+            section.images.iter().map(|image| image.reference.canonical()).collect();
+        let wanted: BTreeSet<String> = wanted(recipe)?.iter().map(Reference::canonical).collect();
+        let names = |one: &BTreeSet<String>, other| one.difference(other).cloned().collect();
+        Ok(Self { lacking: names(&wanted, &locked), left_over: names(&locked, &wanted) })
+    }
+
+    /// Is there none?
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Why a lock with this difference is refused.
+    pub fn refusal(&self, lock: &Path) -> Problem {
+        let said = [("it lacks", &self.lacking), ("the recipe no longer takes", &self.left_over)];
+        let said: Vec<String> = said
+            .iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(what, names)| format!("{what} {}", names.join(", ")))
+            .collect();
+        let message =
+            format!("{} has other container images than the recipe: {}", lock.display(), said.join("; "));
+        Problem::input(message)
+            .hint("renew it: edgepress lock RECIPE, then look at the difference and commit it")
+    }
 }
 
 /// Asks the registries which digests stand under the names now. `keep`: those that are locked already stay as they are.
@@ -98,30 +133,4 @@ pub fn fetch(section: &Section, network: &Network, store: &Store, sink: &dyn Sin
         return Ok(0);
     }
     Ok(network.registry()?.fetch(&images, store, FETCH_STEP, sink)?.blobs)
-}
-
-/// Refuses a section whose images are not those of the recipe.
-///
-/// # Errors
-/// A [`Problem`] that names them.
-pub fn refuse<T>(section: &Section, recipe: &Recipe, lock: &Path) -> Result<T> {
-    let locked: BTreeSet<String> = section.images.iter().map(|image| image.reference.canonical()).collect();
-    let wanted: BTreeSet<String> = wanted(recipe)?.iter().map(Reference::canonical).collect();
-    let list = |names: Vec<&String>| names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-    let (missing, more) =
-        (list(wanted.difference(&locked).collect()), list(locked.difference(&wanted).collect()));
-    let mut what = Vec::new();
-    if !missing.is_empty() {
-        what.push(format!("it lacks {missing}"));
-    }
-    if !more.is_empty() {
-        what.push(format!("the recipe no longer takes {more}"));
-    }
-    Err(Problem::input(format!(
-        "{} has other container images than the recipe: {}",
-        lock.display(),
-        what.join("; ")
-    ))
-    .hint("renew it: edgepress lock RECIPE, then look at the difference and commit it")
-    .into())
 }

@@ -255,7 +255,10 @@ pub fn ensure(
     let (arch, shown) = (recipe.target.arch, path.display());
     let before = file::read(path)?.and_then(|lock| lock.arch.get(&arch).cloned());
     let fits = before.as_ref().is_some_and(|section| section.inputs == inputs_digest(recipe, debs));
-    let images_fit = before.as_ref().map_or(Ok(false), |section| images::fit(section, recipe))?;
+    let difference =
+        before.as_ref().map(|section| images::Difference::between(section, recipe)).transpose()?;
+    let difference = difference.unwrap_or_default();
+    network.refuse_unused(&images::wanted(recipe)?)?;
     let action = match (&before, fits, policy) {
         (None, _, Policy::Locked) => {
             return Err(Problem::input(format!(
@@ -271,11 +274,13 @@ pub fn ensure(
             .hint("renew it: edgepress lock RECIPE, then look at the difference and commit it")
             .into());
         }
-        (Some(section), true, Policy::Locked) if !images_fit => images::refuse(section, recipe, path)?,
-        (Some(section), true, Policy::Renew) if images_fit && tools::lacking(section, arch) => {
+        (Some(_), true, Policy::Locked) if !difference.is_none() => {
+            return Err(difference.refusal(path).into());
+        }
+        (Some(section), true, Policy::Renew) if difference.is_none() && tools::lacking(section, arch) => {
             Action::Completed
         }
-        (Some(_), true, Policy::Renew) if !images_fit => Action::Renewed,
+        (Some(_), true, Policy::Renew) if !difference.is_none() => Action::Renewed,
         (Some(section), true, Policy::Locked | Policy::Renew) => {
             return Ok(Ensured { section: section.clone(), action: Action::Kept, before });
         }

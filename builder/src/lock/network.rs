@@ -1,13 +1,15 @@
 //! Where packages and container images come from: archives by their mirrors, registries with whom they know us as.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use anyhow::Result;
 
 use super::mirrors::Mirrors;
+use crate::error::Problem;
 use crate::oci::credentials::Credentials;
+use crate::oci::reference::Reference;
 use crate::registry::{self, Registry};
 
 /// What the command line says of it.
@@ -41,6 +43,26 @@ impl Network {
         &self.mirrors
     }
 
+    /// A mirror for a registry that no image comes from is a slip of the pen: what was meant would be pulled from elsewhere.
+    ///
+    /// # Errors
+    /// A [`Problem`] that names it.
+    pub fn refuse_unused(&self, images: &[Reference]) -> Result<()> {
+        let known: BTreeSet<&str> = images.iter().map(Reference::registry).collect();
+        let Some((unknown, _)) =
+            self.registries.mirrors.iter().find(|(name, _)| !known.contains(name.as_str()))
+        else {
+            return Ok(());
+        };
+        let message = format!("--mirror {unknown}=…: no container image of the recipe comes from {unknown}");
+        let known: Vec<&str> = known.into_iter().collect();
+        let hint = match known.is_empty() {
+            true => "the recipe takes none from a registry; archives are named by their roles".to_owned(),
+            false => format!("its images come from {}", known.join(", ")),
+        };
+        Err(Problem::input(message).hint(hint).into())
+    }
+
     /// The registries.
     ///
     /// # Errors
@@ -66,7 +88,19 @@ fn is_registry(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_registry;
+    use super::{Network, Origins, is_registry};
+
+    #[test]
+    fn a_mirror_for_nothing_is_refused() {
+        let mirror = |name: &str| (name.to_owned(), "https://mirror.example".to_owned());
+        let mirrors = vec![mirror("debian"), mirror("plant.example")];
+        let network = Network::new(Origins { mirrors, ..Origins::default() });
+        let image = |name: &str| vec![name.parse().expect("a reference")];
+        network.refuse_unused(&image("plant.example/pump:1")).expect("it is used");
+        let error = network.refuse_unused(&image("other.example/pump:1")).expect_err("unused").to_string();
+        assert!(error.contains("--mirror plant.example=…"), "{error}");
+        network.refuse_unused(&[]).expect_err("no image at all");
+    }
 
     #[test]
     fn registries_are_told_from_archives() {

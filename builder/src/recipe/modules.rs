@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::types::{EngineImage, Modules, Recipe};
 use crate::deployment::{Manifest, Values};
+use crate::error::Problem;
 use crate::finding::{Finding, Place};
 use crate::oci::reference::Reference;
 
@@ -24,6 +25,17 @@ pub fn read(modules: &Modules) -> Result<Option<Manifest>, Vec<Finding>> {
         None => None,
     };
     Manifest::of(&manifest.display().to_string(), &text(manifest)?, values.as_ref()).map(Some)
+}
+
+/// As [`read`], for who cannot go on without it.
+///
+/// # Errors
+/// A [`Problem`] with all that is wrong.
+pub fn load(modules: &Modules) -> Result<Option<Manifest>, Problem> {
+    read(modules).map_err(|found| {
+        let said: Vec<String> = found.iter().map(ToString::to_string).collect();
+        Problem::input(said.join("\n")).findings(&found)
+    })
 }
 
 fn text(file: &Path) -> Result<String, Vec<Finding>> {
