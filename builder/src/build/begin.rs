@@ -1,6 +1,7 @@
 //! What a build looks at before it works for minutes: may the output folder be written, whose lock is it, are the
 //! packages still whole, is there room for all of it?
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -8,12 +9,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::Options;
+use super::plan::{Missing, Plan};
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::lock;
 use crate::lock::local::LocalDeb;
 use crate::lock::network::Network;
-use crate::lock::types::Section;
+use crate::lock::types::{Locked, Section};
 use crate::recipe::types::Recipe;
 use crate::store::{Store, room};
 use crate::units::Digest;
@@ -55,34 +57,49 @@ pub(super) fn lock_file(
     })
 }
 
-/// Reads the packages before they are installed, or where one could not be read: the disk may have lost what was
-/// checked when it was downloaded. Was one damaged, and is fetched anew?
-///
-/// # Errors
-/// When one cannot be fetched.
-pub(super) fn mended(
-    section: &Section,
-    recipe: &Recipe,
-    network: &Network,
-    store: &Store,
-    sink: &dyn Sink,
-) -> Result<bool> {
-    let needed: Vec<Digest> = section.needed().map(|package| package.sha256).collect();
-    let damaged = store.damaged(&needed)?;
-    for package in section.needed().filter(|package| damaged.contains(&package.sha256)) {
-        sink.warn(format!(
-            "the store {} is damaged: {} {} has lost its content on the disk, and is fetched anew \
-             (`edgepress store verify` looks at all of it)",
-            store.root().display(),
-            package.name,
-            package.version
-        ));
+/// What was downloaded, and where it comes from.
+pub(super) struct Downloads<'a> {
+    pub section: &'a Section,
+    pub recipe: &'a Recipe,
+    pub network: &'a Network,
+    pub store: &'a Store,
+}
+
+impl Downloads<'_> {
+    /// Reads what is about to be installed or unpacked: the disk may have lost what was checked when it was downloaded. Was
+    /// something damaged, and is fetched anew? (What came out of a file of the recipe is taken out of it again by the next
+    /// plan.)
+    ///
+    /// # Errors
+    /// When something cannot be fetched.
+    pub(super) fn mended(&self, plan: Option<&Plan>, missing: Missing, sink: &dyn Sink) -> Result<bool> {
+        let mut needed: BTreeMap<Digest, String> = BTreeMap::new();
+        if missing.packages {
+            let named = |package: &Locked| (package.sha256, format!("{} {}", package.name, package.version));
+            needed.extend(self.section.needed().map(named));
+        }
+        if missing.images {
+            let blob = |digest: Digest| (digest, format!("the blob {} of a container image", digest.short()));
+            needed.extend(plan.into_iter().flat_map(Plan::image_blobs).map(|(digest, _)| blob(digest)));
+            let locked =
+                self.section.images.iter().flat_map(|image| image.layers.iter().chain([&image.config]));
+            needed.extend(locked.map(|descriptor| blob(descriptor.digest)));
+        }
+        let damaged = self.store.damaged(&needed.keys().copied().collect::<Vec<_>>())?;
+        for name in damaged.iter().filter_map(|digest| needed.get(digest)) {
+            sink.warn(format!(
+                "the store {} is damaged: {name} has lost its content on the disk, and is fetched anew \
+                 (`edgepress store verify` looks at all of it)",
+                self.store.root().display(),
+            ));
+        }
+        if damaged.is_empty() {
+            return Ok(false);
+        }
+        lock::fetch(self.section, self.recipe, self.network.mirrors(), self.store, sink)?;
+        lock::images::fetch(self.section, self.network, self.store, sink)?;
+        Ok(true)
     }
-    if damaged.is_empty() {
-        return Ok(false);
-    }
-    lock::fetch(section, recipe, network.mirrors(), store, sink)?;
-    Ok(true)
 }
 
 /// Is there room for the trees in the store and for the image in its folder? `packages` and `images` are the bytes of what

@@ -42,7 +42,7 @@ use crate::store::{Store, layers};
 use crate::units::{Arch, Digest};
 use crate::{check, lock};
 use outputs::{Outputs, Ready};
-use plan::{Layers, Plan};
+use plan::{Layers, Missing, Plan};
 use steps::{Explained, History, Step};
 
 /// What `edgepress build` is asked for.
@@ -131,13 +131,19 @@ pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     let images = lock::images::fetch(&section, &network, &store, sink)?;
     build.explain(&plan::fetch_step(&section), fetched.packages == 0 && images == 0, timer);
 
-    let plan = match Plan::new(&loaded, &section, &local, &store) {
-        Ok(plan) if !plan.installs(&store)? => plan,
-        made if !begin::mended(&section, &loaded.recipe, &network, &store, sink)? => made?,
-        _ => Plan::new(&loaded, &section, &local, &store)?,
+    let plan = Plan::new(&loaded, &section, &local, &store);
+    // One that could not be made may have met a damaged package.
+    let missing =
+        plan.as_ref().map_or(Ok(Missing { packages: true, images: true }), |plan| plan.missing(&store))?;
+    let downloads =
+        begin::Downloads { section: &section, recipe: &loaded.recipe, network: &network, store: &store };
+    let plan = match downloads.mended(plan.as_ref().ok(), missing, sink)? {
+        true => Plan::new(&loaded, &section, &local, &store)?,
+        false => plan?,
     };
-    let packages = if plan.installs(&store)? { plan.installed } else { 0 };
-    begin::room(packages, plan.unpacks(&store)?, &store, &folder)?;
+    let packages = if missing.packages { plan.installed } else { 0 };
+    let images = if missing.images { plan.unpacked_images() } else { 0 };
+    begin::room(packages, images, &store, &folder)?;
     let Layers { steps, key: below } = plan.layers()?;
     let trees: Vec<PathBuf> = steps.iter().map(|(step, _)| layers::place(&store, &step.key())).collect();
     let outputs =

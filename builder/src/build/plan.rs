@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
@@ -93,6 +93,15 @@ pub struct Layers {
     pub steps: Vec<(Step, Action)>,
     /// Changes with any of them.
     pub key: Digest,
+}
+
+/// Which downloads are still needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing {
+    /// Packages must be installed.
+    pub packages: bool,
+    /// Container images must be unpacked.
+    pub images: bool,
 }
 
 /// The lock as a step.
@@ -188,19 +197,40 @@ impl Plan {
         Ok(Layers { steps, key: below.context("finding the last layer")? })
     }
 
-    /// Must packages be installed, because a layer of them is not in the store?
+    /// What of the downloads must be read, because what is made of it is not in the store.
     ///
     /// # Errors
     /// As the layers.
-    pub fn installs(&self, store: &Store) -> Result<bool> {
-        let of_packages =
-            |action: &Action| matches!(action, Action::Bootstrap { .. } | Action::Install { .. });
-        let missing = |step: &Step| layers::find(store, &step.key()).is_none();
-        if self.layers()?.steps.iter().any(|(step, action)| of_packages(action) && missing(step)) {
-            return Ok(true);
+    pub fn missing(&self, store: &Store) -> Result<Missing> {
+        let absent = |step: &Step| layers::find(store, &step.key()).is_none();
+        let mut missing =
+            Missing { packages: self.tools().is_some_and(|(step, _)| absent(&step)), images: false };
+        for (_, action) in self.layers()?.steps.iter().filter(|(step, _)| absent(step)) {
+            match action {
+                Action::Bootstrap { .. } | Action::Install { .. } => missing.packages = true,
+                Action::Images(_) => missing.images = true,
+                Action::Files(files) => missing.images |= files.preload == Preload::Load,
+                Action::BootLoader(_) | Action::Initramfs { .. } | Action::Tools { .. } => {}
+            }
         }
-        let tools = self.tools().map(|(step, _)| step.key());
-        Ok(tools.is_some_and(|key| layers::find(store, &key).is_none()))
+        Ok(missing)
+    }
+
+    /// Layers of container images as they lie in the store, and their configurations.
+    pub fn image_blobs(&self) -> BTreeMap<Digest, &Path> {
+        let images = self.images.iter().filter_map(Image::pulled);
+        let blobs = images.flat_map(|image| {
+            let layers = image.layers.iter().map(|layer| (layer.digest, layer.path.as_path()));
+            layers.chain([(image.id, image.config.as_path())])
+        });
+        blobs.collect()
+    }
+
+    /// Bytes that the container images take once they are unpacked, as a rule: an estimate, from their packed layers.
+    pub fn unpacked_images(&self) -> u64 {
+        let sizes =
+            self.image_blobs().into_values().map(|path| fs::metadata(path).map_or(0, |data| data.len()));
+        sizes.fold(0, u64::saturating_add).saturating_mul(UNPACKED)
     }
 
     fn base(&self) -> Result<Layer> {
@@ -252,28 +282,6 @@ impl Plan {
         let mut inputs = entry_inputs(&files);
         inputs.push(("wanted".into(), wanted.to_string()));
         Ok(Layer { name: "initramfs", inputs, action: Action::Initramfs { files, wanted } })
-    }
-
-    /// Bytes that container images of other places than the tree may take, once they are unpacked: an estimate, from their
-    /// packed layers; 0 where they are in the store already.
-    ///
-    /// # Errors
-    /// As the layers.
-    pub fn unpacks(&self, store: &Store) -> Result<u64> {
-        let made = |action: &Action| matches!(action, Action::Images(_));
-        let layers = self.layers()?;
-        let step = layers.steps.iter().find(|(_, action)| made(action)).map(|(step, _)| step);
-        if step.is_none_or(|step| layers::find(store, &step.key()).is_some()) {
-            return Ok(0);
-        }
-        let blobs: BTreeMap<Digest, &PathBuf> = self
-            .stored
-            .iter()
-            .flat_map(|image| &image.layers)
-            .map(|layer| (layer.digest, &layer.path))
-            .collect();
-        let sizes = blobs.values().map(|path| fs::metadata(path).map_or(0, |data| data.len()));
-        Ok(sizes.fold(0, u64::saturating_add).saturating_mul(UNPACKED))
     }
 
     /// Only where there are images of other places than the tree.

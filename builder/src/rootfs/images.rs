@@ -251,17 +251,10 @@ fn pulled(image: &engine_store::Image, epoch: u64, to: &mut impl io::Write) -> R
         .take(oci::descriptor::MAX_CONFIG)
         .read_to_end(&mut config)
         .context("reading its configuration")?;
-    let config_name = format!("{}.json", image.id);
     let layer_names: Vec<String> = image.layers.iter().map(|layer| format!("{}.tar", layer.digest)).collect();
     let tagged = image.names.iter().filter(|name| !name.reference.contains('@'));
     let tags: Vec<&str> = tagged.map(|name| name.reference.as_str()).collect();
-    let manifest =
-        serde_json::to_vec(&json!([{ "Config": config_name, "RepoTags": tags, "Layers": layer_names }]))?;
-    let mut tar = tar::Builder::new(to);
-    for (path, content) in [("manifest.json", &manifest), (config_name.as_str(), &config)] {
-        let mut header = header(tar::EntryType::Regular, 0o644, content.len() as u64, epoch);
-        tar.append_data(&mut header, path, content.as_slice()).with_context(|| format!("adding {path}"))?;
-    }
+    let mut tar = begin(to, &tags, &config, &layer_names, epoch)?;
     let mut there = BTreeSet::new();
     for (layer, name) in image.layers.iter().zip(&layer_names) {
         // An image may have one layer twice, an empty one for example.
@@ -276,6 +269,25 @@ fn pulled(image: &engine_store::Image, epoch: u64, to: &mut impl io::Write) -> R
             .with_context(|| format!("adding {name}"))?;
     }
     tar.finish().context("finishing the archive")
+}
+
+/// The beginning of an archive: all but the layers.
+fn begin<W: io::Write>(
+    to: W,
+    tags: &[&str],
+    config: &[u8],
+    layers: &[String],
+    epoch: u64,
+) -> Result<tar::Builder<W>> {
+    let config_name = format!("{}.json", Digest::of(config));
+    let manifest =
+        serde_json::to_vec(&json!([{ "Config": config_name, "RepoTags": tags, "Layers": layers }]))?;
+    let mut tar = tar::Builder::new(to);
+    for (path, content) in [("manifest.json", manifest.as_slice()), (config_name.as_str(), config)] {
+        let mut header = header(tar::EntryType::Regular, 0o644, content.len() as u64, epoch);
+        tar.append_data(&mut header, path, content).with_context(|| format!("adding {path}"))?;
+    }
+    Ok(tar)
 }
 
 /// The configuration of an image of one layer.
@@ -303,15 +315,8 @@ fn archive(
     layer.write(&mut tally)?;
     let (diff, size, epoch) = (tally.hasher.finish(), tally.size, layer.epoch);
     let config = configuration(arch, entrypoint, &diff, epoch)?;
-    let config_name = format!("{}.json", Digest::of(&config));
     let layer_name = format!("{diff}.tar");
-    let manifest =
-        serde_json::to_vec(&json!([{ "Config": config_name, "RepoTags": [name], "Layers": [layer_name] }]))?;
-    let mut tar = tar::Builder::new(to);
-    for (path, content) in [("manifest.json", &manifest), (config_name.as_str(), &config)] {
-        let mut header = header(tar::EntryType::Regular, 0o644, content.len() as u64, epoch);
-        tar.append_data(&mut header, path, content.as_slice()).with_context(|| format!("adding {path}"))?;
-    }
+    let mut tar = begin(to, &[name], &config, std::slice::from_ref(&layer_name), epoch)?;
     let mut header = header(tar::EntryType::Regular, 0o644, size, epoch);
     header.set_path(&layer_name)?;
     header.set_cksum();
