@@ -89,7 +89,10 @@ impl Target {
             // The top itself: the engine leaves it as it made it (archive.go, `Unpack`).
             _ if path.as_os_str().is_empty() => return Ok(()),
             // A name of AUFS's own, which no engine unpacks; but for the mark of an opaque folder.
-            Some(rest) if rest.starts_with(prefix) && name != marker::OPAQUE.as_bytes() => return Ok(()),
+            Some(rest) if rest.starts_with(prefix) && name != marker::OPAQUE.as_bytes() => {
+                self.pass_over(&path, "a file of AUFS's own".to_owned());
+                return Ok(());
+            }
             Some([] | b"." | b"..") => bail!("it is a whiteout of no file"),
             Some(_) if name == marker::OPAQUE.as_bytes() => return self.mark(&path),
             Some(hidden) => {
@@ -107,6 +110,12 @@ impl Target {
             self.tree.remove(marker::whiteout(&path))?;
         }
         self.put(entry, &path)
+    }
+
+    fn pass_over(&mut self, path: &Path, what: String) {
+        if self.passed.len() < MOST_PASSED {
+            self.passed.push(Passed { path: path.to_owned(), what });
+        }
     }
 
     fn mark(&self, path: &Path) -> Result<()> {
@@ -173,10 +182,8 @@ impl Target {
             {
                 return Err(error);
             }
-            if self.passed.len() < MOST_PASSED {
-                let what = format!("the extended attribute {name}, which cannot be set here");
-                self.passed.push(Passed { path: path.to_owned(), what });
-            }
+            let what = format!("the extended attribute {name}, which cannot be set here");
+            self.pass_over(path, what);
         }
         Ok(())
     }
@@ -201,6 +208,11 @@ impl Target {
     /// Sets the times of all folders. One that the layer has no entry for is made because something is put into it, as the
     /// engine does, which gives it the time of day.
     fn settle(&self) -> Result<()> {
+        for hidden in &self.whiteouts {
+            if self.tree.lstat(hidden)?.is_some() {
+                bail!("the layer hides {}, and has files in it", hidden.display());
+            }
+        }
         let time = |path: &Path| self.folders.get(path).copied().unwrap_or(self.latest);
         let mut folders = vec![PathBuf::new()];
         self.tree.walk("", &mut |path, meta| {

@@ -112,7 +112,10 @@ fn an_image_of_two_layers() {
         (FILE, ".wh..wh.plnk", ""),
     ]);
     let image = bench.image("registry.example/plant/tool:1", [lower.clone(), upper.clone()]);
-    assert_eq!(put(&bench.root, &[image]).expect("put"), []);
+    let passed = put(&bench.root, &[image]).expect("put");
+    let passed: Vec<_> =
+        passed.iter().map(|one| (one.path.to_str().expect("text"), one.what.as_str())).collect();
+    assert_eq!(passed, [(".wh..wh.plnk", "a file of AUFS's own")]);
 
     let (below, diff) = (Digest::of(&lower), Digest::of(&upper));
     let chain = Digest::of(format!("sha256:{below} sha256:{diff}"));
@@ -253,6 +256,8 @@ fn bad_images_are_refused_by_name() {
 
     let image = bench.image("tool:1", [layer(&[(FILE, "a", "1"), (FILE, ".wh.a", "")])]);
     assert!(error(&bench, image).contains("the layer has the file and hides it"));
+    let image = bench.image("tool:1", [layer(&[(FILE, ".wh.d", ""), (FILE, "d/a", "1")])]);
+    assert!(error(&bench, image).contains("the layer hides d, and has files in it"));
     let image = bench.image("tool:1", [layer(&[(FILE, "a/.wh.", "")])]);
     assert!(error(&bench, image).contains("a whiteout of no file"));
     let mut image = bench.image("tool:1", [good]);
