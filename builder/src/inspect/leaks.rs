@@ -285,6 +285,7 @@ mod tests {
                 ("config.txt", "a=1"),
                 ("edgepress/Private-Key.pem.TXT", KEY),
                 ("edgepress/wifi-key", "hunter22"),
+                ("edgepress/Registry-Password.txt", "hunter22"),
                 ("userconf.txt", ""),
                 ("network-config", "network: {version: 2}\n"),
             ]),

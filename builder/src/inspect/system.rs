@@ -58,8 +58,8 @@ pub struct System {
     pub engine: Vec<Package>,
     /// The runtime's packages.
     pub runtime: Vec<Package>,
-    /// Container images in the engine's store: reference → image id. Nothing where the store is another driver's.
-    pub container_images: BTreeMap<String, String>,
+    /// Container images in the engine's store, of its driver overlay2.
+    pub container_images: ContainerImages,
     /// /etc/aziot/config.toml; nothing where there is none.
     pub config: Option<Config>,
     /// Names of secrets in it, as `agent.config.auth.password`.
@@ -110,6 +110,25 @@ pub enum Config {
         /// The reason.
         cannot_be_read: String,
     },
+}
+
+/// Container images, or why they are not shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum ContainerImages {
+    /// Reference → image id.
+    Known(BTreeMap<String, String>),
+    /// Why not.
+    CannotBeRead {
+        /// The reason.
+        cannot_be_read: String,
+    },
+}
+
+impl Default for ContainerImages {
+    fn default() -> Self {
+        Self::Known(BTreeMap::new())
+    }
 }
 
 /// How far first boot got.
@@ -269,13 +288,18 @@ fn configuration(root: &Root) -> Result<(Option<Config>, Vec<String>)> {
     })
 }
 
-/// The container images that the engine knows; of a list that is none, nothing.
+/// The container images that the engine knows.
 ///
 /// # Errors
 /// When the file system cannot be read.
-pub fn containers(root: &Root) -> Result<BTreeMap<String, String>> {
-    let text = root.text(engine_store::NAMES, STATUS_MAX)?.unwrap_or_default();
-    Ok(engine_store::ids(text.as_bytes()).unwrap_or_default())
+pub fn containers(root: &Root) -> Result<ContainerImages> {
+    let Some(text) = root.text(engine_store::NAMES, STATUS_MAX)? else {
+        return Ok(ContainerImages::default());
+    };
+    Ok(match engine_store::ids(text.as_bytes()) {
+        Ok(known) => ContainerImages::Known(known),
+        Err(error) => ContainerImages::CannotBeRead { cannot_be_read: format!("{error:#}") },
+    })
 }
 
 fn first_boot(root: &Root) -> Result<FirstBoot> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::system::{Config, System};
+use super::system::{Config, ContainerImages, System};
 use super::{Partition, Report};
 use crate::board::raspberry_pi::chain::Chain;
 use crate::disk::table::Kind;
@@ -89,11 +89,15 @@ fn installed(system: &System, list: bool, f: &mut fmt::Formatter<'_>) -> fmt::Re
             writeln!(f, "{name:<12} {}", shown(&packages.join(", ")))?;
         }
     }
-    if !system.container_images.is_empty() {
-        let ids: BTreeSet<&String> = system.container_images.values().collect();
-        writeln!(f, "containers   {} in the engine's store", counted(ids.len() as u64, "image"))?;
-        for (name, id) in &system.container_images {
-            writeln!(f, "  {}  {}", shown(id), shown(name))?;
+    match &system.container_images {
+        ContainerImages::CannotBeRead { cannot_be_read: why } => writeln!(f, "containers   {}", shown(why))?,
+        ContainerImages::Known(known) if known.is_empty() => {}
+        ContainerImages::Known(known) => {
+            let ids: BTreeSet<&String> = known.values().collect();
+            writeln!(f, "containers   {} in the engine's store", counted(ids.len() as u64, "image"))?;
+            for (name, id) in known {
+                writeln!(f, "  {}  {}", shown(id), shown(name))?;
+            }
         }
     }
     let more = if list { "" } else { "  (--packages lists them)" };

@@ -15,13 +15,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 pub use self::bytes::Region;
 pub use self::tree::{Changed, Files};
 use super::partition::{list, look_at_fat, root_part};
-use super::system::{self, Package};
+use super::system::{self, ContainerImages, Package};
 use super::{FileFacts, Report, outline};
 use crate::disk::table::Role;
 use crate::event::Sink;
@@ -201,9 +201,16 @@ fn roots(sources: &[Source; 2], reports: &[Report; 2]) -> Result<Option<Roots>> 
     root::look(vec![a, b], |roots| {
         let files = tree::compare(&roots[0], &roots[1])?;
         let packages = [system::installed(&roots[0])?, system::installed(&roots[1])?];
-        let images = [system::containers(&roots[0])?, system::containers(&roots[1])?];
+        let images = [containers(&roots[0])?, containers(&roots[1])?];
         Ok(Some((files, packages_changed(&packages), containers_changed(&images))))
     })
+}
+
+fn containers(root: &root::Root) -> Result<BTreeMap<String, String>> {
+    match system::containers(root)? {
+        ContainerImages::Known(known) => Ok(known),
+        ContainerImages::CannotBeRead { cannot_be_read: why } => bail!("the container images: {why}"),
+    }
 }
 
 fn containers_changed([a, b]: &[BTreeMap<String, String>; 2]) -> Vec<Change> {
