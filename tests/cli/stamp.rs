@@ -397,7 +397,7 @@ fn an_image_without_overrides_takes_only_credentials() {
     plant.run(&["stamp", "golden", "--fleet", "issued", "--out", "patches"]).success();
     plant.put(
         "fleet.csv",
-        "registration_id,hostname,wifi_ssid,source.from\npump-1,h,,\npump-2,,w,\nt,,,tpm\n",
+        "registration_id,hostname,wifi_ssid,source.from,registry_password\npump-1,h,,,\npump-2,,w,,hunter22\nt,,,tpm,\n",
     );
     let all = ["stamp", "golden", "--fleet", "fleet.csv", "--identities", "issued", "--check"];
     let said = plant.run(&all).code(2);
@@ -405,6 +405,7 @@ fn an_image_without_overrides_takes_only_credentials() {
     for expected in [
         "csv:2: `hostname`: the image would ignore it",
         "csv:3: `wifi_ssid`: the image",
+        "csv:3: `registry_password`: the image",
         "csv:4: `source.from`: the image's recipe forbids",
     ] {
         assert!(said.contains(expected), "{said}");

@@ -10,6 +10,7 @@ use super::golden::AUTHORITIES;
 use super::secret;
 use crate::board::wifi;
 use crate::finding::Severity;
+use crate::oci::reference::Reference;
 use crate::provisioning::device::EstAuth;
 use crate::provisioning::source::Source;
 use crate::recipe::types::{CertificateSource, Enrol, VaultToken};
@@ -358,14 +359,10 @@ fn plain(text: &str) -> bool {
     text.chars().all(|c| c == ' ' || c.is_ascii_graphic())
 }
 
-/// `HOST` or `HOST:PORT`, as first boot takes it (registry.sh): what the engine takes for a registry, and not for a name at
-/// Docker Hub.
+/// `HOST` or `HOST:PORT`, as the name of an image begins with it, and as first boot takes it (registry.sh).
 fn is_registry(text: &str) -> bool {
-    let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
-    (host.contains('.') || host == "localhost" || port.is_some())
-        && host.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && host.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-')
-        && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+    let image: Result<Reference, _> = format!("{text}/x").parse();
+    !text.contains('[') && image.is_ok_and(|image| image.registry() == text)
 }
 
 /// Lines for /etc/hosts, as first boot takes them (`hosts_lines` in overlays/base/usr/lib/edgepress/overrides.sh): what
