@@ -464,13 +464,20 @@ fn a_pull_goes_on_after_a_kill() {
     done.recv_timeout(std::time::Duration::from_secs(120)).expect("it asks for the layer, and is killed");
     let store = Store::open(Some(path)).expect("opens");
     assert!(!store.has_blob(&layer) && store.has_blob(&image.manifest.digest));
+    let there: Vec<Digest> = image
+        .layers
+        .iter()
+        .map(|layer| layer.digest)
+        .chain([image.manifest.digest])
+        .filter(|it| store.has_blob(it))
+        .collect();
     let before = server.requests().len();
     let found = pull(&server.client(&json!({})), &store).expect("pulls");
     assert_whole(&found, &image, &store);
-    // What was there whole is not asked for again: the tag is, and the layer, and the other one if it was on its way.
+    // What was there whole is not asked for again. (How often the rest is asked for is not counted: a request of the
+    // killed process may be read this late.)
     let again = server.requests()[before..].to_vec();
-    assert!(
-        again.len() <= 3 && !again.iter().any(|line| line.contains(&image.manifest.digest.to_string())),
-        "{again:?}"
-    );
+    for digest in there {
+        assert!(!again.iter().any(|line| line.contains(&digest.to_string())), "{again:?}");
+    }
 }
