@@ -12,7 +12,7 @@ use tar::EntryType;
 
 use crate::support::registry::{Door, PASSWORD, Registry, USER, run};
 use crate::support::report::assert_passed;
-use crate::{LIMIT, boot_by_default, edgepress, scratch};
+use crate::{LIMIT, boot_by_default, edgepress, scratch, store};
 
 const TIME: u64 = 1_700_000_000;
 /// A file capability as the kernel keeps it (linux/capability.h, `vfs_cap_data` version 2): cap_net_raw, effective.
@@ -218,22 +218,39 @@ fn recipe(registry: &Registry) -> (PathBuf, Vec<String>) {
     (folder, ids)
 }
 
+/// Changes one byte of a layer in the store, as a disk that lost it.
+fn damage_a_layer(lock: &str) {
+    let images = lock.split_once(".image]]").expect("images in the lock").1;
+    let layers = images.split_once("layers").expect("layers").1;
+    let digest = &layers.split_once("sha256:").expect("a digest").1[..64];
+    let blob = store().join("blobs/sha256").join(&digest[..2]).join(digest);
+    let mut bytes = fs::read(&blob).expect("the blob");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::remove_file(&blob).expect("remove");
+    fs::write(&blob, bytes).expect("damaged");
+}
+
 #[test]
 fn modules_run_with_the_registry_gone() {
     let registry = Registry::start(Door::Basic);
     let (folder, ids) = recipe(&registry);
     let address = registry.address.clone();
     let ca = format!("{address}={}", registry.ca().display());
-    let build = || {
-        let mut build = edgepress();
-        build.arg("build").arg(folder.join("modules.toml")).arg("--out").arg(&folder);
-        build.arg("--registry-auth").arg(folder.join("auth.json")).args(["--registry-ca", &ca]);
-        build.output().expect("edgepress build")
+    let on_recipe = |command: &str, more: &[&str]| {
+        let mut called = edgepress();
+        called.arg(command).arg(folder.join("modules.toml")).args(more);
+        called.arg("--registry-auth").arg(folder.join("auth.json")).args(["--registry-ca", &ca]);
+        called.output().expect("edgepress")
     };
+    let build = || on_recipe("build", &["--out", folder.to_str().expect("text")]);
+    assert!(on_recipe("lock", &["--fetch"]).status.success());
+    damage_a_layer(&fs::read_to_string(folder.join("modules.lock")).expect("lock"));
     let output = build();
     let said =
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && !said.contains(PASSWORD), "{said}");
+    assert!(said.contains("of a container image has lost its content on the disk"), "{said}");
     drop(registry);
     let image = folder.join("modules-x86_64/modules.img");
     let first = Digest::of_file(&image).expect("digest");
