@@ -159,8 +159,10 @@ fn scripts_are_clean() {
     }
 }
 
-/// `az` and `azcopy` as far as the scripts use them: states that are files, and a log of what was asked.
+/// `az` and `azcopy` as far as the scripts use them: states that are files, and a log of what was asked. With
+/// `EDGEPRESS_AZ_LINES` its arguments go into that file as well, for ci/az-commands.
 const AZ: &str = r#"#!/bin/sh
+[ -z "$EDGEPRESS_AZ_LINES" ] || printf '%s\0' "$#" "$@" >>"$EDGEPRESS_AZ_LINES"
 cd "$WORLD" || exit 9
 printf 'az %s\n' "$*" >>log
 case "$*" in
