@@ -3,8 +3,8 @@
 
 use crate::board;
 use crate::finding::Finding;
-use crate::provisioning::room;
 use crate::provisioning::source::Source;
+use crate::provisioning::{apart, room};
 use crate::recipe::Loaded;
 use crate::recipe::support;
 use crate::recipe::types::{CertificateSource, DistributionId, EdgeSource, VaultToken};
@@ -38,16 +38,19 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
     }
 }
 
-/// The certificate's source has what it needs, and its values can be written into the device's files.
+/// The certificate's source has what it needs, its values can be written into the device's files, and devices differ.
 fn source(loaded: &Loaded, findings: &mut Vec<Finding>) {
-    for found in Source::of(&loaded.recipe.provisioning).findings() {
+    let source = Source::of(&loaded.recipe.provisioning);
+    let mut add = |found: Finding, what: &str| {
         let key = found.key.as_deref().unwrap_or_default();
         let outer = ["registration_id", "hostname"].contains(&key);
         let table = if outer { "provisioning" } else { "provisioning/certificate" };
-        let message = format!("bad value for `{}.{key}`: {}", table.replace('/', "."), found.message);
+        let message = format!("{what}`{}.{key}`: {}", table.replace('/', "."), found.message);
         let place = loaded.place(&format!("{table}/{key}"));
         findings.push(Finding { key: None, message, ..found }.at(place));
-    }
+    };
+    source.findings().into_iter().for_each(|found| add(found, "bad value for "));
+    apart::alike(&source).into_iter().for_each(|found| add(found, ""));
 }
 
 /// The template of the registration id leaves its words the room that they need: nothing of it is cut later.
