@@ -27,6 +27,8 @@ const FIXED: u32 = 2;
 const MIB: u64 = 1 << 20;
 /// The largest VHD, by Microsoft's pages on images of Linux: 1,023 GB.
 const LARGEST: u64 = 1023 << 30;
+/// Smallest disk of a VM, in GiB.
+const DISK_LEAST: u64 = 32;
 /// Far above any manifest.
 const MANIFEST_MAX: u64 = 16 << 20;
 
@@ -177,6 +179,19 @@ impl Facts {
             id_scope,
             modules: None,
         })
+    }
+}
+
+impl Facts {
+    /// The loaders and the kernel are the distribution's signed ones, so an x64 image boots with secure boot on, which
+    /// machines of generation 2 have. For Arm processors nothing is said.
+    pub(super) fn trusted_launch(&self) -> bool {
+        self.arch == Arch::X86_64 && self.generation == 2
+    }
+
+    /// Size of a VM's disk, in GiB: the root grows to it.
+    pub(super) fn disk_size(&self) -> u64 {
+        self.vhd.as_ref().map_or(0, |vhd| vhd.virtual_size.div_ceil(1 << 30)).max(DISK_LEAST)
     }
 }
 

@@ -1,35 +1,33 @@
 //! `edgepress azure`: everything that puts an image into a subscription, as files for people to read and run.
 //!
 //! ```text
-//! recipe or built folder ─► facts ─► template ─► model ─┬► main.bicep, vault-access.bicep
-//!                                                      ├► azuredeploy.json, azuredeploy.parameters.json
-//!                             └────► upload.sh, dps.sh, README.md
+//! recipe or built folder ─► facts ─► templates/ ─┬► main.bicep, vault-access.bicep
+//!                                                ├► azuredeploy.json, azuredeploy.parameters.json: the same
+//!                                                └► upload.sh, dps.sh, modules.sh, README.md
 //! ```
 //! Nothing here speaks to Azure.
 
-mod arm;
-mod bicep;
 mod facts;
-mod model;
 mod modules;
 mod names;
-mod network;
-mod template;
 mod vault;
 mod version;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
+use serde_json::Value;
 use tera::Tera;
 
 use self::facts::Facts;
 pub use self::version::Version;
 use crate::error::Problem;
 use crate::files;
+use crate::units::Arch;
 
 /// What to write, and where.
 #[derive(Debug, Clone)]
@@ -74,15 +72,20 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// The script for modules: only where the recipe names a manifest.
+/// Files that not every image has: of one that reads a vault, and of one whose recipe names a manifest.
+const VAULT_ACCESS: &str = "vault-access.bicep";
 const MODULES: &str = "modules.sh";
 
-/// The scripts and the page, in whose place the others stand.
-const TEMPLATES: [(&str, &str, bool); 4] = [
-    ("upload.sh", include_str!("templates/upload.sh.tera"), true),
-    ("dps.sh", include_str!("templates/dps.sh.tera"), true),
-    (MODULES, include_str!("templates/modules.sh.tera"), true),
-    ("README.md", include_str!("templates/README.md.tera"), false),
+/// What is written, in the order in which it is needed.
+const TEMPLATES: [(&str, &str); 8] = [
+    ("upload.sh", include_str!("templates/upload.sh.tera")),
+    ("main.bicep", include_str!("templates/main.bicep.tera")),
+    (VAULT_ACCESS, include_str!("templates/vault-access.bicep.tera")),
+    ("azuredeploy.json", include_str!("templates/azuredeploy.json.tera")),
+    ("azuredeploy.parameters.json", include_str!("templates/azuredeploy.parameters.json.tera")),
+    ("dps.sh", include_str!("templates/dps.sh.tera")),
+    (MODULES, include_str!("templates/modules.sh.tera")),
+    ("README.md", include_str!("templates/README.md.tera")),
 ];
 
 /// A file to be written.
@@ -125,20 +128,11 @@ fn refuse_existing(options: &Options, files: &[File]) -> Result<()> {
 }
 
 fn files(facts: &Facts) -> Result<Vec<File>> {
-    let deployment = template::deployment(facts);
-    let json =
-        |value: &serde_json::Value| serde_json::to_string_pretty(value).map(|text| format!("{text}\n"));
-    let plain = |name, text| File { name, text, mode: 0o644 };
     let mut files = render(facts)?;
-    let mut templates = vec![plain("main.bicep", bicep::write(&deployment))];
-    templates
-        .extend(deployment.modules.iter().map(|module| plain(module.file, bicep::write(&module.deployment))));
-    templates.push(plain("azuredeploy.json", json(&arm::write(&deployment))?));
-    templates.push(plain("azuredeploy.parameters.json", json(&arm::parameters(&deployment))?));
-    files.splice(1..1, templates);
     if let Some(fleet) = &facts.modules {
+        let text = serde_json::to_string_pretty(&fleet.manifest)?;
         // Variables of modules may be secrets.
-        files.push(File { name: "deployment.json", text: json(&fleet.manifest)?, mode: 0o600 });
+        files.push(File { name: "deployment.json", text: format!("{text}\n"), mode: 0o600 });
     }
     Ok(files)
 }
@@ -146,16 +140,42 @@ fn files(facts: &Facts) -> Result<Vec<File>> {
 fn render(facts: &Facts) -> Result<Vec<File>> {
     let mut tera = Tera::default();
     tera.autoescape_on(Vec::new());
-    tera.add_raw_templates(TEMPLATES.map(|(name, text, _)| (name, text))).context("reading a template")?;
+    tera.register_filter("bicep", |value: &Value, _: &HashMap<String, Value>| on_text(value, bicep));
+    tera.register_filter("arm", |value: &Value, _: &HashMap<String, Value>| on_text(value, arm));
+    tera.register_filter("json", |value: &Value, _: &HashMap<String, Value>| on_text(value, json));
+    tera.add_raw_templates(TEMPLATES).context("reading a template")?;
     let context = context(facts);
-    TEMPLATES
-        .iter()
-        .filter(|(name, ..)| *name != MODULES || facts.modules.is_some())
-        .map(|(name, _, executable)| {
+    let wanted = |name: &str| match name {
+        MODULES => facts.modules.is_some(),
+        VAULT_ACCESS => facts.vault.is_some(),
+        _ => true,
+    };
+    let names = TEMPLATES.iter().map(|(name, _)| *name).filter(|name| wanted(name));
+    names
+        .map(|name| {
             let text = tera.render(name, &context).with_context(|| format!("rendering {name}"))?;
-            Ok(File { name, text, mode: if *executable { 0o755 } else { 0o644 } })
+            Ok(File { name, text, mode: if name.ends_with(".sh") { 0o755 } else { 0o644 } })
         })
         .collect()
+}
+
+fn on_text(value: &Value, write: fn(&str) -> String) -> tera::Result<Value> {
+    value.as_str().map(|text| write(text).into()).ok_or_else(|| tera::Error::msg("this is no text"))
+}
+
+/// A string of Bicep, with the characters that mean something within quotes.
+/// <https://learn.microsoft.com/azure/azure-resource-manager/bicep/data-types#strings>
+fn bicep(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'").replace("${", "\\${"))
+}
+
+/// A string of an ARM template: a bracket at the beginning would make an expression of it.
+fn arm(text: &str) -> String {
+    json(&format!("{}{text}", if text.starts_with('[') { "[" } else { "" }))
+}
+
+fn json(text: &str) -> String {
+    Value::from(text).to_string()
 }
 
 fn context(facts: &Facts) -> tera::Context {
@@ -169,6 +189,8 @@ fn context(facts: &Facts) -> tera::Context {
         ("gallery", &names.gallery),
         ("image", &names.image),
         ("vm", &names.vm),
+        ("publisher", &names.publisher),
+        ("sku", &names.sku),
         ("secret", &facts.secret),
         ("registration_id", &facts.registration_id),
         ("id_scope", &facts.id_scope),
@@ -178,13 +200,22 @@ fn context(facts: &Facts) -> tera::Context {
     context.insert("modules", &facts.modules.is_some());
     context.insert("logins", facts.modules.as_ref().map_or(&[][..], |fleet| &fleet.logins));
     context.insert("arch", &facts.arch.to_string());
-    context.insert("azure_arch", if facts.arch == crate::units::Arch::X86_64 { "x64" } else { "Arm64" });
+    let (azure_arch, vm_size) = match facts.arch {
+        Arch::X86_64 => ("x64", "Standard_B2s_v2"),
+        Arch::Aarch64 => ("Arm64", "Standard_B2pls_v2"),
+    };
+    context.insert("azure_arch", azure_arch);
+    context.insert("vm_size", vm_size);
+    context.insert("disk_size", &facts.disk_size());
     context.insert("generation", &facts.generation);
-    context.insert("trusted_launch", &template::trusted_launch(facts));
+    context.insert("trusted_launch", &facts.trusted_launch());
     context.insert("vault", &facts.vault);
     // What the template cannot tell of itself must be stated.
-    let unknown = facts.vault.is_some() && vault::secret(facts).is_none();
+    let secret = vault::secret(facts);
+    let unknown = facts.vault.is_some() && secret.is_none();
     context.insert("secret_argument", if unknown { " secretName=SECRET" } else { "" });
+    context.insert("secret_bicep", &secret.as_ref().map(vault::SecretName::bicep));
+    context.insert("secret_arm", &secret.as_ref().map(vault::SecretName::arm));
     let by_name = facts.registration_id == "{{ vm_name }}";
     context.insert("by_name", &by_name);
     context.insert("device", if by_name { names.vm.as_str() } else { "ID" });

@@ -1,14 +1,13 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::{Value as Json, json};
 
 use super::facts::{Facts, Vhd};
-use super::model::{Deployment, Value};
 use super::modules::{Fleet, Login};
 use super::names::Names;
 use super::version::Version;
-use super::{arm, bicep, files, quoted, template};
+use super::{arm, bicep, files, quoted};
 use crate::units::{Arch, Digest};
 
 fn facts(arch: Arch, built: bool, vault: bool) -> Facts {
@@ -61,6 +60,19 @@ fn all() -> impl Iterator<Item = Facts> {
         .map(|(arch, built, vault)| facts(arch, built, vault))
 }
 
+fn texts(facts: &Facts) -> BTreeMap<&'static str, String> {
+    files(facts).expect("files").into_iter().map(|file| (file.name, file.text)).collect()
+}
+
+fn parsed(text: &str) -> Json {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The ARM template.
+fn deployed(facts: &Facts) -> Json {
+    parsed(&texts(facts)["azuredeploy.json"])
+}
+
 /// What stands in azure/golden; `EDGEPRESS_UPDATE_GOLDENS=1` writes it anew.
 fn golden(name: &str, text: &str) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/azure/golden").join(name);
@@ -103,63 +115,16 @@ fn each_generation_is_stated_everywhere() {
     }
 }
 
-/// Every symbol and parameter that is used is there, and nothing is stated in vain.
-#[test]
-fn deployments_are_whole() {
-    for facts in all() {
-        let deployment = template::deployment(&facts);
-        whole(&deployment);
-        for module in &deployment.modules {
-            whole(&module.deployment);
-            let stated = module.deployment.parameters.iter().map(|parameter| parameter.name);
-            assert!(stated.eq(module.arguments.iter().map(|(name, _)| *name)), "{}", module.file);
-        }
-    }
-}
-
-fn whole(deployment: &Deployment) {
-    let (mut symbols, mut parameters) = (BTreeSet::new(), BTreeSet::new());
-    let mut visit = |value: &Value| match value {
-        Value::Id(symbol) | Value::Principal(symbol) => drop(symbols.insert(*symbol)),
-        Value::Parameter(name) | Value::IfEmpty(name, _) => drop(parameters.insert(*name)),
-        _ => {}
-    };
-    for resource in &deployment.resources {
-        resource.name.walk(&mut visit);
-        resource.fields.iter().for_each(|(_, value)| value.walk(&mut visit));
-    }
-    for module in &deployment.modules {
-        module.name.walk(&mut visit);
-        module.arguments.iter().for_each(|(_, value)| value.walk(&mut visit));
-    }
-    deployment.outputs.iter().for_each(|(_, value)| value.walk(&mut visit));
-    symbols.extend(deployment.resources.iter().flat_map(|it| it.parent.into_iter().chain(it.scope)));
-    let known: BTreeSet<_> = deployment.resources.iter().map(|resource| resource.symbol).collect();
-    assert!(symbols.is_subset(&known), "{symbols:?} {known:?}");
-    let stated: BTreeSet<_> = deployment.parameters.iter().map(|parameter| parameter.name).collect();
-    assert_eq!(parameters, stated);
-    for resource in &deployment.resources {
-        let at = |symbol| deployment.resources.iter().position(|resource| resource.symbol == symbol);
-        for needed in deployment.needs(resource) {
-            assert!(at(needed) < at(resource.symbol), "{} comes before {needed}", resource.symbol);
-        }
-        // A child's type is its parent's and one word more.
-        if let Some(parent) = resource.parent.and_then(|symbol| deployment.resource(symbol)) {
-            let (of, _) = resource.kind.rsplit_once('/').expect("a type");
-            assert_eq!(of, parent.kind);
-        }
-    }
-}
-
 /// ARM's own rules for the shape of a template.
 #[test]
 fn the_template_has_the_shape_of_one() {
     for facts in all() {
-        let deployment = template::deployment(&facts);
-        let json = arm::write(&deployment);
+        let texts = texts(&facts);
+        let json = parsed(&texts["azuredeploy.json"]);
         for key in ["$schema", "contentVersion", "parameters", "resources", "outputs"] {
             assert!(!json[key].is_null(), "{key}");
         }
+        let mut before = Vec::new();
         for resource in json["resources"].as_array().expect("resources") {
             let kind = resource["type"].as_str().expect("a type");
             let name = resource["name"].as_str().expect("a name");
@@ -170,12 +135,38 @@ fn the_template_has_the_shape_of_one() {
             assert_eq!(resource["location"].is_null(), placeless, "{kind}");
             assert!(!name.is_empty() && resource["properties"].is_object());
             balanced(resource);
+            for needed in resource["dependsOn"].as_array().into_iter().flatten() {
+                let needed = needed.as_str().expect("an id");
+                let of = needed.split('\'').nth(1).expect("a type");
+                assert!(before.contains(&of.to_owned()), "{kind} needs {needed}");
+            }
+            before.push(kind.to_owned());
         }
-        let parameters = arm::parameters(&deployment);
+        // Every parameter that is used is there, and none is stated in vain.
+        let stated: BTreeSet<_> =
+            json["parameters"].as_object().expect("parameters").keys().cloned().collect();
+        assert_eq!(used(&json, "parameters('", "template"), stated);
+        let parameters = parsed(&texts["azuredeploy.parameters.json"]);
         for (name, value) in parameters["parameters"].as_object().expect("parameters") {
             assert_eq!(json["parameters"][name]["defaultValue"], value["value"], "{name}");
         }
         assert!(json["parameters"]["sshPublicKey"]["defaultValue"].is_null(), "nobody's key is the default");
+    }
+}
+
+/// What stands between `before` and the next quote, in all texts but those below the key `without`.
+fn used(value: &Json, before: &str, without: &str) -> BTreeSet<String> {
+    match value {
+        Json::String(text) => {
+            text.split(before).skip(1).filter_map(|rest| Some(rest.split('\'').next()?.to_owned())).collect()
+        }
+        Json::Array(all) => all.iter().flat_map(|value| used(value, before, without)).collect(),
+        Json::Object(all) => all
+            .iter()
+            .filter(|(key, _)| *key != without)
+            .flat_map(|(_, value)| used(value, before, without))
+            .collect(),
+        _ => BTreeSet::new(),
     }
 }
 
@@ -192,23 +183,29 @@ fn balanced(value: &Json) {
     }
 }
 
-/// Both are written from one model; this looks at the texts themselves.
+/// Two texts that people read, one deployment.
 #[test]
 fn bicep_and_json_say_the_same() {
     for facts in all() {
-        let deployment: Deployment = template::deployment(&facts);
-        let json = arm::write(&deployment);
-        same(&bicep::write(&deployment), &json);
+        let texts = texts(&facts);
+        let json = parsed(&texts["azuredeploy.json"]);
+        same(&texts["main.bicep"], &json);
         let nested = |of: &&Json| of["type"] == "Microsoft.Resources/deployments";
         let nested: Vec<_> = json["resources"].as_array().expect("resources").iter().filter(nested).collect();
-        assert_eq!(nested.len(), deployment.modules.len());
-        for (module, nested) in deployment.modules.iter().zip(nested) {
+        assert_eq!(nested.len(), texts["main.bicep"].matches("\nmodule ").count());
+        assert_eq!(nested.is_empty(), !texts.contains_key("vault-access.bicep"));
+        for nested in nested {
             assert_eq!(nested["properties"]["expressionEvaluationOptions"]["scope"], "inner");
-            same(&bicep::write(&module.deployment), &nested["properties"]["template"]);
+            let module = &nested["properties"]["template"];
+            same(&texts["vault-access.bicep"], module);
+            let keys = |of: &Json| of.as_object().expect("parameters").keys().cloned().collect::<Vec<_>>();
+            assert_eq!(keys(&nested["properties"]["parameters"]), keys(&module["parameters"]));
         }
     }
 }
 
+/// Types with versions, parameters with their types, which of them have a default, descriptions, outputs, and every plain
+/// value of a property.
 fn same(text: &str, json: &Json) {
     let words = |line: &str| line.split('\'').nth(1).expect("a type").to_owned();
     let resources = text.lines().filter(|line| line.starts_with("resource ") && !line.contains(" existing "));
@@ -222,20 +219,57 @@ fn same(text: &str, json: &Json) {
         })
         .collect();
     assert_eq!(resources.map(words).collect::<Vec<_>>(), of_json);
-    let parameters: BTreeSet<_> =
-        text.lines().filter_map(|line| line.strip_prefix("param ")?.split(' ').next()).collect();
-    let of_json: BTreeSet<_> =
-        json["parameters"].as_object().expect("parameters").keys().map(String::as_str).collect();
-    assert_eq!(parameters, of_json);
+    let parameters = text.lines().filter_map(|line| line.strip_prefix("param ")).map(|line| {
+        let mut words = line.split(' ');
+        let [name, kind] = [words.next(), words.next()].map(|word| word.unwrap_or_default().to_owned());
+        (name, kind, line.contains(" = "))
+    });
+    let of_json = json["parameters"].as_object().expect("parameters").iter().map(|(name, of)| {
+        (name.clone(), of["type"].as_str().unwrap_or_default().to_owned(), !of["defaultValue"].is_null())
+    });
+    assert_eq!(parameters.collect::<BTreeSet<_>>(), of_json.collect());
+    let outputs = text.lines().filter_map(|line| line.strip_prefix("output ")?.split(' ').next());
+    let of_json = json["outputs"].as_object().into_iter().flat_map(|all| all.keys().map(String::as_str));
+    assert_eq!(outputs.collect::<BTreeSet<_>>(), of_json.collect());
+    for (key, value) in json["resources"].as_array().expect("resources").iter().flat_map(plain) {
+        let stated = format!(" {key}: {value}\n");
+        assert!(text.contains(&stated), "no{stated}in {text}");
+    }
     for sign in [('{', '}'), ('[', ']'), ('(', ')')] {
         assert_eq!(text.matches(sign.0).count(), text.matches(sign.1).count(), "{text}");
     }
 }
 
+/// The properties whose values are no expressions, as Bicep writes them.
+fn plain(value: &Json) -> Vec<(String, String)> {
+    let Json::Object(all) = value else {
+        return value.as_array().into_iter().flatten().flat_map(plain).collect();
+    };
+    let skipped = ["type", "apiVersion", "dependsOn", "template", "mode", "expressionEvaluationOptions"];
+    let kept = all.iter().filter(|(key, value)| {
+        !skipped.contains(&key.as_str())
+            || (*key == "type" && value.as_str().is_some_and(|it| !it.contains('/')))
+    });
+    kept.flat_map(|(key, value)| match value {
+        Json::String(text) if text.starts_with('[') => Vec::new(),
+        Json::String(text) => vec![(key.clone(), bicep(text))],
+        Json::Number(_) | Json::Bool(_) => vec![(key.clone(), value.to_string())],
+        other => plain(other),
+    })
+    .collect()
+}
+
+#[test]
+fn texts_in_quotes() {
+    assert_eq!(bicep("it's ${x} \\"), "'it\\'s \\${x} \\\\'");
+    assert_eq!(arm("it's \"[x]\""), "\"it's \\\"[x]\\\"\"");
+    assert_eq!(arm("[x]"), "\"[[x]\"");
+}
+
 /// A VM that is made anew has another identity: the assignment's name must not be made of names alone.
 #[test]
 fn the_role_is_of_the_identity() {
-    let json = arm::write(&template::deployment(&facts(Arch::X86_64, true, true)));
+    let json = deployed(&facts(Arch::X86_64, true, true));
     let resources = json["resources"].as_array().expect("resources");
     let access = resources.last().expect("resources");
     let role = &access["properties"]["template"]["resources"][0];
@@ -250,7 +284,7 @@ fn the_role_is_of_the_identity() {
 /// With a role on the vault, whoever becomes one VM has the keys of all.
 #[test]
 fn a_vm_reads_its_own_secret_alone() {
-    let json = arm::write(&template::deployment(&facts(Arch::X86_64, true, true)));
+    let json = deployed(&facts(Arch::X86_64, true, true));
     let access = json["resources"].as_array().and_then(|all| all.last()).expect("resources");
     let roles: Vec<_> =
         access["properties"]["template"]["resources"].as_array().expect("resources").iter().collect();
@@ -267,7 +301,7 @@ fn the_secret_is_the_one_that_first_boot_asks_for() {
     let default = |secret: &str, id: &str| {
         let facts =
             Facts { secret: secret.into(), registration_id: id.into(), ..facts(Arch::X86_64, true, true) };
-        let json = arm::write(&template::deployment(&facts));
+        let json = deployed(&facts);
         json["parameters"]["secretName"]["defaultValue"].as_str().map(str::to_owned)
     };
     for (secret, id, expected) in [
@@ -300,7 +334,7 @@ fn the_secret_is_the_one_that_first_boot_asks_for() {
 
 #[test]
 fn what_depends_on_architecture_and_source() {
-    let text = |facts: &Facts| arm::write(&template::deployment(facts)).to_string();
+    let text = |facts: &Facts| deployed(facts).to_string();
     let x64 = text(&facts(Arch::X86_64, true, true));
     let arm64 = text(&facts(Arch::Aarch64, true, false));
     for (what, in_x64) in [

@@ -7,22 +7,52 @@
 //! <https://learn.microsoft.com/azure/key-vault/general/rbac-guide>
 
 use super::facts::Facts;
-use super::model::{Deployment, Module, Parameter, Resource, Value};
-use super::template::{child, existing, properties, resource, text};
 use crate::provisioning::template::{self, IN_SECRET, Word};
 
-const VAULTS: &str = "2023-07-01";
-const ROLES: &str = "2022-04-01";
+/// The name of a secret, which the VM's own name may be a part of.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct SecretName(Vec<Part>);
 
-/// "Key Vault Secrets User", in every subscription.
-const SECRETS_USER: &str = "4633458b-17de-408a-b874-0445c86b69e6";
+#[derive(Debug, Clone, PartialEq)]
+enum Part {
+    VmName,
+    /// Letters, digits and hyphens.
+    Text(String),
+}
 
-/// The file of the role on a secret of the vault.
-const MODULE: &str = "vault-access.bicep";
+impl SecretName {
+    /// As an expression of Bicep.
+    pub(super) fn bicep(&self) -> String {
+        match self.0.as_slice() {
+            [Part::VmName] => "vmName".into(),
+            parts => format!("'{}'", Self::joined(parts, "${vmName}")),
+        }
+    }
+
+    /// As a value of an ARM template.
+    pub(super) fn arm(&self) -> String {
+        let name = "parameters('vmName')";
+        match self.0.as_slice() {
+            [Part::VmName] => format!("[{name}]"),
+            parts if parts.contains(&Part::VmName) => {
+                format!("[format('{}', {name})]", Self::joined(parts, "{0}"))
+            }
+            parts => Self::joined(parts, ""),
+        }
+    }
+
+    fn joined(parts: &[Part], name: &str) -> String {
+        let text = |part: &Part| match part {
+            Part::VmName => name.to_owned(),
+            Part::Text(text) => text.clone(),
+        };
+        parts.iter().map(text).collect()
+    }
+}
 
 /// The secret that first boot asks for, as source-key-vault.sh of overlays/base makes its name; none where that cannot be told
 /// before the VM is there.
-pub(super) fn secret(facts: &Facts) -> Option<Value> {
+pub(super) fn secret(facts: &Facts) -> Option<SecretName> {
     let id = template::fill(&facts.secret, |word| match word == Word::RegistrationId.name() {
         true => facts.registration_id.clone(),
         false => format!("{{{{ {word} }}}}"),
@@ -38,63 +68,8 @@ pub(super) fn secret(facts: &Facts) -> Option<Value> {
         |part: &str| part.replace(|c: char| !c.is_ascii_alphanumeric() && !IN_SECRET.contains(c), "-");
     let mut parts = Vec::new();
     for (at, part) in filled.split(NAME).enumerate() {
-        parts.extend((at > 0).then_some(Value::Parameter("vmName")));
-        parts.extend((!part.is_empty()).then(|| Value::Text(legal(part))));
+        parts.extend((at > 0).then_some(Part::VmName));
+        parts.extend((!part.is_empty()).then(|| Part::Text(legal(part))));
     }
-    match parts.as_slice() {
-        [one] => Some(one.clone()),
-        _ => Some(Value::Joined(parts)),
-    }
-}
-
-/// The role on the VM's own secret, as a deployment within this one: the name of an assignment must be known when a deployment
-/// starts, and must be another for another identity. A VM that is made anew has one, and an assignment can never be given to it.
-/// <https://learn.microsoft.com/samples/azure/azure-quickstart-templates/key-vault-managed-identity-role-assignment>
-pub(super) fn access() -> Module {
-    let of_machine = Value::Guid(vec![Value::Id("machine")]);
-    Module {
-        file: MODULE,
-        symbol: "access",
-        name: Value::Joined(vec![text("vault-access-"), of_machine]),
-        arguments: vec![
-            ("vaultName", Value::Parameter("vaultName")),
-            ("secretName", Value::Parameter("secretName")),
-            ("principalId", Value::Principal("machine")),
-        ],
-        comment: "The VM may read its own secret, and no other's. It asks again until that counts, which takes minutes",
-        deployment: vault_access(),
-    }
-}
-
-fn vault_access() -> Deployment {
-    let parameter = |name, description| Parameter { name, kind: "string", description, default: None };
-    let kind = "Microsoft.KeyVault/vaults";
-    let comment = "Its permissions must go by roles (RBAC)";
-    let vault = existing(resource("vault", kind, VAULTS, Value::Parameter("vaultName"), comment));
-    let kind = "Microsoft.KeyVault/vaults/secrets";
-    let comment = "What dps.sh stored: key and certificate of one device";
-    let secret = resource("secret", kind, VAULTS, Value::Parameter("secretName"), comment);
-    let secret = child(existing(secret), "vault");
-    let who = Value::Parameter("principalId");
-    let name = Value::Guid(vec![Value::Id("secret"), who.clone(), text(SECRETS_USER)]);
-    let role = Resource {
-        scope: Some("secret"),
-        fields: properties(vec![
-            ("roleDefinitionId", Value::Role(SECRETS_USER)),
-            ("principalId", who),
-            ("principalType", text("ServicePrincipal")),
-        ]),
-        ..resource("role", "Microsoft.Authorization/roleAssignments", ROLES, name, "Key Vault Secrets User")
-    };
-    Deployment {
-        title: "A VM may read one secret of a vault.".into(),
-        parameters: vec![
-            parameter("vaultName", "The key vault, in this resource group."),
-            parameter("secretName", "The VM's own secret in it."),
-            parameter("principalId", "The VM's own identity."),
-        ],
-        resources: vec![vault, secret, role],
-        modules: Vec::new(),
-        outputs: Vec::new(),
-    }
+    Some(SecretName(parts))
 }
