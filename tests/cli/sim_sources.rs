@@ -85,8 +85,12 @@ fn est_enrols_by_certificate_and_renews() {
 
 #[test]
 fn the_vault_gives_pem_and_pfx_for_a_managed_identitys_token() {
-    let mut world =
-        World::start(&["--metadata", "--vault-secret", "pfx-*:pfx", "--vault-secret", "edge-*-cert"]);
+    let password = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(password.path(), "geheim\nmore\n").expect("write");
+    let registry = format!("registry={}", password.path().display());
+    let secrets = ["pfx-*:pfx", "edge-*-cert", &registry];
+    let arguments = ["--metadata"].into_iter().chain(secrets.iter().flat_map(|it| ["--vault-secret", *it]));
+    let mut world = World::start(&arguments.collect::<Vec<_>>());
     let refused = world.curl(&format!("{VAULT}/secrets/edge-7-cert?api-version=7.4"), &[]);
     assert_eq!(refused.status, 401);
     assert!(refused.head.contains(r#"resource="https://vault.azure.net""#), "{}", refused.head);
@@ -107,6 +111,7 @@ fn the_vault_gives_pem_and_pfx_for_a_managed_identitys_token() {
         [ "$(openssl x509 -in both.pem -noout -subject -nameopt RFC2253)" = "subject=CN=7" ]"#,
     );
     assert_eq!(world.secret("edge-7-cert", &token).string("value"), value);
+    assert_eq!(world.secret("registry", &token).string("value"), "geheim");
     assert_eq!(world.secret("other", &token).json()["error"]["code"], "SecretNotFound");
     assert_eq!(world.secret("edge-7-cert", "x").status, 401);
 

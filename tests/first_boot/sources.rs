@@ -1,7 +1,7 @@
 //! First boot on the host with every source of certificates, each against its simulator.
 
 use edgepress::sim::fault::Fault;
-use edgepress::sim::{Service, VaultSecret};
+use edgepress::sim::{SecretContent, Service, VaultSecret};
 
 use crate::support::device::{Device, shells};
 use crate::support::servers::{CERTIFICATE, FAT, KEY, World, assert_sound, lint_errors};
@@ -87,15 +87,93 @@ fn est_is_left_to_the_runtime() {
 
 #[test]
 fn a_key_vault_gives_pem_and_pfx_to_a_managed_identity() {
-    for pfx in [false, true] {
+    for content in [SecretContent::Pem, SecretContent::Pfx] {
         let world = World::with(|config| {
-            config.vault_secrets = vec![VaultSecret { pattern: "edge-*".into(), pfx }];
+            config.vault_secrets = vec![VaultSecret { pattern: "edge-*".into(), content: content.clone() }];
         });
         let device = world.device(vec!["sh".into()]);
         world.source(&device, VAULT);
         device.run();
         assert_sound(&device, "pump-7", &world);
     }
+}
+
+const REGISTRY: &str = "registry_address = \"factory.azurecr.io\"\nregistry_username = \"line-{{ registration_id }}\"\n\
+                        registry_secret = \"registry\"\n";
+/// Whatever a registry may make of a password, and a shell or TOML might read out of it.
+const PASSWORD: &str = r#"p\a"s's$(w)`o` r%d\n=#[x]+/"#;
+
+fn vault_with_password(password: &str) -> World {
+    World::with(|config| {
+        let secret = |pattern: &str, content| VaultSecret { pattern: pattern.into(), content };
+        config.vault_secrets = vec![
+            secret("edge-*", SecretContent::Pem),
+            secret("registry", SecretContent::Text(password.into())),
+        ];
+    })
+}
+
+/// The login that the runtime's configuration has.
+fn login(device: &Device) -> Option<toml::Table> {
+    let config: toml::Table = device.read("etc/aziot/config.toml").parse().expect("config.toml is TOML");
+    Some(config.get("agent")?.get("config")?.get("auth")?.as_table().expect("a table").clone())
+}
+
+#[test]
+fn a_key_vault_gives_the_login_of_a_registry_under_every_shell() {
+    let world = vault_with_password(PASSWORD);
+    for shell in shells() {
+        let device = world.device(shell);
+        world.source(&device, &format!("{VAULT}{REGISTRY}"));
+        device.run();
+        assert_sound(&device, "pump-7", &world);
+        let found = login(&device).expect("a login");
+        let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+        assert_eq!(text("serveraddress"), "factory.azurecr.io");
+        assert_eq!((text("username"), text("password")), ("line-pump-7".into(), PASSWORD.into()));
+        assert_eq!(device.mode("etc/aziot/config.toml"), 0o600);
+        for said in ["dev/console", "world/stdout", "world/stderr", "world/calls", "var/lib/edgepress/state"]
+        {
+            assert!(!device.read(said).contains("$(w)"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_login_of_the_partition_counts_before_the_vault_s() {
+    let world = vault_with_password(PASSWORD);
+    let mut device = world.device(vec!["sh".into()]);
+    world.source(&device, &format!("{VAULT}{REGISTRY}"));
+    device.give_registry("plant.example", "own", "hunter22");
+    device.run();
+    assert_eq!(login(&device).expect("a login")["serveraddress"].as_str(), Some("plant.example"));
+}
+
+#[test]
+fn a_device_waits_for_a_login_that_the_vault_lacks() {
+    for (secret, password, says) in [
+        ("elsewhere", PASSWORD, "has no secret elsewhere (404)"),
+        ("registry", "two\nlines", "the secret registry is no password: registry-password holds 2 lines"),
+        ("registry", "", "the secret registry is no password: it is empty"),
+    ] {
+        let world = vault_with_password(password);
+        let device = world.device(vec!["sh".into()]);
+        world.source(
+            &device,
+            &format!("{VAULT}{}", REGISTRY.replace("\"registry\"", &format!("\"{secret}\""))),
+        );
+        device.start().until(says);
+        assert_eq!(login(&device), None, "{secret}");
+        assert!(!device.exists(KEY), "{secret}: nothing is in place before all is there");
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_step_of_a_login_from_a_vault_is_survived() {
+    let world = vault_with_password(PASSWORD);
+    assert_survives(&world, &format!("{VAULT}{REGISTRY}"), false, |device| {
+        assert_eq!(login(device).expect("a login")["password"].as_str(), Some(PASSWORD));
+    });
 }
 
 #[test]
@@ -381,7 +459,10 @@ fn a_power_cut_at_any_step_of_a_key_vault_is_survived() {
 
 /// As for a certificate on the partition: at every cut the device can go on, and it ends with one sound identity.
 fn assert_survives_cuts(source: &str, bootstrap: bool) {
-    let world = World::new();
+    assert_survives(&World::new(), source, bootstrap, |_| ());
+}
+
+fn assert_survives(world: &World, source: &str, bootstrap: bool, and: impl Fn(&Device)) {
     let mut cuts = 0;
     loop {
         let mut device = world.device(vec!["sh".into()]);
@@ -401,7 +482,8 @@ fn assert_survives_cuts(source: &str, bootstrap: bool) {
         }
         device.remove("world/cut");
         device.run();
-        assert_sound(&device, "pump-7", &world);
+        assert_sound(&device, "pump-7", world);
+        and(&device);
         assert!(!device.exists(&format!("{FAT}/bootstrap-key.pem")), "cut {cuts}: a key is left");
     }
     assert!(cuts > 20, "only {cuts} calls were cut: the fakes are not used");

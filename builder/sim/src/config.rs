@@ -57,13 +57,24 @@ impl Addresses {
     }
 }
 
-/// Secrets of a vault, each the certificate and key of a device.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Secrets of a vault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VaultSecret {
     /// The secret's name, in which one `*` stands for the registration id.
     pub pattern: String,
-    /// PFX in base64 (`application/x-pkcs12`) instead of PEM (`application/x-pem-file`).
-    pub pfx: bool,
+    /// What it holds.
+    pub content: SecretContent,
+}
+
+/// What a secret of a vault holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SecretContent {
+    /// Certificate and key of the device, as PEM (`application/x-pem-file`).
+    Pem,
+    /// The same as PFX in base64 (`application/x-pkcs12`).
+    Pfx,
+    /// This text, whoever asks.
+    Text(String),
 }
 
 /// What DPS makes of a registration besides the hub, as a custom allocation may.
@@ -218,7 +229,7 @@ impl Config {
             est_group: true,
             est_strict: false,
             est_life: time::Duration::days(365),
-            vault_secrets: vec![VaultSecret { pattern: "*".into(), pfx: false }],
+            vault_secrets: vec![VaultSecret { pattern: "*".into(), content: SecretContent::Pem }],
             token_clients: BTreeMap::new(),
             metadata: Metadata::default(),
             arc_tokens: None,

@@ -81,7 +81,7 @@ use wireserver::{Hostplugin, Wireserver};
 
 pub use config::{
     Addresses, Allocation, Config, DPS_NAME, EST_NAME, EST_USER, FILES_NAME, HUB_NAME, Metadata, NTP_NAMES,
-    TOKEN_NAME, VAULT_NAME, VAULT_NAMES, VaultSecret, hosts,
+    SecretContent, TOKEN_NAME, VAULT_NAME, VAULT_NAMES, VaultSecret, hosts,
 };
 pub use service::Service;
 

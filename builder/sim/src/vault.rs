@@ -14,7 +14,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
-use super::config::{Config, TENANT, VaultSecret};
+use super::config::{Config, SecretContent, TENANT, VaultSecret};
 use super::exchange::{Answer, Request, Site};
 use super::identities::{Identities, Identity};
 use super::log::Mark;
@@ -64,6 +64,15 @@ impl Vault {
             Err(Refusal::Expired) => Err(unauthorized("an expired token")),
             Err(Refusal::Elsewhere) => Err(Box::new(error(403, "Forbidden", "a token for another audience"))),
         }
+    }
+
+    /// A secret that is no certificate, such as a password.
+    fn text(&self, text: &str, name: &str, version: Option<&str>) -> Answer {
+        let version = version.map_or_else(|| "0".repeat(VERSION), str::to_owned);
+        let id = format!("https://{}/secrets/{name}/{version}", self.name);
+        let attributes =
+            json!({ "enabled": true, "recoveryLevel": "Recoverable+Purgeable", "recoverableDays": 90 });
+        Answer::json(200, json!({ "value": text, "id": id, "attributes": attributes }))
     }
 
     fn secret(&self, identity: &Identity, name: &str, version: Option<&str>, pfx: bool) -> Answer {
@@ -129,13 +138,23 @@ impl Site for Vault {
         if version.is_some_and(|it| it.len() != VERSION || !it.bytes().all(|byte| byte.is_ascii_hexdigit())) {
             return error(400, "BadParameter", "a version has 32 hexadecimal digits");
         }
-        let found = self.secrets.iter().find_map(|it| Some((it, id_in(&it.pattern, name)?)));
+        // A name that is stated wins over a pattern that it fits.
+        let stated = |it: &&VaultSecret| it.pattern == name;
+        let found = self
+            .secrets
+            .iter()
+            .find(stated)
+            .map(|it| (it, ""))
+            .or_else(|| self.secrets.iter().find_map(|it| Some((it, id_in(&it.pattern, name)?))));
         let Some((secret, id)) = found else { return not_found(kind, name) };
+        let pfx = match &secret.content {
+            SecretContent::Text(text) if kind == Kind::Secret => return self.text(text, name, version),
+            SecretContent::Text(_) => return not_found(kind, name),
+            other => *other == SecretContent::Pfx,
+        };
         match self.identities.get(id, request.now, wrong) {
-            Ok(identity) if kind == Kind::Secret => {
-                self.secret(&identity, name, version, secret.pfx).note(id)
-            }
-            Ok(identity) => self.certificate(&identity, name, version, secret.pfx).note(id),
+            Ok(identity) if kind == Kind::Secret => self.secret(&identity, name, version, pfx).note(id),
+            Ok(identity) => self.certificate(&identity, name, version, pfx).note(id),
             Err(why) => not_found(kind, name).note(why),
         }
     }
@@ -198,7 +217,7 @@ fn error(status: u16, code: &str, message: &str) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::{Vault, api_version, id_in};
-    use crate::config::{Config, VaultSecret};
+    use crate::config::{Config, SecretContent, VaultSecret};
     use crate::exchange::tests::{json, request};
     use crate::exchange::{Answer, Headers, Request, Site as _};
     use crate::identities::Identities;
@@ -214,8 +233,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         let mut config = Config::new(Pki::open_or_create(folder.path()).expect("authorities"));
         config.vault_secrets = vec![
-            VaultSecret { pattern: "pfx-*".into(), pfx: true },
-            VaultSecret { pattern: "edge-*-cert".into(), pfx: false },
+            VaultSecret { pattern: "pfx-*".into(), content: SecretContent::Pfx },
+            VaultSecret { pattern: "edge-*-cert".into(), content: SecretContent::Pem },
+            VaultSecret {
+                pattern: "edge-registry-cert".into(),
+                content: SecretContent::Text("geheim".into()),
+            },
         ];
         let tokens = Arc::new(Tokens::default());
         let identities = Arc::new(Identities::new(config.pki.clone()));
@@ -245,6 +268,11 @@ mod tests {
         assert_eq!(json(&again)["value"], value);
         assert!(json(&again)["id"].as_str().is_some_and(|id| id.ends_with(version)));
         assert_ne!(json(&read("/secrets/edge-8-cert"))["value"], value);
+
+        // One that is stated by its name.
+        let text = read("/secrets/edge-registry-cert");
+        assert_eq!((text.status, text.mark, &json(&text)["value"]), (200, None, &"geheim".into()));
+        assert_eq!(read("/certificates/edge-registry-cert").status, 404);
 
         assert_eq!(json(&read("/secrets/pfx-7"))["contentType"], "application/x-pkcs12");
         let public = read("/certificates/edge-7-cert");

@@ -6,6 +6,7 @@ use crate::deployment::model::RegistryCredentials;
 use crate::deployment::{Context, Manifest, lint};
 use crate::finding::Finding;
 use crate::oci::reference::Reference;
+use crate::recipe::types::Recipe;
 use crate::recipe::{Loaded, modules};
 
 pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
@@ -31,8 +32,16 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
     findings.extend(lint(&manifest, &context));
     findings.extend(
         first_pull(&recipe.edge.agent_image, &manifest, &context)
+            .filter(|_| !has_login(recipe))
             .map(|found| found.at(loaded.place("edge/agent_image"))),
     );
+}
+
+/// Does first boot get the login for the registry of edgeAgent's image from where it gets the certificate?
+fn has_login(recipe: &Recipe) -> bool {
+    let agent: Option<Reference> = recipe.edge.agent_image.parse().ok();
+    let registry = recipe.provisioning.certificate.registry();
+    agent.is_some_and(|agent| registry == Some(agent.registry()))
 }
 
 /// The runtime pulls edgeAgent's image before the hub has told it any credentials.
@@ -52,7 +61,7 @@ fn first_pull(image: &str, manifest: &Manifest, context: &Context) -> Option<Fin
     let message = format!(
         "{image} comes from a registry that wants a login: the runtime pulls it before the hub has told it the manifest's"
     );
-    let hint = "preload it, or give its credentials with the identity: registry-address, registry-username, registry-password";
+    let hint = "preload it, or give its credentials with the identity: registry-address, registry-username, registry-password, or by a secret of the vault (registry_secret)";
     Some(Finding::warning(message).hint(hint))
 }
 

@@ -19,8 +19,8 @@ use crate::manifest::Manifest;
 use crate::provisioning::source::{FILE_NAME, Source};
 use crate::provisioning::template::{self, Word};
 use crate::recipe::types::{Attestation, CertificateSource, Enrol, Provisioning, VaultToken};
-use crate::sim::Service;
 use crate::sim::pki::{DeviceCertificate, DeviceOptions, Pki};
+use crate::sim::{SecretContent, Service, VaultSecret};
 use crate::stamp::patch::Patch;
 use crate::units::Digest;
 
@@ -260,12 +260,17 @@ pub fn servers(provisioning: &Provisioning) -> Vec<(Service, String)> {
     }
 }
 
-/// The pattern of the vault's secrets, in which `*` stands for the registration id; none where another source is asked.
-pub fn secrets(provisioning: &Provisioning) -> Option<String> {
-    match &provisioning.certificate {
-        CertificateSource::KeyVault { name, .. } => Some(template::fill(name, |_| "*".to_owned())),
-        _ => None,
-    }
+/// The vault's secrets, in whose names `*` stands for the registration id; none where another source is asked.
+pub fn secrets(provisioning: &Provisioning) -> Vec<VaultSecret> {
+    let CertificateSource::KeyVault { name, registry_secret, .. } = &provisioning.certificate else {
+        return Vec::new();
+    };
+    let secret =
+        |name: &String, content| VaultSecret { pattern: template::fill(name, |_| "*".into()), content };
+    // The password first: its pattern may be the narrower one.
+    let password = SecretContent::Text("a password of a registry".into());
+    let password = registry_secret.iter().map(|name| secret(name, password.clone()));
+    password.chain([secret(name, SecretContent::Pem)]).collect()
 }
 
 /// Does first boot put certificate and key into their places itself, rather than the runtime?

@@ -55,8 +55,8 @@ pub struct Setting {
     pub engine_dns: Vec<IpAddr>,
     /// The device's registration id.
     pub registration_id: String,
-    /// Pattern of the vault's secrets, `*` for the registration id.
-    pub secrets: Option<String>,
+    /// The vault's secrets, in whose names `*` stands for the registration id.
+    pub secrets: Vec<VaultSecret>,
     /// The VM of a simulated Azure that the device is.
     pub azure: Option<Vm>,
     /// What DPS makes of a registration.
@@ -94,8 +94,8 @@ impl World {
                 _ => config.files_name = name,
             }
         }
-        if let Some(pattern) = &setting.secrets {
-            config.vault_secrets = vec![VaultSecret { pattern: pattern.clone(), pfx: false }];
+        if !setting.secrets.is_empty() {
+            config.vault_secrets = setting.secrets.clone();
         }
         let all = Service::ALL.map(|service| *addresses.get(service).ip());
         for address in all.into_iter().chain(resolvers.iter().copied()).collect::<BTreeSet<_>>() {

@@ -21,6 +21,7 @@ use super::template::{self, Word};
 use crate::certificate::{blocks, pem};
 use crate::error::Problem;
 use crate::finding::Finding;
+use crate::oci::reference::Reference;
 use crate::recipe::types::{CertificateSource, Enrol, Provisioning, VaultToken};
 
 /// Its name, in the image's library and on the FAT partition.
@@ -95,7 +96,18 @@ impl Source {
                 add("auto_renew", renewable.then_some(()).ok_or_else(never), "enrol = \"runtime\"");
             }
             CertificateSource::Https { url, .. } => add("url", address(url), HTTPS_URL),
-            CertificateSource::KeyVault { vault, name, version, token, client_id, tenant, authority } => {
+            CertificateSource::KeyVault {
+                vault,
+                name,
+                version,
+                token,
+                client_id,
+                tenant,
+                authority,
+                registry_address,
+                registry_username,
+                registry_secret,
+            } => {
                 add("vault", https(vault), VAULT_URL);
                 add("name", template::check(name, &Word::ALL, template::IN_SECRET), SECRET);
                 add("version", plain(version.as_deref(), 32), "32 letters and digits");
@@ -109,6 +121,10 @@ impl Source {
                 };
                 add("client_id", missing(client_id.is_some(), "the application's client id"), GUID);
                 add("tenant", missing(tenant.is_some(), "the tenant that knows the application"), TENANT);
+                let all = [registry_address, registry_username, registry_secret].map(Option::as_deref);
+                registry(all)
+                    .into_iter()
+                    .for_each(|(key, message, expected)| add(key, Err(message), expected));
             }
         }
         findings
@@ -137,7 +153,18 @@ impl Source {
                 line("auto_renew", auto_renew.then_some("true"));
             }
             CertificateSource::Https { url, .. } => line("url", Some(url)),
-            CertificateSource::KeyVault { vault, name, version, token, client_id, tenant, authority } => {
+            CertificateSource::KeyVault {
+                vault,
+                name,
+                version,
+                token,
+                client_id,
+                tenant,
+                authority,
+                registry_address,
+                registry_username,
+                registry_secret,
+            } => {
                 line("vault", Some(vault));
                 line("name", Some(name));
                 line("version", version.as_deref());
@@ -145,6 +172,9 @@ impl Source {
                 line("client_id", client_id.as_deref());
                 line("tenant", tenant.as_deref());
                 line("authority", (*token == VaultToken::ClientCertificate).then_some(authority));
+                line("registry_address", registry_address.as_deref());
+                line("registry_username", registry_username.as_deref());
+                line("registry_secret", registry_secret.as_deref());
             }
         }
         // The one value that is no string.
@@ -208,6 +238,36 @@ const SECRET: &str = "letters, digits, `-`, and {{ registration_id }}, as in edg
 const GUID: &str = "a client id, as in 00000000-0000-0000-0000-000000000000";
 const TENANT: &str = "a tenant's id or domain";
 const AUTHORITY: &str = "an address such as https://login.microsoftonline.com";
+
+const REGISTRY: [&str; 3] = ["registry_address", "registry_username", "registry_secret"];
+const REGISTRY_NAME: &str = "a registry as an image's name begins with it, as in factory.azurecr.io";
+const USERNAME: &str = "letters, digits, `-._:@+~`, and {{ registration_id }}";
+
+/// What is wrong with the address, the user and the secret of a registry: key, message, what was expected.
+fn registry(all: [Option<&str>; 3]) -> Vec<(&'static str, String, &'static str)> {
+    let Some(given) = all.iter().position(Option::is_some) else { return Vec::new() };
+    let judge = |key: usize, text: &str| match key {
+        0 if is_registry(text) => Ok(()),
+        0 => Err(format!("`{text}` is no registry")),
+        1 => template::check(text, &Word::ALL, "-._:@+~"),
+        _ => template::check(text, &Word::ALL, template::IN_SECRET),
+    };
+    let expected = [REGISTRY_NAME, USERNAME, SECRET];
+    let findings = (0..3).filter_map(|key| {
+        let message = match all[key] {
+            Some(text) => judge(key, text).err()?,
+            None => format!("`{}` needs it", REGISTRY[given]),
+        };
+        Some((REGISTRY[key], message, expected[key]))
+    });
+    findings.collect()
+}
+
+/// `HOST` or `HOST:PORT`, as the name of an image begins with it, and as first boot takes it (registry.sh).
+pub fn is_registry(text: &str) -> bool {
+    let image: Result<Reference, _> = format!("{text}/x").parse();
+    !text.contains('[') && image.is_ok_and(|image| image.registry() == text)
+}
 
 fn token_name(token: VaultToken) -> &'static str {
     match token {
@@ -290,6 +350,9 @@ mod tests {
              token = \"managed-identity\"",
             "from = \"key-vault\"\nvault = \"https://f.vault.azure.net\"\nname = \"x\"\ntoken = \"client-certificate\"\n\
              client_id = \"c\"\ntenant = \"t.example\"\nauthority = \"https://login.microsoftonline.com\"",
+            "from = \"key-vault\"\nvault = \"https://f.vault.azure.net\"\nname = \"x\"\ntoken = \"managed-identity\"\n\
+             registry_address = \"f.azurecr.io\"\nregistry_username = \"line-{{ registration_id }}\"\n\
+             registry_secret = \"registry\"",
         ] {
             let source = read(text).expect(text);
             assert_eq!(source.findings(), [], "{text}");
@@ -332,6 +395,16 @@ mod tests {
                 "client_id",
             ),
             ("from = \"key-vault\"\nvault = \"https://f.example\"\nversion = \"\"", "version"),
+            (
+                "from = \"key-vault\"\nvault = \"https://f.example\"\nregistry_address = \"f.azurecr.io\"\n\
+                 registry_username = \"u\"",
+                "registry_secret",
+            ),
+            (
+                "from = \"key-vault\"\nvault = \"https://f.example\"\nregistry_address = \"https://f.azurecr.io\"\n\
+                 registry_username = \"u\"\nregistry_secret = \"s\"",
+                "registry_address",
+            ),
         ] {
             let found = read(text).expect(text).findings();
             let keys: Vec<_> = found.iter().filter_map(|found| found.key.as_deref()).collect();

@@ -10,9 +10,8 @@ use super::golden::AUTHORITIES;
 use super::secret;
 use crate::board::wifi;
 use crate::finding::Severity;
-use crate::oci::reference::Reference;
 use crate::provisioning::device::EstAuth;
-use crate::provisioning::source::Source;
+use crate::provisioning::source::{Source, is_registry};
 use crate::recipe::types::{CertificateSource, Enrol, VaultToken};
 use crate::ssh::judge_keys;
 
@@ -357,12 +356,6 @@ impl Assembly<'_> {
 /// Text that first boot's `take_text` leaves as it is.
 fn plain(text: &str) -> bool {
     text.chars().all(|c| c == ' ' || c.is_ascii_graphic())
-}
-
-/// `HOST` or `HOST:PORT`, as the name of an image begins with it, and as first boot takes it (registry.sh).
-fn is_registry(text: &str) -> bool {
-    let image: Result<Reference, _> = format!("{text}/x").parse();
-    !text.contains('[') && image.is_ok_and(|image| image.registry() == text)
 }
 
 /// Lines for /etc/hosts, as first boot takes them (`hosts_lines` in overlays/base/usr/lib/edgepress/overrides.sh): what

@@ -15,8 +15,8 @@ use crate::error::Problem;
 use crate::sim::fault::Fault;
 use crate::sim::pki::Pki;
 use crate::sim::{
-    Addresses, Config, DPS_NAME, EST_NAME, FILES_NAME, HUB_NAME, Metadata, Service, TOKEN_NAME, VAULT_NAME,
-    VaultSecret,
+    Addresses, Config, DPS_NAME, EST_NAME, FILES_NAME, HUB_NAME, Metadata, SecretContent, Service,
+    TOKEN_NAME, VAULT_NAME, VaultSecret,
 };
 
 const EXAMPLES: &str = "\
@@ -98,8 +98,9 @@ pub(crate) struct Arguments {
     /// Seconds that a certificate issued by EST holds
     #[arg(long, value_name = "SECONDS", default_value_t = 31_536_000, value_parser = clap::value_parser!(u32).range(60..))]
     est_life: u32,
-    /// Names of the vault's secrets, `*` standing for the registration id; with :pfx behind it, as PFX [default: *]
-    #[arg(long, value_name = "PATTERN[:pfx]", value_parser = secret)]
+    /// Names of the vault's secrets, `*` standing for the registration id; with :pfx behind it, as PFX; or a name and the file
+    /// whose first line such a secret is, as in registry=password.txt [default: *]
+    #[arg(long, value_name = "PATTERN[:pfx]|NAME=FILE", value_parser = secret)]
     vault_secret: Vec<VaultSecret>,
     /// A client that Entra knows, with its certificate (PEM) [default: any, with a bootstrap certificate]
     #[arg(long, value_name = "CLIENT_ID=FILE", value_parser = pair::<String, PathBuf>)]
@@ -167,16 +168,21 @@ where
     Ok((key, value))
 }
 
-/// `PATTERN` or `PATTERN:pfx`.
+/// `PATTERN`, `PATTERN:pfx` or `NAME=FILE`.
 fn secret(text: &str) -> Result<VaultSecret, String> {
-    let (pattern, pfx) = match text.strip_suffix(":pfx") {
-        Some(pattern) => (pattern, true),
-        None => (text, false),
+    if let Some((name, file)) = text.split_once('=') {
+        let text = fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+        let line = text.lines().next().unwrap_or_default().to_owned();
+        return Ok(VaultSecret { pattern: name.to_owned(), content: SecretContent::Text(line) });
+    }
+    let (pattern, content) = match text.strip_suffix(":pfx") {
+        Some(pattern) => (pattern, SecretContent::Pfx),
+        None => (text, SecretContent::Pem),
     };
     if pattern.matches('*').count() != 1 {
         return Err(format!("`{pattern}` needs one `*`, which stands for the registration id"));
     }
-    Ok(VaultSecret { pattern: pattern.to_owned(), pfx })
+    Ok(VaultSecret { pattern: pattern.to_owned(), content })
 }
 
 /// The world that the arguments describe.
@@ -266,7 +272,7 @@ pub(super) fn read(path: &Path) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Service, pair, secret};
+    use super::{SecretContent, Service, pair, secret};
     use crate::sim::fault::Fault;
     use std::net::Ipv4Addr;
 
@@ -283,8 +289,8 @@ mod tests {
     #[test]
     fn secrets_have_one_place_for_the_id() {
         let read = secret("edge-*-cert:pfx").expect("a pattern");
-        assert_eq!((read.pattern.as_str(), read.pfx), ("edge-*-cert", true));
-        assert!(!secret("*").expect("a pattern").pfx);
+        assert_eq!((read.pattern.as_str(), read.content), ("edge-*-cert", SecretContent::Pfx));
+        assert_eq!(secret("*").expect("a pattern").content, SecretContent::Pem);
         for text in ["", "x", "*-*", ":pfx"] {
             assert!(secret(text).is_err(), "{text}");
         }

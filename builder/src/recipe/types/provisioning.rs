@@ -125,6 +125,15 @@ pub enum CertificateSource {
         /// Who gives tokens for `token = "client-certificate"`.
         #[serde(default = "default_authority")]
         authority: String,
+        /// A registry that wants a login for edgeAgent's own image, as an image's name begins with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        registry_address: Option<String>,
+        /// Who logs in there, with `{{ registration_id }}`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        registry_username: Option<String>,
+        /// Name of the secret that is the password for it, with `{{ registration_id }}`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        registry_secret: Option<String>,
     },
     /// From an HTTPS server of one's own, one file (PEM or PFX) with certificate and key, with `bootstrap-certificate.pem`
     /// and `bootstrap-key.pem`, or with `bootstrap-token`.
@@ -181,6 +190,14 @@ impl CertificateSource {
     pub fn ca(&self) -> Option<&PathBuf> {
         match self {
             Self::Est { ca, .. } | Self::Https { ca, .. } => ca.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The registry for whose login the source is asked.
+    pub fn registry(&self) -> Option<&str> {
+        match self {
+            Self::KeyVault { registry_address, .. } => registry_address.as_deref(),
             _ => None,
         }
     }

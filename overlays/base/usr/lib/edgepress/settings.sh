@@ -9,7 +9,7 @@ METADATA=${EP_METADATA:-http://169.254.169.254}
 read_settings() {
     S_from=partition S_registration_id='' S_hostname='' S_url='' S_enrol=runtime S_auto_renew='' S_vault=''
     S_name='{{ registration_id }}' S_version='' S_token=managed-identity S_client_id='' S_tenant=''
-    S_authority=https://login.microsoftonline.com
+    S_authority=https://login.microsoftonline.com S_registry_address='' S_registry_username='' S_registry_secret=''
     number=0
     # Blanks around key and value do not count.
     sed 's/^[ \t]*//; s/[ \t]*$//; s/[ \t]*=[ \t]*/=/' "$1" >"$RUN/settings" || return 1
@@ -36,6 +36,9 @@ read_settings() {
             client_id=*) S_client_id=$value ;;
             tenant=*) S_tenant=$value ;;
             authority=*) S_authority=${value%/} ;;
+            registry_address=*) S_registry_address=$value ;;
+            registry_username=*) S_registry_username=$value ;;
+            registry_secret=*) S_registry_secret=$value ;;
             ca=*) ;; # the authorities stand beside it, as source-ca.pem
             *) complain "source.toml, line $number: unknown key \"${line%%=*}\"" || return 1 ;;
         esac
@@ -72,6 +75,10 @@ choose_source() {
     case $S_from:$S_url:$S_vault in
         est:: | https::) complain "source.toml: the url is missing" || return 1 ;;
         key-vault:*:) complain "source.toml: the vault is missing" || return 1 ;;
+    esac
+    case ${S_registry_address:+a}${S_registry_username:+u}${S_registry_secret:+s} in
+        '' | aus) ;;
+        *) complain "source.toml: of registry_address, registry_username and registry_secret one is missing" || return 1 ;;
     esac
 }
 

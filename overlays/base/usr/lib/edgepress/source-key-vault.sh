@@ -1,5 +1,6 @@
 # shellcheck shell=sh
-# Source `key-vault`: a secret of an Azure Key Vault, PEM or PFX, with certificate and key.
+# Source `key-vault`: a secret of an Azure Key Vault, PEM or PFX, with certificate and key, and one that is the password for a
+# registry, if the image says so.
 #   token ─ managed-identity     instance metadata of an Azure VM
 #         ├ arc                  the agent of Azure Arc, which shows by a file that the asker is root
 #         └ client-certificate   an application's certificate signs the request (RFC 7523)
@@ -36,12 +37,27 @@ audience() {
 }
 
 source_obtain() {
-    fill_in "$S_name" "name of a secret" || return 1
-    # What a secret's name cannot hold becomes a dash.
-    secret=$(printf '%s' "$filled" | tr -c 'A-Za-z0-9-' '-')
     vault_name=${S_vault#https://}
     vault_name=${vault_name%%[/:]*}
+    name_secret "$S_name" || return 1
     say "asking $vault_name for the secret $secret"
+    ask_token "$1" || return 1
+    ask_secret "${S_version:+/$S_version}" || return 1
+    take_secret "$1" || { retry_later "$(failure "$vault_name")"; return 1; }
+    obtained_is_sound "$1" "secret $secret" && obtain_login "$1"
+    found=$?
+    token=
+    return "$found"
+}
+
+# name_secret TEMPLATE: sets $secret. What a secret's name cannot hold becomes a dash.
+name_secret() {
+    fill_in "$1" "name of a secret" || return 1
+    secret=$(printf '%s' "$filled" | tr -c 'A-Za-z0-9-' '-')
+}
+
+# Sets $token.
+ask_token() {
     case $S_token in
         managed-identity) who="the instance metadata" && ask_metadata ;;
         arc) who="the Azure Arc agent" && ask_arc ;;
@@ -52,10 +68,13 @@ source_obtain() {
     [ "$status" != 200 ] || token=$(jq -r '.access_token // empty' "$RUN/answer" 2>/dev/null | tr -cd 'A-Za-z0-9._~+/=-')
     rm -f "$RUN/answer"
     [ -n "$token" ] || { retry_later "no token for the vault: $(failure "$who")"; return 1; }
-    fetch "$RUN/answer" "$S_vault/secrets/$secret${S_version:+/$S_version}?api-version=$VAULT_VERSION" <<EOF || :
+}
+
+# ask_secret [/VERSION]: the answer of the vault is in $RUN/answer.
+ask_secret() {
+    fetch "$RUN/answer" "$S_vault/secrets/$secret${1:-}?api-version=$VAULT_VERSION" <<EOF || :
 header = "Authorization: Bearer $token"
 EOF
-    token=
     read_status
     case $status in
         200) ;;
@@ -63,8 +82,27 @@ EOF
         404) retry_later "$vault_name has no secret $secret (404)"; return 1 ;;
         *) retry_later "$(failure "$vault_name")"; return 1 ;;
     esac
-    take_secret "$1" || { retry_later "$(failure "$vault_name")"; return 1; }
-    obtained_is_sound "$1" "secret $secret"
+}
+
+# The login for the registry of edgeAgent's image, as the partition could have brought it; then the partition's counts.
+obtain_login() {
+    [ -n "$S_registry_secret" ] && [ ! -s "$1/registry-address" ] || return 0
+    name_secret "$S_registry_secret" && fill_in "$S_registry_username" "user of the registry" || return 1
+    say "asking $vault_name for the secret $secret"
+    ask_secret || return 1
+    jq -j '.value // empty' "$RUN/answer" >"$1/registry-password" 2>/dev/null &&
+        printf '%s' "$filled" >"$1/registry-username" && printf '%s' "$S_registry_address" >"$1/registry-address"
+    rm -f "$RUN/answer"
+    take_login "$1" 2>"$RUN/verdict" && return 0
+    retry_later "the secret $secret is no password: $(tail -n 1 "$RUN/verdict")"
+    # Another pass asks again, and does not take what is there for the partition's.
+    rm -f "$1/registry-address" "$1/registry-username" "$1/registry-password"
+    return 1
+}
+
+take_login() {
+    [ -s "$1/registry-password" ] || complain "it is empty" || return 1
+    check_registry "$1" && set_registry
 }
 
 # PEM stands in the answer as it is, a PFX in base64.
