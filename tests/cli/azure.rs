@@ -43,7 +43,11 @@ fn built(folder: &Path) -> PathBuf {
         "inputs": {}, "kernels": [], "epoch": 1_795_332_720, "config_toml": "", "engine_dns": [], "partitions": [],
         "provisioning": {
             "id_scope": "0ne00123456", "registration_id": "{{ vm_name }}",
-            "certificate": {"from": "key-vault", "vault": "https://factory-keys.vault.azure.net"},
+            "certificate": {
+                "from": "key-vault", "vault": "https://factory-keys.vault.azure.net",
+                "registry_address": "plant.azurecr.io", "registry_username": "devices",
+                "registry_secret": "registry-{{ registration_id }}",
+            },
         },
         "outputs": [{"file": "factory.vhd", "size": vhd.len(), "sha256": digest}],
         "seconds": {},
@@ -200,6 +204,8 @@ case "$*" in
     'acr token create'*) : >token ;;
     'acr token credential generate'*) echo hunter23 ;;
     'keyvault secret set'*)
+        while [ $# -gt 0 ] && [ "$1" != --file ]; do shift; done
+        cp "${2:-/dev/null}" secret
         [ -s refusals ] || exit 0
         head -n 1 refusals >&2
         sed -i 1d refusals
@@ -429,6 +435,32 @@ fn what_dps_and_the_vault_have_already_stays() {
         let log = world.log();
         assert_eq!(log.contains(&"az keyvault create".into()), made, "{log:?}");
         assert!(log.ends_with(&["az role assignment".into()]), "{log:?}");
+    }
+}
+
+#[test]
+fn the_password_of_a_registry_is_no_argument() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (script, world) = scripts(folder.path());
+    let stored = |id: &str, password: &str| {
+        let search = format!("{}:{}", world.0.join("bin").display(), std::env::var("PATH").expect("PATH"));
+        let mut command = assert_cmd::Command::new(&script);
+        command.args(["registry", id]).env("PATH", search).env("WORLD", &world.0).write_stdin(password);
+        command.output().expect("the script")
+    };
+    for password in ["it's \"$(hunter22)\"\n", "it's \"$(hunter22)\""] {
+        let output = stored("factory_1", password);
+        assert!(output.status.success(), "{}", text_of(&output));
+        assert_eq!(fs::read_to_string(world.0.join("secret")).expect("stored"), password.trim_end());
+        let log = fs::read_to_string(world.0.join("log")).expect("a log");
+        assert!(log.contains("--name registry-factory-1 ") && !log.contains("hunter22"), "{log}");
+        assert!(!text_of(&output).contains("hunter22"));
+    }
+    for (id, password, says) in [("factory-1", "", "no password came"), ("a b", "x", "is no registration id")]
+    {
+        let output = stored(id, password);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text_of(&output).contains(says), "{}", text_of(&output));
     }
 }
 

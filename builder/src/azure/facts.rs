@@ -53,6 +53,8 @@ pub struct Facts {
     pub vault: Option<String>,
     /// Name of its secrets, as the recipe has it.
     pub secret: String,
+    /// Name of the secret that is the password for a registry, as the recipe has it.
+    pub registry_secret: Option<String>,
     /// Registration id, as the recipe has it.
     pub registration_id: String,
     /// ID scope of DPS.
@@ -145,21 +147,23 @@ impl Facts {
         vhd: Option<Vhd>,
     ) -> Result<Self> {
         let registration_id = provisioning.registration_id.clone().unwrap_or_default();
-        let (vault, secret) = match &provisioning.certificate {
+        let (vault, secret, registry_secret) = match &provisioning.certificate {
             CertificateSource::KeyVault {
                 vault,
                 name,
                 token: VaultToken::ManagedIdentity,
                 client_id: None,
+                registry_secret,
                 ..
-            } => (Some(vault_name(vault)?), name.clone()),
-            _ => (None, String::new()),
+            } => (Some(vault_name(vault)?), name.clone(), registry_secret.clone()),
+            _ => (None, String::new(), None),
         };
         let id_scope = provisioning.id_scope.clone();
         // They stand in scripts. A recipe's are checked; a manifest may be anybody's.
         for (what, text) in [
             ("name", &name),
             ("secret", &secret),
+            ("registry's secret", registry_secret.as_ref().unwrap_or(&String::new())),
             ("registration id", &registration_id),
             ("ID scope", &id_scope),
         ] {
@@ -175,6 +179,7 @@ impl Facts {
             vhd,
             vault,
             secret,
+            registry_secret,
             registration_id,
             id_scope,
             modules: None,

@@ -211,11 +211,12 @@ fn context(facts: &Facts) -> tera::Context {
     context.insert("trusted_launch", &facts.trusted_launch());
     context.insert("vault", &facts.vault);
     // What the template cannot tell of itself must be stated.
-    let secret = vault::secret(facts);
-    let unknown = facts.vault.is_some() && secret.is_none();
-    context.insert("secret_argument", if unknown { " secretName=SECRET" } else { "" });
-    context.insert("secret_bicep", &secret.as_ref().map(vault::SecretName::bicep));
-    context.insert("secret_arm", &secret.as_ref().map(vault::SecretName::arm));
+    let secrets = vault::secrets(facts);
+    let unknown = secrets.iter().filter(|secret| secret.bicep.is_none());
+    let arguments: String = unknown.map(|secret| format!(" {}=SECRET", secret.parameter)).collect();
+    context.insert("secret_argument", &arguments);
+    context.insert("secrets", &secrets);
+    context.insert("registry_secret", &facts.registry_secret);
     let by_name = facts.registration_id == "{{ vm_name }}";
     context.insert("by_name", &by_name);
     context.insert("device", if by_name { names.vm.as_str() } else { "ID" });

@@ -29,6 +29,7 @@ fn facts(arch: Arch, built: bool, vault: bool) -> Facts {
         vhd,
         vault: vault.then(|| "factory-keys".into()),
         secret: "edge-{{ registration_id }}".into(),
+        registry_secret: vault.then(|| "registry".into()),
         registration_id: "{{ vm_name }}".into(),
         id_scope: "0ne00123456".into(),
         modules: Some(fleet()),

@@ -4,6 +4,7 @@
 #   ./dps.sh group RESOURCE_GROUP DPS CA.pem                 an enrolment group: whatever this authority signs
 #   ./dps.sh vault RESOURCE_GROUP LOCATION [OBJECT_ID]       the vault factory-keys, and you, or whoever else, may fill it
 #   ./dps.sh device VM CERTIFICATE.pem KEY.pem               a device's secret in it; the VM may not exist yet
+#   ./dps.sh registry REGISTRATION_ID <PASSWORD              the password that it logs in to the registry with, from standard input
 #
 # Each may be run again. Needs the Azure CLI, logged in (az login); its extension azure-iot is installed where it is missing.
 set -euo pipefail
@@ -112,6 +113,25 @@ patiently() {
     die "the secret was not stored in $vault" './dps.sh vault RESOURCE_GROUP LOCATION gives you the role'
 }
 
+# named TEMPLATE REGISTRATION_ID: the name of a secret, in which what is no letter or digit is a hyphen.
+named() {
+    printf '%s' "$1" | sed "s/{{ *registration_id *}}/$2/" | tr -c 'A-Za-z0-9-' '-'
+}
+
+# A secret of one line, which no argument and no other user sees.
+registry() {
+    case $1 in '' | *[!A-Za-z0-9._:-]*) die "$1 is no registration id" 'letters, digits and ._:-' 2 ;; esac
+    IFS= read -r password || [ -n "$password" ] || die 'no password came on standard input' './dps.sh registry ID <password.txt' 2
+    umask 077
+    content=$(mktemp)
+    trap 'rm -f "$content"' EXIT
+    printf '%s' "$password" >"$content"
+    name=$(named 'registry' "$1")
+    say "storing the secret $name"
+    patiently az keyvault secret set --vault-name "$vault" --name "$name" --content-type text/plain --file "$content" \
+        --encoding utf-8 --output none
+}
+
 # Key and certificates in one PEM, under the name that first boot asks for.
 device() {
     for file in "$2" "$3"; do [ -f "$file" ] || die "$file is not there" '' 2; done
@@ -126,8 +146,7 @@ device() {
     both=$(mktemp)
     trap 'rm -f "$both"' EXIT
     cat "$3" "$2" >"$both"
-    # In a secret's name, what is no letter or digit is a hyphen.
-    name=$(printf '%s' 'edge-{{ registration_id }}' | sed "s/{{ *registration_id *}}/$registration_id/" | tr -c 'A-Za-z0-9-' '-')
+    name=$(named 'edge-{{ registration_id }}' "$registration_id")
     say "storing the secret $name"
     patiently az keyvault secret set --vault-name "$vault" --name "$name" --content-type application/x-pem-file \
         --file "$both" --encoding utf-8 --output none
@@ -137,6 +156,7 @@ case ${1:-}:$# in
     group:4) group "$2" "$3" "$4" ;;
     vault:3 | vault:4) vault "$2" "$3" "${4:-}" ;;
     device:4) device "$2" "$3" "$4" ;;
+    registry:2) registry "$2" ;;
     *) die 'what shall be done?' 'the first lines of this script tell' 2 ;;
 esac
 say 'done'

@@ -38,8 +38,11 @@ param bastionPrefix string = ''
 @description('The key vault with the devices\' certificates, in this resource group.')
 param vaultName string = 'factory-keys'
 
-@description('The VM\'s own secret in it, which is all that it may read.')
+@description('The VM\'s own secret in it: certificate and key.')
 param secretName string = 'edge-${vmName}'
+
+@description('The secret in it that is the password for the registry of edgeAgent\'s image.')
+param registrySecretName string = 'registry'
 
 // What upload.sh made
 resource disk 'Microsoft.Compute/disks@2024-03-02' existing = {
@@ -295,6 +298,16 @@ module access 'vault-access.bicep' = {
   params: {
     vaultName: vaultName
     secretName: secretName
+    principalId: machine.identity.principalId
+  }
+}
+
+// And the password for the registry of edgeAgent's image. It asks again until that counts, which takes minutes
+module registryAccess 'vault-access.bicep' = {
+  name: 'registry-access-${guid(machine.id)}'
+  params: {
+    vaultName: vaultName
+    secretName: registrySecretName
     principalId: machine.identity.principalId
   }
 }

@@ -5,7 +5,7 @@ targetScope = 'resourceGroup'
 @description('The key vault, in this resource group.')
 param vaultName string
 
-@description('The VM\'s own secret in it.')
+@description('The secret in it.')
 param secretName string
 
 @description('The VM\'s own identity.')
@@ -16,7 +16,7 @@ resource vault 'Microsoft.KeyVault/vaults@2023-07-01' existing = {
   name: vaultName
 }
 
-// What dps.sh stored: key and certificate of one device
+// What dps.sh stored
 resource secret 'Microsoft.KeyVault/vaults/secrets@2023-07-01' existing = {
   parent: vault
   name: secretName
