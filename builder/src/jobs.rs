@@ -25,7 +25,7 @@ mod tests {
 
     #[test]
     fn no_two_have_one_name() {
-        let names: BTreeSet<&str> = super::ALL.iter().map(|known| known.name()).collect();
+        let names: BTreeSet<&str> = super::ALL.iter().map(|known| known.name).collect();
         assert_eq!(names.len(), super::ALL.len());
     }
 }

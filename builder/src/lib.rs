@@ -11,40 +11,41 @@
 //! printing. Data flows one way: every step is a function from typed input to typed output, and its key is
 //! computed from its inputs (see [`build`]).
 
-pub mod azure;
-pub mod board;
-pub mod build;
-pub mod check;
-pub mod chroot;
+mod azure;
+mod board;
+mod build;
+mod check;
+mod chroot;
 pub mod cli;
 pub mod export;
-pub mod flash;
-pub mod foreign;
-pub mod identity;
-pub mod image;
-pub mod inspect;
-pub mod jobs;
-pub mod lock;
-pub mod manifest;
-pub mod os_list;
-pub mod overlay;
-pub mod packages;
-pub mod prove;
+mod flash;
+mod foreign;
+mod identity;
+mod image;
+mod inspect;
+mod jobs;
+mod lock;
+mod manifest;
+mod os_list;
+mod overlay;
+mod packages;
+mod prove;
 pub mod provisioning;
 pub mod recipe;
 pub mod registry;
-pub mod rootfs;
-pub mod sandbox;
-pub mod sbom;
+mod rootfs;
+mod sandbox;
+mod sbom;
 pub mod sign;
-pub mod ssh;
+mod ssh;
 pub mod stamp;
 pub mod store;
 pub mod verdict;
 
 // Crates of their own, so that the compiler guards what they may rest on; named here as if they were modules.
-pub use edgepress_base::{certificate, colour, error, event, files, finding, host, interrupt, tree, units};
-pub use edgepress_deployment as deployment;
+use edgepress_base::{certificate, colour, files, interrupt, tree};
+pub use edgepress_base::{error, event, finding, host, units};
+use edgepress_deployment as deployment;
 pub use edgepress_disk::{disk, format};
 pub use edgepress_oci as oci;
 pub use edgepress_sim as sim;

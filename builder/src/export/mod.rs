@@ -15,7 +15,7 @@
 //! Holes are not read. What is made is the same whatever the number of cores. Memory: the chunks under way, at most
 //! 4 MiB × (10 + 4 × cores), and for each core what a compressor needs (Zstandard 4 MiB, deflate 0.3 MiB, xz 150 MiB).
 
-pub mod root;
+pub(crate) mod root;
 pub mod vhd;
 
 mod consume;

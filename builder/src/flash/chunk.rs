@@ -164,11 +164,6 @@ impl Extents {
         }
         rest
     }
-
-    /// Bytes that are written.
-    pub fn bytes(&self) -> u64 {
-        self.data.iter().map(|range| range.len() as u64).sum()
-    }
 }
 
 /// Ascending parts, widened to whole [`ALIGN`]s, those that nearly touch as one.
@@ -254,7 +249,6 @@ mod tests {
         let found = Extents::of(&bytes);
         assert_eq!(found.data, [0..PIECE, 5 * PIECE..5 * PIECE + 100]);
         assert_eq!(found.rest(bytes.len()), [PIECE..5 * PIECE]);
-        assert_eq!(found.bytes(), PIECE as u64 + 100);
         assert!(is_zero(&[0; 33]) && !is_zero(&bytes[..9]) && !is_zero(&bytes[5 * PIECE..]));
         let pool = Pool::new(1);
         let mut buffer = pool.take(Duration::ZERO).expect("a buffer");

@@ -26,7 +26,7 @@ use serde::Serialize;
 
 pub use self::file_system::FileSystem;
 use self::leaks::{Leak, Meant, Seen};
-pub use self::partition::{Partition, Volume, look_at_fat, root_part, root_partition};
+pub use self::partition::{Partition, look_at_fat, root_partition};
 use self::preflight::{Disk, Inside};
 use self::system::{Started, System};
 pub use self::text::shown;

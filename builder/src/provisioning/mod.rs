@@ -1,9 +1,9 @@
 //! How a device presents itself to Azure: `config.toml` of the runtime, and a linter that knows its traps.
 
-pub mod apart;
-pub mod config;
-pub mod device;
+pub(crate) mod apart;
+pub(crate) mod config;
+pub(crate) mod device;
 pub mod lint;
-pub mod room;
-pub mod source;
-pub mod template;
+pub(crate) mod room;
+pub(crate) mod source;
+pub(crate) mod template;

@@ -28,8 +28,6 @@ use crate::recipe::types::{CertificateSource, Enrol, Provisioning, VaultToken};
 pub const FILE_NAME: &str = "source.toml";
 /// Name of the authorities that may vouch for the source's server, beside it.
 pub const CA_FILE: &str = "source-ca.pem";
-/// Where the image has both.
-pub const FOLDER: &str = "/usr/lib/edgepress";
 
 /// Where one device, or every device of an image, gets its certificate.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -3,13 +3,13 @@
 mod de;
 mod load;
 mod merge;
-pub mod modules;
-pub mod schema;
-pub mod support;
+pub(crate) mod modules;
+pub(crate) mod schema;
+pub(crate) mod support;
 pub(crate) mod tree;
 pub mod types;
 mod validate;
-pub mod zones;
+pub(crate) mod zones;
 
 #[cfg(test)]
 mod tests;

@@ -38,7 +38,8 @@ pub trait Job: Serialize + DeserializeOwned {
 /// A kind of job, as the far side of a sandbox knows it: by its name.
 #[derive(Debug, Clone, Copy)]
 pub struct Known {
-    name: &'static str,
+    /// What the type calls itself.
+    pub(crate) name: &'static str,
     read: fn(serde_json::Value) -> serde_json::Result<Box<dyn Work>>,
 }
 
@@ -46,11 +47,6 @@ impl Known {
     /// Knows the jobs of one type.
     pub const fn of<J: Job + 'static>() -> Self {
         Self { name: J::NAME, read: |job| Ok(Box::new(serde_json::from_value::<J>(job)?)) }
-    }
-
-    /// What its type calls itself.
-    pub fn name(&self) -> &'static str {
-        self.name
     }
 }
 

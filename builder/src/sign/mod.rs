@@ -7,10 +7,10 @@
 //! Both are formats that others read: `ssh-keygen -Y verify` and `minisign -V` check them without edgepress. Which kind
 //! of key a file holds is told by its content.
 
-pub mod key;
+pub(crate) mod key;
 mod minisig;
 mod ssh;
-pub mod sums;
+pub(crate) mod sums;
 
 use std::fmt;
 use std::fs;

@@ -9,22 +9,22 @@
 //! A fleet is read twice: everything is judged before anything is written. Both times it is streamed in groups; per
 //! device only digests stay in memory. The golden image is only read.
 
-pub mod certificate;
-pub mod device;
-pub mod files;
-pub mod finding;
-pub mod fleet;
-pub mod golden;
+pub(crate) mod certificate;
+pub(crate) mod device;
+pub(crate) mod files;
+pub(crate) mod finding;
+pub(crate) mod fleet;
+pub(crate) mod golden;
 pub mod names;
 pub mod output;
-pub mod parallel;
+pub(crate) mod parallel;
 pub mod patch;
-pub mod record;
-pub mod remove;
-pub mod secret;
+pub(crate) mod record;
+pub(crate) mod remove;
+pub(crate) mod secret;
 mod settings;
 mod table;
-pub mod unique;
+pub(crate) mod unique;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -148,11 +148,6 @@ impl Record {
         self.get(column).map(|cell| cell.text.as_str())
     }
 
-    /// Are there no values?
-    pub fn is_empty(&self) -> bool {
-        self.cells.is_empty()
-    }
-
     /// The keys that have a value.
     pub fn columns(&self) -> impl Iterator<Item = Column> {
         self.cells.keys().copied()

@@ -10,16 +10,16 @@
 //! ```
 //! Nothing appears under its final name before it is whole: it is written in `tmp/`, checked, synced and renamed.
 
-pub mod download;
-pub mod jobs;
-pub mod layers;
-pub mod net;
-pub mod pace;
-pub mod prune;
+pub(crate) mod download;
+pub(crate) mod jobs;
+pub(crate) mod layers;
+pub(crate) mod net;
+pub(crate) mod pace;
+pub(crate) mod prune;
 mod resolve;
-pub mod room;
-pub mod staging;
-pub mod verify;
+pub(crate) mod room;
+pub(crate) mod staging;
+pub(crate) mod verify;
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write as _};
