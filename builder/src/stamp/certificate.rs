@@ -11,11 +11,11 @@ mod purpose;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
-use x509_parser::error::X509Error;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
 pub use self::purpose::Role;
+use self::purpose::Signer;
 use crate::certificate::{blocks, pem};
 use crate::finding::{Finding, Severity};
 use crate::units::{Digest, counted};
@@ -78,7 +78,9 @@ pub fn check(chain: &[u8], key: &[u8], rules: &Rules) -> (Option<Certificate>, V
     if let Some(leaf) = parsed.first().filter(|_| parsed.len() == ders.len()) {
         wrong.leaf(leaf, rules);
         wrong.chain(&parsed, rules);
-        if let Some(key) = key_der.as_ref().filter(|_| purpose::key_fault(leaf.public_key()).is_none()) {
+        if let Some(key) =
+            key_der.as_ref().filter(|_| purpose::key_fault(leaf.public_key(), rules.role).is_none())
+        {
             wrong.belongs(leaf, key);
         }
     }
@@ -201,11 +203,7 @@ impl Wrong {
                 "the first certificate has not exactly one common name, and that is the registration id",
             );
         }
-        for fault in
-            purpose::faults(leaf, rules.role).into_iter().chain(purpose::key_fault(leaf.public_key()))
-        {
-            self.add(fault);
-        }
+        purpose::faults(leaf, rules.role).into_iter().for_each(|fault| self.add(fault));
         let doubts = if rules.role == Role::Client { purpose::doubts(leaf) } else { Vec::new() };
         self.0.extend(doubts.into_iter().map(|doubt| (PairFile::Certificate, Finding::warning(doubt))));
     }
@@ -223,8 +221,13 @@ impl Wrong {
                 ));
                 return;
             }
-            if let Err(reason) = issued(child, parent, at) {
-                self.add(format!("certificate {}: {reason}", at + 1));
+            match issued(child, parent, at) {
+                Ok(None) => {}
+                Ok(Some(doubt)) => {
+                    let message = format!("certificate {}: {doubt}", at + 1);
+                    self.0.push((PairFile::Certificate, Finding::warning(message)));
+                }
+                Err(reason) => self.add(format!("certificate {}: {reason}", at + 1)),
             }
             if let Some(name) =
                 below(chain, at).find_map(|(one, leaf)| constraints::forbidden(parent, one, leaf))
@@ -235,6 +238,11 @@ impl Wrong {
                 ));
             }
         }
+        self.authorities(chain, rules);
+    }
+
+    /// Does the chain end at one of the authorities that were named?
+    fn authorities(&mut self, chain: &[X509Certificate<'_>], rules: &Rules) {
         let Some(last) = chain.last().filter(|_| !rules.authorities.is_empty()) else { return };
         let mut reason = None;
         let vouched = rules.authorities.iter().any(|der| {
@@ -242,7 +250,7 @@ impl Wrong {
                 let above: Vec<_> = chain.iter().filter(|one| one.as_raw() != authority.as_raw()).collect();
                 let named = authority.as_raw() == last.as_raw()
                     || (last.issuer() == authority.subject()
-                        && last.verify_signature(Some(authority.public_key())).is_ok());
+                        && purpose::signed_by(last, &authority) != Signer::Another);
                 named
                     && match vouches(&authority, &above, rules.now) {
                         Ok(()) => true,
@@ -310,7 +318,9 @@ fn vouches(
         return Err(format!("it is valid from {} to {}", day(from.to_datetime()), day(to.to_datetime())));
     }
     let Some(last) = below.last() else { return Ok(()) };
-    issued(last, authority, below.len() - 1)?;
+    if let Some(doubt) = issued(last, authority, below.len() - 1)? {
+        return Err(doubt);
+    }
     let named = |(at, one): (usize, &&X509Certificate<'_>)| constraints::forbidden(authority, one, at == 0);
     match below.iter().enumerate().find_map(named) {
         Some(name) => Err(format!("it may not vouch for {name} (name constraints)")),
@@ -318,8 +328,12 @@ fn vouches(
     }
 }
 
-/// Did `parent`, whose name is right, issue `child`, which stands at `depth` of the chain?
-fn issued(child: &X509Certificate<'_>, parent: &X509Certificate<'_>, depth: usize) -> Result<(), String> {
+/// Did `parent`, whose name is right, issue `child`, which stands at `depth` of the chain? What is left open is returned.
+fn issued(
+    child: &X509Certificate<'_>,
+    parent: &X509Certificate<'_>,
+    depth: usize,
+) -> Result<Option<String>, String> {
     if let Some(fault) = purpose::faults(parent, Role::Authority).into_iter().next() {
         return Err(format!("its issuer cannot vouch for it: {fault}"));
     }
@@ -328,12 +342,14 @@ fn issued(child: &X509Certificate<'_>, parent: &X509Certificate<'_>, depth: usiz
     if most.is_some_and(|most| (most as usize) < depth) {
         return Err("its issuer may not have that many authorities below it (path length)".into());
     }
-    match child.verify_signature(Some(parent.public_key())) {
-        Ok(()) => Ok(()),
-        Err(X509Error::SignatureUnsupportedAlgorithm) => {
-            Err("it is signed by a method that is not supported: RSA or ECDSA (P-256, P-384) with SHA-256 or longer".into())
+    match purpose::signed_by(child, parent) {
+        Signer::This => Ok(None),
+        Signer::Another => Err("its signature is not that of the next certificate".into()),
+        Signer::Unknown(kind) => {
+            Ok(Some(format!("its signature ({kind}) cannot be verified here; `openssl verify` can")))
         }
-        Err(_) => Err("its signature is not that of the next certificate".into()),
+        // Told where that certificate itself is judged.
+        Signer::Refused => Ok(None),
     }
 }
 

@@ -5,19 +5,15 @@
 //! leaf       key usage · extended key usage · Netscape's type · critical extensions · kind of key · signature
 //! authority  the same for an authority, and basic constraints
 //! ```
+//!
+//! Kinds of keys and of signatures are told in [`algorithm`], by a list of what is good.
 
-use x509_parser::asn1_rs::Tag;
+mod algorithm;
+
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::X509Certificate;
-use x509_parser::public_key::PublicKey;
-use x509_parser::x509::SubjectPublicKeyInfo;
 
-/// `iotedge check` warns of shorter RSA keys; bits.
-const LEAST_RSA: usize = 2048;
-/// Longer ones are not signed with by the TLS library of the device's services; bits.
-const LONGEST_RSA: usize = 4096;
-/// What the identity service and DPS take.
-const KINDS: &str = "RSA of 2048 to 4096 bits, P-256 or P-384";
+pub(super) use self::algorithm::{Signer, key_fault, signed_by};
 
 /// Critical extensions that OpenSSL acts on (`X509_supported_extension`), and what they are called.
 const UNDERSTOOD: [&str; 13] = [
@@ -38,30 +34,6 @@ const UNDERSTOOD: [&str; 13] = [
 /// Certificate of a proxy (RFC 3820), which servers take only when told to.
 const PROXY: &str = "1.3.6.1.5.5.7.1.14";
 
-/// Signatures that can be forged, or that nobody takes any more.
-const WEAK_SIGNATURES: [(&str, &str); 6] = [
-    ("1.2.840.113549.1.1.2", "MD2"),
-    ("1.2.840.113549.1.1.4", "MD5"),
-    ("1.2.840.113549.1.1.5", "SHA-1"),
-    ("1.3.14.3.2.29", "SHA-1"),
-    ("1.2.840.10045.4.1", "SHA-1"),
-    ("1.2.840.10040.4.3", "DSA with SHA-1"),
-];
-const RSA: &str = "1.2.840.113549.1.1.1";
-const EC: &str = "1.2.840.10045.2.1";
-const CURVES: [&str; 2] = ["1.2.840.10045.3.1.7", "1.3.132.0.34"];
-/// Kinds of keys that TLS libraries know and the services do not.
-const OTHER_KINDS: [(&str, &str); 8] = [
-    ("1.3.101.112", "Ed25519"),
-    ("1.3.101.113", "Ed448"),
-    ("1.2.840.113549.1.1.10", "RSA for PSS only"),
-    ("1.2.840.10040.4.1", "DSA"),
-    ("1.3.132.0.35", "P-521"),
-    ("1.3.132.0.10", "secp256k1"),
-    ("1.2.840.10045.3.1.1", "P-192"),
-    ("1.3.132.0.33", "P-224"),
-];
-
 /// What a certificate is judged as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -77,9 +49,8 @@ pub(super) fn faults(certificate: &X509Certificate<'_>, role: Role) -> Vec<Strin
     if faults.is_empty() {
         usage(certificate, role, &mut faults);
     }
-    if let Some(name) = weak_signature(certificate) {
-        faults.push(format!("it is signed with {name}, which servers refuse: SHA-256 or longer"));
-    }
+    faults.extend(key_fault(certificate.public_key(), role));
+    faults.extend(algorithm::signature_fault(certificate));
     faults
 }
 
@@ -143,39 +114,5 @@ fn usage(certificate: &X509Certificate<'_>, role: Role, faults: &mut Vec<String>
     // Version 1 has no extensions; nobody takes such an authority.
     if role == Role::Authority && !constraints.is_some_and(|extension| extension.value.ca) {
         faults.push("it is no certificate authority (basic constraints)".into());
-    }
-}
-
-/// The name of what it is signed with, where nobody should trust that. A root's own signature says nothing.
-fn weak_signature(certificate: &X509Certificate<'_>) -> Option<&'static str> {
-    let oid = certificate.signature_algorithm.algorithm.to_id_string();
-    let found = WEAK_SIGNATURES.iter().find(|(weak, _)| *weak == oid)?;
-    (certificate.subject() != certificate.issuer()).then_some(found.1)
-}
-
-/// What is wrong with a device's kind of key: the list is that of the services, on the device and in the cloud, not that of a
-/// TLS library.
-pub(super) fn key_fault(key: &SubjectPublicKeyInfo<'_>) -> Option<String> {
-    let kind = key.algorithm.algorithm.to_id_string();
-    let refused = |oid: &str| {
-        let name = OTHER_KINDS.iter().find(|(known, _)| *known == oid).map_or(oid, |(_, name)| name);
-        Some(format!("its key is of the kind {name}, which the identity service or DPS refuses: {KINDS}"))
-    };
-    match (kind.as_str(), key.parsed()) {
-        (RSA, Ok(PublicKey::RSA(rsa))) => match rsa.key_size() {
-            LEAST_RSA..=LONGEST_RSA => None,
-            bits => Some(format!("its RSA key has {bits} bits: at least {LEAST_RSA}, at most {LONGEST_RSA}")),
-        },
-        (EC, Ok(_)) => {
-            let stated = key.algorithm.parameters.as_ref().filter(|any| any.tag() == Tag::Oid);
-            let curve = stated.and_then(|any| any.as_oid().ok());
-            match curve.map(|oid| oid.to_id_string()) {
-                Some(curve) if CURVES.contains(&curve.as_str()) => None,
-                Some(curve) => refused(&curve),
-                None => Some(format!("its elliptic curve is not one that has a name: {KINDS}")),
-            }
-        }
-        (RSA | EC, Err(_)) => Some("its public key cannot be read".into()),
-        (other, _) => refused(other),
     }
 }

@@ -257,7 +257,7 @@ fn keys_of_kinds_that_the_services_do_not_know() {
         ("-algorithm EC -pkeyopt ec_paramgen_curve:secp224r1", "its key is of the kind P-224"),
         (
             "-algorithm EC -pkeyopt ec_paramgen_curve:brainpoolP256r1",
-            "its key is of the kind 1.3.36.3.3.2.8.1.1.7",
+            "its key is of the kind brainpoolP256r1",
         ),
         (
             "-algorithm EC -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:explicit",
@@ -428,5 +428,137 @@ fn what_ended_or_is_signed_weakly_vouches_for_nobody() {
             found.iter().any(|fault| fault.starts_with(expected)) || expected.is_empty(),
             "{digest}: {found:?}"
         );
+    }
+}
+
+/// How an authority's key is made, with which further arguments it signs, and why that is refused: of the device's certificate
+/// by itself, and beside its authority's. (A signature does not tell secp256k1 from P-256.)
+const SIGNERS: [(&str, &str, &str, &str); 20] = [
+    (P256, "-sha256", "", ""),
+    (P256, "-sha384", "", ""),
+    (P384, "-sha256", "", ""),
+    (P384, "-sha384", "", ""),
+    (RSA2048, "-sha256", "", ""),
+    (RSA2048, "-sha384", "", ""),
+    (RSA2048, "-sha512", "", ""),
+    (P384, "-sha512", "", "warning: its signature (ECDSA with SHA-512) cannot be verified here"),
+    ("-algorithm ed25519", "", "it is signed with Ed25519, which", "its key is of the kind Ed25519"),
+    ("-algorithm ed448", "", "it is signed with Ed448, which", "its key is of the kind Ed448"),
+    (
+        "-algorithm EC -pkeyopt ec_paramgen_curve:P-521",
+        "-sha256",
+        "it is signed on a curve that is longer than P-384",
+        "its key is of the kind P-521",
+    ),
+    (
+        "-algorithm EC -pkeyopt ec_paramgen_curve:P-224",
+        "-sha256",
+        "it is signed on a curve that is shorter than P-256",
+        "its key is of the kind P-224",
+    ),
+    ("-algorithm EC -pkeyopt ec_paramgen_curve:secp256k1", "-sha256", "", "its key is of the kind secp256k1"),
+    (
+        "-algorithm RSA -pkeyopt rsa_keygen_bits:1024",
+        "-sha256",
+        "it is signed with an RSA key of 1024 bits",
+        "its RSA key has 1024 bits: at least 2048, at most 8192",
+    ),
+    (RSA2048, "-sha256 -sigopt rsa_padding_mode:pss", "it is signed with RSA-PSS, which", ""),
+    (
+        "-algorithm rsa-pss -pkeyopt rsa_keygen_bits:2048",
+        "-sha256",
+        "it is signed with RSA-PSS, which",
+        "its key is of the kind RSA for PSS only",
+    ),
+    (RSA2048, "-sha224", "it is signed with SHA-224, which", ""),
+    (RSA2048, "-sha1", "it is signed with SHA-1, which", ""),
+    (RSA2048, "-sha3-256", "it is signed with 2.16.840.1.101.3.4.3.14, which", ""),
+    (P256, "-sha1", "it is signed with SHA-1, which", ""),
+];
+const P256: &str = "-algorithm EC -pkeyopt ec_paramgen_curve:P-256";
+const P384: &str = "-algorithm EC -pkeyopt ec_paramgen_curve:P-384";
+const RSA2048: &str = "-algorithm RSA -pkeyopt rsa_keygen_bits:2048";
+
+#[test]
+fn signatures_and_authorities_keys_that_are_not_listed_are_refused_with_the_right_reason() {
+    let openssl = host::program("openssl").expect("openssl");
+    let folder = tempfile::tempdir().expect("folder");
+    let run = |arguments: &str| {
+        let mut command = Command::new(&openssl);
+        host::run(command.args(arguments.split_whitespace()).current_dir(folder.path())).expect("openssl");
+    };
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("read");
+    let shown = |chain: &str, authorities: Vec<CertificateDer<'static>>| -> Vec<String> {
+        let rules = Rules { authorities, ..rules() };
+        let found = check(chain.as_bytes(), read("leaf.key").as_bytes(), &rules).1;
+        found.into_iter().map(|(_, found)| format!("{}: {}", found.severity, found.message)).collect()
+    };
+    run(
+        "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -subj /CN=pump-7 -keyout leaf.key -out leaf.csr",
+    );
+    for (key, how, alone, beside) in SIGNERS {
+        run(&format!("genpkey {key} -out ca.key"));
+        // Its own signature says nothing: the digest is the one of the library.
+        run("req -x509 -new -key ca.key -subj /CN=Root -days 90 -out ca.pem");
+        run(&format!("x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -days 80 {how} -out leaf.pem"));
+        let (leaf, ca) = (read("leaf.pem"), read("ca.pem"));
+        let authority: Vec<CertificateDer<'static>> = super::blocks::certificates(ca.as_bytes())
+            .expect("authority")
+            .into_iter()
+            .map(CertificateDer::from)
+            .collect();
+        for (found, two) in [
+            (shown(&leaf, Vec::new()), false),
+            (shown(&format!("{leaf}{ca}"), Vec::new()), true),
+            (shown(&leaf, authority.clone()), true),
+            (shown(&format!("{leaf}{ca}"), authority), true),
+        ] {
+            let row = format!("{key} {how} {two}: {found:?}");
+            let expected: Vec<&str> = [(alone, true), (beside, two)]
+                .into_iter()
+                .filter(|(expected, here)| *here && !expected.is_empty())
+                .map(|(expected, _)| expected.trim_start_matches("warning: "))
+                .collect();
+            assert_eq!(found.is_empty(), expected.is_empty(), "{row}");
+            assert!(expected.iter().all(|one| found.iter().any(|found| found.contains(one))), "{row}");
+            // And no other reason than these.
+            assert!(found.iter().all(|found| expected.iter().any(|one| found.contains(one))), "{row}");
+            if beside.starts_with("warning") && two && found.len() == 1 {
+                assert!(found[0].starts_with("warning") || found[0].contains("--ca"), "{row}");
+            }
+        }
+    }
+}
+
+/// A name that is its authority's too does not make a certificate one that signs itself.
+#[test]
+fn a_weak_signature_by_an_authority_of_the_same_name() {
+    let openssl = host::program("openssl").expect("openssl");
+    let folder = tempfile::tempdir().expect("folder");
+    let run = |arguments: &str| {
+        let mut command = Command::new(&openssl);
+        host::run(command.args(arguments.split(' ')).current_dir(folder.path())).expect("openssl");
+    };
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("read");
+    std::fs::write(folder.path().join("none.cnf"), "basicConstraints=CA:FALSE\n").expect("write");
+    run("req -x509 -newkey rsa:2048 -noenc -subj /CN=pump-7 -days 90 -keyout ca.key -out ca.pem");
+    run("req -new -newkey rsa:2048 -noenc -subj /CN=pump-7 -keyout leaf.key -out leaf.csr");
+    let sign = "x509 -req -in leaf.csr -extfile none.cnf -days 80";
+    for (arguments, expected) in [
+        ("-CA ca.pem -CAkey ca.key -sha256 -out leaf.pem", ""),
+        ("-CA ca.pem -CAkey ca.key -sha1 -out leaf.pem", "it is signed with SHA-1"),
+        // An individual enrolment knows it by its thumbprint.
+        ("-signkey leaf.key -sha1 -out leaf.pem", ""),
+        ("-signkey leaf.key -md5 -out leaf.pem", ""),
+    ] {
+        run(&format!("{sign} {arguments}"));
+        let found = faults(&read("leaf.pem"), &read("leaf.key"), &rules());
+        assert_eq!(found.is_empty(), expected.is_empty(), "{arguments}: {found:?}");
+        assert!(found.iter().all(|found| found.starts_with(expected)), "{arguments}: {found:?}");
+    }
+    for arguments in ["-sha1", "-md5"] {
+        run(&format!("{sign} -CA ca.pem -CAkey ca.key {arguments} -out leaf.pem"));
+        let found = faults(&format!("{}{}", read("leaf.pem"), read("ca.pem")), &read("leaf.key"), &rules());
+        assert!(!found.is_empty(), "{arguments}");
     }
 }
