@@ -227,6 +227,48 @@ fn all_errors_of_a_fleet_at_once() {
     assert!(!plant.path("patches").exists());
 }
 
+/// What lies beside a device's files in its folder, or in the fleet's, is never passed over.
+#[test]
+fn what_a_fleets_folder_holds_besides_is_named() {
+    let plant = Plant::new();
+    plant.three();
+    let stamp = ["stamp", "golden", "--fleet", "issued", "--check"];
+    let by_table = ["stamp", "golden", "--fleet", "fleet.csv", "--identities", "issued", "--check"];
+    fs::rename(plant.path("issued/pump-1/certificate.pem"), plant.path("issued/pump-1/Certificate.CRT"))
+        .expect("rename");
+    plant.put("issued/notes.txt", "three pumps\n");
+    plant.run(&stamp).success().stdout(contains("warning: issued/notes.txt").and(contains("nothing wrong")));
+    plant.run(&by_table).success();
+
+    plant.put("issued/pump-1/hostname", "north\n");
+    plant.put("issued/pump-1/hosts", "10.0.0.1 hub\n");
+    plant.put("issued/pump-1/symmetric-key", "AAECAwQFBgcICQoLDA0ODw==\n");
+    fs::copy(plant.path("root.pem"), plant.path("issued/pump-1/root.pem")).expect("copy");
+    fs::write(plant.path("issued/pump-2.der"), [&[0x30, 0x31, 2, 1, 1, 4, 0x20][..], &[7; 44]].concat())
+        .expect("write");
+    let named =
+        ["hostname", "hosts", "symmetric-key", "root.pem"].map(|name| format!("issued/pump-1/{name}: "));
+    let said = plant.run(&stamp).code(2);
+    let said = String::from_utf8_lossy(&said.get_output().stdout).into_owned();
+    for expected in
+        named.iter().map(String::as_str).chain(["issued/pump-2.der: ", "warning: issued/notes.txt"])
+    {
+        assert!(said.contains(expected), "{expected} is not in\n{said}");
+    }
+    let said = plant.run(&by_table).code(2);
+    let said = String::from_utf8_lossy(&said.get_output().stdout).into_owned();
+    assert!(named.iter().all(|expected| said.contains(expected)), "{said}");
+
+    for name in ["hostname", "hosts", "symmetric-key", "root.pem"] {
+        fs::remove_file(plant.path(&format!("issued/pump-1/{name}"))).expect("remove");
+    }
+    fs::remove_file(plant.path("issued/pump-2.der")).expect("remove");
+    plant.put("issued/pump-2/registration-id.txt", "pump-9\n");
+    plant.run(&stamp).code(2).stdout(contains("`registration-id` is the same: which of them?"));
+    fs::remove_file(plant.path("issued/pump-2/registration-id")).expect("remove");
+    plant.run(&stamp).code(2).stdout(contains("`pump-9` is not the certificate's common name `pump-2`"));
+}
+
 #[test]
 fn sources_and_their_credentials() {
     let plant = Plant::new();

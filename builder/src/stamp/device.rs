@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use super::certificate::{self, Certificate, PairFile, Role, Rules};
 use super::files::{self, Memo};
 use super::finding::Findings;
+use super::fleet::Single;
 use super::golden::{FOLDER, Golden};
 use super::names;
 use super::record::{Cell, Record};
@@ -197,12 +198,9 @@ impl Assembly<'_> {
             (None, None) => {
                 let issued = self.context.identities.as_ref().zip(self.record.text("registration_id"));
                 if let Some((folder, id)) = issued {
-                    let folder = folder.join(names::file_name(id));
-                    return self.checked(
-                        &folder.join("certificate.pem"),
-                        &folder.join("private-key.pem"),
-                        true,
-                    );
+                    let found = Single::open(&folder.join(names::file_name(id)));
+                    found.findings.into_iter().for_each(|finding| self.findings.push(finding));
+                    return self.checked(&found.certificate, &found.private_key, true);
                 }
                 let mut finding = self.record.error("certificate", "the device has no certificate");
                 let hint = "name it with its private_key; `edgepress identity issue` makes both, and --identities DIR takes them from there";

@@ -2,6 +2,7 @@
 //! Tables are streamed: a fleet of any size takes the same memory.
 
 mod folder;
+mod single;
 
 use std::fs::File;
 use std::io::{BufReader, Read as _};
@@ -16,6 +17,7 @@ use crate::event::Unit;
 use crate::finding::{Finding, Place};
 
 pub use self::folder::Folder;
+pub use self::single::Single;
 
 const BUFFER: usize = 1 << 20;
 
@@ -152,6 +154,10 @@ pub fn read_toml(path: &Path, shared: bool) -> Result<Record, Vec<Finding>> {
 
 fn wrong(path: &Path, line: usize, message: impl Into<String>) -> Finding {
     Finding::error(message).at(Place::line(path.display().to_string(), line))
+}
+
+fn remark(path: &Path, message: &str) -> Finding {
+    Finding::warning(message).at(Place::file(path.display().to_string()))
 }
 
 fn collect(findings: Vec<Finding>) -> Findings {

@@ -15,6 +15,7 @@ pub(crate) mod files;
 pub(crate) mod finding;
 pub(crate) mod fleet;
 pub(crate) mod golden;
+mod material;
 pub mod names;
 pub mod output;
 pub(crate) mod parallel;

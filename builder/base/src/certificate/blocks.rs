@@ -92,6 +92,11 @@ pub fn certificates(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     Ok(found)
 }
 
+/// Has this text a line that is the border of a block for the eye, also where [`read`] would not take it for one?
+pub fn seems_pem(text: &str) -> bool {
+    lines(text).any(looks_like_border)
+}
+
 /// Length of the DER element that begins here, header included, where it is whole.
 fn element(der: &[u8]) -> Option<usize> {
     let (&first, rest) = der.get(1..)?.split_first()?;

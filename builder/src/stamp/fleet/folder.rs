@@ -9,16 +9,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::wrong;
+use super::single::{CERTIFICATES, KEYS, Single};
+use super::{remark, wrong};
+use crate::certificate::blocks;
 use crate::finding::{Finding, Severity};
+use crate::stamp::material::Material;
 use crate::stamp::record::{Origin, Record};
 use crate::stamp::{files, names};
-
-/// Endings of certificates' files, and of keys'.
-const CERTIFICATES: [&str; 4] = ["pem", "crt", "cer", "cert"];
-const KEYS: [&str; 2] = ["key", "private"];
-/// What such files begin with, where they are binary: a DER sequence of more than 255 bytes.
-const BINARY: &[u8] = &[0x30, 0x82];
 
 /// A folder's entries, sorted.
 pub struct Folder {
@@ -54,17 +51,20 @@ impl Folder {
             let (stem, ending) = name.rsplit_once('.').unwrap_or((&name, ""));
             let ending = ending.to_ascii_lowercase();
             if name.starts_with('.') {
-                continue;
-            }
-            if whole.is_dir() {
-                found.entries.push(Entry::folder(name, &whole));
+                found.hidden(&whole);
+            } else if whole.is_dir() {
+                found.single(name, &whole, &mut findings);
             } else if CERTIFICATES.contains(&ending.as_str()) {
                 pairs.entry(stem.to_owned()).or_default().certificates.push(whole);
             } else if KEYS.contains(&ending.as_str()) {
                 pairs.entry(stem.to_owned()).or_default().keys.push(whole);
             } else {
-                found.stranger(&whole, &mut findings);
+                found.stranger(&whole, stem, &mut findings);
             }
+        }
+        if ["certificate", "private-key"].iter().all(|name| pairs.contains_key(*name)) {
+            let message = "it is the folder of a single device: name the one that it is in";
+            return Err(vec![wrong(path, 0, message)]);
         }
         for (name, pair) in pairs {
             found.pair(name, &pair, &mut findings);
@@ -74,21 +74,42 @@ impl Folder {
             findings.push(wrong(path, 0, message));
         }
         found.entries.sort_by(|a, b| a.name.cmp(&b.name));
-        found.remarks.sort_by(|a, b| a.file_and_line().cmp(&b.file_and_line()));
-        if findings.is_empty() { Ok(found) } else { Err(findings) }
+        let by_place = |a: &Finding, b: &Finding| a.file_and_line().cmp(&b.file_and_line());
+        found.remarks.sort_by(by_place);
+        if findings.is_empty() {
+            return Ok(found);
+        }
+        findings.append(&mut found.remarks);
+        findings.sort_by(by_place);
+        Err(findings)
+    }
+
+    /// What programs hide there is nobody's business, but for a key that lies under such a name.
+    fn hidden(&mut self, path: &Path) {
+        if path.is_file() && !matches!(Material::of(path), Ok(None)) {
+            self.remarks.push(remark(path, "it is hidden, and not taken"));
+        }
+    }
+
+    fn single(&mut self, name: String, path: &Path, findings: &mut Vec<Finding>) {
+        let Single { certificate, private_key, registration_id, findings: found } = Single::open(path);
+        let (wrong, remarks): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|found| found.severity == Severity::Error);
+        findings.extend(wrong);
+        self.remarks.extend(remarks);
+        self.entries.push(Entry { name, certificate, private_key, registration_id });
     }
 
     /// A file whose name is none that is taken: an error where it holds what a device may lack.
-    fn stranger(&mut self, path: &Path, findings: &mut Vec<Finding>) {
-        let bytes = files::read(path).unwrap_or_default();
-        let has = |text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
-        if has(b"-----BEGIN ") || bytes.starts_with(BINARY) {
-            let message = "it seems to hold a certificate or key, and its name is none that is taken";
-            let hint = "certificates are ID.pem, ID.crt or ID.cer, keys ID.key";
-            findings.push(wrong(path, 0, message).hint(hint));
-        } else {
-            let message = "it belongs to no device, and is not taken";
-            self.remarks.push(Finding { severity: Severity::Warning, ..wrong(path, 0, message) });
+    fn stranger(&mut self, path: &Path, stem: &str, findings: &mut Vec<Finding>) {
+        match Material::of(path) {
+            Err(message) => findings.push(wrong(path, 0, message)),
+            Ok(Some(material)) => {
+                let message = "it seems to hold a certificate or key, and its name is none that is taken";
+                let hint = material.hint(path, &format!("{stem}.pem"), &format!("{stem}.key"));
+                findings.push(wrong(path, 0, message).hint(hint));
+            }
+            Ok(None) => self.remarks.push(remark(path, "it belongs to no device, and is not taken")),
         }
     }
 
@@ -107,20 +128,23 @@ impl Folder {
             }),
             (None, Some(key)) => findings.push(wrong(key, 0, format!("there is no {name}.pem beside it"))),
             (Some(certificate), None) => {
-                findings.push(wrong(certificate, 0, format!("there is no {name}.key beside it")));
+                let found = wrong(certificate, 0, format!("there is no {name}.key beside it"));
+                findings.push(match holds_key(certificate) {
+                    true => found.hint(format!("it holds a private key, which belongs into {name}.key")),
+                    false => found,
+                });
             }
             _ => {}
         }
     }
 }
 
-impl Entry {
-    fn folder(name: String, path: &Path) -> Self {
-        let registration_id = Some(path.join("registration-id")).filter(|path| path.exists());
-        let (certificate, private_key) = (path.join("certificate.pem"), path.join("private-key.pem"));
-        Self { name, certificate, private_key, registration_id }
-    }
+fn holds_key(path: &Path) -> bool {
+    let blocks = files::read(path).and_then(|bytes| blocks::read(&bytes));
+    blocks.is_ok_and(|blocks| blocks.iter().any(blocks::Block::is_key))
+}
 
+impl Entry {
     pub(super) fn record(&self) -> Result<Record, Vec<Finding>> {
         let file_name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut record = Record::new(Origin::of(&self.certificate), 0);
@@ -179,13 +203,30 @@ mod tests {
         assert!(refused().contains("another file is the same of `c`"), "{}", refused());
         put("f.key", "x");
         put("g.crt", "x");
+        put("g-key.pem", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
         put("h.key.bak", "-----BEGIN PRIVATE KEY-----\n");
-        put("i.p12", "\u{30}\u{2}");
-        for expected in
-            ["f.key: there is no f.pem", "g.crt: there is no g.key", "h.key.bak: it seems to hold"]
-        {
+        put("i.p12", "\u{30}\u{3}\u{2}\u{1}\u{3}");
+        let wide: Vec<u8> =
+            "-----BEGIN PRIVATE KEY-----\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        std::fs::write(folder.path().join("j.txt"), wide).expect("write");
+        put("k/certificate.pem", "x");
+        put("k/private-key.pem", "x");
+        put("k/hostname", "north");
+        for expected in [
+            "f.key: there is no f.pem",
+            "g.crt: there is no g.key",
+            "g-key.pem: there is no g-key.key beside it\n   = hint: it holds a private key",
+            "h.key.bak: it seems to hold",
+            "i.p12: it seems to hold",
+            "j.txt: it seems to hold",
+            "k/hostname: a device's folder has",
+            // What is only named is so beside errors, too.
+            "notes.txt: it belongs to no device",
+        ] {
             assert!(refused().contains(expected), "{expected}: {}", refused());
         }
+        let one = Fleet::open(&folder.path().join("k")).err().expect("refused").to_string();
+        assert!(one.contains("it is the folder of a single device"), "{one}");
         let empty = tempfile::tempdir().expect("folder");
         assert!(Fleet::open(empty.path()).err().expect("empty").to_string().contains("holds no identity"));
     }
