@@ -356,6 +356,11 @@ fn what_two_devices_share_and_what_nobody_uses_is_refused() {
             "registration_id\tsource.from\nA\ttpm\na\ttpm\n".to_owned(),
             "has the same registration id",
         ),
+        (
+            "excel.csv",
+            "sep=;\r\nDeviceId;source.from\r\na;tpm\r\n".to_owned(),
+            "excel.csv:2: `DeviceId`: there is no such column\n   = hint: did you mean `registration_id`?",
+        ),
         ("none.csv", "serial;hostname\n1;x\n".to_owned(), "neither `registration_id` nor `certificate`"),
         ("option.csv", "registration_id,source.from\n-n,tpm\n".to_owned(), "`-n` begins with `-` or `.`"),
     ] {

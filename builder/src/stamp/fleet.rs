@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::files;
 use super::finding::Findings;
 use super::record::{Column, Origin, Record, SECRETS, column, unknown};
-use super::table;
+use super::{record, table};
 use crate::event::Unit;
 use crate::finding::{Finding, Place};
 
@@ -20,6 +20,8 @@ pub use self::folder::Folder;
 pub use self::single::Single;
 
 const BUFFER: usize = 1 << 20;
+/// So much of a table shows whether it is one.
+const START: u64 = 4096;
 
 /// All devices to stamp.
 pub enum Fleet {
@@ -169,12 +171,12 @@ fn collect(findings: Vec<Finding>) -> Findings {
 impl Table {
     fn open(path: &Path) -> Result<Self, Vec<Finding>> {
         let unreadable = |error: std::io::Error| vec![wrong(path, 0, format!("cannot be read: {error}"))];
-        let mut file = File::open(path).map_err(unreadable)?;
+        let file = File::open(path).map_err(unreadable)?;
         let size = file.metadata().map_err(unreadable)?.len();
-        let mut start = [0; 2];
-        if file.read(&mut start).map_err(unreadable)? == 2 && matches!(start, [0xff, 0xfe] | [0xfe, 0xff]) {
-            let found = wrong(path, 0, "it is UTF-16, not UTF-8");
-            return Err(vec![found.hint("save it as \"CSV UTF-8\"")]);
+        let mut start = Vec::new();
+        file.take(START).read_to_end(&mut start).map_err(unreadable)?;
+        if let Some(fault) = no_table(&start) {
+            return Err(vec![wrong(path, 0, fault).hint("save it as \"CSV UTF-8\"")]);
         }
         let origin = Origin::of(path);
         let columns = match reader(path).and_then(|mut rows| rows.next_row()).map_err(unreadable)? {
@@ -205,15 +207,31 @@ impl Table {
     fn row(&self, line: usize, cells: table::Cells, done: u64) -> Row {
         let number = u32::try_from(line).unwrap_or(u32::MAX);
         let record = cells.and_then(|cells| {
+            let named = self.columns.len();
+            // Columns without a name, behind the others, are what a spreadsheet takes for its table's width.
+            let width = cells.iter().rposition(|cell| !cell.is_empty()).map_or(0, |last| last + 1);
+            let cells = &cells[..cells.len().min(width.max(named))];
             if cells.len() != self.columns.len() {
                 let header = self.columns.len();
                 return Err(format!("it has {} values, and the header names {header} columns", cells.len()));
             }
             let mut record = Record::new(Arc::clone(&self.origin), line);
-            self.columns.iter().zip(&cells).for_each(|(column, cell)| record.set(column, cell));
+            self.columns.iter().zip(cells).for_each(|(column, cell)| record.set(column, cell));
             Ok(record)
         });
         Row { number, record: record.map_err(|message| vec![wrong(&self.path, line, message)]), done }
+    }
+}
+
+/// What a file is that somebody took for a table; "Unicode text" of a spreadsheet is UTF-16.
+fn no_table(start: &[u8]) -> Option<&'static str> {
+    match start {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("it is UTF-16, not UTF-8"),
+        [b'P', b'K', 3, 4, ..] | [0xd0, 0xcf, 0x11, 0xe0, ..] => {
+            Some("it is a spreadsheet's own file, not CSV")
+        }
+        _ if start.contains(&0) => Some("it holds zero bytes (UTF-16, or no text), and is not UTF-8"),
+        _ => None,
     }
 }
 
@@ -224,8 +242,12 @@ fn reader(path: &Path) -> std::io::Result<table::Rows<BufReader<File>>> {
 fn columns(names: &[String], path: &Path, line: usize, origin: &Origin) -> Result<Vec<Column>, Vec<Finding>> {
     let mut columns: Vec<Column> = Vec::new();
     let mut findings = Vec::new();
-    for name in names {
+    let width = names.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
+    for (number, name) in (1..).zip(&names[..width]) {
         match column(name) {
+            None if name.is_empty() => {
+                findings.push(wrong(path, line, format!("column {number} has no name")));
+            }
             None => findings.push(unknown(origin, line, name, "column")),
             Some(known) if columns.contains(&known) => {
                 findings.push(wrong(path, line, "the column is there twice").key(name));
@@ -233,7 +255,10 @@ fn columns(names: &[String], path: &Path, line: usize, origin: &Origin) -> Resul
             Some(known) => columns.push(known),
         }
     }
-    if findings.is_empty() && !["registration_id", "certificate"].iter().any(|name| columns.contains(name)) {
+    // A misspelt one says more.
+    let telling = |column: &Column| ["registration_id", "certificate"].contains(column);
+    let meant = names.iter().filter_map(|name| column(name).or_else(|| record::meant(name)));
+    if !meant.into_iter().any(|column| telling(&column)) {
         let message = "no column says which devices they are: neither `registration_id` nor `certificate`";
         let found = wrong(path, line, message).key("registration_id");
         findings.push(found.hint("add a column `registration_id`, with the id of each device"));
@@ -300,12 +325,35 @@ mod tests {
     }
 
     #[test]
+    fn tables_as_excel_writes_them() {
+        for text in [
+            "sep=;\r\nregistration_id;serial\r\npump-1;7\r\n",
+            "\u{feff}sep=\t\r\nregistration_id\tserial\r\npump-1\t7\r\n",
+            "registration_id\tserial\rpump-1\t7\r",
+            "registration_id,serial,,\r\npump-1,7,,\r\n",
+        ] {
+            let (_folder, fleet) = table(text.as_bytes());
+            let rows = rows(&fleet.unwrap_or_else(|error| panic!("{error}")));
+            let record = rows[0].record.as_ref().expect("good");
+            assert_eq!((rows.len(), record.text("serial")), (1, Some("7")), "{text}");
+        }
+    }
+
+    #[test]
     fn headers() {
         for (text, expected) in [
             (&b""[..], "it is empty"),
             (b"serial;hostname\nx;y\n", "`registration_id`: no column says which devices they are"),
             (b"registration;serial\n", "did you mean `registration_id`?"),
             (b"\xff\xfer\0", "UTF-16"),
+            (b"r\0e\0g\0", "zero bytes (UTF-16"),
+            (b"\xfe\xff\0r", "UTF-16"),
+            (b"PK\x03\x04\x14\0", "a spreadsheet's own file"),
+            (b"id;serial\n", "`id`: there is no such column\n   = hint: did you mean `registration_id`?"),
+            (b"sep=;\nid;serial\n", "fleet.csv:2: `id`: there is no such column\n   = hint: did you mean"),
+            (b"registration_id,,serial\n", "column 2 has no name"),
+            (b"pumpe;serial\n", "`registration_id`: no column says which devices they are"),
+            (b"wi-fi ssid;serial\n", "add a column `registration_id`"),
             (b"registration-id,serial,serial\n", "did you mean `registration_id`?"),
             (b"serial,serial\n", "`serial`: the column is there twice"),
         ] {

@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::finding::{Finding, Place, Severity};
+use crate::finding::{self, Finding, Place, Severity};
 use crate::recipe::tree::{Node, Source, Value};
 
 /// Every key, in the order of the documentation.
@@ -70,6 +70,10 @@ const OF_ONE_DEVICE: [&str; 7] = [
 ];
 /// Between the files of `ca` in a table.
 const SEPARATOR: char = ';';
+
+/// What other tables call a registration id: those of IoT Hub and DPS (`id`, `deviceId`, `registrationId`), and people's. The
+/// signs between letters do not count.
+const NAMES_OF_ID: [&str; 7] = ["id", "device", "deviceid", "devicename", "name", "regid", "thing"];
 
 /// The name of a key, as [`COLUMNS`] has it.
 pub type Column = &'static str;
@@ -201,7 +205,26 @@ fn wrong(origin: &Origin, line: usize, message: impl Into<String>) -> Finding {
 
 /// An error for a key or column that does not exist.
 pub fn unknown(origin: &Origin, line: usize, name: &str, what: &str) -> Finding {
-    wrong(origin, line, format!("there is no such {what}")).key(name).suggest(name, COLUMNS)
+    let found = wrong(origin, line, format!("there is no such {what}")).key(finding::clean(name));
+    match meant(name) {
+        Some(column) => found.hint(format!("did you mean `{column}`?")),
+        None => found,
+    }
+}
+
+/// The key that somebody who wrote this most likely meant: the same but for its signs, a name that a registration id has
+/// elsewhere, the only one that ends so (`ssid`), or the nearest.
+pub fn meant(name: &str) -> Option<Column> {
+    let plain = |name: &str| -> String {
+        name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
+    let own = plain(name);
+    let last = |column: &str| column.rsplit(['_', '.']).next().is_some_and(|last| last == own);
+    let mut ending = COLUMNS.into_iter().filter(|column| last(column));
+    let only = ending.next().filter(|_| ending.next().is_none());
+    let same = COLUMNS.into_iter().find(|column| plain(column) == own);
+    let id = NAMES_OF_ID.contains(&own.as_str()).then_some("registration_id");
+    same.or(id).or(only).or_else(|| finding::nearest(name, COLUMNS))
 }
 
 struct Reader {
@@ -260,7 +283,7 @@ fn value(value: &Value, name: &str) -> Result<String, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{COLUMNS, Record, SECRETS, column};
+    use super::{COLUMNS, Record, SECRETS, column, meant};
     use std::path::Path;
 
     fn read(text: &str, shared: bool) -> Result<Record, String> {
@@ -319,6 +342,44 @@ mod tests {
         let mut own = read("registration_id = \"a\"\n[source]\nfrom = \"tpm\"\n", false).expect("read");
         own.complete(&defaults);
         assert_eq!(own.text("source.url"), None);
+    }
+
+    #[test]
+    fn names_lead_to_what_was_meant() {
+        for (name, column) in [
+            ("id", "registration_id"),
+            ("ID", "registration_id"),
+            ("device_id", "registration_id"),
+            ("deviceId", "registration_id"),
+            ("Device ID", "registration_id"),
+            ("device", "registration_id"),
+            ("name", "registration_id"),
+            ("registrationId", "registration_id"),
+            ("Registration-ID", "registration_id"),
+            ("registraton_id", "registration_id"),
+            ("privateKey", "private_key"),
+            ("Wi-Fi SSID", "wifi_ssid"),
+            ("ssid", "wifi_ssid"),
+            ("vault", "source.vault"),
+            ("Serial Number", "serial"),
+            ("host_name", "hostname"),
+            ("cert", "certificate"),
+            ("symmetricKey", "symmetric_key"),
+            ("end point", "endpoint"),
+        ] {
+            assert_eq!(meant(name), Some(column), "{name}");
+        }
+        for column in COLUMNS {
+            // A letter too few, one too many, two of them changed about.
+            let middle = column.len() / 2;
+            let (before, after) = column.split_at(middle);
+            for name in [format!("{before}{}", &after[1..]), format!("{before}x{after}")] {
+                if column.len() > 4 && super::column(&name).is_none() {
+                    assert!(meant(&name).is_some(), "{name}");
+                }
+            }
+        }
+        assert_eq!(meant("zzz"), None);
     }
 
     #[test]

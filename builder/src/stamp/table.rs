@@ -1,11 +1,13 @@
 //! Rows of a CSV file (RFC 4180). A cell holds no line break here, so every line is a row: a quote that is not closed
 //! spoils one row, and every row's line number is right.
 
-use std::io::{BufRead, Read as _, Result};
+use std::io::{BufRead, Result};
 
 /// A longer line is no row.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: usize = 1 << 20;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// What may stand between cells; all are of one byte.
+const SEPARATORS: [char; 3] = [',', ';', '\t'];
 
 /// One row: its cells, or what is wrong with it.
 pub type Cells = std::result::Result<Vec<String>, String>;
@@ -35,22 +37,17 @@ impl<R: BufRead> Rows<R> {
     /// # Errors
     /// When the text cannot be read.
     pub fn next_row(&mut self) -> Result<Option<(usize, Cells)>> {
-        loop {
-            let mut line = Vec::new();
-            let count = (&mut self.input).take(LONGEST).read_until(b'\n', &mut line)? as u64;
-            if count == 0 {
-                return Ok(None);
-            }
-            self.done += count;
-            self.line += 1;
-            if count == LONGEST && line.last() != Some(&b'\n') {
-                self.done += self.input.skip_until(b'\n')? as u64;
+        while let Some(line) = self.next_line()? {
+            let Some(line) = line else {
                 return Ok(Some((self.line, Err("the line is too long for a row".into()))));
-            }
-            let mut text = line.strip_suffix(b"\n").unwrap_or(&line);
-            text = text.strip_suffix(b"\r").unwrap_or(text);
+            };
+            let mut text = line.as_slice();
             if self.line == 1 {
                 text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+                self.separator = stated(text);
+                if self.separator.is_some() {
+                    continue;
+                }
             }
             let separator = self.separator.unwrap_or_else(|| separator(text));
             let cells = cells(text, separator);
@@ -61,17 +58,66 @@ impl<R: BufRead> Rows<R> {
             self.separator = Some(separator);
             return Ok(Some((self.line, cells)));
         }
+        Ok(None)
     }
+
+    /// The next line without its end, which is LF, CR LF, or CR alone; nothing within where it is too long.
+    fn next_line(&mut self) -> Result<Option<Option<Vec<u8>>>> {
+        let mut line = Vec::new();
+        let mut length = 0;
+        loop {
+            let buffer = self.input.fill_buf()?;
+            if buffer.is_empty() {
+                break;
+            }
+            let end = buffer.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            let part = &buffer[..end.unwrap_or(buffer.len())];
+            length += part.len();
+            if length <= LONGEST {
+                line.extend_from_slice(part);
+            }
+            let ended = end.map(|end| buffer[end]);
+            let count = part.len() + usize::from(ended.is_some());
+            self.pass(count);
+            if let Some(end) = ended {
+                if end == b'\r' && self.input.fill_buf()?.first() == Some(&b'\n') {
+                    self.pass(1);
+                }
+                self.line += 1;
+                return Ok(Some((length <= LONGEST).then_some(line)));
+            }
+        }
+        if length == 0 {
+            return Ok(None);
+        }
+        self.line += 1;
+        Ok(Some((length <= LONGEST).then_some(line)))
+    }
+
+    fn pass(&mut self, count: usize) {
+        self.input.consume(count);
+        self.done += count as u64;
+    }
+}
+
+/// The separator that Excel's first line states, as in `sep=;`. It may be in quotes, or filled up to the width of the table.
+fn stated(line: &[u8]) -> Option<char> {
+    let text = std::str::from_utf8(line).ok()?.trim_matches([' ', '"']);
+    let (name, value) = text.split_at_checked(4)?;
+    let mut signs = value.trim_matches('"').chars();
+    let sign = signs.next().filter(|sign| SEPARATORS.contains(sign))?;
+    (name.eq_ignore_ascii_case("sep=") && signs.all(|more| more == sign || more == '"')).then_some(sign)
 }
 
 /// What separates the cells of a header: a comma; where there is none, the semicolon that a spreadsheet writes where the comma
 /// stands in numbers, or a tab.
 fn separator(header: &[u8]) -> char {
-    [b',', b';', b'\t'].into_iter().find(|sign| header.contains(sign)).map_or(',', char::from)
+    SEPARATORS.into_iter().find(|sign| header.contains(&(*sign as u8))).unwrap_or(',')
 }
 
 fn cells(line: &[u8], separator: char) -> Cells {
-    let text = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?;
+    let text = std::str::from_utf8(line)
+        .map_err(|_| "it is not UTF-8: save the table as \"CSV UTF-8\"".to_owned())?;
     let mut cells = Vec::new();
     let mut rest = Some(text);
     while let Some(text) = rest {
@@ -79,7 +125,8 @@ fn cells(line: &[u8], separator: char) -> Cells {
         let (cell, after) = match text.trim_start_matches(blank).strip_prefix('"') {
             Some(quoted) => {
                 let (cell, after) = unquote(quoted).ok_or_else(|| {
-                    format!("the quote of its value {} is not closed in this line", cells.len() + 1)
+                    let number = cells.len() + 1;
+                    format!("the quote of its value {number} is not closed in this line, and no value has a line break")
                 })?;
                 (cell, after.trim_start_matches(blank))
             }
@@ -161,7 +208,7 @@ mod tests {
 
     #[test]
     fn lines_are_counted_whatever_they_hold() {
-        let long = "x".repeat(LONGEST as usize + 7);
+        let long = "x".repeat(LONGEST + 7);
         let text = format!("\u{feff}h\r\n\r\n,,\n\"a\n{long}\nb");
         let mut rows = Rows::new(text.as_bytes());
         let mut found = Vec::new();
@@ -170,6 +217,32 @@ mod tests {
         }
         assert_eq!(found, [(1, Some("h".into())), (4, None), (5, None), (6, Some("b".into()))]);
         assert_eq!(rows.done(), text.len() as u64);
+    }
+
+    #[test]
+    fn any_line_ends_and_what_excel_states_first() {
+        let read = |text: &str| {
+            let mut rows = Rows::new(text.as_bytes());
+            let mut found = Vec::new();
+            while let Some((line, cells)) = rows.next_row().expect("read") {
+                found.push(format!("{line}:{}", cells.unwrap_or_else(|error| vec![error]).join("|")));
+            }
+            assert_eq!(rows.done(), text.len() as u64);
+            found
+        };
+        for end in ["\n", "\r\n", "\r"] {
+            assert_eq!(read(&format!("a,b{end}c,d{end}{end}e,f")), ["1:a|b", "2:c|d", "4:e|f"], "{end:?}");
+            for first in ["sep=;", "SEP=;", "\"sep=;\"", "sep=;;;", "\u{feff}sep=;"] {
+                assert_eq!(read(&format!("{first}{end}a;b,c{end}d;e{end}")), ["2:a|b,c", "3:d|e"], "{first}");
+            }
+        }
+        assert_eq!(read("sep=\t\na;b\tc\n"), ["2:a;b|c"]);
+        assert_eq!(read("sep=,\na,b\n"), ["2:a|b"]);
+        // Only there, and only with a separator.
+        assert_eq!(read("a\nsep=;\n"), ["1:a", "2:sep=;"]);
+        assert_eq!(read("sep=x\n"), ["1:sep=x"]);
+        let broken = read("a,b\n\"c\nd\",e\n");
+        assert!(broken[1].contains("no value has a line break"), "{broken:?}");
     }
 
     #[test]
