@@ -361,6 +361,27 @@ fn what_two_devices_share_and_what_nobody_uses_is_refused() {
             "sep=;\r\nDeviceId;source.from\r\na;tpm\r\n".to_owned(),
             "excel.csv:2: `DeviceId`: there is no such column\n   = hint: did you mean `registration_id`?",
         ),
+        (
+            "serials.csv",
+            "registration_id,source.from,serial\na,tpm,0x0012AB\nb,tpm,12ab\n".to_owned(),
+            "serials.csv:3: `serial`: line 2 has the same serial",
+        ),
+        (
+            "secrets.csv",
+            "registration_id,hostname,source.from,source.vault\n\
+             pump_1,a,key-vault,https://f.vault.azure.net\n\
+             pump-1,b,key-vault,https://F.vault.azure.net/\n"
+                .to_owned(),
+            "secrets.csv:3: `source.name`: line 2 has the same secret `pump-1` in the vault",
+        ),
+        (
+            "addresses.csv",
+            "registration_id,source.from,source.url,bootstrap.token\n\
+             a,https,https://e.example/mine.pem,t1\nb,https,https://e.example/mine.pem,t2\n\
+             c,https,https://e.example/mine.pem,t1\n"
+                .to_owned(),
+            "addresses.csv:4: `source.url`: line 2 has the same address",
+        ),
         ("none.csv", "serial;hostname\n1;x\n".to_owned(), "neither `registration_id` nor `certificate`"),
         ("option.csv", "registration_id,source.from\n-n,tpm\n".to_owned(), "`-n` begins with `-` or `.`"),
     ] {
@@ -368,6 +389,15 @@ fn what_two_devices_share_and_what_nobody_uses_is_refused() {
         plant.run(&["stamp", "golden", "--fleet", name, "--check"]).code(2).stdout(contains(expected));
     }
     plant.put("group", &format!("{same}\n"));
+    plant.put(
+        "mixed.csv",
+        &format!("registration_id,source.from,symmetric_key\na,symmetric-key,{same}\nb,symmetric-key,\n"),
+    );
+    let group = ["--enrolment-group-key", "group"];
+    plant
+        .run(&[&["stamp", "golden", "--fleet", "mixed.csv", "--check"][..], &group].concat())
+        .code(2)
+        .stdout(contains("mixed.csv:2: `symmetric_key`: it is the enrolment group's own key"));
     let stamp = ["stamp", "golden", "--fleet", "issued", "--check"];
     let ends = contains("the first certificate ends on 20").and(contains("no device renews it"));
     plant.run(&stamp).success().stdout(ends);
@@ -375,6 +405,49 @@ fn what_two_devices_share_and_what_nobody_uses_is_refused() {
         .run(&[&stamp[..], &["--enrolment-group-key", "group"]].concat())
         .code(2)
         .stderr(contains("no device has a key that is derived from it").and(contains("leave it out")));
+}
+
+/// A certificate is issued for nobody whose name another has: in the table, or in the folder of the results.
+#[test]
+fn no_certificate_is_issued_for_a_name_that_is_taken() {
+    let plant = Plant::new();
+    plant.three();
+    plant.put(
+        "twice.csv",
+        "registration_id,certificate,private_key,source.from\n\
+         pump-8,issued/pump-1/certificate.pem,issued/pump-1/private-key.pem,\nPump-8,,,\npump-9,,,tpm\nPUMP-9,,,\n",
+    );
+    plant.issue("twice.csv").code(2).stdout(
+        contains("twice.csv:3: `registration_id`: line 2 has the same registration id")
+            .and(contains("twice.csv:5: `registration_id`: line 4 has the same registration id")),
+    );
+    plant.put("case.csv", "registration_id\nPump-1\n");
+    plant.issue("case.csv").code(2).stdout(contains("issued/pump-1 is the same to DPS, which ignores case"));
+    assert_eq!(names(&plant.path("issued")), ["pump%3A3", "pump-1", "pump-2"]);
+}
+
+/// One key in two certificates, and written in two ways.
+#[test]
+fn one_key_for_two_devices_is_refused_whatever_its_form() {
+    let plant = Plant::new();
+    let openssl = |arguments: &str| {
+        let mut command = std::process::Command::new("openssl");
+        let done = command.args(arguments.split(' ')).current_dir(plant.path("")).output().expect("openssl");
+        assert!(done.status.success(), "{arguments}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    openssl("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out a.key");
+    openssl("rsa -in a.key -traditional -out b.key");
+    for id in ["a", "b"] {
+        openssl(&format!("req -x509 -new -key {id}.key -subj /CN={id} -days 90 -out {id}.pem"));
+    }
+    for file in ["a.key", "b.key"] {
+        fs::set_permissions(plant.path(file), fs::Permissions::from_mode(0o600)).expect("mode");
+    }
+    plant.put("fleet.csv", "certificate,private_key\na.pem,a.key\nb.pem,b.key\n");
+    plant
+        .run(&["stamp", "golden", "--fleet", "fleet.csv", "--check"])
+        .code(2)
+        .stdout(contains("fleet.csv:3: `private_key`: line 2 has the same key"));
 }
 
 #[test]

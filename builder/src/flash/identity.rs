@@ -15,6 +15,7 @@ use super::unique::{self, Lines};
 use super::worn::{self, Wears, Worn};
 use crate::error::Problem;
 use crate::event::Sink;
+use crate::stamp::names::plain_serial;
 use crate::stamp::output::{Entry, Form, INDEX, entries, lock};
 use crate::stamp::patch::Patch;
 use crate::units::{Digest, counted};
@@ -307,7 +308,8 @@ fn matched<'a>(free: &'a [Free<'_>], targets: &[Target], folder: &Path) -> Resul
             wrong.push(format!("{path}: it has no serial"));
             continue;
         };
-        let same = |other: Option<&str>| other.is_some_and(|other| plain(other) == plain(serial));
+        let same =
+            |other: Option<&str>| other.is_some_and(|other| plain_serial(other) == plain_serial(serial));
         let Some(Free { entry, elsewhere }) = free.iter().find(|free| same(free.entry.serial.as_deref()))
         else {
             wrong.push(format!("{path}: no identity that is left has the serial {serial}"));
@@ -335,13 +337,6 @@ fn matched<'a>(free: &'a [Free<'_>], targets: &[Target], folder: &Path) -> Resul
     Err(Problem::input(message).hint(hint).into())
 }
 
-/// Serials are written in many ways: 0x0012AB is 12ab.
-fn plain(serial: &str) -> String {
-    let serial = serial.trim().to_ascii_lowercase();
-    let digits = serial.strip_prefix("0x").unwrap_or(&serial).trim_start_matches('0');
-    digits.to_owned()
-}
-
 fn read(path: &Path, source: &Source) -> Result<Patch> {
     let patch = Patch::read(path)?;
     let image = &patch.header.image;
@@ -357,7 +352,7 @@ fn read(path: &Path, source: &Source) -> Result<Patch> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Free, Identities, Record, in_order, matched, plain};
+    use super::{Free, Identities, Record, in_order, matched};
     use crate::error::problem;
     use crate::event::Silent;
     use crate::flash::target::{Kind, Target};
@@ -411,7 +406,6 @@ mod tests {
         for expected in ["it has no serial", "has the serial 9", "another target has the serial 77"] {
             assert!(error.contains(expected), "{error}");
         }
-        assert_eq!(plain(" 0x0012AB "), "12ab");
     }
 
     /// Devices have `a` and `b` with another golden image.

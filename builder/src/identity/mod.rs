@@ -11,6 +11,7 @@
 pub mod authority;
 mod folder;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -103,7 +104,8 @@ struct Wanted {
 
 enum Judged {
     Wrong(Findings),
-    Skipped,
+    /// It needs none; its record is still one of the fleet's.
+    Skipped(u32, Box<Record>),
     Wanted(Box<Wanted>),
 }
 
@@ -130,9 +132,11 @@ pub fn issue(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
             return Ok(outcome);
         }
     };
-    let work = Work { options, fleet: &fleet, defaults: defaults.as_ref(), now: OffsetDateTime::now_utc() };
     std::fs::create_dir_all(&options.out).with_context(|| format!("creating {}", options.out.display()))?;
     let _lock = output::lock(&options.out)?;
+    let there = there(&options.out)?;
+    let now = OffsetDateTime::now_utc();
+    let work = Work { options, fleet: &fleet, defaults: defaults.as_ref(), now, there };
     if let Some(warning) = options.authority.ends_before(work.now, options.days) {
         sink.warn(warning);
     }
@@ -143,11 +147,21 @@ pub fn issue(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// The folders of an earlier run.
+fn there(out: &Path) -> Result<BTreeMap<String, String>> {
+    let children = std::fs::read_dir(out).with_context(|| format!("reading {}", out.display()))?;
+    let names = children.map(|child| child.map(|child| child.file_name().to_string_lossy().into_owned()));
+    let named = names.map(|name| name.map(|name| (name.to_ascii_lowercase(), name)));
+    named.collect::<Result<_, _>>().with_context(|| format!("reading {}", out.display()))
+}
+
 struct Work<'a> {
     options: &'a Options,
     fleet: &'a Fleet,
     defaults: Option<&'a Record>,
     now: OffsetDateTime,
+    /// The folders that were there before, by their names in small letters.
+    there: BTreeMap<String, String>,
 }
 
 impl Work<'_> {
@@ -164,16 +178,13 @@ impl Work<'_> {
                     outcome.devices += 1;
                     match judged {
                         Judged::Wrong(findings) => outcome.findings.append(findings),
-                        Judged::Skipped => outcome.skipped += 1,
+                        Judged::Skipped(number, record) => {
+                            outcome.skipped += 1;
+                            outcome.findings.append(self.alone(&record, number, &mut seen));
+                        }
                         Judged::Wanted(wanted) => {
-                            let id = wanted.id.to_ascii_lowercase();
-                            if let Some(found) = seen.note(Kind::RegistrationId, id.as_bytes(), wanted.number)
-                            {
-                                let first = self.fleet.name(found.first);
-                                let message =
-                                    format!("{first} has the same registration id (DPS ignores case)");
-                                outcome.findings.push(wanted.record.error("registration_id", message));
-                            }
+                            let found = self.alone(&wanted.record, wanted.number, &mut seen);
+                            outcome.findings.append(found);
                         }
                     }
                 }
@@ -184,6 +195,18 @@ impl Work<'_> {
             return Err(Problem::input("the fleet has no devices").into());
         }
         Ok(())
+    }
+
+    /// Says whether an earlier row has the registration id, whoever of the two needs a certificate.
+    fn alone(&self, record: &Record, number: u32, seen: &mut Seen) -> Findings {
+        let mut findings = Findings::default();
+        let Some(id) = record.text("registration_id").map(str::to_ascii_lowercase) else { return findings };
+        if let Some(found) = seen.note(Kind::RegistrationId, id.as_bytes(), number) {
+            let first = self.fleet.name(found.first);
+            let message = format!("{first} has the same registration id (DPS ignores case)");
+            findings.push(record.error("registration_id", message));
+        }
+        findings
     }
 
     fn judge(&self, row: Row) -> Judged {
@@ -200,7 +223,7 @@ impl Work<'_> {
         }
         let elsewhere = record.text("source.from").is_some_and(|from| from != "partition");
         if elsewhere || record.get("certificate").is_some() {
-            return Judged::Skipped;
+            return Judged::Skipped(row.number, Box::new(record));
         }
         let id = record.text("registration_id").map(str::to_owned);
         let fault = match &id {
@@ -234,7 +257,15 @@ impl Work<'_> {
     /// Has the device a good certificate already? The error says why the one that it has is none.
     fn there(&self, id: &str) -> Result<Option<OffsetDateTime>, String> {
         let folder = self.folder(id);
-        if id.is_empty() || !folder.exists() {
+        if id.is_empty() {
+            return Ok(None);
+        }
+        let name = names::file_name(id);
+        if let Some(other) = self.there.get(&name.to_ascii_lowercase()).filter(|other| **other != name) {
+            let other = self.options.out.join(other);
+            return Err(format!("{} is the same to DPS, which ignores case", other.display()));
+        }
+        if !folder.exists() {
             return Ok(None);
         }
         let chain = files::read(&folder.join(folder::CERTIFICATE))?;
@@ -275,7 +306,7 @@ impl Work<'_> {
     /// The device's new folder, where it needs one, and the end of its certificate.
     fn make(&self, row: Row) -> Result<(Option<Folder>, Option<OffsetDateTime>)> {
         let wanted = match self.judge(row) {
-            Judged::Skipped => return Ok((None, None)),
+            Judged::Skipped(..) => return Ok((None, None)),
             Judged::Wanted(wanted) if wanted.there.is_some() => return Ok((None, wanted.there)),
             Judged::Wanted(wanted) => wanted,
             Judged::Wrong(_) => {

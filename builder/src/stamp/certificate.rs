@@ -36,7 +36,7 @@ pub struct Certificate {
     pub key_pem: String,
     /// SHA-256 of the leaf (DER): the thumbprint that Azure shows.
     pub sha256: Digest,
-    /// SHA-256 of the public key (`SubjectPublicKeyInfo`, DER).
+    /// SHA-256 of the public key itself: what stands around it may be written in several ways.
     pub key_sha256: Digest,
     /// End of validity.
     pub not_after: OffsetDateTime,
@@ -91,7 +91,7 @@ pub fn check(chain: &[u8], key: &[u8], rules: &Rules) -> (Option<Certificate>, V
                 chain_pem: ders.iter().map(|der| pem(der, "CERTIFICATE")).collect(),
                 key_pem: key_pem(key),
                 sha256: Digest::of(&ders[0]),
-                key_sha256: Digest::of(leaf.public_key().raw),
+                key_sha256: Digest::of(&leaf.public_key().subject_public_key.data),
                 not_after: leaf.validity().not_after.to_datetime(),
                 rsa: matches!(leaf.public_key().parsed(), Ok(PublicKey::RSA(_))),
             })

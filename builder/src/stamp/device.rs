@@ -8,6 +8,7 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use super::certificate::{self, Certificate, PairFile, Role, Rules};
+use super::fetched;
 use super::files::{self, Memo};
 use super::finding::Findings;
 use super::fleet::Single;
@@ -66,8 +67,21 @@ pub struct Device {
     pub certificate: Option<(Digest, Digest, OffsetDateTime)>,
     /// SHA-256 of its own symmetric key, where it brings one.
     pub symmetric_key: Option<Digest>,
+    /// What it will ask a server for, where that is its identity.
+    pub fetched: Option<Fetched>,
     /// Paths on the FAT partition, and contents.
     pub files: Vec<(String, Vec<u8>)>,
+}
+
+/// What a device asks a server for.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The column that says so.
+    pub column: &'static str,
+    /// In words.
+    pub what: String,
+    /// The same for all devices that get the same.
+    pub digest: Digest,
 }
 
 /// A device in the making.
@@ -94,6 +108,8 @@ pub fn assemble(record: &Record, number: u32, context: &Context<'_>) -> (Option<
             all.error("source.from", fault);
         }
     }
+    let fetched =
+        source.as_ref().zip(id.as_ref()).and_then(|(source, id)| fetched::of(source, id, &all.files));
     let serial = record.text("serial").map(str::to_owned);
     let Assembly { findings, files, symmetric_key, .. } = all;
     let device = id.filter(|_| findings.errors == 0).map(|registration_id| Device {
@@ -103,6 +119,7 @@ pub fn assemble(record: &Record, number: u32, context: &Context<'_>) -> (Option<
         hostname,
         certificate: certificate.map(|it| (it.sha256, it.key_sha256, it.not_after)),
         symmetric_key,
+        fetched,
         files,
     });
     (device, findings)

@@ -11,6 +11,7 @@
 
 pub(crate) mod certificate;
 pub(crate) mod device;
+mod fetched;
 pub(crate) mod files;
 pub(crate) mod finding;
 pub(crate) mod fleet;
@@ -38,7 +39,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use self::device::{Context, Device, Shared, assemble};
+use self::device::{Context, Device, Fetched, Shared, assemble};
 use self::finding::Findings;
 use self::fleet::{Fleet, Row};
 use self::golden::Golden;
@@ -299,13 +300,16 @@ impl Work<'_> {
             note(Kind::Hostname, "hostname", name.as_bytes(), &format!("host name `{name}`"));
         }
         if let Some(serial) = &device.serial {
-            note(Kind::Serial, "serial", serial.as_bytes(), "serial");
+            note(Kind::Serial, "serial", names::plain_serial(serial).as_bytes(), "serial");
         }
         if let Some((_, key, _)) = &device.certificate {
             note(Kind::Key, "private_key", &key.0, "key");
         }
         if let Some(key) = &device.symmetric_key {
             note(Kind::SymmetricKey, "symmetric_key", &key.0, "symmetric key");
+        }
+        if let Some(Fetched { column, what, digest }) = &device.fetched {
+            note(Kind::Fetched, column, &digest.0, what);
         }
     }
 

@@ -45,6 +45,13 @@ pub fn label(whole: &str) -> String {
     name.trim_end_matches('-').to_owned()
 }
 
+/// A serial as it is compared. Serials are written in many ways: 0x0012AB is 12ab.
+pub fn plain_serial(serial: &str) -> String {
+    let serial = serial.trim().to_ascii_lowercase();
+    let digits = serial.strip_prefix("0x").unwrap_or(&serial).trim_start_matches('0');
+    digits.to_owned()
+}
+
 /// A registration id as a file's name: `:` and a dot at the beginning become `%3A` and `%2E`, which no id holds.
 pub fn file_name(id: &str) -> String {
     let name = id.replace(':', "%3A");
@@ -62,7 +69,7 @@ pub fn from_file_name(name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{file_name, from_file_name, label, registration_id_fault};
+    use super::{file_name, from_file_name, label, plain_serial, registration_id_fault};
 
     #[test]
     fn labels_are_those_of_first_boot() {
@@ -94,6 +101,13 @@ mod tests {
         }
         for name in ["a:b", ".x", "a b", "", "x%2Ey", "%2Ehidden-", "%2E.-"] {
             assert_eq!(from_file_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn serials_in_any_writing() {
+        for serial in ["12ab", " 0x0012AB ", "0012Ab"] {
+            assert_eq!(plain_serial(serial), "12ab");
         }
     }
 

@@ -46,6 +46,11 @@ impl GroupKey {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
         STANDARD.encode(hmac::sign(&key, registration_id.as_bytes()))
     }
+
+    /// Is this (base64) the group's key itself?
+    pub fn is(&self, key: &str) -> bool {
+        STANDARD.decode(key).is_ok_and(|key| key == self.0)
+    }
 }
 
 /// SHA-256 of a device's key: the same whatever form of base64 it has.
@@ -76,6 +81,7 @@ mod tests {
         assert_eq!(group.derive("pump-7"), "M3GeUFxiWLOAZdofd33JuanHka8diHRdP0gocpjKT6o=");
         assert_eq!(device_key_fault(&group.derive("pump-8")), None);
         assert!(!format!("{group:?}").contains("AAEC"));
+        assert!(group.is(key) && !group.is(&group.derive("pump-7")));
         for text in ["", "short", "AAEC", "not base64 at all, surely", "AAECAwQFBgcICQoLDA0ODw"] {
             std::fs::write(&path, text).expect("write");
             assert!(GroupKey::read(&path).is_err(), "{text}");

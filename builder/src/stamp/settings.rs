@@ -178,6 +178,12 @@ impl Assembly<'_> {
     fn symmetric_key(&mut self, id: &str) {
         let own = self.secret("symmetric_key", "symmetric_key_file");
         match (own, &self.context.group_key) {
+            (Some(key), Some(group)) if group.is(&key) => {
+                self.error(
+                    "symmetric_key",
+                    "it is the enrolment group's own key, from which every device's is derived",
+                );
+            }
             (Some(key), _) => match secret::device_key_fault(&key) {
                 None => {
                     self.symmetric_key = Some(secret::fingerprint(&key));
@@ -188,6 +194,7 @@ impl Assembly<'_> {
             (None, Some(group)) => {
                 self.context.shared.group_key_used.store(true, Ordering::Relaxed);
                 let key = group.derive(id);
+                self.symmetric_key = Some(secret::fingerprint(&key));
                 self.put("symmetric-key", format!("{key}\n"));
             }
             // A file that cannot be used was told already.

@@ -11,12 +11,14 @@ pub enum Kind {
     RegistrationId,
     /// Host names, as first boot cleans them.
     Hostname,
-    /// Serial numbers of cards or devices.
+    /// Serial numbers of cards or devices, as `flash` compares them.
     Serial,
     /// Public keys.
     Key,
     /// Symmetric keys.
     SymmetricKey,
+    /// What they ask a server for.
+    Fetched,
 }
 
 /// A value that was there before.
