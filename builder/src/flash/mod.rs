@@ -86,7 +86,7 @@ pub struct Options {
 /// When nothing could be begun. What went wrong with a device stands in the [`Outcome`].
 pub fn flash(options: &Options, confirm: &dyn Fn(&Plan) -> Result<bool>, sink: &dyn Sink) -> Result<Outcome> {
     let source = Source::open(&options.source).map_err(Problem::to_input)?;
-    source.silent.iter().for_each(|list| sink.warn(format!("beside {}: {list}", source.path.display())));
+    source.notes.iter().for_each(|note| sink.warn(format!("beside {}: {note}", source.path.display())));
     let system = System::default();
     let look = Look { size: source.size, rules: options.rules, system: &system };
     let held = Held::new(look, &options.targets, &source.path).map_err(Problem::to_input)?;

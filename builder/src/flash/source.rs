@@ -59,8 +59,8 @@ pub struct Source {
     pub file_sha256: Option<(Digest, String)>,
     /// What the disk's digest must be, where the manifest says so.
     pub raw_sha256: Option<Digest>,
-    /// Lists of digests that lie beside it and do not speak of it.
-    pub silent: Vec<String>,
+    /// What is to be said of lists of digests that lie beside it.
+    pub notes: Vec<String>,
 }
 
 impl Source {
@@ -82,7 +82,7 @@ impl Source {
         if length == 0 {
             return Err(Problem::input(format!("the image {} is empty", path.display())).into());
         }
-        let beside = Beside::of(&path)?;
+        let beside = Beside::of(&path, options.sha256.is_some())?;
         let file_sha256 = beside.expected(options.sha256, &path)?;
         whole(&path, length, beside.size)?;
         let (bmap, bmap_path) = map(&options.bmap, &path)?.unzip();
@@ -113,7 +113,7 @@ impl Source {
         let padded = container == Container::Vhd && beside.raw_size.is_some_and(|raw| raw != size);
         let raw_sha256 = beside.raw_sha256.filter(|_| !padded);
         let source =
-            Self { path, container, size, bmap, bmap_path, file_sha256, raw_sha256, silent: beside.silent };
+            Self { path, container, size, bmap, bmap_path, file_sha256, raw_sha256, notes: beside.notes };
         source.judge()?;
         Ok(source)
     }
@@ -358,7 +358,7 @@ mod tests {
         fs::write(at("SHA256SUMS"), format!("{}  x.img.zst\n", Digest::of("?"))).expect("write");
         assert!(refusal(&options(folder.path())).starts_with("SHA256SUMS and manifest.json give "));
         fs::write(at("SHA256SUMS"), "12  x.img.zst\n").expect("write");
-        assert!(refusal(&options(folder.path())).contains("SHA256SUMS: line 1: "));
+        assert!(refusal(&options(folder.path())).contains("SHA256SUMS: line 1 names "));
         fs::write(at("x.img.zst.bmap"), map(9999)).expect("write");
         fs::remove_file(at("SHA256SUMS")).expect("remove");
         assert!(refusal(&options(folder.path())).contains("is for an image of 9999 bytes"));
