@@ -7,12 +7,13 @@
 //! It is the memory of which identities are given away: after `finishing`, an identity is free again when the next line says
 //! that its device boots nothing; after `good`, never. What cannot be read gives nothing free. The file is locked as long as a run lasts.
 
+mod lines;
 mod mend;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -163,7 +164,10 @@ impl Ledger {
         let name = path.display();
         let mut options = OpenOptions::new();
         let open = options.read(true).append(true).create(true).mode(0o644).open(path);
-        let file = open.with_context(|| format!("opening the ledger {name}"))?;
+        let file = open.map_err(|error| {
+            Problem::input(format!("opening the ledger {name}: {error}"))
+                .hint("it must be a file that can be written: --ledger FILE names another, beside the identities' own")
+        })?;
         let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
             Problem::input(format!("another edgepress is writing to the ledger {name}"))
                 .hint("wait for it to end: two runs must not give the same identity away")
@@ -264,7 +268,7 @@ fn again(file: &File) -> String {
 
 fn read(file: &File, path: &Path, sink: &dyn Sink) -> Result<BTreeMap<String, Vec<Record>>> {
     let mut known = BTreeMap::<String, Vec<Record>>::new();
-    for (at, line) in BufReader::new(File::open(again(file))?).split(b'\n').enumerate() {
+    for (at, line) in lines::lines(file)?.enumerate() {
         let line = line?;
         if line.trim_ascii().is_empty() {
             continue;

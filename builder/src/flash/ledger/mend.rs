@@ -10,20 +10,26 @@
 //! the old one's place as a whole: whenever the power goes, nothing is lost.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
 use serde::de::IgnoredAny;
 
-use super::{BEGIN, Record, Verdict, again};
+use super::lines::lines;
+use super::{BEGIN, Record, Verdict};
+use crate::disk::sparse;
+use crate::error::Problem;
 use crate::event::Sink;
 
-/// A longer line is none of ours, and a longer file no ledger: of a million devices it has 1 GB.
+/// A longer line that is torn is none of ours, and more bytes that are no holes no ledger: of a million devices it has 1 GB.
 const LONGEST: usize = 64 << 10;
 const LARGEST: u64 = 4 << 30;
+/// What to do with a file that is none.
+const OTHER_FILE: &str = "move the file away, and a new ledger is begun; which identities are given away, it alone knows: if it \
+    has lines of one, keep them in the new file, each on a line of its own";
 
 /// Mends the ledger at `path`, which this run has locked; returns the file that is there then, locked likewise.
 ///
@@ -35,7 +41,10 @@ pub(super) fn mend(
     sink: &dyn Sink,
 ) -> Result<(Flock<File>, Option<Flock<File>>)> {
     let length = file.metadata()?.len();
-    ensure!(length <= LARGEST, "it is no ledger: it has {} GiB", length >> 30);
+    let data: u64 = sparse::data_ranges(&file, length)?.iter().map(|part| part.end - part.start).sum();
+    if data > LARGEST {
+        return Err(none(format!("it is no ledger: it has {} GiB", data >> 30)));
+    }
     let torn = torn(&file)?;
     if torn.is_empty() {
         end(&file, length)?;
@@ -65,26 +74,53 @@ struct Torn {
     bytes: Vec<u8>,
 }
 
+fn none(why: String) -> anyhow::Error {
+    Problem::input(why).hint(OTHER_FILE).into()
+}
+
 fn torn(file: &File) -> Result<Vec<Torn>> {
     let mut torn = Vec::new();
     for (number, line) in (1..).zip(lines(file)?) {
-        let bytes = line?;
+        let no_end = || none(format!("it is no ledger: its line {number} has no end"));
+        let bytes = line.map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge => no_end(),
+            _ => anyhow::Error::from(error).context(format!("reading its line {number}")),
+        })?;
         if !is_json(&bytes) {
-            ensure!(bytes.len() < LONGEST, "it is no ledger: its line {number} has no end");
+            if bytes.iter().filter(|byte| **byte != 0).count() >= LONGEST {
+                return Err(no_end());
+            }
             torn.push(Torn { number, bytes });
         }
     }
     Ok(torn)
 }
 
-fn lines(file: &File) -> io::Result<impl Iterator<Item = io::Result<Vec<u8>>>> {
-    Ok(BufReader::new(File::open(again(file))?).split(b'\n'))
-}
-
 /// As `jq` takes it; an empty line is nothing.
 fn is_json(line: &[u8]) -> bool {
     line.trim_ascii().is_empty()
-        || serde_json::from_slice::<IgnoredAny>(line).is_ok_and(|_| line_is_text(line))
+        || serde_json::from_slice::<IgnoredAny>(line)
+            .is_ok_and(|_| line_is_text(line) && has_whole_pairs(line))
+}
+
+/// Is each surrogate in a line of JSON one of a pair? What is passed over is not looked at by serde_json, and a number that is
+/// too large for its `Value` is none to complain of.
+fn has_whole_pairs(line: &[u8]) -> bool {
+    let unit = |at: usize| {
+        let digits = line[at..].strip_prefix(b"\\u")?.first_chunk::<4>()?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let mut at = 0;
+    while let Some(found) = line[at..].iter().position(|byte| *byte == b'\\') {
+        at += found;
+        at += match unit(at) {
+            Some(0xd800..=0xdbff) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => 12,
+            Some(0xd800..=0xdfff) => return false,
+            Some(_) => 6,
+            None => 2,
+        };
+    }
+    true
 }
 
 fn line_is_text(line: &[u8]) -> bool {
@@ -109,7 +145,7 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// The torn lines as they stood, safe on the disk.
+/// The torn lines as they stood but for zeros, of which a run's beginning stands for all; safe on the disk.
 fn keep(aside: &Path, torn: &[Torn]) -> Result<()> {
     let open = OpenOptions::new().append(true).create(true).mode(0o644).open(aside);
     let mut file = open.with_context(|| format!("opening {}", aside.display()))?;

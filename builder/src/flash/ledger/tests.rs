@@ -1,6 +1,7 @@
 //! Lines, torn and whole; who is taken.
 
 use super::{Ledger, Record, Taken, Verdict, append};
+use crate::error::problem;
 use crate::event::Silent;
 use crate::units::Digest;
 use std::fs;
@@ -238,4 +239,44 @@ fn what_is_no_line_is_passed_over() {
     assert!(is_taken(&open(&path), "y-1"));
     assert_eq!(fs::read_to_string(&path).expect("read"), later);
     assert!(Ledger::open(folder.path(), &Silent).is_err());
+}
+
+/// ext4 and XFS leave them where a file had grown and its bytes were not yet there.
+#[test]
+fn zeros_of_any_length_are_torn() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("ledger.jsonl");
+    let line = [serde_json::to_vec(&record("good", "x")).expect("a line"), b"\n".to_vec()].concat();
+    for zeros in [1, 300, 100_000, 20 << 20] {
+        fs::write(&path, [&line[..], &vec![0; zeros], &line[..40]].concat()).expect("write");
+        assert!(is_taken(&open(&path), "x"), "{zeros}");
+        assert!(fs::read(&path).expect("read").starts_with(&line), "{zeros}");
+    }
+    fs::write(&path, &line).expect("write");
+    fs::File::options().append(true).open(&path).and_then(|file| file.set_len(50 << 30)).expect("a hole");
+    assert!(is_taken(&open(&path), "x"));
+    assert_eq!(fs::read(&path).expect("read"), line);
+}
+
+#[test]
+fn what_jq_does_not_read_is_torn() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("ledger.jsonl");
+    let good = "{\"x\":\"\\ud83d\\ude00 \\\\ud800 \\u0000\",\"y\":1e999}\n";
+    for half in ["\\ud800", "\\uDC00", "\\ud800\\u0041", "\\ud800\\ud800", "\\ud83d\\\\ude00"] {
+        fs::write(&path, format!("{good}{{\"x\":\"{half}\"}}\n")).expect("write");
+        open(&path);
+        assert_eq!(fs::read_to_string(&path).expect("read"), good, "{half}");
+    }
+}
+
+#[test]
+fn what_is_no_ledger_says_what_to_do() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("ledger.jsonl");
+    fs::write(&path, vec![b'x'; 100_000]).expect("write");
+    for path in [path.as_path(), folder.path()] {
+        let error = Ledger::open(path, &Silent).err().expect("refused");
+        assert!(problem(&error).is_some_and(|problem| problem.hint.is_some()), "{error:#}");
+    }
 }
