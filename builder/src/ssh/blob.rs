@@ -11,7 +11,7 @@
 
 use base64::Engine as _;
 
-use super::{COPY_WHOLE, wrong};
+use super::{COPY_WHOLE, curve, wrong};
 use crate::finding::Finding;
 
 /// Bits of the shortest RSA key that sshd takes (its RequiredRSASize), and of the longest that OpenSSH reads.
@@ -41,6 +41,8 @@ const KINDS: [(&str, Shape, bool); 7] = [
     ("sk-ssh-ed25519@openssh.com", Shape::Ed25519, true),
     ("sk-ecdsa-sha2-nistp256@openssh.com", Shape::Ecdsa("nistp256", 32), true),
 ];
+/// Characters of base64 that hold the longest name of a type, and more.
+const LONGEST_KIND: usize = 80;
 /// What the names of certificates have.
 const CERTIFICATE: &str = "-cert-v0";
 /// Withdrawn: sshd has taken none since 7.0, and none can be made since 10.0.
@@ -49,6 +51,17 @@ const DSA: &str = "ssh-dss";
 /// Is the word a type of key, though maybe one that sshd does not take?
 pub(super) fn is_kind(word: &str) -> bool {
     word == DSA || KINDS.iter().any(|(name, ..)| *name == word) || word.contains(CERTIFICATE)
+}
+
+/// Has a word the beginning of a key in it, as far as its type?
+pub(super) fn is_in(word: &str) -> bool {
+    // Every blob begins with three zeros of its type's length.
+    word.match_indices("AAAA").any(|(at, _)| {
+        let digits: Vec<u8> = word[at..].bytes().take(LONGEST_KIND).collect();
+        let whole = &digits[..digits.len() / 4 * 4];
+        let bytes = base64::engine::general_purpose::STANDARD_NO_PAD.decode(whole).unwrap_or_default();
+        Fields(&bytes).next().is_ok_and(|kind| std::str::from_utf8(kind).is_ok_and(is_kind))
+    })
 }
 
 /// Is it a whole key of this kind?
@@ -150,7 +163,8 @@ fn point(curve: &[u8], point: &[u8], name: &str, coordinate: usize) -> Result<()
     if point.first() != Some(&UNCOMPRESSED) {
         return Err(wrong("has a key whose point is not written out in full", COPY_WHOLE));
     }
-    Ok(())
+    let (x, y) = point[1..].split_at(coordinate);
+    if curve::has(name, x, y) { Ok(()) } else { Err(wrong("has a key that is not on its curve", COPY_WHOLE)) }
 }
 
 #[cfg(test)]
@@ -168,7 +182,8 @@ mod tests {
     }
 
     fn point(coordinate: usize) -> Vec<u8> {
-        [vec![UNCOMPRESSED], vec![7; 2 * coordinate]].concat()
+        let (x, y) = super::curve::tests::base(coordinate);
+        [vec![UNCOMPRESSED], x, y].concat()
     }
 
     /// A key of each kind.
@@ -225,6 +240,11 @@ mod tests {
             let error = judge("ssh-ed25519", &base64(&blob(&[b"ssh-ed25519", fields]))).expect_err("refused");
             assert!(error.message.contains(&format!("{length} bytes")), "{error}");
         }
+        let mut flipped = point(32);
+        flipped[40] ^= 1;
+        let key = blob(&[b"ecdsa-sha2-nistp256", b"nistp256", &flipped]);
+        let error = judge("ecdsa-sha2-nistp256", &base64(&key)).expect_err("one bit is wrong");
+        assert!(error.message.contains("not on its curve"), "{error}");
         let compressed = [vec![2], vec![7; 64]].concat();
         let key = blob(&[b"ecdsa-sha2-nistp256", b"nistp256", &compressed]);
         assert!(judge("ecdsa-sha2-nistp256", &base64(&key)).is_err());

@@ -8,6 +8,7 @@
 //! in, is refused here. No reason repeats what the file holds.
 
 mod blob;
+mod curve;
 mod options;
 
 use std::fs::File;
@@ -45,10 +46,19 @@ pub fn joined(files: &[PathBuf]) -> anyhow::Result<String> {
             .and_then(|file| file.take(LARGEST + 1).read_to_string(&mut text))
             .with_context(reading)?;
         ensure!(text.len() as u64 <= LARGEST, "{} has more than {LARGEST} bytes", file.display());
-        keys.push_str(text.trim_end());
-        keys.push('\n');
+        for line in lines(text.trim_end()) {
+            keys.push_str(line);
+            keys.push('\n');
+        }
     }
     Ok(keys)
+}
+
+/// The lines of a list, of whichever system: sshd ends them at a line feed only, and would read the key behind a lone
+/// carriage return as a comment.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let text = text.trim_start_matches('\u{feff}');
+    text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 
 /// Is the text a list of public keys, each of them whole and of a kind that sshd takes?
@@ -60,12 +70,12 @@ pub fn judge(text: &str) -> Result<(), Finding> {
         let hint = "name the public half, which ssh-keygen writes beside the private one as *.pub";
         return Err(wrong("is a private key: it would be in every image", hint));
     }
-    if text.trim_start().starts_with(RFC4716) {
+    if text.trim_start_matches(|c: char| c == '\u{feff}' || c.is_whitespace()).starts_with(RFC4716) {
         let hint = "turn it into OpenSSH's form: ssh-keygen -i -f FILE > FILE.pub";
         return Err(wrong("has its key in the form of RFC 4716, which sshd does not read", hint));
     }
     let mut keys = 0;
-    for (at, line) in text.lines().map(str::trim).enumerate() {
+    for (at, line) in lines(text).map(str::trim).enumerate() {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
@@ -96,7 +106,13 @@ fn one(line: &str) -> Result<(), Finding> {
     let Some(text) = words.next() else {
         return Err(wrong("has a type of key and no key", COPY_WHOLE));
     };
-    blob::judge(kind, text)
+    blob::judge(kind, text)?;
+    // The end of a line was lost: sshd takes the first key, and the second's owner cannot log in.
+    if words.any(blob::is_in) {
+        let hint = "put each key on a line of its own, as ssh-keygen wrote it";
+        return Err(wrong("has another key in the comment of one", hint));
+    }
+    Ok(())
 }
 
 /// Options and the rest of a line. As sshd does it: what begins with a type of key has no options; else they end at the
@@ -120,7 +136,7 @@ fn split(line: &str) -> Result<(Option<&str>, &str), Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::{judge, judge_keys};
+    use super::{joined, judge, judge_keys};
 
     pub(super) const ED25519: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJbVVTeqTGWQfE9Jm1bqhYQfBWZHCkGPGD4KEH3vMMqQ";
@@ -151,6 +167,40 @@ mod tests {
         ] {
             assert_eq!(judge_keys(&text).is_ok(), good, "{text}");
         }
+    }
+
+    #[test]
+    fn one_key_a_line() {
+        let key = ED25519;
+        let (kind, blob) = key.split_once(' ').expect("two words");
+        for glued in [
+            format!("{key} {key}"),
+            format!("{key} ops{key}"),
+            format!("{key} ops@example {key} b@example"),
+            format!("restrict {key} ops {blob}"),
+            format!("{key} ops{blob}"),
+            format!("{key} a\necdsa-sha2-nistp256"),
+            format!("{key} ops{kind} AAAAC3NzaC1lZDI1NTE5AAAA"),
+        ] {
+            assert!(judge(&glued).is_err(), "{glued}");
+        }
+        for good in [
+            format!("{key} {kind}"),
+            format!("{key} my {kind} key, AAAA"),
+            format!("{key} one\r{key} two\r"),
+            format!("\u{feff}{key} one\r\n{key} two\r\n"),
+        ] {
+            assert_eq!(judge(&good), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn lines_of_other_systems_are_lines_of_ours() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("keys.pub");
+        std::fs::write(&file, format!("\u{feff}{ED25519} one\r{ED25519} two\r\n\r\n")).expect("write");
+        let joined = joined(&[file]).expect("reads");
+        assert_eq!(joined, format!("{ED25519} one\n{ED25519} two\n"));
     }
 
     #[test]
