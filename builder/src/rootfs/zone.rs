@@ -1,16 +1,14 @@
 //! The link /etc/localtime, made only to a zone that the tree has.
 
+use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::Result;
 
 use crate::error::Problem;
 use crate::finding::nearest;
-use crate::recipe::zones;
+use crate::recipe::zones::{self, FOLDER as ZONES};
 use crate::tree::{Kind, Root};
-
-/// Folder of the zones.
-const ZONES: &str = "/usr/share/zoneinfo";
 
 /// Links /etc/localtime to `zone`, which the recipe states at `stated`.
 ///
@@ -18,13 +16,15 @@ const ZONES: &str = "/usr/share/zoneinfo";
 /// When the tree has no such zone: with the nearest name, or the package that has it.
 pub fn link(root: &Root, zone: &str, stated: &str) -> Result<()> {
     let target = Path::new(ZONES).join(zone);
-    if root.stat(&target)?.is_some_and(|meta| meta.kind == Kind::File) {
+    // What leads over the old link would lead to itself.
+    root.remove("/etc/localtime")?;
+    if is_zone(root, &target)? {
         return root.symlink(&target, "/etc/localtime");
     }
     let known = names(root)?;
     if known.is_empty() && zones::is_utc(zone) {
         // No zones in the tree, and no link to nothing: without /etc/localtime the clock is UTC (tzset(3)).
-        return root.remove("/etc/localtime").map(drop);
+        return Ok(());
     }
     let hint = if known.is_empty() {
         "add the package tzdata to packages.install, which has the zones".to_owned()
@@ -37,6 +37,21 @@ pub fn link(root: &Root, zone: &str, stated: &str) -> Result<()> {
         }
     };
     Err(Problem::input(format!("{stated}: the image has no time zone `{zone}`")).hint(hint).into())
+}
+
+/// Is it a zone's file? One that lies elsewhere is somebody's link: `localtime` leads to /etc/localtime, which would lead to
+/// itself.
+fn is_zone(root: &Root, target: &Path) -> Result<bool> {
+    // Links that go in circles are no zone either.
+    let Ok(path) = root.canonical(target) else { return Ok(false) };
+    let is_file = root.stat(&path)?.is_some_and(|meta| meta.kind == Kind::File);
+    if !is_file || !path.starts_with(root.canonical(ZONES)?) {
+        return Ok(false);
+    }
+    let Some(mut file) = root.open_file(&path)? else { return Ok(false) };
+    let mut begin = Vec::new();
+    file.by_ref().take(zones::MAGIC.len() as u64).read_to_end(&mut begin)?;
+    Ok(begin == zones::MAGIC)
 }
 
 /// The zones of the tree: `Etc/UTC`, `America/Argentina/Salta`.
@@ -91,6 +106,19 @@ mod tests {
             "r.toml:9:1: the image has no time zone `Europe/Berln` | did you mean `Europe/Berlin`?"
         );
         assert!(refused("US/Pacific").contains("tzdata-legacy"));
+        // Links: to another zone, out of the folder, in a circle; a file that is no zone.
+        root.symlink("Berlin", "/usr/share/zoneinfo/Europe/Capital").expect("a link");
+        link(&root, "Europe/Capital", "").expect("another name");
+        root.symlink("/etc/localtime", "/usr/share/zoneinfo/localtime").expect("a link");
+        root.symlink("Round", "/usr/share/zoneinfo/Round").expect("a link");
+        root.write("/usr/share/zoneinfo/zone.tab", 0o644, b"DE\t").expect("a table");
+        for zone in ["localtime", "Round", "zone.tab"] {
+            assert!(refused(zone).contains(&format!("no time zone `{zone}`")), "{zone}");
+        }
+        for before in ["/usr/share/zoneinfo/localtime", "/usr/share/zoneinfo/Europe/Berlin"] {
+            root.symlink(before, "/etc/localtime").expect("as the tree had it");
+            assert!(refused("localtime").contains("no time zone `localtime`"), "{before}");
+        }
         // A folder of zones is no zone.
         assert!(refused("Europe").contains("no time zone `Europe`"));
     }

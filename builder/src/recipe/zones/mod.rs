@@ -2,8 +2,11 @@
 //!
 //! The lists are those of Debian 13's packages, 2026f: `current.txt` of tzdata, `old.txt` of tzdata-legacy (what tz calls
 //! `backward`: names by countries, and places renamed). Debian 12 and Ubuntu 22.04 have both in tzdata. A zone that is
-//! newer than the lists is looked for on the machine that checks; the tree has the last word (`rootfs`).
+//! newer than the lists is looked for among the names that tz itself has on the machine that checks, never among its files:
+//! the folder has more, as `localtime`, `posixrules`, `right/UTC`. The tree has the last word (`rootfs`).
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use super::load::Loaded;
@@ -12,6 +15,18 @@ use crate::finding::{Finding, nearest};
 
 const CURRENT: &str = include_str!("current.txt");
 const OLD: &str = include_str!("old.txt");
+/// All of tz in one text (zic(8)), as Debian has it since 10.
+const SOURCE: &str = "/usr/share/zoneinfo/tzdata.zi";
+/// It has 100 KiB.
+const LARGEST_SOURCE: u64 = 4 << 20;
+/// A name of tz that is no place: that of a clock which nobody has set.
+const FACTORY: &str = "Factory";
+/// How every file of a zone begins (RFC 9636, 3.1).
+pub const MAGIC: &[u8] = b"TZif";
+/// Folder of the zones.
+pub const FOLDER: &str = "/usr/share/zoneinfo";
+/// Folders with all zones once more, as they are and with leap seconds.
+const COPIES: [&str; 2] = ["posix/", "right/"];
 /// What a recipe may state.
 pub const EXPECTED: &str = "a name as in /usr/share/zoneinfo, for example `Europe/Berlin`; for a fixed offset, \
     `Etc/GMT-2` is two hours ahead of UTC";
@@ -30,8 +45,44 @@ pub fn is_old(zone: &str) -> bool {
     OLD.lines().any(|old| old == zone)
 }
 
+/// The zone's name in what /etc/localtime leads to.
+pub fn of_target(target: &Path) -> Option<String> {
+    let target = target.to_str()?;
+    target.split_once("zoneinfo/").map(|(_, name)| name.to_owned())
+}
+
+fn current() -> impl Iterator<Item = &'static str> {
+    CURRENT.lines().filter(|zone| *zone != FACTORY)
+}
+
 fn is_known(zone: &str) -> bool {
-    is_old(zone) || CURRENT.lines().any(|current| current == zone)
+    is_old(zone) || current().any(|current| current == zone)
+}
+
+/// Is it a name of this machine's tz?
+fn is_newer(zone: &str) -> bool {
+    let mut text = String::new();
+    let read = File::open(SOURCE).and_then(|file| file.take(LARGEST_SOURCE).read_to_string(&mut text));
+    read.is_ok() && is_named_in(&text, zone)
+}
+
+/// `Z NAME OFFSET …` makes a zone, `L TARGET NAME` another name of one (zic(8)).
+fn is_named_in(source: &str, zone: &str) -> bool {
+    let name = |line: &str| {
+        let mut words = line.split(' ');
+        match words.next() {
+            Some("Z") => words.next() == Some(zone),
+            Some("L") => words.nth(1) == Some(zone),
+            _ => false,
+        }
+    };
+    zone != FACTORY && source.lines().any(name)
+}
+
+/// The nearest name, or that of which it is a copy.
+fn meant(zone: &str) -> Option<&str> {
+    let copied = COPIES.into_iter().find_map(|folder| zone.strip_prefix(folder));
+    copied.filter(|zone| is_known(zone)).or_else(|| nearest(zone, current()))
 }
 
 /// Old names are in a package of their own from Debian 13 and Ubuntu 24.04 on.
@@ -49,10 +100,9 @@ pub(crate) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let recipe = &loaded.recipe;
     let zone = &recipe.system.timezone;
     let place = loaded.place("system/timezone");
-    if !is_known(zone) && !Path::new("/usr/share/zoneinfo").join(zone).is_file() {
+    if !is_known(zone) && !is_newer(zone) {
         let error = Finding::error(format!("there is no time zone `{zone}`")).expected(EXPECTED).at(place);
-        let near = nearest(zone, CURRENT.lines());
-        findings.push(match near {
+        findings.push(match meant(zone) {
             Some(near) => error.hint(format!("did you mean `{near}`?")),
             None => error,
         });
@@ -72,7 +122,7 @@ pub(crate) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{CURRENT, OLD, has_legacy, is_known, is_old, is_utc};
+    use super::{CURRENT, OLD, has_legacy, is_known, is_named_in, is_newer, is_old, is_utc, meant};
     use crate::recipe::types::{Distribution, DistributionId};
 
     #[test]
@@ -85,10 +135,37 @@ mod tests {
             assert!(is_old(zone), "{zone}");
         }
         for zone in ["Europe/Berln", "UTC+2", "Europe", "europe/berlin", ""] {
-            assert!(!is_known(zone), "{zone}");
+            assert!(!is_known(zone) && !is_newer(zone), "{zone}");
         }
+        // Files that are in a folder of zones, and name no place.
+        for zone in [
+            "localtime",
+            "posixrules",
+            "right/UTC",
+            "posix/Europe/Berlin",
+            "Factory",
+            "zone.tab",
+            "Europe/",
+            "./UTC",
+        ] {
+            assert!(!is_known(zone) && !is_newer(zone), "{zone}");
+        }
+        assert_eq!(meant("posix/Europe/Berlin"), Some("Europe/Berlin"));
+        assert_eq!(meant("Europe/Berln"), Some("Europe/Berlin"));
         assert!(CURRENT.lines().count() > 400 && OLD.lines().count() > 100);
         assert!(is_utc("Etc/UTC") && !is_utc("Etc/GMT-2"));
+    }
+
+    #[test]
+    fn names_of_a_newer_tz() {
+        let source = "# version 2030a\nR d 1916 o - Jun 14 23s 1 S\nZ Mars/Olympus 0 - %z\n0:12 - LMT 1891\nZ Factory 0 - -00\n\
+                      L Mars/Olympus Mars\n";
+        for zone in ["Mars/Olympus", "Mars"] {
+            assert!(is_named_in(source, zone), "{zone}");
+        }
+        for zone in ["Factory", "d", "", "LMT", "Mars/"] {
+            assert!(!is_named_in(source, zone), "{zone}");
+        }
     }
 
     #[test]
