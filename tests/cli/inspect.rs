@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use edgepress::disk::fat::LEAST;
 use edgepress::disk::gpt::ALIGN;
 use edgepress::disk::mbr;
+use predicates::prelude::PredicateBooleanExt as _;
 use predicates::str::contains;
 use serde_json::{Value, json};
 
@@ -59,6 +60,40 @@ fn the_manifest_names_the_models() {
     );
     card.manifest(&["4", "5"]);
     edgepress().arg(card.folder.path()).assert().code(1).stderr(contains("broken for model 5"));
+}
+
+#[test]
+fn a_time_zone_that_is_not_there() {
+    let zone = "usr/share/zoneinfo/Europe/Berlin";
+    for (localtime, content, fault) in [
+        ("-> /usr/share/zoneinfo/Europe/Berlin", "TZif2", None),
+        ("-> ../usr/share/zoneinfo/Europe/Berlin", "TZif2", None),
+        ("-> /usr/share/zoneinfo/Etc/UTC", "TZif2", None),
+        ("TZif2", "", None),
+        (
+            "-> /usr/share/zoneinfo/Europe/Paris",
+            "TZif2",
+            Some("leads to /usr/share/zoneinfo/Europe/Paris, which is not there"),
+        ),
+        (
+            "-> /usr/share/zoneinfo/Europe/Berlin",
+            "",
+            Some("leads to /usr/share/zoneinfo/Europe/Berlin, which is no time zone"),
+        ),
+        ("-> /etc/localtime", "", Some("cannot be read: ")),
+        ("", "", Some("is no time zone")),
+    ] {
+        let mut card = Card::raspberry_pi();
+        card.root("etc/localtime", localtime).root(zone, content);
+        card.write(with_mbr);
+        match fault {
+            None => drop(card.inspect(&["--model", "3"]).success()),
+            Some(fault) => {
+                let assert = card.inspect(&["--model", "3"]).code(1);
+                assert.stderr(contains("time-zone: /etc/localtime ").and(contains(fault)));
+            }
+        }
+    }
 }
 
 #[test]

@@ -4,11 +4,12 @@
 //!            ┌─► partition table ─► file systems
 //! source ────┼─► FAT partition: files, identity ─► boot chain of the board
 //!            └─► ext4 root: system, packages, units, configuration, first boot
-//!                                     └─► verdicts: boot-chain, identity-leak, azure-preflight
+//!                                     └─► verdicts: boot-chain, identity-leak, time-zone, azure-preflight
 //! ```
 //! Images may come from anybody: whatever they hold is judged, and nothing of it is trusted. Contents of an identity are
 //! never shown.
 
+mod clock;
 pub mod compare;
 mod config;
 mod file_system;
@@ -278,10 +279,11 @@ fn on_root(
         let system = system::look(root, started)?;
         let inside = if azure { Some(Inside::of(root, &system)?) } else { None };
         let leaks = leaks::on_root(root, &system, &allowed)?;
-        Ok((system, leaks, inside))
+        Ok((system, leaks, inside, clock::judge(root)?))
     });
     match found {
-        Ok((system, leaks, inside)) => {
+        Ok((system, leaks, inside, clock)) => {
+            report.verdicts.extend(clock);
             report.system = Some(system);
             report.leaks.extend(leaks);
             Ok(inside)
