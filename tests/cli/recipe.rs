@@ -239,11 +239,7 @@ fn findings() {
         ("packages.sources = [\"=\"]", "error", "has `aziot-edge`"),
         ("packages.sources = [\"nowhere\"]", "error", "nowhere does not exist"),
         ("packages.debs = [{ file = \"no.deb\" }]", "error", "no.deb does not exist"),
-        (
-            "packages.debs = [{ file = \"r.toml\" }]",
-            "error",
-            "is not a whole Debian package: it is no ar archive",
-        ),
+        ("packages.debs = [{ file = \"r.toml\" }]", "error", "is no Debian package: it is a text file"),
         ("access.ssh_keys = [\"no.pub\"]", "error", "no.pub does not exist"),
         ("access.ssh_keys = [\"id\"]", "error", "is a private key"),
         ("overlays = [\"nowhere\"]", "error", "nowhere does not exist"),

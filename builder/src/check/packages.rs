@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Problem;
+use crate::error::{Problem, problem};
 use crate::finding::Finding;
 use crate::lock::local::{self, Fit};
 use crate::packages::control::Control;
@@ -62,7 +62,9 @@ fn one_deb(loaded: &Loaded, key: &str, deb: &types::Deb, findings: &mut Vec<Find
     let control = match Deb::read(file) {
         Ok(deb) => deb.control,
         Err(error) => {
-            findings.push(Finding::error(format!("{error:#}")).at(loaded.place(&key)));
+            let hint = problem(&error).and_then(|problem| problem.hint.clone());
+            let found = Finding { hint, ..Finding::error(format!("{error:#}")) };
+            findings.push(found.at(loaded.place(&key)));
             return None;
         }
     };

@@ -104,12 +104,24 @@ pub enum Fit {
     Elsewhere,
 }
 
+/// Is it no package for systems? The section of all that the installer loads is `debian-installer`.
+fn is_of_installer(control: &Control) -> bool {
+    let is = |field, value| control.fields.get(field).is_some_and(|text: &str| text.trim() == value);
+    is("Package-Type", "udeb") || is("Section", "debian-installer")
+}
+
 /// Is a package for a machine of this architecture?
 ///
 /// # Errors
-/// When it is for one that no machine has.
+/// When it is for one that no machine has, or for the installer.
 pub fn fit(control: &Control, arch: Arch, origin: &Path) -> Result<Fit, Problem> {
     let own = arch.debian();
+    if is_of_installer(control) {
+        let (package, origin) = (&control.package, origin.display());
+        let message = format!("the package `{package}` ({origin}) is a part of Debian's installer (a udeb)");
+        let hint = "name the package for systems: a udeb needs others of its kind, which no system has";
+        return Err(Problem::input(message).hint(hint));
+    }
     if control.fits(own) {
         return Ok(Fit::Here);
     }

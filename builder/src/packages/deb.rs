@@ -21,6 +21,7 @@ use liblzma::stream::{CONCATENATED, Stream};
 
 use super::bounds::{self, Bounded};
 use super::control::Control;
+use super::other;
 use crate::error::Problem;
 
 const MAGIC: &[u8; 8] = b"!<arch>\n";
@@ -68,9 +69,15 @@ impl Deb {
         let mut at = MAGIC.len() as u64;
         let (mut control, mut data, mut built) = (None, false, 0);
         while let Some(member) = Member::read(&mut reader)? {
+            let first = at == MAGIC.len() as u64;
             at += HEADER as u64;
             let end = at.checked_add(member.size).filter(|end| *end <= size).ok_or_else(cut_short)?;
             built = built.max(member.mtime);
+            if first {
+                member.version(&mut reader)?;
+            } else {
+                member.in_order(control.is_some(), data)?;
+            }
             if let Some(compression) = member.tar("control.tar")? {
                 control =
                     Some(read_control((&mut reader).take(member.size.min(CONTROL_LIMIT)), compression)?);
@@ -137,11 +144,18 @@ fn broken(name: &str, error: &io::Error) -> Problem {
             Problem::work(format!("the package {name} is refused: {error}")).hint(bounds::TOO_LARGE_HINT)
         }
         io::ErrorKind::Unsupported => Problem::work(format!("{name} cannot be read: {error}")).hint(REPACK),
-        _ => Problem::work(format!("{name} is not a whole Debian package: {error}")),
+        io::ErrorKind::InvalidInput => {
+            Problem::work(format!("{name} is no Debian package: {error}")).hint(NO_DEB)
+        }
+        _ => Problem::work(format!("{name} is not a whole Debian package: {error}"))
+            .hint("fetch or build the package again"),
     }
 }
 
-/// What to do with a .deb whose compression deb(5) does not know.
+/// What to do with another file.
+const NO_DEB: &str =
+    "name a .deb, as dpkg-deb builds it; where one was to be downloaded, the server sent something else";
+/// What to do with a .deb of a form or compression that deb(5) does not know.
 const REPACK: &str =
     "pack it anew: dpkg-deb -R FILE.deb folder, then dpkg-deb -Zxz --root-owner-group --build folder";
 
@@ -185,6 +199,33 @@ impl Member {
         }))
     }
 
+    /// The first member says which form of .deb it is; dpkg takes what begins with `2.`.
+    fn version(&self, reader: &mut impl Read) -> io::Result<()> {
+        if self.name != "debian-binary" {
+            let message = format!("it is an ar archive that begins with {}, not debian-binary", self.name);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let mut text = [0; 8];
+        let length = fill(&mut reader.take(self.size), &mut text)?;
+        let text = String::from_utf8_lossy(&text[..length]);
+        let line = text.lines().next().unwrap_or_default();
+        if line.starts_with("2.") {
+            return Ok(());
+        }
+        let message = format!("it has the form {line}, and dpkg takes 2.0");
+        Err(io::Error::new(io::ErrorKind::Unsupported, message))
+    }
+
+    /// dpkg passes over what comes after the files, and before them only names with `_` (deb(5)).
+    fn in_order(&self, control: bool, data: bool) -> io::Result<()> {
+        let after = if control { "data.tar" } else { "control.tar" };
+        if data || self.name.starts_with(after) || self.name.starts_with('_') {
+            return Ok(());
+        }
+        let message = format!("it has a member {} before {after}, and dpkg would not unpack it", self.name);
+        Err(io::Error::new(io::ErrorKind::Unsupported, message))
+    }
+
     /// The compression of this member, if it is the tar archive `stem`. dpkg takes the older two of files only.
     fn tar(&self, stem: &str) -> io::Result<Option<Compression>> {
         match self.name.strip_prefix(stem) {
@@ -207,7 +248,11 @@ fn start(reader: &mut impl Read) -> io::Result<()> {
     let mut magic = [0; 8];
     match fill(reader, &mut magic)? {
         8 if magic == *MAGIC => Ok(()),
-        8 => Err(invalid("it is no ar archive")),
+        8 => {
+            let mut head = [&magic[..], &[0; other::HEAD]].concat();
+            let length = 8 + fill(reader, &mut head[8..])?;
+            Err(other::refused(&head[..length]))
+        }
         _ => Err(cut_short()),
     }
 }
@@ -293,9 +338,12 @@ fn invalid(what: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::{Deb, HEADER, data};
+    use crate::error::problem;
     use std::io::{Cursor, Read as _, Write as _};
 
     const CONTROL: &str = "Package: hello\nVersion: 1.0-1\nArchitecture: all\nDescription: greets\n";
+
+    const VERSION: (&str, u64, &[u8]) = ("debian-binary", 0, b"2.0\n");
 
     const ENDINGS: [&str; 6] = ["", ".gz", ".xz", ".zst", ".bz2", ".lzma"];
 
@@ -406,18 +454,39 @@ mod tests {
             damaged[at] ^= 0x15;
             let _ = (read(&damaged), unpack(&damaged));
         }
+        let control = tar(&[("./control", CONTROL)]);
         for (bytes, expected) in [
-            (b"not an archive".to_vec(), "it is no ar archive"),
-            (ar(&[("debian-binary", 0, b"2.0\n")]), "it has no control.tar"),
+            (b"not an archive".to_vec(), "it is a text file"),
+            (ar(&[VERSION]), "it has no control.tar"),
             (
-                ar(&[("control.tar.lz4", 0, b"")]),
+                ar(&[VERSION, ("control.tar.lz4", 0, b"")]),
                 "deb(5) knows no member control.tar.lz4, and dpkg would not unpack it",
             ),
-            (ar(&[("control.tar", 0, &tar(&[("./x", "")]))]), "its control.tar has no control file"),
-            (ar(&[("control.tar", 0, &tar(&[("./control", CONTROL)]))]), "it is cut short"),
+            (ar(&[VERSION, ("control.tar", 0, &tar(&[("./x", "")]))]), "its control.tar has no control file"),
+            (ar(&[VERSION, ("control.tar", 0, &control)]), "it is cut short"),
+            (ar(&[("debian-binary", 0, b"3.0\n")]), "it has the form 3.0, and dpkg takes 2.0"),
+            (ar(&[("lib.o", 0, b"")]), "it is an ar archive that begins with lib.o, not debian-binary"),
+            (
+                ar(&[VERSION, ("data.tar", 0, b""), ("control.tar", 0, &control)]),
+                "it has a member data.tar before control.tar, and dpkg would not unpack it",
+            ),
+            (
+                ar(&[VERSION, ("control.tar", 0, &control), ("more", 0, b""), ("data.tar", 0, b"")]),
+                "it has a member more before data.tar, and dpkg would not unpack it",
+            ),
         ] {
             assert_eq!(read(&bytes).expect_err(expected).to_string(), expected);
         }
+        // What dpkg passes over, and names as GNU's ar ends them.
+        let good = [
+            ("debian-binary/", 0, &b"2.1\nmore\n"[..]),
+            ("_gpgorigin/", 0, b"x"),
+            ("control.tar/", 0, &control),
+            ("data.tar/", 0, b""),
+            ("_gpgbuilder", 0, b""),
+            ("more", 0, b""),
+        ];
+        assert_eq!(read(&ar(&good)).expect("a package").control.package, "hello");
     }
 
     #[test]
@@ -429,5 +498,10 @@ mod tests {
             error,
             format!("{} is not a whole Debian package: it is cut short", file.path().display())
         );
+        std::fs::write(file.path(), b"0.939000\n210\n\x1f\x8b").expect("writes");
+        let error = Deb::read(file.path()).expect_err("an old form");
+        assert!(format!("{error:#}").contains(" cannot be read: it has the form 0.939000"), "{error:#}");
+        let hint = problem(&error).and_then(|problem| problem.hint.as_deref());
+        assert!(hint.is_some_and(|hint| hint.contains("dpkg-deb -R")), "{hint:?}");
     }
 }

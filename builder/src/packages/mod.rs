@@ -3,3 +3,4 @@
 pub mod bounds;
 pub mod control;
 pub mod deb;
+mod other;
