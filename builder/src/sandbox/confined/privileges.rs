@@ -10,7 +10,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::utsname::uname;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    apply_filter,
+    apply_filter, sock_filter,
 };
 
 use super::Limits;
@@ -104,7 +104,28 @@ pub fn give_up() -> Result<()> {
     caps::clear(None, CapSet::Inheritable).context("giving up inheritable capabilities")?;
     prctl::set_dumpable(false).context("closing this process to others")?;
     prctl::set_no_new_privs().context("giving up new privileges")?;
-    apply_filter(&filter()?).context("giving up system calls")
+    apply_filter(&filter()?).context("giving up system calls")?;
+    apply_filter(&no_other_numbers()).context("giving up system calls of x32")
+}
+
+/// Where the numbers of x86-64's second table begin (`__X32_SYSCALL_BIT` in the kernel's asm/unistd.h). With CONFIG_X86_X32_ABI
+/// each call has one more number there, and some have another; the architecture that a filter sees is the same.
+const X32: u32 = 1 << 30;
+
+/// Refuses that table as a kernel without it does. In a program of its own, for seccompiler's rules compare whole numbers.
+fn no_other_numbers() -> BpfProgram {
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    // Where `nr` lies in `seccomp_data`.
+    const NUMBER: u32 = 0;
+    let step = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
+    vec![
+        step(LOAD, 0, 0, NUMBER),
+        step(AT_LEAST, 0, 1, X32),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]
 }
 
 fn filter() -> Result<BpfProgram> {
@@ -130,4 +151,68 @@ fn argument(index: u8, values: &[u64]) -> Result<Vec<SeccompRule>> {
         Ok(SeccompRule::new(vec![is])?)
     };
     values.iter().map(rule).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{REFUSED, X32, filter, no_other_numbers};
+    use seccompiler::{BpfProgram, TargetArch};
+
+    /// What the kernel would do with a call: the program, step by step. Its words are those that seccompiler writes.
+    fn run(program: &BpfProgram, number: u32, arguments: [u64; 6]) -> u32 {
+        let arch: TargetArch = std::env::consts::ARCH.try_into().expect("an architecture");
+        let arch = match arch {
+            TargetArch::x86_64 => 0xc000_003e_u32,
+            TargetArch::aarch64 => 0xc000_00b7,
+            TargetArch::riscv64 => 0xc000_00f3,
+        };
+        let mut data = [number.to_ne_bytes(), arch.to_ne_bytes(), [0; 4], [0; 4]].concat();
+        data.extend(arguments.iter().flat_map(|argument| argument.to_ne_bytes()));
+        let (mut at, mut word) = (0, 0_u32);
+        loop {
+            let step = &program[at];
+            at += 1;
+            let jump = |yes: bool| usize::from(if yes { step.jt } else { step.jf });
+            match step.code {
+                0x20 => {
+                    let from = step.k as usize;
+                    word = u32::from_ne_bytes(*data[from..].first_chunk().expect("in the data"));
+                }
+                0x05 => at += step.k as usize,
+                0x15 => at += jump(word == step.k),
+                0x25 => at += jump(word > step.k),
+                0x35 => at += jump(word >= step.k),
+                0x54 => word &= step.k,
+                0x06 => return step.k,
+                code => panic!("a step {code:#x}"),
+            }
+        }
+    }
+
+    /// The strictest of both counts; here one of them allows, or both.
+    fn says(number: u32, arguments: [u64; 6]) -> u32 {
+        let all = [filter().expect("compiles"), no_other_numbers()].map(|one| run(&one, number, arguments));
+        all.into_iter().min().expect("two")
+    }
+
+    #[test]
+    fn numbers_of_either_table() {
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        let none = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        for number in REFUSED {
+            let number = u32::try_from(number).expect("a number");
+            assert_eq!(says(number, [0; 6]), refused, "{number}");
+            assert_eq!(run(&no_other_numbers(), number | X32, [0; 6]), none, "{number} of x32");
+            assert_ne!(says(number | X32, [0; 6]), libc::SECCOMP_RET_ALLOW, "{number} of x32");
+        }
+        // x32's own numbers, among them ptrace and process_vm_writev, and no number at all.
+        for number in (X32..X32 + 600).chain([u32::MAX]) {
+            assert_eq!(says(number, [0; 6]), none, "{number:#x}");
+        }
+        let terminal = [0, libc::TIOCSTI, 0, 0, 0, 0];
+        assert_eq!(says(libc::SYS_ioctl as u32, terminal), refused);
+        for number in [libc::SYS_read, libc::SYS_write, libc::SYS_ioctl, libc::SYS_execve, libc::SYS_socket] {
+            assert_eq!(says(number as u32, [0; 6]), libc::SECCOMP_RET_ALLOW, "{number}");
+        }
+    }
 }
