@@ -246,13 +246,18 @@ fn what_a_fleets_folder_holds_besides_is_named() {
     fs::copy(plant.path("root.pem"), plant.path("issued/pump-1/root.pem")).expect("copy");
     fs::write(plant.path("issued/pump-2.der"), [&[0x30, 0x31, 2, 1, 1, 4, 0x20][..], &[7; 44]].concat())
         .expect("write");
+    // An error of a device itself stands beside those of the folder.
+    plant.put("issued/pump-3.crt", "no certificate\n");
+    plant.put("issued/pump-3.key", "no key\n");
     let named =
         ["hostname", "hosts", "symmetric-key", "root.pem"].map(|name| format!("issued/pump-1/{name}: "));
     let said = plant.run(&stamp).code(2);
     let said = String::from_utf8_lossy(&said.get_output().stdout).into_owned();
-    for expected in
-        named.iter().map(String::as_str).chain(["issued/pump-2.der: ", "warning: issued/notes.txt"])
-    {
+    for expected in named.iter().map(String::as_str).chain([
+        "issued/pump-2.der: ",
+        "warning: issued/notes.txt",
+        "issued/pump-3.crt: `certificate`: it holds no certificate",
+    ]) {
         assert!(said.contains(expected), "{expected} is not in\n{said}");
     }
     let said = plant.run(&by_table).code(2);
@@ -262,7 +267,9 @@ fn what_a_fleets_folder_holds_besides_is_named() {
     for name in ["hostname", "hosts", "symmetric-key", "root.pem"] {
         fs::remove_file(plant.path(&format!("issued/pump-1/{name}"))).expect("remove");
     }
-    fs::remove_file(plant.path("issued/pump-2.der")).expect("remove");
+    for name in ["pump-2.der", "pump-3.crt", "pump-3.key"] {
+        fs::remove_file(plant.path("issued").join(name)).expect("remove");
+    }
     plant.put("issued/pump-2/registration-id.txt", "pump-9\n");
     plant.run(&stamp).code(2).stdout(contains("`registration-id` is the same: which of them?"));
     fs::remove_file(plant.path("issued/pump-2/registration-id")).expect("remove");

@@ -167,8 +167,8 @@ struct Work<'a> {
 impl Work<'_> {
     fn check(&self, outcome: &mut Outcome, sink: &dyn Sink) -> Result<()> {
         let mut seen = Seen::default();
-        let remarks = self.fleet.remarks().iter().cloned().chain(self.fleet.exposed());
-        remarks.for_each(|finding| outcome.findings.push(finding));
+        let found = self.fleet.findings().iter().cloned().chain(self.fleet.exposed());
+        found.for_each(|finding| outcome.findings.push(finding));
         Parallel::of_all_processors("check").work(
             self.fleet,
             sink,

@@ -318,6 +318,9 @@ fn vouches(
         return Err(format!("it is valid from {} to {}", day(from.to_datetime()), day(to.to_datetime())));
     }
     let Some(last) = below.last() else { return Ok(()) };
+    if let Some(fault) = purpose::faults(authority, Role::Authority).into_iter().next() {
+        return Err(fault);
+    }
     if let Some(doubt) = issued(last, authority, below.len() - 1)? {
         return Err(doubt);
     }

@@ -115,10 +115,10 @@ impl Fleet {
         })
     }
 
-    /// Warns of what is passed over.
-    pub fn remarks(&self) -> &[Finding] {
+    /// What is wrong with a folder's layout, and what is passed over.
+    pub fn findings(&self) -> &[Finding] {
         match self {
-            Self::Folder(folder) => &folder.remarks,
+            Self::Folder(folder) => &folder.findings,
             Self::Table(_) | Self::One(_) => &[],
         }
     }

@@ -1,11 +1,5 @@
 //! Does a file that nobody takes hold a certificate or key, whatever its name? Judged by what is in it: PEM in any encoding, DER
 //! of any length, base64 without borders.
-//!
-//! ```text
-//! 30 82 LL LL 02 01 00 …    a key or PFX: a sequence that begins with a number
-//! 30 LL 30 …                a certificate, or a key with a password: a sequence that begins with another
-//! 30 LL 06 …                PKCS #7: a sequence that begins with an identifier
-//! ```
 
 use std::fs::File;
 use std::io::Read as _;
@@ -14,15 +8,12 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::certificate::blocks;
+use crate::certificate::blocks::{self, is_der};
 
 /// So much of a file is looked at; identities have far less.
 const LOOKED_AT: u64 = 256 * 1024;
 /// Folders within folders that are looked into.
 const DEPTH: usize = 4;
-const SEQUENCE: u8 = 0x30;
-/// What the sequences of keys, certificates and PFX begin with: a number, another sequence, an identifier.
-const FIRST: [u8; 3] = [0x02, SEQUENCE, 0x06];
 const BEGIN: &str = "-----BEGIN ";
 
 /// How certificates and keys are written.
@@ -108,21 +99,6 @@ fn within(bytes: &[u8]) -> Option<Material> {
 fn is_neither(block: &blocks::Block) -> bool {
     let others = ["REQUEST", "CRL", "PARAMETERS", "PUBLIC KEY"];
     others.iter().any(|ending| block.label.ends_with(ending))
-}
-
-/// A sequence with the start of a key, certificate or PFX. A length of several bytes is no text; where it is a single byte, it
-/// must be that of the rest.
-fn is_der(bytes: &[u8]) -> bool {
-    let &[SEQUENCE, length, ref rest @ ..] = bytes else { return false };
-    let first = |rest: &[u8]| rest.first().is_some_and(|tag| FIRST.contains(tag));
-    match length {
-        0..=0x7f => {
-            let end = usize::from(length);
-            first(rest) && rest.get(end..).is_some_and(|more| more.iter().all(u8::is_ascii_whitespace))
-        }
-        0x80..=0x84 => rest.get(usize::from(length & 0x7f)..).is_some_and(first),
-        _ => false,
-    }
 }
 
 #[cfg(test)]

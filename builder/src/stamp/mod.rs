@@ -237,7 +237,7 @@ impl Work<'_> {
         let mut seen = Seen::default();
         let files =
             self.defaults.and_then(|record| fleet::exposed(Path::new(&record.origin.name), record.columns()));
-        self.fleet.remarks().iter().cloned().for_each(|finding| outcome.findings.push(finding));
+        self.fleet.findings().iter().cloned().for_each(|finding| outcome.findings.push(finding));
         self.fleet.exposed().into_iter().chain(files).for_each(|finding| outcome.findings.push(finding));
         let judge = |row: Row| self.judge(row);
         parallel("check").work(self.fleet, self.sink, judge, |group| {

@@ -97,6 +97,21 @@ pub fn seems_pem(text: &str) -> bool {
     lines(text).any(looks_like_border)
 }
 
+/// Does a certificate, key or PFX in DER begin here? That is a sequence of a number, of another sequence, or of an identifier
+/// (PKCS #7). A length of several bytes is no text; where it is a single byte, it must be that of the rest.
+pub fn is_der(bytes: &[u8]) -> bool {
+    let &[0x30, length, ref rest @ ..] = bytes else { return false };
+    let first = |rest: &[u8]| rest.first().is_some_and(|tag| matches!(tag, 0x02 | 0x30 | 0x06));
+    match length {
+        0..=0x7f => {
+            let end = usize::from(length);
+            first(rest) && rest.get(end..).is_some_and(|more| more.iter().all(u8::is_ascii_whitespace))
+        }
+        0x80..=0x84 => rest.get(usize::from(length & 0x7f)..).is_some_and(first),
+        _ => false,
+    }
+}
+
 /// Length of the DER element that begins here, header included, where it is whole.
 fn element(der: &[u8]) -> Option<usize> {
     let (&first, rest) = der.get(1..)?.split_first()?;
@@ -119,9 +134,11 @@ fn text(bytes: &[u8]) -> Result<Cow<'_, str>, String> {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
             Err("it is UTF-16, not plain text: save it as UTF-8 or ANSI".into())
         }
-        [0x30, 0x80..=0x84, ..] => Err("it is binary (DER, or a PFX), and no PEM file: \
-             `openssl x509 -inform DER` or `openssl pkcs12 -nodes` makes one of it"
-            .into()),
+        _ if is_der(bytes) => {
+            Err("it is binary (DER, or a PFX), and no PEM file: `openssl x509 -inform DER`, \
+             `openssl pkey -inform DER` or `openssl pkcs12 -nodes` makes one of it"
+                .into())
+        }
         _ if bytes.contains(&0) => Err("it holds zero bytes (UTF-16?): save it as UTF-8 or ANSI".into()),
         // Outside blocks any sign is welcome, also in the code page of an old editor; within one it is no base64.
         _ => Ok(String::from_utf8_lossy(bytes)),
@@ -296,7 +313,15 @@ mod tests {
         let utf16: Vec<u8> = format!("\u{feff}{a}").encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert!(read(&utf16).err().is_some_and(|error| error.contains("UTF-16")));
         assert!(read(&utf16[2..]).err().is_some_and(|error| error.contains("zero bytes")));
-        assert!(read(&[0x30, 0x82, 1, 2]).err().is_some_and(|error| error.contains("binary")));
+        let short = [&[0x30, 0x31, 2, 1, 1, 4, 0x20][..], &[0; 44]].concat();
+        for der in
+            [&[0x30, 0x82, 1, 2, 0x30][..], &[0x30, 0x81, 0x87, 2, 1, 0], &[0x30, 0x80, 2, 1, 3], &short]
+        {
+            assert!(read(der).err().is_some_and(|error| error.contains("binary")), "{der:x?}");
+        }
+        for text in [&b"0"[..], b"02", b"0\x02", b"0\x80x"] {
+            assert!(!super::is_der(text), "{text:x?}");
+        }
         for (text, expected) in [
             (format!("{a}{}", b.replace("-----BEGIN", "----BEGIN")), border),
             (format!("{a}{}", b.replace("-----", "\u{2014}\u{2014}")), border),

@@ -20,8 +20,8 @@ use crate::stamp::{files, names};
 /// A folder's entries, sorted.
 pub struct Folder {
     pub(super) entries: Vec<Entry>,
-    /// Files that belong to no device, and hold nothing of one.
-    pub(super) remarks: Vec<Finding>,
+    /// What is wrong with its layout, and files that belong to no device.
+    pub(super) findings: Vec<Finding>,
 }
 
 pub(super) struct Entry {
@@ -41,8 +41,7 @@ struct Pair {
 impl Folder {
     pub(super) fn open(path: &Path) -> Result<Self, Vec<Finding>> {
         let unreadable = |error: std::io::Error| vec![wrong(path, 0, format!("cannot be read: {error}"))];
-        let mut found = Self { entries: Vec::new(), remarks: Vec::new() };
-        let mut findings = Vec::new();
+        let mut found = Self { entries: Vec::new(), findings: Vec::new() };
         let mut pairs: BTreeMap<String, Pair> = BTreeMap::new();
         for child in fs::read_dir(path).map_err(unreadable)? {
             let child = child.map_err(unreadable)?;
@@ -53,13 +52,13 @@ impl Folder {
             if name.starts_with('.') {
                 found.hidden(&whole);
             } else if whole.is_dir() {
-                found.single(name, &whole, &mut findings);
+                found.single(name, &whole);
             } else if CERTIFICATES.contains(&ending.as_str()) {
                 pairs.entry(stem.to_owned()).or_default().certificates.push(whole);
             } else if KEYS.contains(&ending.as_str()) {
                 pairs.entry(stem.to_owned()).or_default().keys.push(whole);
             } else {
-                found.stranger(&whole, stem, &mut findings);
+                found.stranger(&whole, stem);
             }
         }
         if ["certificate", "private-key"].iter().all(|name| pairs.contains_key(*name)) {
@@ -67,57 +66,50 @@ impl Folder {
             return Err(vec![wrong(path, 0, message)]);
         }
         for (name, pair) in pairs {
-            found.pair(name, &pair, &mut findings);
+            found.pair(name, &pair);
         }
-        if found.entries.is_empty() && findings.is_empty() {
+        let wrong_already = found.findings.iter().any(|found| found.severity == Severity::Error);
+        if found.entries.is_empty() && !wrong_already {
             let message = "it holds no identity: a folder each with certificate.pem and private-key.pem, or pairs ID.pem and ID.key";
-            findings.push(wrong(path, 0, message));
+            found.findings.push(wrong(path, 0, message));
         }
         found.entries.sort_by(|a, b| a.name.cmp(&b.name));
-        let by_place = |a: &Finding, b: &Finding| a.file_and_line().cmp(&b.file_and_line());
-        found.remarks.sort_by(by_place);
-        if findings.is_empty() {
-            return Ok(found);
-        }
-        findings.append(&mut found.remarks);
-        findings.sort_by(by_place);
-        Err(findings)
+        found.findings.sort_by(|a, b| a.file_and_line().cmp(&b.file_and_line()));
+        // Where there are devices, what is wrong with them is told as well.
+        if found.entries.is_empty() { Err(found.findings) } else { Ok(found) }
     }
 
     /// What programs hide there is nobody's business, but for a key that lies under such a name.
     fn hidden(&mut self, path: &Path) {
         if path.is_file() && !matches!(Material::of(path), Ok(None)) {
-            self.remarks.push(remark(path, "it is hidden, and not taken"));
+            self.findings.push(remark(path, "it is hidden, and not taken"));
         }
     }
 
-    fn single(&mut self, name: String, path: &Path, findings: &mut Vec<Finding>) {
-        let Single { certificate, private_key, registration_id, findings: found } = Single::open(path);
-        let (wrong, remarks): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|found| found.severity == Severity::Error);
-        findings.extend(wrong);
-        self.remarks.extend(remarks);
+    fn single(&mut self, name: String, path: &Path) {
+        let Single { certificate, private_key, registration_id, findings } = Single::open(path);
+        self.findings.extend(findings);
         self.entries.push(Entry { name, certificate, private_key, registration_id });
     }
 
     /// A file whose name is none that is taken: an error where it holds what a device may lack.
-    fn stranger(&mut self, path: &Path, stem: &str, findings: &mut Vec<Finding>) {
+    fn stranger(&mut self, path: &Path, stem: &str) {
         match Material::of(path) {
-            Err(message) => findings.push(wrong(path, 0, message)),
+            Err(message) => self.findings.push(wrong(path, 0, message)),
             Ok(Some(material)) => {
                 let message = "it seems to hold a certificate or key, and its name is none that is taken";
                 let hint = material.hint(path, &format!("{stem}.pem"), &format!("{stem}.key"));
-                findings.push(wrong(path, 0, message).hint(hint));
+                self.findings.push(wrong(path, 0, message).hint(hint));
             }
-            Ok(None) => self.remarks.push(remark(path, "it belongs to no device, and is not taken")),
+            Ok(None) => self.findings.push(remark(path, "it belongs to no device, and is not taken")),
         }
     }
 
-    fn pair(&mut self, name: String, pair: &Pair, findings: &mut Vec<Finding>) {
+    fn pair(&mut self, name: String, pair: &Pair) {
         let more: Vec<&PathBuf> = pair.certificates.iter().skip(1).chain(pair.keys.iter().skip(1)).collect();
         for path in &more {
             let message = format!("another file is the same of `{name}`: which of them?");
-            findings.push(wrong(path, 0, message));
+            self.findings.push(wrong(path, 0, message));
         }
         match (pair.certificates.first(), pair.keys.first()) {
             (Some(certificate), Some(key)) if more.is_empty() => self.entries.push(Entry {
@@ -126,10 +118,12 @@ impl Folder {
                 private_key: key.clone(),
                 registration_id: None,
             }),
-            (None, Some(key)) => findings.push(wrong(key, 0, format!("there is no {name}.pem beside it"))),
+            (None, Some(key)) => {
+                self.findings.push(wrong(key, 0, format!("there is no {name}.pem beside it")));
+            }
             (Some(certificate), None) => {
                 let found = wrong(certificate, 0, format!("there is no {name}.key beside it"));
-                findings.push(match holds_key(certificate) {
+                self.findings.push(match holds_key(certificate) {
                     true => found.hint(format!("it holds a private key, which belongs into {name}.key")),
                     false => found,
                 });
@@ -193,12 +187,15 @@ mod tests {
         let fleet = Fleet::open(folder.path()).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(ids(&fleet), ["E", "a:1", "b", "c", "d"]);
         assert_eq!(fleet.name(3), "`b`");
-        let remarks: Vec<String> = fleet.remarks().iter().map(Finding::labelled).collect();
+        let remarks: Vec<String> = fleet.findings().iter().map(Finding::labelled).collect();
         assert_eq!(remarks.len(), 1);
         assert!(
             remarks[0].starts_with("warning: ") && remarks[0].contains("notes.txt: it belongs to no device")
         );
-        let refused = || Fleet::open(folder.path()).err().map(|error| error.to_string()).unwrap_or_default();
+        let refused = || {
+            let fleet = Fleet::open(folder.path()).unwrap_or_else(|error| panic!("{error}"));
+            fleet.findings().iter().map(|found| format!("{}\n", found.labelled())).collect::<String>()
+        };
         put("c.key", "x");
         assert!(refused().contains("another file is the same of `c`"), "{}", refused());
         put("f.key", "x");
