@@ -7,6 +7,7 @@ mod support;
 mod device_files;
 mod files;
 mod firewall;
+mod names;
 mod recovery;
 mod registry;
 mod script;

@@ -96,6 +96,41 @@ pub fn shells() -> Vec<Vec<String>> {
     found
 }
 
+/// What functions of the device's scripts say on standard output, which is the same under every shell, and with every awk of
+/// this machine. `RUN` is an empty folder.
+pub fn say_in_shells(parts: &[&str], text: &str, input: impl AsRef<[u8]>) -> String {
+    let folder = TempDir::new().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(at("input"), input).expect("input");
+    let mut paths = vec!["/usr/bin:/bin".to_owned()];
+    for (name, link) in [("busybox", "busybox-awk"), ("gawk", "gawk"), ("original-awk", "original-awk")] {
+        if let Some(program) = which(name) {
+            fs::create_dir(at(link)).expect("a folder");
+            std::os::unix::fs::symlink(program, folder.path().join(link).join("awk")).expect("a link");
+            paths.push(format!("{}:/usr/bin:/bin", at(link)));
+        }
+    }
+    let mut said: Vec<String> = Vec::new();
+    for (shell, path) in shells().iter().flat_map(|shell| paths.iter().map(move |path| (shell, path))) {
+        let run = at("run");
+        fs::remove_dir_all(&run).ok();
+        fs::create_dir(&run).expect("a folder");
+        let parts = parts.iter().map(|part| format!(". \"$EP_LIB/{part}.sh\"\n")).collect::<String>();
+        let output = Command::new(&shell[0])
+            .args(&shell[1..])
+            .args(["-c", &format!("set -u\nRUN=\"$EP_RUN\"\n{parts}{text}")])
+            .env_clear()
+            .envs([("PATH", path.as_str()), ("LC_ALL", "C"), ("EP_ROOT", ""), ("EP_RUN", &run)])
+            .envs([("EP_LIB", library())])
+            .stdin(fs::File::open(at("input")).expect("input"))
+            .output()
+            .expect("the shell");
+        said.push(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned());
+        assert_eq!(said.last(), said.first(), "{shell:?} {path}");
+    }
+    said.swap_remove(0)
+}
+
 /// A program on the PATH.
 fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").expect("PATH");

@@ -171,12 +171,8 @@ EOF
 # The certificate parses, names its device, and each certificate is followed by its issuer.
 check_certificate() {
     read_leaf "$1" || complain "certificate.pem holds no certificate that can be read" || return 1
-    case $leaf_name in
-        '') complain "the certificate has no common name" || return 1 ;;
-        # What DPS refuses at the end; what programs take for an option, a hidden file or a folder at the beginning.
-        *[!A-Za-z0-9._:-]* | -* | .* | *[._:])
-            complain "the certificate's common name \"$leaf_name\" is no registration id" || return 1 ;;
-    esac
+    [ -n "$leaf_name" ] || complain "the certificate has no common name" || return 1
+    is_id "$leaf_name" || complain "the certificate's common name \"$leaf_name\" is no registration id" || return 1
     [ "${#leaf_name}" -le 64 ] ||
         complain "the certificate's common name has ${#leaf_name} characters, and at most 64 are possible" || return 1
     blocks=$(grep -c -e '-----BEGIN ' "$1")

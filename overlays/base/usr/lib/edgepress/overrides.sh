@@ -60,7 +60,9 @@ set_hostname() {
     [ "$origin" = source ] || ! grep -q -F "$HOSTS_MARK" "$EP_ROOT/etc/hosts" || return 0
     only_line "$STAGE/hostname" || return 1
     if [ -z "$line" ] && [ -n "$S_hostname" ]; then
-        fill_in "$S_hostname" hostname || return 1
+        other=
+        [ "$EP_OVERRIDES" != yes ] || other=hostname
+        fill_in "$S_hostname" hostname "$other" || return 1
         line=$filled
     fi
     host=$(label "${line:-$registration}")

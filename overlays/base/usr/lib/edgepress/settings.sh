@@ -3,8 +3,6 @@
 # device is called: templates are filled in with what the machine can find out about itself.
 # shellcheck disable=SC2034,SC2154 # variables are shared with the script that sources this
 
-METADATA=${EP_METADATA:-http://169.254.169.254}
-
 # read_settings FILE: sets S_* from lines `key = "value"`. Nothing of it is ever run.
 read_settings() {
     S_from=partition S_registration_id='' S_hostname='' S_url='' S_enrol=runtime S_auto_renew='' S_vault=''
@@ -82,42 +80,6 @@ choose_source() {
     esac
 }
 
-# The machine's serial number; what vendors leave in its place is none.
-serial() {
-    for file in /proc/device-tree/serial-number /sys/firmware/devicetree/base/serial-number \
-        /sys/class/dmi/id/product_serial /sys/class/dmi/id/board_serial; do
-        [ -r "$EP_ROOT$file" ] || continue
-        found=$(tr -d '\0\n' <"$EP_ROOT$file" | sed 's/^ *//; s/ *$//')
-        case $(lower "$found") in
-            '' | none | 'not specified' | 'not applicable' | n/a | unknown | 'default string' | invalid | chassis* | \
-                'system serial number' | 'to be filled by o.e.m.' | 123456789 | 0123456789 | 1234567890 | *xxxxx*) continue ;;
-        esac
-        case $found in *[!0.\ -]*) printf '%s' "$found"; return ;; esac
-    done
-    return 1
-}
-
-# The MAC address of the first interface of the machine itself, cables first; never one that the kernel made up.
-mac() {
-    for folder in "$EP_ROOT"/sys/class/net/e* "$EP_ROOT"/sys/class/net/w*; do
-        [ -e "$folder/device" ] && [ -r "$folder/address" ] || continue
-        [ "$(cat "$folder/addr_assign_type" 2>/dev/null)" = 0 ] || continue
-        found=$(lower "$(tr -d ':\n' <"$folder/address")")
-        case $found in *[!0]*) printf '%s' "$found"; return ;; esac
-    done
-    return 1
-}
-
-# instance PATH: one value of the Azure VM's instance metadata.
-instance() {
-    fetch "$RUN/instance" "$METADATA/metadata/instance/compute/$1?api-version=2021-02-01&format=text" <<'EOF' || return 1
-header = "Metadata: true"
-noproxy = "*"
-EOF
-    read_status
-    [ "$status" = 200 ] && [ -s "$RUN/instance" ] && head -n 1 "$RUN/instance"
-}
-
 # fill TEMPLATE: sets $filled. Fails with $unknown and $hopeless (yes: asking again does not help). What the machine tells
 # may hold any sign; filled in are only those that an address, too, can hold.
 fill() {
@@ -131,23 +93,33 @@ fill() {
         hopeless=yes
         case $word in
             registration_id) value=$registration ;;
-            serial) value=$(serial) || { unknown="the machine has no serial number of its own (device tree, DMI)"; return 1; } ;;
-            mac) value=$(mac) || { unknown="the machine has no interface with an address of its own"; return 1; } ;;
-            vm_name | vm_id)
-                hopeless='' path=name
-                [ "$word" = vm_name ] || path=vmId
-                value=$(instance "$path") || { unknown="the instance metadata did not tell the VM's $path"; return 1; } ;;
+            serial | mac | vm_name | vm_id) "$word" || return 1 ;;
             *) unknown="source.toml: nothing is known as {{ $word }}"; return 1 ;;
         esac
-        filled=$filled$(printf '%s' "$value" | tr -c 'A-Za-z0-9._:-' '-')
+        filled=$filled$(plain_value "$value")
     done
     filled=$filled$rest
 }
 
-# fill_in TEMPLATE WHAT: the same, and says why there is none.
+# What of a value every name can hold. Where that is not all of it, a digest of the whole follows: A/1 and A-1 are two machines.
+plain_value() {
+    plain=$(printf '%s' "$1" | tr -cd 'A-Za-z0-9._:-')
+    if [ "$plain" = "$1" ]; then printf '%s' "$1"; else with_digest "$plain" "$1"; fi
+}
+
+# with_digest NAME WHOLE
+with_digest() {
+    printf '%s%.12s' "$1${1:+-}" "$(printf '%s' "$2" | sha256sum)"
+}
+
+# fill_in TEMPLATE WHAT [FILE]: the same, and says why there is none, and which file names the device then.
 fill_in() {
     fill "$1" && return 0
-    if [ -n "$hopeless" ]; then refused "no $2: $unknown"; else retry_later "$unknown"; fi
+    if [ -n "$hopeless" ]; then
+        refused "no $2: $unknown${3:+; put a file $3 into edgepress/ on the FAT partition}"
+    else
+        retry_later "$unknown"
+    fi
     return 1
 }
 
@@ -156,13 +128,21 @@ id_room() {
     case $S_from in tpm | symmetric-key) echo 128 ;; *) echo 64 ;; esac
 }
 
-# The nearest registration id that DPS accepts. Never a shorter one: what tells two devices apart may stand at the end.
+# May it be a registration id? Not what DPS refuses at the end, nor what programs take for an option, a hidden file or a folder
+# at the beginning.
+is_id() {
+    case $1 in '' | *[!A-Za-z0-9._:-]* | -* | .* | *[._:]) return 1 ;; esac
+}
+
+# The nearest registration id that DPS accepts: the same, where it is one, else with a digest of it. What is too long is not cut:
+# what tells two devices apart may stand at the end.
 clean_id() {
-    name=$(printf '%s' "$1" | tr -c 'A-Za-z0-9._:-' '-')
+    ! is_id "$1" || { printf '%s' "$1"; return; }
+    name=$(printf '%s' "$1" | tr -cd 'A-Za-z0-9._:-')
     while :; do
-        case $name in -* | .* | _* | :*) name=${name#?} ;; *. | *_ | *: | *-) name=${name%?} ;; *) break ;; esac
+        case $name in -* | .*) name=${name#?} ;; *. | *_ | *:) name=${name%?} ;; *) break ;; esac
     done
-    printf '%s' "$name"
+    [ -z "$name" ] || with_digest "$name" "$1"
 }
 
 # Sets $registration where the certificate does not tell it: the identity's, or what the template comes to.
@@ -170,14 +150,14 @@ name_device() {
     [ -z "$registration" ] || return 0
     only_line "$STAGE/registration-id" 2>"$RUN/verdict" || { refused "$(cat "$RUN/verdict")"; return 1; }
     if [ -n "$line" ]; then
-        [ "$(clean_id "$line")" = "$line" ] || { refused "registration id \"$line\" is none that DPS accepts"; return 1; }
+        is_id "$line" || { refused "registration id \"$line\" is none that DPS accepts"; return 1; }
         id_fits "$line" || return 1
         registration=$line
         return 0
     fi
     [ -n "$S_registration_id" ] || { waiting "no registration-id in edgepress/ on the FAT partition"; return 1; }
     case $S_registration_id in *vm_*) network_ready || return 1 ;; esac
-    fill_in "$S_registration_id" "registration id" || return 1
+    fill_in "$S_registration_id" "registration id" registration-id || return 1
     name=$(clean_id "$filled")
     [ -n "$name" ] || { refused "no registration id: nothing is left of \"$filled\""; return 1; }
     id_fits "$name" || return 1
