@@ -176,6 +176,61 @@ fn common_names_that_programs_treat_specially_are_refused() {
     }
 }
 
+/// As `stamp` has it: what the services do not know is refused before the runtime does it with a backtrace.
+#[test]
+fn keys_of_kinds_that_the_services_do_not_know_are_refused() {
+    for (arguments, kind) in [
+        ("-algorithm ed25519", "ED25519"),
+        ("-algorithm ed448", "ED448"),
+        ("-algorithm rsa-pss -pkeyopt rsa_keygen_bits:2048", "rsassaPss"),
+        ("-algorithm RSA -pkeyopt rsa_keygen_bits:1024", "RSA of 1024 bits"),
+        ("-algorithm EC -pkeyopt ec_paramgen_curve:P-521", "P-521"),
+        ("-algorithm EC -pkeyopt ec_paramgen_curve:secp256k1", "secp256k1"),
+        (
+            "-algorithm EC -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:explicit",
+            "an elliptic curve without",
+        ),
+        ("-algorithm EC -pkeyopt ec_paramgen_curve:P-256", ""),
+        ("-algorithm EC -pkeyopt ec_paramgen_curve:P-384", ""),
+        ("-algorithm RSA -pkeyopt rsa_keygen_bits:2048", ""),
+        ("-algorithm RSA -pkeyopt rsa_keygen_bits:4096", ""),
+    ] {
+        let (certificate, key) = self_signed(arguments);
+        let device = given(&certificate, &key);
+        if kind.is_empty() {
+            device.run();
+            assert!(device.exists(CERTIFICATE), "{arguments}: {}", device.story());
+            continue;
+        }
+        assert_refused(&device, &format!("the key of the certificate is {kind}"));
+        assert!(
+            device.console().contains("RSA of 2048 to 4096 bits, P-256 or P-384 are taken"),
+            "{arguments}"
+        );
+        // What a source is shown is judged alike.
+        let device = Device::new();
+        device.write(&format!("{FAT}/source.toml"), "from = \"https\"\nurl = \"https://x.example/\"\n");
+        device.write(&format!("{FAT}/bootstrap-certificate.pem"), certificate);
+        device.write(&format!("{FAT}/bootstrap-key.pem"), key);
+        assert_refused(&device, &format!("the key of the bootstrap certificate is {kind}"));
+    }
+}
+
+/// Certificate and key of `openssl genpkey ARGUMENTS`. Its names look like what openssl says of a good key.
+fn self_signed(arguments: &str) -> (String, String) {
+    let folder = tempfile::tempdir().expect("folder");
+    let run = |arguments: &[&str]| {
+        let made =
+            Command::new("openssl").args(arguments).current_dir(folder.path()).output().expect("openssl");
+        assert!(made.status.success(), "{made:?}");
+    };
+    run(&[&["genpkey"], arguments.split(' ').collect::<Vec<_>>().as_slice(), &["-out", "k.pem"]].concat());
+    let subject = "/CN=dev-01/O=            ASN1 OID: prime256v1/OU=                NIST CURVE: P-256";
+    run(&["req", "-x509", "-new", "-key", "k.pem", "-subj", subject, "-days", "9", "-out", "c.pem"]);
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("read");
+    (read("c.pem"), read("k.pem"))
+}
+
 #[test]
 fn a_registration_id_is_refused_and_not_cut() {
     let source = |from: &str, prefix: usize| {

@@ -149,16 +149,23 @@ only_line() {
     line=$(sed -n '/[^ 	]/{s/^[ 	]*//; s/[ 	]*$//; p;}' "$1")
 }
 
-# Sets what the other checks use: $leaf_name, $leaf_from, $leaf_to, $leaf_key (the public key).
+# Of the long text only what is said of the key: its lines begin with twelve blanks, those of names never do.
+KEY_ONLY=no_header,no_version,no_serial,no_signame,no_validity,no_subject,no_issuer,no_sigdump,no_aux,no_extensions
+
+# Sets what the other checks use: $leaf_name, $leaf_from, $leaf_to, $leaf_key (the public key), $leaf_kind of it, $leaf_bits,
+# $leaf_curve (empty where that has no name).
 read_leaf() {
     leaf=$(openssl x509 -in "$1" -noout -subject -nameopt multiline,utf8 -startdate -enddate -dateopt iso_8601 \
-        -pubkey 2>/dev/null) || return 1
-    leaf_name='' leaf_from='' leaf_to='' leaf_key='' in_key=
+        -text -certopt "$KEY_ONLY" -pubkey 2>/dev/null) || return 1
+    leaf_name='' leaf_from='' leaf_to='' leaf_key='' leaf_kind='' leaf_bits='' leaf_curve='' in_key=
     while IFS= read -r line; do
         case $line in
             '    commonName '*) leaf_name="$leaf_name${leaf_name:+ }${line#*= }" ;;
             notBefore=*) leaf_from=${line#*=} ;;
             notAfter=*) leaf_to=${line#*=} ;;
+            '            Public Key Algorithm: '*) leaf_kind=${line#*: } ;;
+            '            '*'Public-Key: ('*' bit'*) leaf_bits=${line#*(} leaf_bits=${leaf_bits%% *} ;;
+            '            '*'ASN1 OID: '* | '            '*'NIST CURVE: '*) leaf_curve=${line#*: } ;;
             *-----BEGIN*) in_key=yes ;;
         esac
         [ -z "$in_key" ] || leaf_key="$leaf_key$line"
@@ -168,6 +175,23 @@ $leaf
 EOF
 }
 
+# What the identity service and DPS take, as `stamp` knows it (builder/src/stamp/certificate/purpose.rs).
+KINDS='RSA of 2048 to 4096 bits, P-256 or P-384'
+
+# check_kind WHOSE: the key of the certificate that was read last is one that the device's services sign in with.
+check_kind() {
+    kind=$leaf_kind
+    case $leaf_kind:$leaf_curve in
+        id-ecPublicKey:P-256 | id-ecPublicKey:P-384) return 0 ;;
+        id-ecPublicKey:) kind="an elliptic curve without a name" ;;
+        id-ecPublicKey:*) kind=$leaf_curve ;;
+        rsaEncryption:*)
+            [ "${leaf_bits:-0}" -lt 2048 ] || [ "$leaf_bits" -gt 4096 ] || return 0
+            kind="RSA of $leaf_bits bits" ;;
+    esac
+    complain "the key of $1 is $kind, which the identity service or DPS refuses: $KINDS are taken"
+}
+
 # The certificate parses, names its device, and each certificate is followed by its issuer.
 check_certificate() {
     read_leaf "$1" || complain "certificate.pem holds no certificate that can be read" || return 1
@@ -175,6 +199,7 @@ check_certificate() {
     is_id "$leaf_name" || complain "the certificate's common name \"$leaf_name\" is no registration id" || return 1
     [ "${#leaf_name}" -le 64 ] ||
         complain "the certificate's common name has ${#leaf_name} characters, and at most 64 are possible" || return 1
+    check_kind "the certificate" || return 1
     blocks=$(grep -c -e '-----BEGIN ' "$1")
     [ "$blocks" -gt 1 ] || return 0
     chain=$(openssl crl2pkcs7 -nocrl -certfile "$1" 2>/dev/null | openssl pkcs7 -print_certs -noout 2>/dev/null)

@@ -96,5 +96,5 @@ check_bootstrap() {
     [ -s "$1/bootstrap-certificate.pem" ] || return 0
     read_leaf "$1/bootstrap-certificate.pem" ||
         complain "bootstrap-certificate.pem holds no certificate that can be read" || return 1
-    check_key "$1/bootstrap-key.pem" "the bootstrap certificate"
+    check_kind "the bootstrap certificate" && check_key "$1/bootstrap-key.pem" "the bootstrap certificate"
 }
