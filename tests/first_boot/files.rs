@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::device::{Device, library, shells};
+use crate::support::device::{Device, library, say_in_shells, shells};
 use crate::support::pki::Identity;
 
 const FAT: &str = "boot/efi/edgepress";
@@ -312,4 +312,73 @@ fn a_pfx_that_wants_millions_of_rounds_is_given_up() {
     let timer = Instant::now();
     assert_eq!(unpack("1", &shells()[0]), "trouble: it takes more than 1 s to open\n");
     assert!(timer.elapsed() < Duration::from_secs(20), "{:?}", timer.elapsed());
+}
+
+/// By the same measure as `stamp`, which asks Rust's parser.
+#[test]
+fn lines_of_hosts_begin_with_an_address() {
+    let words = [
+        "10.0.0.5",
+        "0.0.0.0",
+        "255.255.255.255",
+        "10.0.0.500",
+        "10.0.0.256",
+        "10.0.5",
+        "10.0.0.5.6",
+        "10.0.0",
+        "10",
+        "1.2.3.",
+        ".1.2.3",
+        "10.0.0.05",
+        "10.0.0.00",
+        "1..2.3",
+        "10.0.0.0005",
+        "a.b.c.d",
+        "...",
+        ".",
+        ":",
+        "::",
+        ":::",
+        "::1",
+        "1::",
+        "1:2",
+        "fe80::1",
+        "FE80::ABCD",
+        "1:2:3:4:5:6:7:8",
+        "1:2:3:4:5:6:7",
+        "1:2:3:4:5:6:7:8:9",
+        "1:2:3:4:5:6:7::",
+        "::2:3:4:5:6:7:8",
+        "1:2:3:4::5:6:7:8",
+        "1::2::3",
+        "12345::",
+        "g::",
+        "::ffff:10.0.0.1",
+        "::10.0.0.256",
+        "1:2:3:4:5:6:1.2.3.4",
+        "1:2:3:4:5:6:7:1.2.3.4",
+        "1:2:3:4:5::1.2.3.4",
+        "1:2:3:4:5:6::1.2.3.4",
+        "1.2.3.4::",
+        "1.2.3.4:5",
+        "::1.2.3",
+        ":1",
+        "1:",
+        "64:ff9b::192.0.2.33",
+        "::1:",
+        "2001:db8:0:0:0:0:0:0001",
+        "hub",
+        "hub.example",
+        "-1.2.3.4",
+        "1e1.0.0.1",
+        "0x7f.0.0.1",
+    ];
+    let lines: String = words.iter().map(|word| format!("{word}\thub.plant hub\n")).collect();
+    let script = "cat >\"$RUN/hosts\"; for wanted in good other; do hosts_lines \"$RUN/hosts\" $wanted; done";
+    let said = say_in_shells(&["overrides"], script, lines);
+    let is_address = |word: &&&str| word.parse::<std::net::IpAddr>().is_ok();
+    let good = words.iter().filter(is_address).map(|word| format!("{word}\thub.plant hub\n"));
+    let other =
+        (1..).zip(&words).filter(|(_, word)| !is_address(word)).map(|(number, _)| format!("{number}\n"));
+    assert_eq!(said, good.chain(other).collect::<String>());
 }

@@ -34,13 +34,34 @@ check_hosts() {
     done <"$RUN/hosts"
 }
 
-# hosts_lines FILE good|other: its lines as /etc/hosts wants them, without comments; or the numbers of the others.
+# hosts_lines FILE good|other: its lines as /etc/hosts wants them, without comments; or the numbers of the others. What an
+# address is, is judged as `stamp` judges it (RFC 4291; of IPv4 four numbers without zeros before them).
 hosts_lines() {
     tr '\15' '\12' <"$1" | awk -v wanted="$2" -v crlf="$(tr -cd '\15' <"$1" | wc -c)" '
+        function is_ipv4(text,  parts, at) {
+            if (split(text, parts, ".") != 4) return 0
+            for (at = 1; at <= 4; at++) if (parts[at] !~ /^(0|[1-9][0-9]?[0-9]?)$/ || parts[at] + 0 > 255) return 0
+            return 1
+        }
+        # How many of the eight groups of an address these are; the last two may be written as IPv4. Far too many: none.
+        function groups(text, last,  parts, count, at) {
+            count = split(text, parts, ":")
+            for (at = 1; at <= count; at++) {
+                if (last && at == count && is_ipv4(parts[at])) return count + 1
+                if (parts[at] !~ /^[0-9A-Fa-f][0-9A-Fa-f]?[0-9A-Fa-f]?[0-9A-Fa-f]?$/) return 99
+            }
+            return count
+        }
+        function is_address(text,  gap) {
+            if (text !~ /:/) return is_ipv4(text)
+            gap = index(text, "::")
+            if (!gap) return groups(text, 1) == 8
+            return groups(substr(text, 1, gap - 1), 0) + groups(substr(text, gap + 2), 1) < 8
+        }
         # Where every line ends in two signs, every other one is empty.
         { sub(/#.*/, ""); sub(/[ \t]+$/, "") }
         NF == 0 { next }
-        $1 ~ /^[0-9A-Fa-f:.]+$/ && $1 ~ /[:.]/ && NF > 1 && !/[^A-Za-z0-9:._ \t-]/ { if (wanted == "good") print; next }
+        NF > 1 && !/[^A-Za-z0-9:._ \t-]/ && is_address($1) { if (wanted == "good") print; next }
         wanted != "good" { print crlf ? int((NR + 1) / 2) : NR }'
 }
 
