@@ -382,3 +382,86 @@ fn lines_of_hosts_begin_with_an_address() {
         (1..).zip(&words).filter(|(_, word)| !is_address(word)).map(|(number, _)| format!("{number}\n"));
     assert_eq!(said, good.chain(other).collect::<String>());
 }
+
+/// How much lies on the partition is anybody's to choose; the device takes its identity all the same, and counts the rest.
+#[test]
+fn what_fills_the_partition_costs_little_and_hides_nothing() {
+    let identity = Identity::new("dev-01");
+    let device = given(identity.chain(), &identity.key);
+    for number in 0..10_000 {
+        device.write(&format!("{FAT}/0-{number}.bak"), "");
+        device.write(&format!("{FAT}/ca/{number}"), "");
+    }
+    device.write(&format!("{FAT}/hosts"), "10.0.0.500 x\n".repeat(20_000));
+    device.write(&format!("{FAT}/authorized_keys"), "x\n".repeat(100_000));
+    let timer = Instant::now();
+    device.run();
+    assert!(timer.elapsed() < Duration::from_secs(20), "{:?}", timer.elapsed());
+    let not_taken = device.state()["not_taken"].as_str().map(str::to_owned).unwrap_or_default();
+    for text in [
+        "0-0.bak; ",
+        "; and 9995 more files; ca/0 (no .pem",
+        "; and 9995 more files in ca/; ",
+        "; and 19995 more lines of hosts",
+    ] {
+        assert!(not_taken.contains(text), "{text}: {not_taken}");
+    }
+    assert!(device.console().contains("; and 19995 more lines of hosts\n"), "{}", device.console());
+}
+
+/// One block of as many lines as fit, in as many files as are taken.
+#[test]
+fn certificates_that_are_none_cost_little() {
+    let identity = Identity::new("dev-01");
+    let block = format!("-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n", "A\n".repeat(130_000));
+    let device = given(&block, &identity.key);
+    let timer = Instant::now();
+    assert_refused(&device, "certificate.pem holds no certificate that can be read");
+    let device = given(identity.leaf.repeat(400), &identity.key);
+    assert_refused(&device, "certificate.pem, line ");
+    let device = given(identity.chain(), &identity.key);
+    for number in 0..200 {
+        device.write(&format!("{FAT}/ca/{number}.pem"), &block);
+    }
+    assert_refused(&device, "ca/ holds more than 2097152 bytes of authorities");
+    let device = given(identity.chain(), &identity.key);
+    device.write(&format!("{FAT}/source.toml"), "#\n".repeat(130_000));
+    assert_refused(&device, "source.toml has more than 1000 lines");
+    assert!(timer.elapsed() < Duration::from_secs(60), "{:?}", timer.elapsed());
+}
+
+/// What a person does about it is seen, however much lies beside it.
+#[test]
+fn a_better_identity_is_seen_among_many_files() {
+    let identity = Identity::new("dev-01");
+    let device = given("scribble", &identity.key);
+    for number in 0..1000 {
+        device.write(&format!("{FAT}/0-{number}.bak"), "x");
+        device.write(&format!("{FAT}/ca/{number}.bak"), "x");
+    }
+    for number in 0..201 {
+        device.write(&format!("{FAT}/ca/{number}.pem"), "");
+    }
+    device.write(&format!("{FAT}/endpoint"), "x".repeat(300_000));
+    let mut running = device.start();
+    running.until("refused: endpoint has 300000 bytes");
+    device.remove(&format!("{FAT}/endpoint"));
+    running.until("refused: ca/ holds more than 200 authorities");
+    device.remove(&format!("{FAT}/ca/99.pem"));
+    running.until("refused: certificate.pem holds no certificate");
+    device.write(&format!("{FAT}/certificate.pem"), identity.chain());
+    running.until("refused: ca/0.pem is no certificate");
+    for number in (0..201).filter(|number| *number != 99) {
+        device.remove(&format!("{FAT}/ca/{number}.pem"));
+    }
+    assert!(running.end().success(), "{}", device.story());
+}
+
+#[test]
+fn what_is_cut_says_so() {
+    let text = "printable \"$(cat)\"; printable short; LONGEST_REMARKS=30; \
+                printf '%s\\n' first second third 'and 7 more files' fourth | remarks_line";
+    let said = say_in_shells(&["report"], text, "x".repeat(300));
+    let cut = format!("{} ...", "x".repeat(196));
+    assert_eq!(said, format!("{cut}\nshort\nfirst; second; third; and 8 more\n"));
+}

@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # The folder `edgepress/` on the FAT partition, where any computer can write: what a device's identity may bring, taken
 # into a clean copy, and how its secrets are wiped.
-# shellcheck disable=SC2034,SC2154 # variables are shared with the script that sources this
+# shellcheck disable=SC2016,SC2034,SC2154 # programs in quotes; variables are shared with the script that sources this
 
 MOUNT=$EP_ROOT$EP_FAT_MOUNT
 FOLDER=$MOUNT/edgepress
@@ -9,8 +9,13 @@ FOLDER=$MOUNT/edgepress
 # A partition that is not there after so many passes is taken for broken.
 MOUNT_PATIENCE=60
 
-# Files that are looked at.
+# Files that are looked at, and those of a kind that are named where nobody takes them.
 MOST_FILES=200
+MOST_NAMED=5
+# Names of authorities, as people and their programs give them, and FAT tells no case.
+AUTHORITIES='\.(pem|crt|cer|cert|der)(\.txt)?$'
+# Bytes of all of them: those of Mozilla have 230,000.
+MOST_BYTES=2097152
 
 # Files that hold a secret, and those that are of no use without one.
 FAT_SECRETS='private-key.pem symmetric-key bootstrap-key.pem bootstrap-password bootstrap-token wifi-key registry-password'
@@ -40,11 +45,18 @@ fat_missing() {
     missing="the FAT partition is not mounted at $EP_FAT_MOUNT"
 }
 
-# Changes when anything in the folder does that may be taken, or the partition comes.
+# Changes when anything does that may be taken, or is named as not taken, or the partition comes. What else lies there counts by
+# its name, so that it hides nothing and costs little. Wiping takes lines away and changes none.
 fat_fingerprint() {
     ! fat_mounted || echo mounted
-    [ ! -d "$FOLDER" ] || find "$FOLDER" -maxdepth 2 -type f -size -$((LARGEST_TAKEN / 512 + 1)) -print0 |
-        head -z -n "$MOST_FILES" | xargs -0 -r cksum
+    [ -d "$FOLDER" ] || return 0
+    { strangers; authorities; others_in_ca; } | cksum
+    {
+        for name in $FAT_SECRETS $FAT_COMPANIONS $FAT_OTHERS; do printf '%s\n' "$FOLDER/$name" "$FOLDER/$name.txt"; done
+        authorities | head -n "$MOST_FILES" | sed "s#^#$FOLDER/ca/#"
+    } | tr '\n' '\0' | xargs -0 -r sh -c 'size=$1; shift; for file; do shift; [ ! -f "$file" ] || set -- "$@" "$file"; done
+        [ "$#" -eq 0 ] || exec find "$@" -maxdepth 0 \( -size "-$size" -exec cksum {} + -o -printf "%s bytes: %p:\n" \)' \
+        sh $((LARGEST_TAKEN / 512 + 1))
 }
 
 fat_has() {
@@ -67,6 +79,13 @@ not_refused() {
 
 remark() {
     printf '%s\n' "$1" >>"$REMARKS"
+}
+
+# remarks BEFORE BEHIND WHAT: remarks on the first few of the lines on standard input, and how many more there are.
+remarks() {
+    awk -v before="$1" -v behind="$2" -v what="$3" -v most="$MOST_NAMED" '
+        NR <= most { print before $0 behind }
+        END { if (NR > most) print "and " NR - most " more " what }' >>"$REMARKS"
 }
 
 # Sets $file to the one of this name, if there is one that can be taken. Explorer hides the ending that Notepad adds.
@@ -151,7 +170,7 @@ fat_take() {
         take_value "$name" "$1" || return 1
     done
     if is_former; then remark "registration-id (that of the identity before)"; else take_value registration-id "$1"; fi
-    look_for_strangers
+    strangers | remarks '' '' files
     [ "$EP_OVERRIDES" = yes ] || return 0
     for name in endpoint hostname wifi-key registry-address registry-username registry-password; do
         take_value "$name" "$1" || return 1
@@ -171,41 +190,54 @@ is_former() {
         END { exit !(former && other) }' "$VAR/former" -
 }
 
-# Authorities under every name that people and their programs give them; FAT tells no case.
 take_authorities() {
     mkdir -p "$1/ca" || return 1
-    taken=0
-    for file in "$FOLDER"/ca/*; do
-        [ -f "$file" ] || continue
-        name=ca/${file##*/}
-        case $(lower "${name%.[Tt][Xx][Tt]}") in
-            *.pem | *.crt | *.cer | *.cert | *.der) ;;
-            *) remark "$name (no .pem, .crt, .cer or .der)"; continue ;;
-        esac
-        taken=$((taken + 1))
-        if [ "$taken" -gt "$MOST_FILES" ]; then
-            refuse "ca/ holds more than $MOST_FILES authorities"
-            return 0
-        fi
-        is_small "$name" || continue
-        if [ "$(head -c 1 "$file" | od -An -tx1)" = ' 30' ] &&
-            openssl x509 -inform DER -in "$file" -out "$1/$name" 2>/dev/null; then continue; fi
-        taken_pem "$name" "$1" CERTIFICATE "$MOST_AUTHORITIES"
-    done
+    others_in_ca | remarks '' ' (no .pem, .crt, .cer, .cert or .der)' "files in ca/"
+    if [ "$(authorities | wc -l)" -gt "$MOST_FILES" ]; then
+        refuse "ca/ holds more than $MOST_FILES authorities"
+        return 0
+    fi
+    bytes=0
+    while IFS= read -r name; do
+        file=$FOLDER/ca/$name
+        [ -z "$name" ] || take_authority "ca/$name" "$1" || return 1
+        [ "$bytes" -le "$MOST_BYTES" ] || { refuse "ca/ holds more than $MOST_BYTES bytes of authorities"; return 0; }
+    done <<EOF
+$(authorities)
+EOF
 }
 
-# Names what nobody will read: a misspelt file is an identity that does not come. (macOS and Windows leave files of their own.)
-look_for_strangers() {
-    strangers=0
-    for file in "$FOLDER"/*; do
-        [ -f "$file" ] && [ "$strangers" -lt 5 ] || continue
-        name=$(lower "${file##*/}")
-        case " $FAT_SECRETS $FAT_COMPANIONS $FAT_OTHERS thumbs.db desktop.ini " in
-            *" $name "* | *" ${name%.txt} "*) continue ;;
-        esac
-        remark "${file##*/}"
-        strangers=$((strangers + 1))
-    done
+authorities() {
+    files_in "$FOLDER/ca" | grep -i -E "$AUTHORITIES"
+}
+
+others_in_ca() {
+    files_in "$FOLDER/ca" | grep -v -i -E "$AUTHORITIES" | sed 's#^#ca/#'
+}
+
+# The names in a folder. How many there are is anybody's to choose: no program is started for each, nor is each looked up, for
+# which the kernel reads the folder of a FAT from its beginning. (What macOS leaves begins with a dot.)
+files_in() {
+    find "$1" -maxdepth 1 -type f ! -name '.*' -printf '%f\n' 2>/dev/null | sort
+}
+
+# take_authority NAME FOLDER, of $file.
+take_authority() {
+    is_small "$1" || return 0
+    bytes=$((bytes + size))
+    if [ "$(head -c 1 "$file" | od -An -tx1)" = ' 30' ] &&
+        openssl x509 -inform DER -in "$file" -out "$2/$1" 2>/dev/null; then return 0; fi
+    taken_pem "$1" "$2" CERTIFICATE "$MOST_AUTHORITIES"
+}
+
+# What nobody will read: a misspelt file is an identity that does not come. (Windows leaves files of its own.)
+strangers() {
+    files_in "$FOLDER" | awk -v known="$FAT_SECRETS $FAT_COMPANIONS $FAT_OTHERS thumbs.db desktop.ini" '
+        BEGIN { count = split(known, names, " "); for (at = 1; at <= count; at++) taken[names[at]] }
+        { name = tolower($0) }
+        name in taken { next }
+        sub(/\.txt$/, "", name) && name in taken { next }
+        { print }'
 }
 
 lower() {

@@ -69,7 +69,7 @@ pem_blocks() {
                 wrong("what looks like the border of a block is none (-----BEGIN and -----END, with five dashes)")
         }
         function begin(name) {
-            label = name; first = number; body = ""; headers = 1
+            label = name; first = number; body = chunk = ""; headers = 1
         }
         function content(text) {
             if (headers && text ~ /^[A-Za-z][A-Za-z0-9-]*: /) {
@@ -83,9 +83,12 @@ pem_blocks() {
             if (text == "") return
             headers = 0
             if (text ~ /[^A-Za-z0-9+\/=]/) wrong("a sign that is no base64, in the block that begins in line " first)
-            body = body text
+            # By pieces: a block of 100,000 short lines would be copied 100,000 times.
+            chunk = chunk text
+            if (length(chunk) > 1024) { body = body chunk; chunk = "" }
         }
         function finish(  at) {
+            body = body chunk
             if (label == "X509 CERTIFICATE") label = "CERTIFICATE"
             if (label == "TRUSTED CERTIFICATE") {
                 wrong("a TRUSTED CERTIFICATE, which only OpenSSL reads (openssl x509 makes a plain one)")

@@ -28,10 +28,7 @@ check_overrides() {
 # Names the lines of `hosts` that the device will not have.
 check_hosts() {
     [ -s "$1/hosts" ] || return 0
-    hosts_lines "$1/hosts" other | head -n 5 >"$RUN/hosts"
-    while read -r number; do
-        remark "hosts, line $number (an address, then names of letters, digits, dots and dashes)"
-    done <"$RUN/hosts"
+    hosts_lines "$1/hosts" other | remarks "hosts, line " " (an address, then names of letters, digits, dots and dashes)" "lines of hosts"
 }
 
 # hosts_lines FILE good|other: its lines as /etc/hosts wants them, without comments; or the numbers of the others. What an

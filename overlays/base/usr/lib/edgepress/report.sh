@@ -13,9 +13,14 @@ hub=
 last_error=
 last_error_at=
 
-# Fit for a terminal and for JSON: one line of plain characters, at most 200.
+# Characters of a reason, and of all that is not taken.
+LONGEST_REASON=200
+LONGEST_REMARKS=800
+
+# Fit for a terminal and for JSON: one line of plain characters; what is too long ends in three dots.
 printable() {
-    printf '%s' "$1" | tr '\n\t"\134' "  '/" | tr -cd '\40-\176' | cut -c 1-200
+    printf '%s' "$1" | tr '\n\t"\134' "  '/" | tr -cd '\40-\176' |
+        awk -v most="$LONGEST_REASON" '{ print (length($0) > most ? substr($0, 1, most - 4) " ..." : $0) }'
 }
 
 console() {
@@ -65,13 +70,23 @@ report() {
     console "$1: $text"
 }
 
-# What the partition holds and nobody takes, in one line, when it changes.
+# What the partition holds and nobody takes, in one line, when it changes. How many more there are is said, too.
 tell_remarks() {
     told=$remarks
     remarks=
     # shellcheck disable=SC2153 # the file
-    [ ! -s "$REMARKS" ] || remarks=$(printable "$(tr '\n' ';' <"$REMARKS" | sed 's/;$//; s/;/; /g')")
+    [ ! -s "$REMARKS" ] || remarks=$(remarks_line <"$REMARKS")
     [ -z "$remarks" ] || [ "$remarks" = "$told" ] || console "not taken from edgepress/: $remarks"
+}
+
+remarks_line() {
+    tr '\t"\134' " '/" | tr -cd '\12\40-\176' | awk -v most="$LONGEST_REMARKS" -v longest="$LONGEST_REASON" '
+        {
+            if (length($0) > longest) $0 = substr($0, 1, longest - 4) " ..."
+            if (left || length(line) + length($0) > most) { left += (/^and [0-9]+ more / ? $2 : 1); next }
+            line = line (line == "" ? "" : "; ") $0
+        }
+        END { print line (left ? "; and " left " more" : "") }'
 }
 
 # Something is not there yet.

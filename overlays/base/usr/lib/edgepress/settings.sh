@@ -3,6 +3,9 @@
 # device is called: templates are filled in with what the machine can find out about itself.
 # shellcheck disable=SC2034,SC2154 # variables are shared with the script that sources this
 
+# Lines of source.toml: far above any that one needs.
+MOST_LINES=1000
+
 # read_settings FILE: sets S_* from lines `key = "value"`. Nothing of it is ever run.
 read_settings() {
     S_from=partition S_registration_id='' S_hostname='' S_url='' S_enrol=runtime S_auto_renew='' S_vault=''
@@ -13,6 +16,7 @@ read_settings() {
     sed 's/^[ \t]*//; s/[ \t]*$//; s/[ \t]*=[ \t]*/=/' "$1" >"$RUN/settings" || return 1
     while IFS= read -r line || [ -n "$line" ]; do
         number=$((number + 1))
+        [ "$number" -le "$MOST_LINES" ] || complain "source.toml has more than $MOST_LINES lines" || return 1
         case $line in '' | '#'*) continue ;; esac
         value=${line#*=}
         case $value in '"'*'"') value=${value#\"} value=${value%\"} ;; esac
