@@ -241,11 +241,11 @@ A device's identity goes into this folder, as plain files:
   private-key.pem   its private key
   registration-id   one line (may be left out: the certificate's common name is taken)
 
-First boot moves them to their place and wipes them here.
+First boot moves them to their place, and wipes certificate and key here.
 
 Unless the image forbids it, these are taken as well:
 
-  ca/*.pem, ca/*.crt   certificate authorities to trust
+  ca/*.pem             certificate authorities to trust (also .crt, .cer, .cert, .der)
   authorized_keys      SSH keys of the account
   hosts                lines for /etc/hosts
   hostname             name of the machine
@@ -278,4 +278,29 @@ fn own_arguments(recipe: &Recipe) -> Result<Vec<&str>> {
 
 fn file(path: &str, mode: u32, content: impl Into<Vec<u8>>) -> Entry {
     Entry::own(path, mode, Kind::File(content.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::README;
+
+    /// What first boot takes from the partition, the file on the partition names.
+    #[test]
+    fn the_readme_names_what_first_boot_takes() {
+        let script = include_str!("../../../overlays/base/usr/lib/edgepress/fat.sh");
+        let mut names: Vec<&str> = Vec::new();
+        for list in ["FAT_SECRETS='", "FAT_COMPANIONS='", "FAT_OTHERS='"] {
+            let (list, _) =
+                script.split_once(list).and_then(|(_, rest)| rest.split_once('\'')).expect("a list");
+            names.extend(list.split(' ').filter(|name| !["wiping.tmp", "readme.txt"].contains(name)));
+        }
+        assert!(names.len() > 15, "{names:?}");
+        assert!(names.iter().all(|name| README.contains(name)), "{names:?}");
+        let (endings, _) = script
+            .split_once("AUTHORITIES='\\.(")
+            .and_then(|(_, rest)| rest.split_once(')'))
+            .expect("endings of authorities");
+        assert!(endings.split('|').all(|ending| README.contains(&format!(".{ending}"))), "{endings}");
+        assert!(README.lines().all(|line| line.is_ascii() && line.len() < 100));
+    }
 }
