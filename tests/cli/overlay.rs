@@ -145,6 +145,21 @@ fn secrets_of_one_device_are_refused_as_the_build_does() {
             "{found:#?}"
         );
     }
+    // Wherever it lies, and whatever it is called.
+    let pem = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg\n";
+    for (path, content, says) in [
+        ("usr/share/site/data", pem, "/usr/share/site/data of an overlay is a private key"),
+        ("lib/site/key.pem", pem, "/usr/lib/site/key.pem of an overlay is a private key"),
+        (
+            "usr/share/app/.env",
+            "SharedAccessKey = q2w9ZbX0kT7mJ4vYtR1pLs8hNcE5gUaDfOi3KxQeB6A=\n",
+            "/usr/share/app/.env of an overlay is a cloud's secret in plain text",
+        ),
+    ] {
+        let own = Own::new("");
+        own.file(&format!("own/{path}"), content, 0o600);
+        own.one("error", says);
+    }
     let own = Own::new("");
     own.file("own/opt/app/server.p12", "x", 0o600);
     own.one("error", "/opt/app/server.p12 of an overlay is a key store");

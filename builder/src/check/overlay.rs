@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -227,7 +228,7 @@ fn leaks(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Finding>) -> Result<
         keys: recipe.packages.keep_keys.iter().cloned().collect(),
         wifi: wifi::allowed(recipe.network.wifi.as_ref()).unwrap_or_default(),
     };
-    for leak in guard::check_tree(&Overlays::of(laid), &allowed)? {
+    for leak in guard::check_overlay(&Overlays::of(laid), &allowed)? {
         let path = guard::path_of(&leak);
         let message = format!("{} of an overlay is {}", path.display(), leak.message);
         let from = laid.iter().find(|one| one.path.starts_with(path)).map(at);
@@ -270,10 +271,10 @@ impl Tree for Overlays<'_> {
         Ok(names.map(|(name, kind)| (name.clone(), *kind)).collect())
     }
 
-    fn content(&self, file: &Path, limit: u64) -> Result<Vec<u8>> {
+    fn open(&self, file: &Path) -> Result<Option<Box<dyn Read + '_>>> {
         match self.files.get(file) {
-            Some(laid) if laid.size() <= limit => laid.beginning(limit),
-            _ => Ok(Vec::new()),
+            Some(laid) => laid.open(),
+            None => Ok(None),
         }
     }
 }

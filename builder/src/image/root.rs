@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -383,11 +384,17 @@ impl Tree for Root {
         }
     }
 
-    fn content(&self, file: &Path, limit: u64) -> Result<Vec<u8>> {
+    fn open(&self, file: &Path) -> Result<Option<Box<dyn Read + '_>>> {
         match self.lstat(file)? {
-            Some(stat) if stat.size <= limit => Ok(self.read(file, limit)?.unwrap_or_default()),
-            _ => Ok(Vec::new()),
+            Some(stat) if stat.kind == '-' => Ok(Some(Box::new(self.open_file(file)?))),
+            _ => Ok(None),
         }
+    }
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.fill(buffer).map_err(std::io::Error::other)
     }
 }
 

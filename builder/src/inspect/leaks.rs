@@ -15,7 +15,8 @@ use crate::board::files::Files;
 use crate::finding::{Finding, Place, Severity};
 use crate::image::root::Root;
 use crate::rootfs::guard::{self, Allowed};
-use crate::rootfs::guard_rules::{PKCS12, PRIVATE_KEY, has_yaml_password, is_key_store, matches};
+use crate::rootfs::guard_rules::{PRIVATE_KEY, Rule, by_ending, has_yaml_password, matches, secret_rule};
+use crate::rootfs::secrets;
 use crate::stamp::golden::{AUTHORITIES, FOLDER, identity_file, is_authority};
 use crate::verdict::Check;
 
@@ -26,8 +27,8 @@ const ROOT: &str = "root";
 /// The partition that the firmware reads.
 pub const FAT: &str = "fat";
 const CONFIG: &str = "/etc/aziot/config.toml";
-/// A larger file on the FAT partition is no key.
-const KEY_MAX: u64 = 64 << 10;
+/// A larger file on the FAT partition is a kernel, or another program of the firmware.
+const KEY_MAX: u64 = 2 << 20;
 
 /// Files of an identity that are of no use alone; what else an identity needs is the image's to say (docs/identity.md).
 const PAIRS: [[&str; 2]; 3] = [
@@ -179,18 +180,24 @@ fn on_fat_is(files: &dyn Files, file: &FileFacts, partition: &str) -> Option<(&'
         let keys = files.read(&file.path).is_some_and(|content| has_yaml_password(&content));
         return keys.then_some(("the key of a network", "name it in network.wifi of the recipe"));
     }
-    if is_key_store(Path::new(&path)) {
-        return Some((PKCS12.what, "remove it"));
+    let rule = secret(files, file)?;
+    if rule.what == PRIVATE_KEY.what {
+        let hint =
+            "remove it: an identity is put on by `edgepress stamp`, under the names that first boot knows";
+        return Some((rule.what, hint));
     }
-    is_key(files, file).then_some((
-        PRIVATE_KEY.what,
-        "remove it: an identity is put on by `edgepress stamp`, under the names that first boot knows",
-    ))
+    Some((rule.what, "remove it"))
 }
 
-fn is_key(files: &dyn Files, file: &FileFacts) -> bool {
-    let small = (1..=KEY_MAX).contains(&file.size) && !file.path.to_lowercase().ends_with(".dtbo");
-    small && files.read(&file.path).is_some_and(|content| (PRIVATE_KEY.holds)(&content))
+/// What a file is by what it holds. Kernels and programs of the firmware are larger than text that people write; what
+/// describes hardware has no ending in common with it.
+fn secret(files: &dyn Files, file: &FileFacts) -> Option<&'static Rule> {
+    let small = file.size <= KEY_MAX && !file.path.to_lowercase().ends_with(".dtbo");
+    let content = small.then(|| files.read(&file.path)).flatten()?;
+    match secrets::find_in(&content) {
+        Some(secret) => Some(secret_rule(secret)),
+        None => by_ending(Path::new(&file.path), content.as_slice()).ok().flatten(),
+    }
 }
 
 /// What was looked through.

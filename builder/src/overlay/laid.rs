@@ -1,7 +1,7 @@
 //! What is laid: one path of the image, and where its content is.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::Read;
 use std::path::PathBuf;
 
 use crate::tree::entry::Origin;
@@ -38,35 +38,33 @@ pub enum What {
 }
 
 impl Laid {
+    /// A file to be read piece by piece; nothing of what is no file.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn open(&self) -> Result<Option<Box<dyn Read + '_>>> {
+        match &self.what {
+            What::Rendered(bytes) => Ok(Some(Box::new(bytes.as_slice()))),
+            What::File(_) => {
+                let file = &self.origin.file;
+                let file = File::open(file).with_context(|| format!("reading {}", file.display()))?;
+                Ok(Some(Box::new(file)))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// The first bytes of a file, `limit` at most; nothing of what is no file.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn beginning(&self, limit: u64) -> Result<Vec<u8>> {
-        match &self.what {
-            What::Rendered(bytes) => {
-                let end = usize::try_from(limit).unwrap_or(usize::MAX).min(bytes.len());
-                Ok(bytes[..end].to_vec())
-            }
-            What::File(_) => {
-                let mut bytes = Vec::new();
-                let file = &self.origin.file;
-                File::open(file)
-                    .and_then(|file| file.take(limit).read_to_end(&mut bytes))
-                    .with_context(|| format!("reading {}", file.display()))?;
-                Ok(bytes)
-            }
-            _ => Ok(Vec::new()),
+        let mut bytes = Vec::new();
+        if let Some(file) = self.open()? {
+            let context = || format!("reading {}", self.origin.file.display());
+            file.take(limit).read_to_end(&mut bytes).with_context(context)?;
         }
-    }
-
-    /// Bytes of a file; 0 for what is none.
-    pub fn size(&self) -> u64 {
-        match &self.what {
-            What::Rendered(bytes) => bytes.len() as u64,
-            What::File(size) => *size,
-            _ => 0,
-        }
+        Ok(bytes)
     }
 
     /// Is it a regular file?

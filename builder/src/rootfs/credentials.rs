@@ -1,7 +1,9 @@
 //! Credentials of clouds, registries and services, which people leave in a home or beside an application: rules for files
 //! by name in any home, and one judge for what any file holds.
 
-use super::guard_rules::{REMOVE, Rule, any, has_password, has_registry_login, if_holds, lines};
+use super::guard_rules::{
+    REMOVE, Rule, any, has_login_in_address, has_password, has_registry_login, if_holds,
+};
 
 const AT_RUN_TIME: &str = "have the device fetch or be given its own, or hand it to one container at run time; whoever has the image has it";
 
@@ -9,16 +11,22 @@ const AT_RUN_TIME: &str = "have the device fetch or be given its own, or hand it
 pub const IN_A_HOME: &[Rule] = &[
     if_holds("~/.aws/credentials", has_assignment, "keys of Amazon's cloud", REMOVE),
     if_holds("~/.aws/sso/cache/*", has_content, "a login to Amazon's cloud", REMOVE),
-    any("~/.azure/**", "a login to Azure", REMOVE),
+    if_holds("~/.azure/**", has_azure_login, "a login to Azure", REMOVE),
     if_holds("~/.config/gcloud/**", has_gcloud_login, "a login to Google's cloud", REMOVE),
     if_holds("~/.kube/config", has_kube_login, "a login to Kubernetes", REMOVE),
     if_holds("~/.docker/config.json", has_registry_login, "a login to a container registry", REMOVE),
+    if_holds("~/.dockercfg", has_old_registry_login, "a login to a container registry", REMOVE),
     if_holds("~/.config/containers/auth.json", has_registry_login, "a login to a container registry", REMOVE),
-    if_holds("~/.netrc", has_password, "passwords", REMOVE),
-    if_holds("~/.git-credentials", has_content, "passwords of git servers", REMOVE),
-    if_holds("~/.config/git/credentials", has_content, "passwords of git servers", REMOVE),
+    if_holds("~/.netrc", has_netrc_password, "passwords", REMOVE),
+    if_holds("~/.git-credentials", has_login_in_address, "passwords of git servers", REMOVE),
+    if_holds("~/.config/git/credentials", has_login_in_address, "passwords of git servers", REMOVE),
+    if_holds("~/.gitconfig", has_login_in_address, "a password of a git server", REMOVE),
+    if_holds("~/.git/config", has_login_in_address, "a password of a git server", REMOVE),
+    if_holds("~/pip.conf", has_login_in_address, "a login to a Python package index", REMOVE),
+    if_holds("~/.condarc", has_login_in_address, "a login to a package channel", REMOVE),
     if_holds("~/.config/gh/hosts.yml", has_token, "a login to GitHub", REMOVE),
     if_holds("~/.npmrc", has_npm_login, "a login to an npm registry", REMOVE),
+    if_holds("~/npmrc", has_npm_login, "a login to an npm registry", REMOVE),
     if_holds("~/.yarnrc.yml", has_npm_login, "a login to an npm registry", REMOVE),
     if_holds("~/.pypirc", has_password, "a login to a Python package index", REMOVE),
     if_holds("~/.cargo/credentials", has_token, "a login to a Rust package registry", REMOVE),
@@ -27,7 +35,7 @@ pub const IN_A_HOME: &[Rule] = &[
     if_holds("~/.m2/settings.xml", has_password, "a login to a Maven repository", REMOVE),
     if_holds("~/.terraform.d/credentials.tfrc.json", has_token, "a login to Terraform", REMOVE),
     if_holds("~/.vault-token", has_content, "a token of a Vault server", REMOVE),
-    if_holds("~/.pgpass", has_content, "passwords of databases", REMOVE),
+    if_holds("~/.pgpass", has_pgpass, "passwords of databases", REMOVE),
     if_holds("~/.my.cnf", has_password, "a password of a database", REMOVE),
     if_holds("~/.boto", has_assignment, "keys of a cloud", REMOVE),
     if_holds("~/.s3cfg", has_assignment, "keys of a cloud", REMOVE),
@@ -39,98 +47,106 @@ pub const IN_A_HOME: &[Rule] = &[
 ];
 
 /// Anywhere: text of a kind that is nothing but a secret, whatever the file's name.
-pub const ANYWHERE: Rule = if_holds("", has_cloud_secret, "a cloud's secret in plain text", AT_RUN_TIME);
-
-/// Fewer characters are a placeholder: an IoT Hub's keys have 44, Amazon's 40, a storage account's 88.
-const LEAST_SECRET: usize = 32;
-
-/// What stands before the value, and the value's characters: base64, or as a URL's query has it.
-const SECRETS: [&str; 8] = [
-    "SharedAccessKey=",
-    "AccountKey=",
-    "SharedSecretValue=",
-    "aws_secret_access_key",
-    "AWS_SECRET_ACCESS_KEY",
-    "AZURE_CLIENT_SECRET",
-    "AZURE_STORAGE_KEY",
-    "azure_client_secret",
-];
-
-fn has_cloud_secret(content: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(content);
-    let known = SECRETS.iter().any(|name| {
-        text.match_indices(name).any(|(at, _)| {
-            let value = text[at + name.len()..].trim_start_matches([' ', '\t', '=', ':', '"', '\'']);
-            secret_length(value) >= LEAST_SECRET
-        })
-    });
-    known || has_sas_token(&text) || has_amazon_pair(&text)
-}
-
-/// Characters that a secret of any of these kinds has, at the start of a text; a template or a shell's variable has others.
-fn secret_length(text: &str) -> usize {
-    text.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || b"+/=%-_~.".contains(byte)).count()
-}
-
-/// `SharedAccessSignature sr=…&sig=…&se=…`: a token, which may be good for years.
-fn has_sas_token(text: &str) -> bool {
-    text.match_indices("SharedAccessSignature sr=").any(|(at, _)| {
-        let line = text[at..].lines().next().unwrap_or_default();
-        line.split('&')
-            .filter_map(|part| part.strip_prefix("sig="))
-            .any(|sig| secret_length(sig) >= LEAST_SECRET)
-    })
-}
-
-/// An access key's id, which by itself tells nothing, and in the same file something of a secret key's length.
-fn has_amazon_pair(text: &str) -> bool {
-    let words = || text.split(|c: char| !(c.is_ascii_alphanumeric() || "+/".contains(c)));
-    let is_id = |word: &str| {
-        word.len() == 20
-            && word.starts_with("AKIA")
-            && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
-    };
-    words().any(is_id) && words().any(|word| word.len() == 40 && word.bytes().any(|b| b.is_ascii_uppercase()))
-}
+pub const ANYWHERE: Rule = any("", "a cloud's secret in plain text", AT_RUN_TIME);
 
 fn has_content(content: &[u8]) -> bool {
     !content.trim_ascii().is_empty()
 }
 
-/// A line `name = value` that is no comment, as in INI files.
-fn has_assignment(content: &[u8]) -> bool {
-    lines(content).any(|line| {
-        let line = String::from_utf8_lossy(line);
-        let pair = line.split_once('=').filter(|(name, _)| !name.trim_start().starts_with(['#', ';']));
+/// A value that stands for none yet: nothing, `<key>`, `${VAR}`, `%VAR%`, `changeme`, `xxxx`. Quotes around it count for nothing.
+pub(super) fn is_placeholder(value: &str) -> bool {
+    let value = value.trim().trim_end_matches([',', ';']).trim_matches(['"', '\'']).trim();
+    let lower = value.to_lowercase();
+    let between = |start: &str, end: &str| value.starts_with(start) && value.ends_with(end);
+    value.starts_with('$')
+        || [("<", ">"), ("{", "}"), ("%", "%"), ("[", "]")].iter().any(|(start, end)| between(start, end))
+        || ["", "null", "none", "~", "...", "…", "[]"].contains(&lower.as_str())
+        || ["changeme", "change-me", "change_me", "replace", "placeholder", "your"]
+            .iter()
+            .any(|word| lower.starts_with(word))
+        || (lower.len() > 2 && lower.bytes().all(|byte| b"x*.-_".contains(&byte)))
+}
+
+/// A line `name = value` or `name: value` that is no comment, its name with one of these words, and its value real.
+fn assigns(content: &[u8], words: &[&str], signs: &[char]) -> bool {
+    String::from_utf8_lossy(content).lines().any(|line| {
+        let line = line.trim().trim_start_matches(['-', ' ']);
+        let pair = line.split_once(signs).filter(|(name, _)| !name.starts_with(['#', ';', '!']));
         pair.is_some_and(|(name, value)| {
             let name = name.to_lowercase();
-            ["key", "secret", "token", "pass"].iter().any(|word| name.contains(word))
-                && !value.trim().is_empty()
+            words.iter().any(|word| name.contains(word)) && !is_placeholder(value)
         })
     })
 }
 
+/// As in INI files.
+fn has_assignment(content: &[u8]) -> bool {
+    assigns(content, &["key", "secret", "token", "pass"], &['='])
+}
+
 fn has_token(content: &[u8]) -> bool {
+    assigns(content, &["token"], &['=', ':'])
+}
+
+/// Its settings are INI, as `[core]`; everything else there are tokens and who has them.
+fn has_azure_login(content: &[u8]) -> bool {
+    match content.trim_ascii() {
+        [] => false,
+        [b'[', rest @ ..] if rest.first().is_some_and(u8::is_ascii_alphabetic) => has_assignment(content),
+        b"{}" | b"[]" => false,
+        _ => true,
+    }
+}
+
+/// The form before `config.json`: addresses, each with its login.
+fn has_old_registry_login(content: &[u8]) -> bool {
+    match serde_json::from_slice::<serde_json::Value>(content) {
+        Ok(config) => config.as_object().is_some_and(|logins| !logins.is_empty()),
+        Err(_) => has_content(content),
+    }
+}
+
+/// Words, on one line or several: `machine x login y password z`.
+fn has_netrc_password(content: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(content);
+    let mut words =
+        text.lines().filter(|line| !line.trim_start().starts_with('#')).flat_map(str::split_whitespace);
+    while let Some(word) = words.next() {
+        if word == "password" && words.next().is_some_and(|value| !is_placeholder(value)) {
+            return true;
+        }
+    }
+    false
+}
+
+/// `host:port:database:user:password`; a colon of a value is `\:`.
+fn has_pgpass(content: &[u8]) -> bool {
     String::from_utf8_lossy(content).lines().any(|line| {
-        !line.trim_start().starts_with('#') && line.contains("token") && line.contains([':', '='])
+        let password = line.replace("\\:", "").splitn(5, ':').nth(4).map(str::to_owned);
+        !line.starts_with('#') && password.is_some_and(|password| !is_placeholder(&password))
     })
 }
 
 fn has_npm_login(content: &[u8]) -> bool {
-    let words = ["_authToken", "_auth", "_password", "npmAuthToken", "npmAuthIdent"];
     String::from_utf8_lossy(content).lines().any(|line| {
-        !line.trim_start().starts_with(['#', ';'])
-            && words.iter().any(|word| line.contains(word))
-            // `${NPM_TOKEN}` is none.
-            && !line.contains("${")
+        // Its address has colons: `//registry.example/:_authToken=…`.
+        let pair = line.split_once('=').or_else(|| line.rsplit_once(": "));
+        pair.filter(|(name, _)| !name.trim_start().starts_with(['#', ';'])).is_some_and(|(name, value)| {
+            let name = name.trim().trim_matches('"');
+            let words = ["_authToken", "_auth", "_password", "npmAuthToken", "npmAuthIdent"];
+            words.iter().any(|word| name.ends_with(word)) && !is_placeholder(value) && !value.contains("${")
+        })
     })
 }
 
 fn has_kube_login(content: &[u8]) -> bool {
-    let words = ["client-key-data:", "token:", "password:", "client-key:"];
-    String::from_utf8_lossy(content)
-        .lines()
-        .any(|line| words.iter().any(|word| line.trim().starts_with(word)))
+    String::from_utf8_lossy(content).lines().any(|line| {
+        let pair = line.trim().trim_start_matches(['-', ' ']).split_once(':');
+        pair.is_some_and(|(name, value)| {
+            let words = ["client-key-data", "token", "password", "client-key"];
+            words.contains(&name.trim_matches('"')) && !is_placeholder(value)
+        })
+    })
 }
 
 fn has_gcloud_login(content: &[u8]) -> bool {
@@ -140,29 +156,9 @@ fn has_gcloud_login(content: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{IN_A_HOME, has_cloud_secret};
+    use super::IN_A_HOME;
     use crate::rootfs::guard_rules::matches;
     use std::path::Path;
-
-    #[test]
-    fn secrets_in_plain_text() {
-        let key = "wZ4X9m2h".repeat(5) + "abc=";
-        for (text, expected) in [
-            (format!("X=HostName=h.azure-devices.net;DeviceId=d;SharedAccessKey={key}\n"), true),
-            (format!("conn: \"Endpoint=sb://x/;SharedAccessKeyName=n;SharedAccessKey={key}\"\n"), true),
-            (format!("DefaultEndpointsProtocol=https;AccountName=a;AccountKey={key}{key}\n"), true),
-            (format!("export AWS_SECRET_ACCESS_KEY='{key}'\n"), true),
-            (format!("AZURE_CLIENT_SECRET={key}\n"), true),
-            (format!("SharedAccessSignature sr=h%2Fdevices%2Fd&sig={key}&se=99\n"), true),
-            (format!("id = AKIA{}\nother = {}\n", "ABCDEFGH12345678", "aB3/".repeat(10)), true),
-            ("SharedAccessKey=${KEY}\nAccountKey=<your key>\nSharedAccessKey=\n".into(), false),
-            ("aws_secret_access_key = changeme\nAZURE_CLIENT_SECRET=\"$1\"\n".into(), false),
-            (format!("a digest: {}\nid = AKIA\n", "0".repeat(64)), false),
-            ("SharedAccessSignature sr={}&sig={}&se={}\n".into(), false),
-        ] {
-            assert_eq!(has_cloud_secret(text.as_bytes()), expected, "{text}");
-        }
-    }
 
     /// Each rule with what its file holds, and with what it holds where nobody has logged in.
     #[test]
@@ -180,7 +176,30 @@ mod tests {
             ("root/.cargo/credentials.toml", "[registry]\ntoken = \"x\"\n", "# token =\n"),
             ("root/.config/gh/hosts.yml", "github.com:\n  oauth_token: x\n", "github.com:\n  user: x\n"),
             ("root/.my.cnf", "[client]\npassword=x\n", "[client]\nuser=x\n"),
-            ("root/.pgpass", "h:1:d:u:p\n", ""),
+            ("root/.pgpass", "h:1:d:u:p\n", "#h:1:d:u:p\nh:1:d:u:${PW}\n"),
+            ("root/.dockercfg", "{\"r\":{\"auth\":\"eA==\"}}", "{}"),
+            ("root/.azure/msal_token_cache.json", "{\"AccessToken\":{}}", "{}"),
+            ("root/.azure/config", "[core]\nclient_secret = x\n", "[core]\ncollect_telemetry = no\n"),
+            ("root/.azure/service_principal_entries.json", "[{\"client_id\":\"x\"}]", "[]"),
+            (
+                "root/.netrc",
+                "machine x\n  login y\n  password z\n",
+                "machine x login y password <password>\n",
+            ),
+            ("root/.git-credentials", "https://u:p@git.example\n", "# https://u:p@git.example\n"),
+            ("srv/app/.git/config", "url = https://u:p@git.example/x\n", "url = git@git.example:x\n"),
+            (
+                "etc/pip.conf",
+                "index-url = https://u:p@pypi.example/x\n",
+                "index-url = https://u:${PW}@pypi.example/x\n",
+            ),
+            ("etc/npmrc", "//r.example/:_auth = eA==\n", "//r.example/:_auth=<token>\nalways-auth=true\n"),
+            (
+                "root/.kube/config",
+                "users:\n- user:\n    client-key-data: eA==\n",
+                "    token: \"\"\n    password: changeme\n",
+            ),
+            ("root/.s3cfg", "secret_key = x\n", "secret_key = xxxx\naccess_token =\n"),
         ] {
             let rules: Vec<_> =
                 IN_A_HOME.iter().filter(|rule| matches(rule.pattern, Path::new(path))).collect();

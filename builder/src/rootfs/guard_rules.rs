@@ -1,8 +1,13 @@
 //! What must not be in a golden image, by path and content.
 
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::credentials::{ANYWHERE, is_placeholder};
+use super::secrets::{self, Secret};
+
 /// Something that makes one machine, or opens one.
+#[derive(Debug)]
 pub struct Rule {
     /// Where, from the root: `*` stands for any characters within a name, a last `**` for everything below a folder, a first
     /// `~` for any folder.
@@ -157,15 +162,50 @@ pub const ENGINE_STORE: [&str; 2] = ["var/lib/docker/image", "var/lib/docker/ove
 pub const STORED: Rule = any("", "images of docker", "preload images with engine.images");
 
 /// Anywhere in the folders that the guard walks, except where a package's scripts quote one.
-pub const PRIVATE_KEY: Rule = if_holds("", has_private_key, "a private key", NO_KEY);
-/// PKCS #12 is binary; the ending has to do.
-pub fn is_key_store(path: &Path) -> bool {
-    let ending = path.extension().unwrap_or_default();
-    ending.eq_ignore_ascii_case("p12") || ending.eq_ignore_ascii_case("pfx")
+pub const PRIVATE_KEY: Rule = any("", "a private key", NO_KEY);
+/// Certificates with a key.
+pub const KEY_STORE: Rule = any("", "a key store (PKCS #12, Java's)", NO_KEY);
+
+/// What is wrong with a file that holds a secret.
+pub fn secret_rule(secret: Secret) -> &'static Rule {
+    match secret {
+        Secret::Key => &PRIVATE_KEY,
+        Secret::Store => &KEY_STORE,
+        Secret::Login => &ANYWHERE,
+    }
 }
 
-/// What [`is_key_store`] finds.
-pub const PKCS12: Rule = any("", "a key store (PKCS #12)", NO_KEY);
+/// What is wrong with a file whose content alone does not say it: a PKCS #12 that hides all that it holds, and 32 bytes in
+/// base64, which are a key where the name says so.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn by_ending(path: &Path, mut file: impl Read) -> io::Result<Option<&'static Rule>> {
+    let ending = path.extension().unwrap_or_default();
+    if ending.eq_ignore_ascii_case("p12") || ending.eq_ignore_ascii_case("pfx") {
+        let mut first = [0];
+        let empty = file.read(&mut first)? == 0;
+        let trusted = secrets::is_trust_store(first.as_slice().chain(file))?;
+        return Ok((!empty && !trusted).then_some(&KEY_STORE));
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let is_key = ending.eq_ignore_ascii_case("key")
+        || name.contains("private")
+        || WIREGUARD.iter().any(|pattern| matches(pattern, path));
+    // The public half has the same form, and a name that says it.
+    if !is_key || name.contains("pub") {
+        return Ok(None);
+    }
+    let mut content = Vec::new();
+    file.take(RAW_KEY).read_to_end(&mut content)?;
+    Ok(secrets::is_raw_key(&content).then_some(&PRIVATE_KEY))
+}
+
+/// Where keys of WireGuard lie, each in a file; systemd reads them too (systemd.netdev(5), `PrivateKeyFile=`).
+const WIREGUARD: [&str; 2] = ["etc/wireguard/*", "etc/systemd/network/*"];
+/// A longer file is no key in base64.
+const RAW_KEY: u64 = 128;
+
 /// Package scripts and checksums: packages' own text, which may quote a key's first line.
 pub const NO_KEYS_UNDER: &str = "var/lib/dpkg/info";
 
@@ -210,10 +250,6 @@ fn is_machine_id(content: &[u8]) -> bool {
 
 pub(super) fn lines(content: &[u8]) -> impl Iterator<Item = &[u8]> {
     content.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii)
-}
-
-fn has(content: &[u8], word: &[u8]) -> bool {
-    content.windows(word.len()).any(|window| window == word)
 }
 
 fn has_initiator_name(content: &[u8]) -> bool {
@@ -296,47 +332,46 @@ pub(super) fn has_registry_login(content: &[u8]) -> bool {
     }
 }
 
+/// A line with the word, and something after it: `password x`, `password = x`, `<password>x</password>`.
 pub(super) fn has_password(content: &[u8]) -> bool {
-    lines(content).any(|line| !line.starts_with(b"#") && has(line, b"password"))
-}
-
-fn has_login_in_address(content: &[u8]) -> bool {
-    lines(content).filter(|line| !line.starts_with(b"#")).any(|line| {
-        let text = String::from_utf8_lossy(line);
-        text.split("://").skip(1).any(|rest| {
-            let host = rest.split(['/', ' ', '\t', ']']).next().unwrap_or_default();
-            host.rsplit_once('@').is_some_and(|(login, _)| login.contains(':'))
+    lines(content).filter(|line| !line.starts_with(b"#") && !line.starts_with(b"<!--")).any(|line| {
+        let line = String::from_utf8_lossy(line);
+        let lower = line.to_ascii_lowercase();
+        lower.match_indices("password").any(|(at, word)| {
+            let value = line[at + word.len()..].trim_start_matches(['"', '\'', ' ', '\t', '=', ':', '>']);
+            let value = value.strip_prefix("value=").unwrap_or(value).split("</").next().unwrap_or_default();
+            let value = value.split_whitespace().next().unwrap_or_default().trim_end_matches("/>");
+            !is_placeholder(value)
         })
     })
 }
 
-fn has_wireguard_key(content: &[u8]) -> bool {
-    lines(content).any(|line| line.starts_with(b"PrivateKey=") || line.starts_with(b"PrivateKey ="))
+pub(super) fn has_login_in_address(content: &[u8]) -> bool {
+    lines(content).filter(|line| !line.starts_with(b"#")).any(|line| {
+        let text = String::from_utf8_lossy(line);
+        text.split("://").skip(1).any(|rest| {
+            let host = rest.split(['/', ' ', '\t', ']']).next().unwrap_or_default();
+            let password = host.rsplit_once('@').and_then(|(login, _)| login.split_once(':'));
+            password.is_some_and(|(_, password)| !is_placeholder(password))
+        })
+    })
 }
 
-/// A PEM block: its first line, and after it a line of base64 or the header of an encrypted key (RFC 7468, RFC 1421).
-/// The first line alone stands in many a script.
-fn has_private_key(content: &[u8]) -> bool {
-    let mut lines = lines(content);
-    while let Some(line) = lines.next() {
-        if !line.starts_with(b"-----BEGIN ") || !line.ends_with(b"PRIVATE KEY-----") {
-            continue;
-        }
-        let next = lines.next().unwrap_or_default();
-        let base64 = next.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(byte));
-        if next.starts_with(b"Proc-Type:") || (base64 && next.len() >= 16) {
-            return true;
-        }
-    }
-    false
+/// Names without case, as wg(8) reads them.
+fn has_wireguard_key(content: &[u8]) -> bool {
+    String::from_utf8_lossy(content).lines().filter_map(|line| line.split_once('=')).any(|(name, value)| {
+        let name = name.trim();
+        let is_key = name.eq_ignore_ascii_case("PrivateKey") || name.eq_ignore_ascii_case("PresharedKey");
+        is_key && !is_placeholder(value)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        has_account_password, has_identity, has_iwd_key, has_login_in_address, has_network_key,
-        has_private_key, has_registry_login, has_working_password, has_yaml_password, is_key_store,
-        is_machine_id, lets_in, matches,
+        has_account_password, has_identity, has_iwd_key, has_login_in_address, has_network_key, has_password,
+        has_registry_login, has_wireguard_key, has_working_password, has_yaml_password, is_machine_id,
+        lets_in, matches,
     };
     use std::path::Path;
 
@@ -376,7 +411,6 @@ mod tests {
         ] {
             assert_eq!(lets_in(Path::new(path)), expected, "{path}");
         }
-        assert!(is_key_store(Path::new("a/B.P12")) && !is_key_store(Path::new("a/p12")));
     }
 
     #[test]
@@ -410,15 +444,14 @@ mod tests {
             (has_identity, "x = [", false),
             (has_login_in_address, "deb https://archive.example/x y main\n", false),
             (has_login_in_address, "deb [signed-by=/k] https://u:p@archive.example/x y main\n", true),
+            (has_login_in_address, "deb https://u:<password>@archive.example/x y main\n", false),
+            (has_wireguard_key, "[Interface]\nprivatekey = AAAA=\n", true),
+            (has_wireguard_key, "[Interface]\nPrivateKey = <key>\nPrivateKeyFile=/x\n", false),
+            (has_password, "machine x login y password z\n", true),
+            (has_password, "<password>x</password>\n", true),
+            (has_password, "<add key=\"ClearTextPassword\" value=\"x\" />\n", true),
+            (has_password, "<password>${env.PW}</password>\npassword =\n# password x\n", false),
             (has_login_in_address, "# deb https://u:p@archive.example/x y main\n", false),
-            (has_private_key, "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEG\n", true),
-            (has_private_key, "x\r\n-----BEGIN EC PRIVATE KEY-----\r\nMIGHAgEAMBMGByqGSM49AgEG\r\n", true),
-            (has_private_key, "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n", true),
-            (has_private_key, "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n", true),
-            (has_private_key, "grep -q '-----BEGIN PRIVATE KEY-----'\n", false),
-            (has_private_key, "-----BEGIN PRIVATE KEY-----\n$key\n-----END PRIVATE KEY-----\n", false),
-            (has_private_key, "-----BEGIN PUBLIC KEY-----\nMIGHAgEAMBMGByqGSM49AgEG\n", false),
-            (has_private_key, "-----BEGIN PRIVATE KEY-----", false),
         ] {
             assert_eq!(holds(content.as_bytes()), expected, "{content}");
         }

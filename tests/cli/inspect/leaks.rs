@@ -77,7 +77,7 @@ fn the_root_is_where_the_system_is() {
         .code(1)
         .stdout(contains("Debian GNU/Linux 12"))
         .stderr(contains("/etc/ssh/ssh_host_rsa_key: an SSH host key"))
-        .stderr(contains("partition 2, /plant/Key.pfx: a key store (PKCS #12)"));
+        .stderr(contains("partition 2, /plant/Key.pfx: a key store (PKCS #12, Java's)"));
     card.root.retain(|(path, _)| !path.contains("ssh_host"));
     card.write(with_boot_and_data);
     mke2fs(&card.path(), BOOT, BOOT_SIZE, &[grub]);
