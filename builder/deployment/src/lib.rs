@@ -18,6 +18,7 @@ pub mod json;
 pub mod lint;
 pub mod model;
 mod options;
+pub mod private;
 pub mod route;
 mod source;
 pub mod template;

@@ -7,6 +7,7 @@
 //! modules.rs    a module's own properties                          images.rs   images, and what the recipe makes of them
 //! options.rs    createOptions                                      hub.rs      edgeHub and its routes
 //! ports.rs      ports that two modules want                        limits.rs   IoT Hub's limits for twins
+//! reach.rs      what of its machine a module gets hold of
 //! ```
 //!
 //! A new rule is a row in `rules.rs`, a check, and a case in `tests/`; then the page is written anew, as its test says.
@@ -19,6 +20,7 @@ mod limits;
 mod modules;
 mod options;
 mod ports;
+mod reach;
 mod rules;
 
 use std::collections::BTreeSet;

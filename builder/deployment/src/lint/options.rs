@@ -3,11 +3,11 @@
 use edgepress_base::finding::clean;
 
 use super::rules::{
-    BIND_FORM, DOCKER_RESTART, DOCKER_SOCKET, HOST_NETWORK, HOST_NETWORK_PORTS, HOST_PORT, OPTIONS_CHUNKS,
-    OPTIONS_JSON, OPTIONS_LONG, OPTIONS_LOOSE, OPTIONS_LOOSE_JSON, OPTIONS_OBJECT, OPTIONS_PLACE,
-    OPTIONS_SHAPE, PORT_KEY, PRIVILEGED, STORAGE,
+    BIND_FORM, DOCKER_RESTART, HOST_NETWORK, HOST_NETWORK_PORTS, HOST_PORT, OPTIONS_CHUNKS, OPTIONS_JSON,
+    OPTIONS_LONG, OPTIONS_LOOSE, OPTIONS_LOOSE_JSON, OPTIONS_OBJECT, OPTIONS_PLACE, OPTIONS_SHAPE, PORT_KEY,
+    PRIVILEGED, STORAGE,
 };
-use super::{Linter, Want, duplicates};
+use super::{Linter, Want, duplicates, reach};
 use crate::cursor::Cursor;
 use crate::json::{Node, Value};
 use crate::model::container::{container_port, port_range, split_bind};
@@ -41,8 +41,6 @@ const LISTS: [&str; 9] =
 /// Numbers in it.
 const NUMBERS: [&str; 7] =
     ["Memory", "MemoryReservation", "MemorySwap", "NanoCpus", "CpuShares", "CpuQuota", "ShmSize"];
-/// The engine's socket; /var/run is a link to /run.
-const SOCKETS: [&str; 2] = ["/var/run/docker.sock", "/run/docker.sock"];
 /// Where edgeAgent and edgeHub keep their files, and the variable that says so.
 const STORAGE_FOLDER: &str = "storageFolder";
 
@@ -71,6 +69,7 @@ pub(super) fn rules(lint: &mut Linter<'_>, module: &Module) {
         mounts(lint, &host);
         network(lint, &options, &host);
         rights(lint, module, &host);
+        reach::rules(lint, &host);
     }
 }
 
@@ -286,9 +285,6 @@ fn mounted(lint: &mut Linter<'_>, at: &Cursor<'_>, source: &str, target: &str, v
     } else if !target.starts_with('/') || target == "/" {
         let message = format!("`{}` is no place to mount in the container", clean(target));
         lint.hit(&BIND_FORM, at, message, "write the path from / on");
-    } else if SOCKETS.contains(&source) {
-        let message = "the container gets the engine's socket, and with it the device";
-        lint.hit(&DOCKER_SOCKET, at, message, "leave it out unless the module must manage containers");
     }
 }
 

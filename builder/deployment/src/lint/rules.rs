@@ -93,6 +93,11 @@ rules! {
     HOST_NETWORK_PORTS: Warning, "host-network-ports", "port bindings with the host's network", "the engine discards them";
     DOCKER_RESTART: Warning, "docker-restart", "the engine's own `RestartPolicy` or `AutoRemove`", "edgeAgent starts and removes modules; both at once fight";
     DOCKER_SOCKET: Warning, "docker-socket", "the engine's socket in a container", "who can write to it is root on the device";
+    PRIVATE_PLACE: Warning, "private-place", "a module sees keys of the machine, or what uses them", "folders of the runtime, of Azure's agents, of the engine, the partition with the identity: whoever has them is the device";
+    PRIVATE_PLACE_FORBIDDEN: Error, "private-place-forbidden", "the same, where the recipe forbids privileged modules", "`allow_elevated_docker_permissions = false` takes no bind away: the module would be the device, or root on it";
+    HOST_RIGHTS: Warning, "host-rights", "a module that nothing keeps from its machine", "privileged, disks or memory as devices, the machine's processes, capabilities such as SYS_ADMIN, no confinement, another module's folders";
+    HOST_RIGHTS_FORBIDDEN: Error, "host-rights-forbidden", "the same, where the recipe forbids privileged modules", "`allow_elevated_docker_permissions = false` takes `Privileged` and `CapAdd` away, and nothing else";
+    HOST_NETWORK_REACH: Warning, "host-network-reach", "the host's network", "the firewall keeps containers on bridges from the metadata address, not the machine's own network: on an Azure VM the module reads every secret that the device may read";
     PRIVILEGED: Error, "privileged", "a privileged module, or one with added capabilities, where the recipe forbids it", "`allow_elevated_docker_permissions = false`: aziot-edged takes them away (runtime.rs)";
     STORAGE: Warning, "storage", "edgeAgent's or edgeHub's storage is not bound to the host", "messages and the last deployment are lost with the container";
 

@@ -8,8 +8,15 @@ use super::{GOOD, changed, expect, found};
 use crate::lint::Context;
 
 /// The rules that have their cases here.
-pub(super) const RULES: [&str; 5] =
-    ["preloaded-pulled", "never-preloaded", "bootstrap-agent", "privileged", "image-arch"];
+pub(super) const RULES: [&str; 7] = [
+    "preloaded-pulled",
+    "never-preloaded",
+    "bootstrap-agent",
+    "privileged",
+    "image-arch",
+    "private-place-forbidden",
+    "host-rights-forbidden",
+];
 
 fn names(text: &str, context: &Context) -> Vec<&'static str> {
     found(text, context).iter().map(|hit| hit.rule.name).collect()
@@ -66,11 +73,44 @@ fn privileges_are_refused_where_the_recipe_forbids_them() {
     for added in [r#"\"Privileged\":true,"#, r#"\"CapAdd\":[\"NET_ADMIN\"],"#, r#"\"privileged\":true,"#] {
         let text =
             changed(GOOD, r#"\"Binds\":[\"filter-data"#, &format!(r#"{added}\"Binds\":[\"filter-data"#));
-        assert_eq!(names(&text, &Context::default()), Vec::<&str>::new(), "{added}");
+        assert!(!names(&text, &Context::default()).contains(&"privileged"), "{added}");
         expect(&text, &forbidden, "privileged", "/filter/settings/createOptions", "forbids");
     }
     let no = changed(GOOD, r#"\"Binds\":[\"filter-data"#, r#"\"Privileged\":false,\"Binds\":[\"filter-data"#);
     assert_eq!(names(&no, &forbidden), Vec::<&str>::new());
+}
+
+/// aziot-edged takes none of this away.
+#[test]
+fn the_machine_is_kept_from_modules_where_privileges_are_forbidden() {
+    let forbidden = Context { privileged_allowed: false, ..Context::default() };
+    for (added, rule) in [
+        (r#"\"PidMode\":\"host\","#, "host-rights-forbidden"),
+        (r#"\"Devices\":[{\"PathOnHost\":\"/dev/nvme0n1\"}],"#, "host-rights-forbidden"),
+        (
+            r#"\"Mounts\":[{\"Type\":\"bind\",\"Source\":\"/etc/aziot\",\"Target\":\"/x\"}],"#,
+            "private-place-forbidden",
+        ),
+        (
+            r#"\"Mounts\":[{\"Type\":\"bind\",\"Source\":\"/var/run/docker.sock\",\"Target\":\"/x\"}],"#,
+            "private-place-forbidden",
+        ),
+    ] {
+        let text =
+            changed(GOOD, r#"\"Binds\":[\"filter-data"#, &format!(r#"{added}\"Binds\":[\"filter-data"#));
+        assert_eq!(names(&text, &forbidden), [rule], "{added}");
+    }
+    // What a module may well have.
+    for added in [
+        r#"\"Devices\":[{\"PathOnHost\":\"/dev/ttyUSB0\"},{\"PathOnHost\":\"/dev/video0\"}],"#,
+        r#"\"Mounts\":[{\"Type\":\"bind\",\"Source\":\"/etc/localtime\",\"Target\":\"/x\"}],"#,
+        r#"\"SecurityOpt\":[\"no-new-privileges\"],\"PidMode\":\"\",\"DeviceCgroupRules\":[\"c 188:* rwm\"],"#,
+    ] {
+        let text =
+            changed(GOOD, r#"\"Binds\":[\"filter-data"#, &format!(r#"{added}\"Binds\":[\"filter-data"#));
+        assert_eq!(names(&text, &forbidden), Vec::<&str>::new(), "{added}");
+        assert_eq!(names(&text, &Context::default()), Vec::<&str>::new(), "{added}");
+    }
 }
 
 #[test]
