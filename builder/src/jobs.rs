@@ -9,7 +9,7 @@ use crate::sandbox::Known;
 use crate::store::jobs::{Contents, Remove};
 
 /// All of them.
-pub const ALL: &[Known] = &[
+pub(crate) const ALL: &[Known] = &[
     Known::of::<LayerJob>(),
     Known::of::<ImageJob>(),
     Known::of::<RootJob>(),

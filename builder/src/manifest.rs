@@ -12,11 +12,11 @@ use crate::recipe::types::{Board, Format, Model, Provisioning};
 use crate::units::{Arch, Digest};
 
 /// Name of the manifest beside an image.
-pub const FILE_NAME: &str = "manifest.json";
+pub(crate) const FILE_NAME: &str = "manifest.json";
 
 /// The manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     /// Version of edgepress that made the image.
     pub edgepress: String,
     /// Recipe name.
@@ -59,7 +59,7 @@ pub struct Manifest {
 
 /// One file made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Output {
+pub(crate) struct Output {
     /// File name beside the manifest.
     pub file: PathBuf,
     /// Which of the recipe's formats it is; absent for what goes along with every image.
@@ -77,7 +77,7 @@ pub struct Output {
 
 /// What a file holds once it is unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Raw {
+pub(crate) struct Raw {
     /// Bytes.
     pub size: u64,
     /// SHA-256.
@@ -86,12 +86,12 @@ pub struct Raw {
 
 impl Output {
     /// Does it hold the disk, in whatever container?
-    pub fn is_disk(&self) -> bool {
+    pub(crate) fn is_disk(&self) -> bool {
         self.format.is_some_and(|format| format.form().holds == Holds::Disk)
     }
 
     /// The file, if its name is a plain one: a manifest must not point out of its folder.
-    pub fn plain_name(&self) -> Option<&PathBuf> {
+    pub(crate) fn plain_name(&self) -> Option<&PathBuf> {
         let mut parts = self.file.components();
         let plain = matches!(parts.next(), Some(std::path::Component::Normal(_))) && parts.next().is_none();
         plain.then_some(&self.file)

@@ -14,15 +14,15 @@ use crate::recipe::types::{Board, Format, Model, Recipe};
 use crate::units::Digest;
 
 /// Name of the list beside an image.
-pub const FILE_NAME: &str = "os_list.json";
+pub(crate) const FILE_NAME: &str = "os_list.json";
 /// Formats that Imager unpacks, by how many versions of it do; of an image in several the first is offered.
-pub const FORMATS: [Format; 3] = [Format::ImgXz, Format::ImgGz, Format::ImgZst];
+pub(crate) const FORMATS: [Format; 3] = [Format::ImgXz, Format::ImgGz, Format::ImgZst];
 /// Shown where the recipe names no icon: the field is required, and a list that is published needs no second file then.
 const ICON: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 40"><rect width="40" height="40" rx="8" fill="#1f2937"/><path d="M10 28h20v4H10zM18 8h4v8h6l-8 9-8-9h6z" fill="#fff"/></svg>"##;
 
 /// A compressed image that is offered.
 #[derive(Debug, Clone, Copy)]
-pub struct Download<'a> {
+pub(crate) struct Download<'a> {
     /// File name.
     pub file: &'a str,
     /// Bytes of the file.
@@ -36,7 +36,7 @@ pub struct Download<'a> {
 }
 
 /// Is there a list for this recipe's images?
-pub fn wanted(recipe: &Recipe) -> bool {
+pub(crate) fn wanted(recipe: &Recipe) -> bool {
     let imager = match recipe.target.board {
         Board::RaspberryPi => true,
         Board::Uefi | Board::Bios => false,
@@ -48,7 +48,7 @@ pub fn wanted(recipe: &Recipe) -> bool {
 ///
 /// # Errors
 /// When the time stamp is none.
-pub fn document(recipe: &Recipe, download: &Download<'_>, epoch: u64) -> Result<Vec<u8>> {
+pub(crate) fn document(recipe: &Recipe, download: &Download<'_>, epoch: u64) -> Result<Vec<u8>> {
     let date = OffsetDateTime::from_unix_timestamp(i64::try_from(epoch)?)?
         .format(format_description!("[year]-[month]-[day]"))
         .context("writing the image's date")?;

@@ -1,5 +1,7 @@
 //! Builds from Debian's archive, for this architecture and another, and the output formats.
 
+#![allow(unreachable_pub, reason = "the support module is a part of each test target")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

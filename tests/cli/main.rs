@@ -1,6 +1,8 @@
 //! Every verb as a user meets it: the real program, what it says, and with which exit status it ends. No network, no build
 //! and no machine.
 
+#![allow(unreachable_pub, reason = "the support module is a part of each test target")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

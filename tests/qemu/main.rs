@@ -3,6 +3,8 @@
 //! Takes minutes, and needs qemu-system-x86, qemu-system-arm, ovmf, qemu-efi-aarch64 and qemu-utils besides what `edgepress
 //! build` needs.
 
+#![allow(unreachable_pub, reason = "the support module is a part of each test target")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

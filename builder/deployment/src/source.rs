@@ -24,7 +24,7 @@ pub(crate) struct Piece {
 
 /// A text with the file that it comes from.
 #[derive(Clone)]
-pub struct Source {
+pub(crate) struct Source {
     file: String,
     text: String,
     /// For what a template became: the template, and the pieces in their order.
@@ -40,7 +40,7 @@ impl fmt::Debug for Source {
 
 impl Source {
     /// A file whose text is what its author wrote.
-    pub fn plain(file: impl Into<String>, text: impl Into<String>) -> Self {
+    pub(crate) fn plain(file: impl Into<String>, text: impl Into<String>) -> Self {
         Self { file: file.into(), text: text.into(), template: None }
     }
 
@@ -49,12 +49,12 @@ impl Source {
     }
 
     /// The file as the user named it.
-    pub fn file(&self) -> &str {
+    pub(crate) fn file(&self) -> &str {
         &self.file
     }
 
     /// The text: of a template, with its placeholders filled in.
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
@@ -64,7 +64,7 @@ impl Source {
     }
 
     /// The place of bytes of the text in the file that the author wrote.
-    pub fn place(&self, span: &Range<usize>) -> Place {
+    pub(crate) fn place(&self, span: &Range<usize>) -> Place {
         match &self.template {
             None => Place::of_span(&self.file, &self.text, span),
             Some((template, pieces)) => {

@@ -34,7 +34,7 @@ const MANIFEST_MAX: u64 = 16 << 20;
 
 /// What is known.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Facts {
+pub(super) struct Facts {
     /// The recipe's name.
     pub name: String,
     /// Its description.
@@ -65,7 +65,7 @@ pub struct Facts {
 
 /// The file that is uploaded.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Vhd {
+pub(super) struct Vhd {
     /// Absolute.
     pub path: PathBuf,
     /// Bytes of the disk.
@@ -82,7 +82,7 @@ impl Facts {
     ///
     /// # Errors
     /// A [`Problem`] that says what is missing.
-    pub fn of(input: &Path, version: Option<Version>) -> Result<Self> {
+    pub(super) fn of(input: &Path, version: Option<Version>) -> Result<Self> {
         if input.extension().is_some_and(|ending| ending == "toml") {
             return Self::of_recipe(input, version.unwrap_or(Version::FIRST));
         }

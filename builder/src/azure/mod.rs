@@ -24,14 +24,14 @@ use serde_json::Value;
 use tera::Tera;
 
 use self::facts::Facts;
-pub use self::version::Version;
+pub(crate) use self::version::Version;
 use crate::error::Problem;
 use crate::files;
 use crate::units::Arch;
 
 /// What to write, and where.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// A recipe, or what `edgepress build` made of one.
     pub input: PathBuf,
     /// The folder to write to; made where it is not there.
@@ -44,7 +44,7 @@ pub struct Options {
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The folder.
     pub folder: PathBuf,
     /// The files in it, in the order in which they are needed.
@@ -99,7 +99,7 @@ struct File {
 ///
 /// # Errors
 /// A [`Problem`] when there is nothing that Azure takes, or something is in the way.
-pub fn azure(options: &Options) -> Result<Outcome> {
+pub(crate) fn azure(options: &Options) -> Result<Outcome> {
     let facts = Facts::of(&options.input, options.version)?;
     let files = files(&facts)?;
     refuse_existing(options, &files)?;

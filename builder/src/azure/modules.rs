@@ -21,7 +21,7 @@ const CREDENTIALS: &str = "registryCredentials";
 
 /// The modules of a recipe's devices.
 #[derive(Clone, PartialEq)]
-pub struct Fleet {
+pub(super) struct Fleet {
     /// The manifest, without user names and passwords of registries.
     pub manifest: Value,
     /// The registries that it has logins for.
@@ -37,7 +37,7 @@ impl fmt::Debug for Fleet {
 
 /// A registry that devices log in to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Login {
+pub(super) struct Login {
     /// What the manifest calls it.
     pub name: String,
     /// Its address.
@@ -54,7 +54,7 @@ pub struct Login {
 ///
 /// # Errors
 /// A [`Problem`] when the manifest cannot be read.
-pub fn of(modules: &Modules) -> Result<Option<Fleet>> {
+pub(super) fn of(modules: &Modules) -> Result<Option<Fleet>> {
     let Some(manifest) = modules::load(modules)? else { return Ok(None) };
     let logins = logins(&manifest);
     for Login { name, address, .. } in &logins {

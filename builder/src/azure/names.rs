@@ -13,7 +13,7 @@ const DIGEST: usize = 8;
 
 /// The names of what is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Names {
+pub(super) struct Names {
     /// The gallery: letters, digits, `_` and `.`.
     pub gallery: String,
     /// The image definition: letters, digits, `_`, `-` and `.`.
@@ -31,7 +31,7 @@ pub struct Names {
 
 impl Names {
     /// Names for an image of this name, version and digest; none where it is not built yet.
-    pub fn of(name: &str, version: Version, digest: Option<&Digest>) -> Self {
+    pub(super) fn of(name: &str, version: Version, digest: Option<&Digest>) -> Self {
         let plain = clean(name, "-", LONGEST);
         let version = version.to_string().replace('.', "-");
         let digest = digest.map(|digest| format!("-{}", &digest.to_string()[..DIGEST]));

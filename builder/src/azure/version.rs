@@ -10,18 +10,18 @@ use time::OffsetDateTime;
 /// Three numbers, each of at most 31 bits: what a gallery calls an integer of 32.
 /// <https://learn.microsoft.com/rest/api/compute/gallery-image-versions/create-or-update>
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Version([u32; 3]);
+pub(crate) struct Version([u32; 3]);
 
 impl Version {
     /// Of what is not built yet.
-    pub const FIRST: Self = Self([1, 0, 0]);
+    pub(crate) const FIRST: Self = Self([1, 0, 0]);
 
     /// `2026.1122.712`: the image's own time, which is that of its newest package. The same image has the same version;
     /// so have two images whose packages are the same, and then the digest in the disk's name tells them apart.
     ///
     /// # Errors
     /// When no calendar has such a time.
-    pub fn of_epoch(epoch: u64) -> Result<Self> {
+    pub(crate) fn of_epoch(epoch: u64) -> Result<Self> {
         let seconds = i64::try_from(epoch).context("reading the image's time")?;
         let at = OffsetDateTime::from_unix_timestamp(seconds).context("reading the image's time")?;
         let year = u32::try_from(at.year()).context("reading the image's time")?;

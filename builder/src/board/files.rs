@@ -8,7 +8,7 @@ use crate::disk::fat::{FatFile, Volume};
 const FILE_MAX: u64 = 512 << 20;
 
 /// Files by path with `/`, from the top of the partition; case does not matter, as on FAT.
-pub trait Files {
+pub(crate) trait Files {
     /// What a file holds; nothing when it is not there or cannot be read.
     fn read(&self, path: &str) -> Option<Vec<u8>>;
 

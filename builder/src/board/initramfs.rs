@@ -7,11 +7,11 @@ use super::file;
 
 /// Drivers of the kernel, by what has them: a name for people, and modules. A kernel lacks some of them, or has them built
 /// in: that is no error.
-pub type Drivers = (&'static str, &'static str);
+pub(crate) type Drivers = (&'static str, &'static str);
 
 /// The files that steer initramfs-tools. They must be in the tree when the initramfs is made, and stay there: the device
 /// makes its own at each kernel update.
-pub fn files(recipe: &Recipe) -> Vec<Entry> {
+pub(crate) fn files(recipe: &Recipe) -> Vec<Entry> {
     let board = match recipe.target.initramfs {
         Initramfs::Board => super::of(recipe.target.board).drivers(recipe),
         Initramfs::Most | Initramfs::None => Vec::new(),

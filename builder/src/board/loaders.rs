@@ -8,7 +8,7 @@ use crate::verdict::Check;
 
 /// What the firmware starts, and what that finds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Loaders {
+pub(crate) struct Loaders {
     /// The loaders that are there.
     pub files: Vec<String>,
     /// grub's first configuration.
@@ -21,7 +21,7 @@ pub struct Loaders {
 
 impl Loaders {
     /// The verdict on them; claims no more than was looked at.
-    pub fn verdict(&self) -> Check {
+    pub(crate) fn verdict(&self) -> Check {
         let error = self.findings.iter().find(|finding| finding.severity == Severity::Error);
         let sound = match self.findings.is_empty() {
             true => "the loaders are there, and the root that they look for",
@@ -31,7 +31,7 @@ impl Loaders {
     }
 
     /// Reads grub's first configuration `path`; `roots` are the UUIDs of the image's ext4 file systems.
-    pub fn read_config(&mut self, path: String, bytes: &[u8], roots: &[String]) {
+    pub(crate) fn read_config(&mut self, path: String, bytes: &[u8], roots: &[String]) {
         let text = String::from_utf8_lossy(bytes).into_owned();
         self.root_uuid = searched(&text).map(clean);
         match &self.root_uuid {

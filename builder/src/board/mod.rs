@@ -11,13 +11,13 @@
 //! this one must know of a board (a recipe's rules, the length of a serial number) is an exhaustive `match` there.
 
 mod bios;
-pub mod files;
+pub(crate) mod files;
 mod grub;
-pub mod initramfs;
-pub mod loaders;
-pub mod raspberry_pi;
+pub(crate) mod initramfs;
+pub(crate) mod loaders;
+pub(crate) mod raspberry_pi;
 mod uefi;
-pub mod wifi;
+pub(crate) mod wifi;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -41,14 +41,14 @@ use crate::units::Arch;
 use crate::verdict::Check;
 
 /// Name of the verdict on an image's boot chain.
-pub const BOOT_CHAIN: &str = "boot-chain";
+pub(crate) const BOOT_CHAIN: &str = "boot-chain";
 
 /// Every board, in the order in which an image is asked which it is for.
 /// Images for clouds often start from both firmwares: they are UEFI's.
 const ALL: [Board; 3] = [Board::RaspberryPi, Board::Uefi, Board::Bios];
 
 /// What a board is.
-pub trait Definition: Sync {
+pub(crate) trait Definition: Sync {
     /// Packages of its boot loader.
     fn packages(&self, recipe: &Recipe) -> Vec<&'static str>;
 
@@ -128,7 +128,7 @@ pub trait Definition: Sync {
 
 /// A program to run in the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Program {
+pub(crate) struct Program {
     /// The folder to make first.
     pub folder: String,
     /// Its name and its arguments.
@@ -137,7 +137,7 @@ pub struct Program {
 
 /// Packages, by the starts of their names, and the folders of theirs that end up where the firmware reads.
 #[derive(Debug)]
-pub struct Parts {
+pub(crate) struct Parts {
     /// Starts of packages' names.
     pub packages: &'static [&'static str],
     /// Starts of paths in them, without the first `/`.
@@ -145,7 +145,7 @@ pub struct Parts {
 }
 
 /// What of an image tells for which board it is, and whether it boots there.
-pub struct Evidence<'a> {
+pub(crate) struct Evidence<'a> {
     /// The files of the FAT partition.
     pub files: &'a dyn Files,
     /// The bytes before the first partition, 1 MiB of them at most.
@@ -161,7 +161,7 @@ pub struct Evidence<'a> {
 }
 
 /// What came of following a boot chain.
-pub struct Judged {
+pub(crate) struct Judged {
     /// The chain of each model.
     pub chains: Vec<Chain>,
     /// The boot loaders, where there are such.
@@ -171,7 +171,7 @@ pub struct Judged {
 }
 
 /// What a board is.
-pub fn of(board: Board) -> &'static dyn Definition {
+pub(crate) fn of(board: Board) -> &'static dyn Definition {
     match board {
         Board::Uefi => &Uefi,
         Board::RaspberryPi => &RaspberryPi,
@@ -180,13 +180,13 @@ pub fn of(board: Board) -> &'static dyn Definition {
 }
 
 /// The board that an image is for, as its files tell; none that is known here.
-pub fn recognised(evidence: &Evidence<'_>) -> Option<Board> {
+pub(crate) fn recognised(evidence: &Evidence<'_>) -> Option<Board> {
     ALL.into_iter().find(|board| of(*board).recognises(evidence))
 }
 
 /// Every package that a recipe asks for by name, in the order of its tables: the board's boot loader, the recipe's own
 /// list, the engine and the runtime. What they depend on is for `lock` to find.
-pub fn requested_packages(recipe: &Recipe) -> Vec<String> {
+pub(crate) fn requested_packages(recipe: &Recipe) -> Vec<String> {
     let mut names: Vec<String> = boot_packages(recipe).iter().map(ToString::to_string).collect();
     names.extend(recipe.packages.install.iter().cloned());
     names.extend(recipe.engine.packages.iter().cloned());
@@ -221,7 +221,7 @@ const MOST_BOOT_FILE: u64 = 1 << 30;
 /// # Errors
 /// A [`crate::error::Problem`] when an argument of the kernel's command line cannot be written there, or the file with
 /// the Wi-Fi's key holds none.
-pub fn root_files(recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
+pub(crate) fn root_files(recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
     let mut entries = of(recipe.target.board).root_files(recipe, ids)?;
     if let Some(wifi) = &recipe.network.wifi {
         entries.extend(wifi::files(wifi)?);

@@ -19,7 +19,7 @@ use crate::tree::entry::Entry;
 use crate::units::Digest;
 
 /// wpa_supplicant's configuration, which holds the key. wpa_supplicant@wlan0.service reads it.
-pub const CONFIGURATION: &str = "/etc/wpa_supplicant/wpa_supplicant-wlan0.conf";
+pub(crate) const CONFIGURATION: &str = "/etc/wpa_supplicant/wpa_supplicant-wlan0.conf";
 /// Rounds of PBKDF2 that the standard demands.
 const ROUNDS: u32 = 4096;
 /// A longer file is no key.
@@ -29,7 +29,7 @@ const LONGEST_FILE: u64 = 256;
 ///
 /// # Errors
 /// When the key's file cannot be read or holds no key.
-pub fn files(wifi: &Wifi) -> Result<Vec<Entry>> {
+pub(crate) fn files(wifi: &Wifi) -> Result<Vec<Entry>> {
     let mut entries = vec![
         file("/usr/lib/edgepress/wifi.conf", 0o644, constants(wifi)),
         file("/etc/systemd/network/80-edgepress-wireless.network", 0o644, NETWORK),
@@ -49,7 +49,7 @@ pub fn files(wifi: &Wifi) -> Result<Vec<Entry>> {
 ///
 /// # Errors
 /// See [`files`].
-pub fn allowed(wifi: Option<&Wifi>) -> Result<Option<Digest>> {
+pub(crate) fn allowed(wifi: Option<&Wifi>) -> Result<Option<Digest>> {
     let entry = wifi.map(secret).transpose()?.flatten();
     Ok(entry.and_then(|entry| match entry.kind {
         crate::tree::entry::Kind::File(content) => Some(Digest::of(content)),
@@ -97,7 +97,7 @@ EP_WIFI_HIDDEN={}
 ///
 /// # Errors
 /// When the file cannot be read or holds something else; its content is never repeated.
-pub fn read_key(path: &Path) -> Result<String> {
+pub(crate) fn read_key(path: &Path) -> Result<String> {
     let mut bytes = Vec::new();
     fs::File::open(path)
         .and_then(|file| file.take(LONGEST_FILE).read_to_end(&mut bytes))
@@ -117,7 +117,7 @@ pub fn read_key(path: &Path) -> Result<String> {
 }
 
 /// Is it the key of a network: 8 to 63 printable characters, or 64 hexadecimal digits?
-pub fn is_key(key: &str) -> bool {
+pub(crate) fn is_key(key: &str) -> bool {
     let printable = (8..=63).contains(&key.len()) && key.chars().all(|c| c == ' ' || c.is_ascii_graphic());
     printable || is_derived(key)
 }

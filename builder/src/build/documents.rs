@@ -16,13 +16,19 @@ use crate::sign;
 use crate::units::Digest;
 
 /// Version of what is written here: a change makes it anew beside images that did not change. Part of the key of `export`.
-pub const VERSION: &str = "1";
+pub(crate) const VERSION: &str = "1";
 
 /// Writes the documents of the raw image `raw` into the folder where `outputs` are, and says what they are.
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn write(plan: &Plan, folder: &Path, made: &Made, raw: Raw, outputs: &[Output]) -> Result<Vec<Output>> {
+pub(crate) fn write(
+    plan: &Plan,
+    folder: &Path,
+    made: &Made,
+    raw: Raw,
+    outputs: &[Output],
+) -> Result<Vec<Output>> {
     let recipe = &plan.recipe;
     let bill = Bill {
         name: &recipe.name,

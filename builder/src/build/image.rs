@@ -21,7 +21,7 @@ use crate::{board, disk, foreign};
 
 /// Makes the image; runs in a sandbox, where the tree's owners are those of the image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ImageJob {
+pub(crate) struct ImageJob {
     /// Trees of the layers, bottom first.
     pub lowers: Vec<PathBuf>,
     /// Folder to stack them at.
@@ -42,7 +42,7 @@ pub struct ImageJob {
 
 /// What the sandbox says of the image that it made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Made {
+pub(crate) struct Made {
     /// Its partitions in order.
     pub partitions: Vec<Partition>,
     /// Kernel versions in it.

@@ -8,14 +8,14 @@
 //! on, another output format only `export`.
 
 mod begin;
-pub mod documents;
-pub mod image;
-pub mod output_cache;
-pub mod outputs;
-pub mod partial;
-pub mod plan;
+pub(crate) mod documents;
+pub(crate) mod image;
+pub(crate) mod output_cache;
+pub(crate) mod outputs;
+pub(crate) mod partial;
+pub(crate) mod plan;
 mod programs;
-pub mod steps;
+pub(crate) mod steps;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,7 +47,7 @@ use steps::{Explained, History, Step};
 
 /// What `edgepress build` is asked for.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub(crate) struct Options {
     /// The recipe file.
     pub recipe: PathBuf,
     /// Folder of the results.
@@ -70,7 +70,7 @@ pub struct Options {
 
 /// What came of it.
 #[derive(Debug, Serialize)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The image: raw where the recipe asks for it, else the first of its formats.
     pub image: PathBuf,
     /// Its digest.
@@ -103,7 +103,7 @@ struct Build<'a> {
 /// # Errors
 /// A wrong recipe, packages that cannot be had, a failing package script, a leak of identity, a disk that is too
 /// small; each with what to do.
-pub fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
+pub(crate) fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     let start = Instant::now();
     let loaded = recipe::load(&options.recipe, &options.sets, options.arch)?;
     refuse_mistakes(&loaded, sink)?;

@@ -13,7 +13,7 @@ use crate::units::Digest;
 
 /// Remembered in the store, for one output folder and recipe name.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct OutputCache {
+pub(crate) struct OutputCache {
     /// The raw image, where it stayed.
     pub image: Option<CachedImage>,
     /// Everything that was handed out.
@@ -22,7 +22,7 @@ pub struct OutputCache {
 
 /// A raw image.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct CachedImage {
+pub(crate) struct CachedImage {
     /// Key of the step that made it.
     pub key: Digest,
     /// What it looked like.
@@ -33,7 +33,7 @@ pub struct CachedImage {
 
 /// Files of a folder.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct CachedOutputs {
+pub(crate) struct CachedOutputs {
     /// Key of the step that made them.
     pub key: Digest,
     /// What they looked like; the manifest is one of them.
@@ -42,7 +42,7 @@ pub struct CachedOutputs {
 
 /// What a file looked like when it was finished; any write to it since shows.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub struct Seen {
+pub(crate) struct Seen {
     file: PathBuf,
     size: u64,
     inode: u64,
@@ -51,7 +51,7 @@ pub struct Seen {
 
 impl Seen {
     /// A file as it is now; nothing where there is none.
-    pub fn of(folder: &Path, file: &Path) -> Option<Self> {
+    pub(crate) fn of(folder: &Path, file: &Path) -> Option<Self> {
         let data = fs::metadata(folder.join(file)).ok()?;
         // ctime, unlike mtime, cannot be set back by a program.
         let changed = (data.ctime(), data.ctime_nsec());
@@ -65,7 +65,7 @@ impl Seen {
 
 impl OutputCache {
     /// Reads what the last build remembered; a file that cannot be read counts as none.
-    pub fn read(path: &Path) -> Self {
+    pub(crate) fn read(path: &Path) -> Self {
         fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 
@@ -73,25 +73,25 @@ impl OutputCache {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
         fs::write(path, serde_json::to_vec(self)?).context("remembering the outputs' state")
     }
 
     /// The manifest of the outputs, if they were made under `key` and not touched since.
-    pub fn outputs(&self, folder: &Path, key: Digest) -> Option<Manifest> {
+    pub(crate) fn outputs(&self, folder: &Path, key: Digest) -> Option<Manifest> {
         let kept = self.outputs.as_ref().filter(|kept| kept.key == key)?;
         kept.seen.iter().all(|seen| seen.is_unchanged(folder)).then_some(())?;
         manifest_in(folder)
     }
 
     /// What is known of the raw image, if it was made under `key` and not touched since.
-    pub fn image(self, folder: &Path, key: Digest) -> Option<Made> {
+    pub(crate) fn image(self, folder: &Path, key: Digest) -> Option<Made> {
         let kept = self.image.filter(|kept| kept.key == key)?;
         kept.seen.is_unchanged(folder).then_some(kept.made)
     }
 }
 
 /// The manifest in a folder, if there is one.
-pub fn manifest_in(folder: &Path) -> Option<Manifest> {
+pub(crate) fn manifest_in(folder: &Path) -> Option<Manifest> {
     serde_json::from_slice(&fs::read(folder.join(manifest::FILE_NAME)).ok()?).ok()
 }

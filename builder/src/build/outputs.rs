@@ -34,10 +34,10 @@ use crate::units::Digest;
 use crate::{board, disk};
 
 /// Name of the digests beside an image, in the form that `sha256sum --check` reads.
-pub const DIGESTS: &str = "SHA256SUMS";
+pub(crate) const DIGESTS: &str = "SHA256SUMS";
 
 /// The image as files in the output folder.
-pub struct Outputs<'a> {
+pub(crate) struct Outputs<'a> {
     /// Recipe and inputs.
     pub plan: &'a Plan,
     /// Key of the last layer.
@@ -54,7 +54,7 @@ pub struct Outputs<'a> {
 
 /// A file that is there.
 #[derive(Debug, Serialize)]
-pub struct Ready {
+pub(crate) struct Ready {
     /// The file.
     pub path: PathBuf,
     /// Bytes that it takes on the disk; the rest are holes.

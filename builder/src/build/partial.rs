@@ -11,7 +11,7 @@ use crate::error::Problem;
 use crate::interrupt;
 
 /// One file; removed on every way out but [`Partial::persist`].
-pub struct Partial {
+pub(crate) struct Partial {
     /// Where it is written.
     pub path: PathBuf,
     target: PathBuf,
@@ -24,7 +24,7 @@ impl Partial {
     ///
     /// # Errors
     /// When another build is making the same file, or the folder cannot be written.
-    pub fn claim(target: &Path) -> Result<Self> {
+    pub(crate) fn claim(target: &Path) -> Result<Self> {
         let path = partial(target);
         let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = open.with_context(|| format!("creating {}", path.display()))?;
@@ -41,7 +41,7 @@ impl Partial {
     ///
     /// # Errors
     /// As [`Partial::claim`].
-    pub fn sweep(target: &Path) -> Result<()> {
+    pub(crate) fn sweep(target: &Path) -> Result<()> {
         if partial(target).exists() { Self::claim(target).map(drop) } else { Ok(()) }
     }
 
@@ -49,7 +49,7 @@ impl Partial {
     ///
     /// # Errors
     /// When it cannot be moved.
-    pub fn persist(self) -> Result<()> {
+    pub(crate) fn persist(self) -> Result<()> {
         self.persist_as(&self.target)
     }
 
@@ -57,7 +57,7 @@ impl Partial {
     ///
     /// # Errors
     /// When it cannot be moved.
-    pub fn persist_as(&self, target: &Path) -> Result<()> {
+    pub(crate) fn persist_as(&self, target: &Path) -> Result<()> {
         fs::rename(&self.path, target).with_context(|| format!("moving the file to {}", target.display()))
     }
 }

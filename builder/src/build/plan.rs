@@ -38,7 +38,7 @@ const STAGES: [&str; 2] = ["aziot-identity-service", "aziot-edge"];
 const UNPACKED: u64 = 2;
 
 /// Everything that the layers are made from.
-pub struct Plan {
+pub(crate) struct Plan {
     /// The recipe.
     pub recipe: Recipe,
     /// Digests of the inputs, for the manifest.
@@ -88,7 +88,7 @@ impl Layer {
 }
 
 /// The layers' steps, bottom first, and the key of all of them together.
-pub struct Layers {
+pub(crate) struct Layers {
     /// Each with what makes it.
     pub steps: Vec<(Step, Action)>,
     /// Changes with any of them.
@@ -97,7 +97,7 @@ pub struct Layers {
 
 /// Which downloads are still needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Missing {
+pub(crate) struct Missing {
     /// Packages must be installed.
     pub packages: bool,
     /// Container images must be unpacked.
@@ -105,12 +105,12 @@ pub struct Missing {
 }
 
 /// The lock as a step.
-pub fn lock_step(section: &Section) -> Step {
+pub(crate) fn lock_step(section: &Section) -> Step {
     Step::new("lock", [("packages asked for".to_owned(), section.inputs.to_string())])
 }
 
 /// The downloads as a step.
-pub fn fetch_step(section: &Section) -> Step {
+pub(crate) fn fetch_step(section: &Section) -> Step {
     let packages = section.packages.iter();
     let packages = packages.map(|package| (format!("package {}", package.name), package.version.clone()));
     let images = section.images.iter();
@@ -123,7 +123,7 @@ impl Plan {
     ///
     /// # Errors
     /// Templates that do not render, files that are missing, packages whose time cannot be read.
-    pub fn new(loaded: &Loaded, section: &Section, local: &[LocalDeb], store: &Store) -> Result<Self> {
+    pub(crate) fn new(loaded: &Loaded, section: &Section, local: &[LocalDeb], store: &Store) -> Result<Self> {
         let recipe = loaded.recipe.clone();
         let debs = debs(section, local);
         let native = (recipe.target.arch != Arch::host()).then(|| section.tools.get(&Arch::host())).flatten();
@@ -167,7 +167,7 @@ impl Plan {
     }
 
     /// The native tools that build a tree of another architecture; nothing where the lock has none for this machine.
-    pub fn tools(&self) -> Option<(Step, Action)> {
+    pub(crate) fn tools(&self) -> Option<(Step, Action)> {
         if self.tools.is_empty() {
             return None;
         }
@@ -182,7 +182,7 @@ impl Plan {
     ///
     /// # Errors
     /// When something that they are made from cannot be read.
-    pub fn layers(&self) -> Result<Layers> {
+    pub(crate) fn layers(&self) -> Result<Layers> {
         let mut layers = vec![self.base()?, self.identity_service()?, self.edge()?];
         layers.extend(self.boot_loader());
         layers.push(self.initramfs()?);
@@ -201,7 +201,7 @@ impl Plan {
     ///
     /// # Errors
     /// As the layers.
-    pub fn missing(&self, store: &Store) -> Result<Missing> {
+    pub(crate) fn missing(&self, store: &Store) -> Result<Missing> {
         let absent = |step: &Step| layers::find(store, &step.key()).is_none();
         let mut missing =
             Missing { packages: self.tools().is_some_and(|(step, _)| absent(&step)), images: false };
@@ -217,7 +217,7 @@ impl Plan {
     }
 
     /// Layers of container images as they lie in the store, and their configurations.
-    pub fn image_blobs(&self) -> BTreeMap<Digest, &Path> {
+    pub(crate) fn image_blobs(&self) -> BTreeMap<Digest, &Path> {
         let images = self.images.iter().filter_map(Image::pulled);
         let blobs = images.flat_map(|image| {
             let layers = image.layers.iter().map(|layer| (layer.digest, layer.path.as_path()));
@@ -227,7 +227,7 @@ impl Plan {
     }
 
     /// Bytes that the container images take once they are unpacked, as a rule: an estimate, from their packed layers.
-    pub fn unpacked_images(&self) -> u64 {
+    pub(crate) fn unpacked_images(&self) -> u64 {
         let sizes =
             self.image_blobs().into_values().map(|path| fs::metadata(path).map_or(0, |data| data.len()));
         sizes.fold(0, u64::saturating_add).saturating_mul(UNPACKED)

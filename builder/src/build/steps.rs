@@ -17,28 +17,28 @@ const STEPS_VERSION: &str = "3";
 
 /// A step's name and everything that its result depends on: input → digest or value, never a path or a time.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Step {
+pub(crate) struct Step {
     /// Name and inputs.
     pub record: Record,
 }
 
 impl Step {
     /// A step that depends on `inputs`.
-    pub fn new(name: &str, inputs: impl IntoIterator<Item = (String, String)>) -> Self {
+    pub(crate) fn new(name: &str, inputs: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut inputs: BTreeMap<String, String> = inputs.into_iter().collect();
         inputs.insert("edgepress steps".into(), STEPS_VERSION.into());
         Self { record: Record { step: name.into(), inputs } }
     }
 
     /// The key: equal inputs, equal key.
-    pub fn key(&self) -> Digest {
+    pub(crate) fn key(&self) -> Digest {
         Digest::of_json(&self.record)
     }
 }
 
 /// What became of a step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Explained {
+pub(crate) struct Explained {
     /// The step's name.
     pub step: String,
     /// Its key.
@@ -53,7 +53,7 @@ pub struct Explained {
 
 /// Inputs of the last build of a recipe, by step.
 #[derive(Debug, Default)]
-pub struct History {
+pub(crate) struct History {
     file: PathBuf,
     last: BTreeMap<String, Record>,
     now: BTreeMap<String, Record>,
@@ -61,7 +61,7 @@ pub struct History {
 
 impl History {
     /// Reads what the last build of `recipe` for `arch` left in the store; a file that cannot be read counts as none.
-    pub fn open(store: &Store, recipe: &Path, arch: &str) -> Self {
+    pub(crate) fn open(store: &Store, recipe: &Path, arch: &str) -> Self {
         let id = Digest::of(format!("{} {arch}", recipe.display())).short();
         let file = store.steps_dir().join(format!("{id}.json"));
         let last =
@@ -70,7 +70,7 @@ impl History {
     }
 
     /// Remembers the step, and says what is new about it.
-    pub fn changes(&mut self, step: &Step) -> Vec<String> {
+    pub(crate) fn changes(&mut self, step: &Step) -> Vec<String> {
         let changed = match self.last.get(&step.record.step) {
             None => vec!["first build of this recipe with this store".into()],
             Some(last) => differences(&last.inputs, &step.record.inputs),
@@ -83,7 +83,7 @@ impl History {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn save(&self) -> Result<()> {
+    pub(crate) fn save(&self) -> Result<()> {
         // For the builder alone: among the inputs are digests of files with a Wi-Fi's key, which could be guessed by them.
         files::write(&self.file, 0o600, &serde_json::to_vec(&self.now)?)
     }

@@ -28,7 +28,7 @@ const ANY_EPOCH: u64 = 1_700_000_000;
 
 /// What a check found: everything at once, errors first.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The recipe's file as the user named it.
     pub recipe: String,
     /// The recipe's name, if it could be read.
@@ -100,7 +100,7 @@ impl fmt::Display for Report {
 ///
 /// # Errors
 /// When the check itself cannot be made.
-pub fn check_path(path: &Path, sets: &[String], arch: Option<Arch>) -> Result<Report> {
+pub(crate) fn check_path(path: &Path, sets: &[String], arch: Option<Arch>) -> Result<Report> {
     match load_or_list(path, sets, arch) {
         Ok(loaded) => {
             let mut findings = findings(&loaded)?;
@@ -116,7 +116,7 @@ pub fn check_path(path: &Path, sets: &[String], arch: Option<Arch>) -> Result<Re
 ///
 /// # Errors
 /// When the check itself cannot be made.
-pub fn check(loaded: &Loaded) -> Result<Report> {
+pub(crate) fn check(loaded: &Loaded) -> Result<Report> {
     Ok(Report::new(&loaded.path, Some(loaded), findings(loaded)?))
 }
 

@@ -1,6 +1,6 @@
 //! Runs programs of a root tree in the tree, and the mounts that they need; see [`crate::sandbox::confined`] for what they see.
 
-pub mod mounts;
+pub(crate) mod mounts;
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -18,7 +18,7 @@ const KEPT_LINES: usize = 400;
 
 /// A tree whose programs run, and under which conditions.
 #[derive(Clone, Copy)]
-pub struct Chroot<'a> {
+pub(crate) struct Chroot<'a> {
     /// The tree.
     pub root: &'a Root,
     /// Its folder, which becomes `/` for them.
@@ -33,7 +33,7 @@ pub struct Chroot<'a> {
 
 impl Chroot<'_> {
     /// A program inside the tree: nothing of the host's environment, nobody to answer a question.
-    pub fn program(&self, name: &str) -> Program {
+    pub(crate) fn program(&self, name: &str) -> Program {
         let epoch = self.epoch.to_string();
         let environment = [
             ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
@@ -61,7 +61,7 @@ impl Chroot<'_> {
     ///
     /// # Errors
     /// The command, its exit status and its output.
-    pub fn run(&self, program: &Program, mut line: impl FnMut(&str)) -> Result<()> {
+    pub(crate) fn run(&self, program: &Program, mut line: impl FnMut(&str)) -> Result<()> {
         let mut kept = VecDeque::new();
         let ended = program.run(|text| {
             line(text);

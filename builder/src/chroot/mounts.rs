@@ -13,7 +13,7 @@ use crate::sandbox::bind::{bind, make_read_only};
 use crate::tree::Root;
 
 /// Folder in the tree that belongs to the build alone; never part of a layer.
-pub const RESERVED: &str = ".edgepress-build";
+pub(crate) const RESERVED: &str = ".edgepress-build";
 
 /// Device nodes that scripts may use; bound from the host because mknod is refused in a user namespace.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -22,7 +22,7 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 ///
 /// # Errors
 /// When the kernel or the file system of the store cannot do it; the hint says what can.
-pub fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> Result<()> {
+pub(crate) fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> Result<()> {
     for path in [upper, work] {
         fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
     }
@@ -33,7 +33,7 @@ pub fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> Resu
 ///
 /// # Errors
 /// As [`overlay`].
-pub fn view(lowers: &[PathBuf], at: &Path) -> Result<()> {
+pub(crate) fn view(lowers: &[PathBuf], at: &Path) -> Result<()> {
     mount_overlay(lowers, "", at)
 }
 
@@ -53,7 +53,7 @@ fn mount_overlay(lowers: &[PathBuf], writable: &str, at: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When something in it is still in use.
-pub fn detach(at: &Path) -> Result<()> {
+pub(crate) fn detach(at: &Path) -> Result<()> {
     umount(at).with_context(|| format!("unmounting {}", at.display()))
 }
 
@@ -73,7 +73,7 @@ fn option(path: &Path) -> Result<String> {
 ///
 /// # Errors
 /// The mount that failed.
-pub fn around(root: &Root, blobs: &Path) -> Result<()> {
+pub(crate) fn around(root: &Root, blobs: &Path) -> Result<()> {
     for folder in ["/proc", "/dev", "/run", "/tmp", "/sys"] {
         root.make_folders(folder)?;
     }
@@ -97,7 +97,7 @@ pub fn around(root: &Root, blobs: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn show(root: &Root, from: &Path, at: impl AsRef<Path>) -> Result<()> {
+pub(crate) fn show(root: &Root, from: &Path, at: impl AsRef<Path>) -> Result<()> {
     bind(from, &Place::of(root, &at)?.path())?;
     // A handle from before names what is under the mount.
     make_read_only(&Place::of(root, &at)?.path())
@@ -107,7 +107,7 @@ pub fn show(root: &Root, from: &Path, at: impl AsRef<Path>) -> Result<()> {
 ///
 /// # Errors
 /// When nothing is mounted there.
-pub fn hide(root: &Root, at: impl AsRef<Path>) -> Result<()> {
+pub(crate) fn hide(root: &Root, at: impl AsRef<Path>) -> Result<()> {
     let at = at.as_ref();
     let place = Place::of(root, at)?;
     // The handle itself keeps the mount busy.
@@ -119,7 +119,7 @@ pub fn hide(root: &Root, at: impl AsRef<Path>) -> Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn clear(root: &Root) -> Result<()> {
+pub(crate) fn clear(root: &Root) -> Result<()> {
     let reserved = Path::new("/").join(RESERVED);
     hide(root, reserved.join("blobs"))?;
     hide(root, &reserved)?;

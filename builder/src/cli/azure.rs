@@ -25,7 +25,7 @@ Examples:
       before anything is built
 
 Exit status: 0 done, 1 the work failed, 2 the command line or the image is wrong.")]
-pub struct Args {
+pub(super) struct Args {
     /// A recipe (*.toml), or the folder that `edgepress build` made
     #[arg(value_name = "RECIPE|IMAGE")]
     input: PathBuf,
@@ -45,7 +45,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When the image is none that Azure takes, or files are in the way.
-pub fn run(args: Args, session: &Session) -> Result<()> {
+pub(super) fn run(args: Args, session: &Session) -> Result<()> {
     let options = Options { input: args.input, out: args.out, version: args.version, force: args.force };
     session.answer(&azure(&options)?)
 }

@@ -26,7 +26,7 @@ use crate::units::Arch;
   edgepress build gateway.toml --set target.formats='[\"img.zst\", \"bmap\"]'
   edgepress build gateway.toml --locked --explain
   edgepress build gateway.toml --mirror debian=http://mirror.example/debian")]
-pub struct Build {
+pub(super) struct Build {
     /// The recipe file
     recipe: PathBuf,
     /// Folder of the results
@@ -71,7 +71,7 @@ impl Build {
     ///
     /// # Errors
     /// See [`build::build`].
-    pub fn run(self, session: &Session) -> Result<()> {
+    pub(super) fn run(self, session: &Session) -> Result<()> {
         let options = Options {
             recipe: self.recipe,
             out: self.out,

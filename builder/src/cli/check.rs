@@ -24,7 +24,7 @@ Examples:
   edgepress check gateway.toml --json | jq '.findings[].message'
 
 Exit status: 0 the recipe is good (there may be warnings), 2 it has errors.")]
-pub struct Args {
+pub(super) struct Args {
     /// The recipe
     #[arg(value_name = "RECIPE")]
     recipe: PathBuf,
@@ -40,7 +40,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When the recipe has errors (exit status 2).
-pub fn run(args: &Args, session: &Session) -> Result<()> {
+pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
     let report = check_path(&args.recipe, &args.set, args.arch)?;
     session.answer(&report)?;
     let recipe = args.recipe.display();

@@ -33,7 +33,7 @@ Examples:
 Exit status: 0 all are good, 1 at least one is not, 2 nothing was begun (refused, or the fleet or its ledger is locked
 or cannot be written), 130 interrupted.
 docs/flashing.md explains the ledger, and what is done in which order.")]
-pub struct Args {
+pub(super) struct Args {
     /// The image, or the folder that `edgepress build` made
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
@@ -88,7 +88,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When nothing could be begun, or a target is not good.
-pub fn run(args: Args, session: &Session) -> Result<()> {
+pub(super) fn run(args: Args, session: &Session) -> Result<()> {
     if args.no_verify {
         session.sink.warn("--no-verify: nothing is read back, a bad card passes for a good one".into());
     }

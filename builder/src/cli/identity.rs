@@ -13,7 +13,7 @@ use crate::stamp::counted;
 
 /// Makes device certificates, for fleets without an authority of their own
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(subcommand)]
     verb: Verb,
 }
@@ -70,7 +70,7 @@ struct Issue {
 ///
 /// # Errors
 /// When a row is wrong, or a certificate could not be made.
-pub fn run(args: Args, session: &Session) -> Result<()> {
+pub(super) fn run(args: Args, session: &Session) -> Result<()> {
     let Verb::Issue(args) = args.verb;
     let authority = match (args.ca, args.ca_key, args.ca_command) {
         (Some(certificate), Some(key), _) => identity::authority(&certificate, &key)?,

@@ -38,7 +38,7 @@ Examples:
 
 Exit status: 0 the image is sound, or the two are the same; 1 a verdict failed, or they differ; 2 there is nothing to inspect."
 )]
-pub struct Args {
+pub(super) struct Args {
     /// The image, or the folder that `edgepress build` made
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
@@ -78,7 +78,7 @@ fn parse_model(text: &str) -> Result<Model, String> {
 ///
 /// # Errors
 /// When there is nothing to inspect, a verdict failed, or two images differ.
-pub fn run(args: Args, session: &Session) -> Result<()> {
+pub(super) fn run(args: Args, session: &Session) -> Result<()> {
     if let Some(other) = &args.other {
         let found = compare(&args.image, other, &*session.sink)?;
         session.answer(&found)?;

@@ -21,7 +21,7 @@ Examples:
   edgepress sign out/gateway-aarch64 --key ~/.minisign/minisign.key
 
 Exit status: 0 done, 1 the work failed, 2 the folder or the key is wrong.")]
-pub struct Args {
+pub(super) struct Args {
     /// The folder that `edgepress build` made
     #[arg(value_name = "DIR")]
     folder: PathBuf,
@@ -34,7 +34,7 @@ pub struct Args {
 ///
 /// # Errors
 /// See [`sign::sign`].
-pub fn run(args: Args, session: &Session) -> Result<()> {
+pub(super) fn run(args: Args, session: &Session) -> Result<()> {
     let options = Options { folder: args.folder, key: args.key };
     session.answer(&sign::sign(&options, session.sink.as_ref())?)
 }

@@ -31,7 +31,7 @@ Examples:
 
 Run again after an interruption, it makes what is missing.
 Exit status: 0 done, 1 the work failed, 2 the command line, a device or an image is wrong.")]
-pub struct Args {
+pub(super) struct Args {
     /// The golden image, or the folder that `edgepress build` made (with --remove: an image or patch that was stamped)
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
@@ -80,7 +80,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When a device is wrong, or the work failed.
-pub fn run(args: Args, session: &Session) -> Result<()> {
+pub(super) fn run(args: Args, session: &Session) -> Result<()> {
     if args.remove {
         let golden = args.golden.as_deref();
         return session.answer(&remove::remove(&args.image, golden, session.sink.as_ref())?);

@@ -23,7 +23,7 @@ pub(super) struct Whole {
 
 impl Whole {
     /// Writes a small file.
-    pub fn small(path: &Path, text: &str) -> Result<Self> {
+    pub(super) fn small(path: &Path, text: &str) -> Result<Self> {
         let mut file = Hashed::create(path)?;
         file.write_all(text.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
         Ok(file.finish())
@@ -39,14 +39,14 @@ pub(super) struct Hashed {
 
 impl Hashed {
     /// Begins the file anew. It must be there: one that an interrupt has just removed shall not come back.
-    pub fn create(path: &Path) -> Result<Self> {
+    pub(super) fn create(path: &Path) -> Result<Self> {
         let file = File::options().write(true).truncate(true).open(path);
         let file = file.with_context(|| format!("opening {}", path.display()))?;
         Ok(Self { file, hasher: Sha256::new(), size: 0 })
     }
 
     /// What was written.
-    pub fn finish(self) -> Whole {
+    pub(super) fn finish(self) -> Whole {
         Whole { size: self.size, sha256: self.hasher.finish() }
     }
 }

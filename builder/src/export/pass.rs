@@ -37,19 +37,19 @@ pub(super) struct Chunk {
 
 impl Chunk {
     /// A chunk of these bytes.
-    pub fn new(bytes: Vec<u8>) -> Self {
+    pub(super) fn new(bytes: Vec<u8>) -> Self {
         let length = bytes.len();
         let data = bytes.iter().any(|byte| *byte != 0).then(|| Arc::new(bytes));
         Self { length, data }
     }
 
     /// Its bytes in pieces.
-    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+    pub(super) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         self.range(0..self.length)
     }
 
     /// Some of its bytes in pieces.
-    pub fn range(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
+    pub(super) fn range(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
         // Short enough to stay in the fastest cache while a hole is hashed.
         const ZEROS: &[u8] = &[0; 16 << 10];
         let whole = self.data.as_deref().map(|bytes| &bytes[range.clone()]);
@@ -67,12 +67,12 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Whether nobody wants the bytes.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.queues.is_empty()
     }
 
     /// One more consumer.
-    pub fn add(&mut self) -> Receiver<Chunk> {
+    pub(super) fn add(&mut self) -> Receiver<Chunk> {
         let (sender, receiver) = sync_channel(QUEUE);
         self.queues.push(sender);
         receiver
@@ -80,7 +80,7 @@ impl Lines {
 
     /// Reads the image from start to end. Ends early, without an error of its own, when a consumer has gone: that one
     /// has the error.
-    pub fn read(self, image: &File, size: u64, progress: impl Fn(u64)) -> Result<()> {
+    pub(super) fn read(self, image: &File, size: u64, progress: impl Fn(u64)) -> Result<()> {
         let data = sparse::data_ranges(image, size).context("looking for holes")?;
         let mut next = 0;
         let mut at = 0;

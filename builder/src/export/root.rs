@@ -25,7 +25,7 @@ use crate::units::{Digest, Sha256};
 
 /// Writes the tar; runs in a sandbox, where the tree's owners are those of the image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RootJob {
+pub(crate) struct RootJob {
     /// Trees of the layers, bottom first.
     pub lowers: Vec<PathBuf>,
     /// Folder to stack them at.
@@ -38,7 +38,7 @@ pub struct RootJob {
 
 /// A tar that was written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Packed {
+pub(crate) struct Packed {
     /// Bytes of the file.
     pub size: u64,
     /// SHA-256 of the file.
@@ -67,7 +67,7 @@ impl RootJob {
     ///
     /// # Errors
     /// What cannot be read of the tree, or written.
-    pub fn make(&self) -> Result<Packed> {
+    pub(crate) fn make(&self) -> Result<Packed> {
         let stack = Stack::read_only(&self.lowers, &self.scratch)?;
         pack(&stack.tree()?, &self.out, self.epoch)
     }

@@ -29,7 +29,7 @@ const NAME_IT: &str = "fetch or build the image anew, with all that lies beside 
 
 /// What lies beside an image says of it.
 #[derive(Debug, Default)]
-pub struct Beside {
+pub(crate) struct Beside {
     /// What the file's digest must be, and who says so.
     file: Vec<(Digest, String)>,
     /// How long the file must be.
@@ -47,7 +47,7 @@ impl Beside {
     ///
     /// # Errors
     /// A [`Problem`] when a list names the image and not what it must be.
-    pub fn of(image: &Path, given: bool) -> Result<Self> {
+    pub(crate) fn of(image: &Path, given: bool) -> Result<Self> {
         let mut beside = Self::default();
         let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
         for list in lists::beside(image, &name) {
@@ -171,7 +171,7 @@ impl Beside {
     ///
     /// # Errors
     /// A [`Problem`] when two say different things.
-    pub fn expected(&self, given: Option<Digest>, path: &Path) -> Result<Option<(Digest, String)>> {
+    pub(crate) fn expected(&self, given: Option<Digest>, path: &Path) -> Result<Option<(Digest, String)>> {
         let given = given.map(|sum| (sum, "--sha256".to_owned()));
         let all: Vec<_> = given.into_iter().chain(self.file.iter().cloned()).collect();
         let Some(first) = all.first() else { return Ok(None) };
@@ -219,7 +219,7 @@ fn stem(
 ///
 /// # Errors
 /// When it is there and cannot be read.
-pub fn text(path: &Path) -> Result<Option<String>> {
+pub(crate) fn text(path: &Path) -> Result<Option<String>> {
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         opened => {

@@ -18,7 +18,7 @@ const DIRTY: u64 = 16 << 20;
 const PAGES: u64 = 64 << 10;
 
 /// A target's input and output. The tests have one that fails on purpose.
-pub trait BlockDevice: Send + Sync {
+pub(crate) trait BlockDevice: Send + Sync {
     /// Writes some of the bytes; says how many.
     ///
     /// # Errors
@@ -46,7 +46,7 @@ pub trait BlockDevice: Send + Sync {
 }
 
 /// A block device or file.
-pub struct Disk {
+pub(crate) struct Disk {
     file: File,
     /// A file that was emptied holds nothing but holes.
     blank: bool,
@@ -65,7 +65,7 @@ impl Disk {
     ///
     /// # Errors
     /// When it cannot be opened, `EBUSY` where it is in use.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let device = std::fs::metadata(path)?.file_type().is_block_device();
         let flags = if device { libc::O_EXCL } else { 0 };
         Ok(Self::of(OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?))
@@ -75,7 +75,7 @@ impl Disk {
     ///
     /// # Errors
     /// When it cannot be made, or is there by now.
-    pub fn create(path: &Path) -> io::Result<Self> {
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let mut disk = Self::of(options.read(true).write(true).create_new(true).mode(0o600).open(path)?);
         disk.blank = true;
@@ -95,7 +95,7 @@ impl Disk {
     ///
     /// # Errors
     /// What the system says.
-    pub fn metadata(&self) -> io::Result<Metadata> {
+    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata()
     }
 
@@ -103,7 +103,7 @@ impl Disk {
     ///
     /// # Errors
     /// When the file system has no room for such a file, or nobody may empty this one (it is swapped to).
-    pub fn reserve(&mut self, length: u64) -> io::Result<()> {
+    pub(crate) fn reserve(&mut self, length: u64) -> io::Result<()> {
         let data = self.file.metadata()?;
         match data.len() {
             _ if !data.is_file() => {}
@@ -120,7 +120,7 @@ impl Disk {
     ///
     /// # Errors
     /// When the file system does not let us.
-    pub fn empty(&mut self, length: u64) -> io::Result<()> {
+    pub(crate) fn empty(&mut self, length: u64) -> io::Result<()> {
         if !self.blank && self.file.metadata()?.is_file() {
             self.file.set_len(0)?;
             self.file.set_len(length)?;
@@ -130,7 +130,7 @@ impl Disk {
     }
 
     /// Takes the length away again that [`Disk::reserve`] gave to an empty file.
-    pub fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         if std::mem::take(&mut self.blank) {
             // Nothing was written to it; a length that stays is no harm.
             self.file.set_len(0).ok();
@@ -218,7 +218,7 @@ impl BlockDevice for Disk {
 ///
 /// # Errors
 /// What the device says; a write of nothing is an error of kind [`io::ErrorKind::WriteZero`].
-pub fn write_all(device: &dyn BlockDevice, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+pub(crate) fn write_all(device: &dyn BlockDevice, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match device.write_at(bytes, at) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -234,7 +234,7 @@ pub fn write_all(device: &dyn BlockDevice, mut bytes: &[u8], mut at: u64) -> io:
 ///
 /// # Errors
 /// What the device says; its end is an error of kind [`io::ErrorKind::UnexpectedEof`].
-pub fn read_all(device: &dyn BlockDevice, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+pub(crate) fn read_all(device: &dyn BlockDevice, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match device.read_at(bytes, at) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

@@ -5,10 +5,10 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Bytes of a chunk: what is held back to the end is just the first one.
-pub const CHUNK: usize = 1 << 20;
+pub(crate) const CHUNK: usize = 1 << 20;
 /// Alignment of memory, places and lengths that reading and writing past the page cache asks for (open(2), `O_DIRECT`: the
 /// logical block size, which is 4096 at most; flash pages are no smaller).
-pub const ALIGN: usize = 4096;
+pub(crate) const ALIGN: usize = 4096;
 /// A shorter gap between two parts that are written is written as well: cards like long writes.
 const GAP: usize = 32 << 10;
 /// Zeros are looked for in pieces of this length.
@@ -16,7 +16,7 @@ const PIECE: usize = 64 << 10;
 
 /// Memory whose first byte is aligned.
 #[derive(Default)]
-pub struct Aligned {
+pub(crate) struct Aligned {
     memory: Vec<u8>,
     start: usize,
     length: usize,
@@ -24,7 +24,7 @@ pub struct Aligned {
 
 impl Aligned {
     /// [`CHUNK`] zeros; the default has no bytes at all.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let memory = vec![0; CHUNK + ALIGN];
         // Without an answer the memory is as good as any other, for writes through the page cache.
         let start = memory.as_ptr().align_offset(ALIGN);
@@ -47,7 +47,7 @@ impl DerefMut for Aligned {
 }
 
 /// So many buffers and no more, however many chunks are on their way.
-pub struct Pool {
+pub(crate) struct Pool {
     state: Mutex<Free>,
     returned: Condvar,
     most: usize,
@@ -60,7 +60,7 @@ struct Free {
 
 impl Pool {
     /// Buffers are made when they are first needed.
-    pub fn new(most: usize) -> Arc<Self> {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
         let state = Mutex::new(Free { buffers: Vec::new(), made: 0 });
         Arc::new(Self { state, returned: Condvar::new(), most })
     }
@@ -70,7 +70,7 @@ impl Pool {
     }
 
     /// A buffer, with whatever it last held; none if all are on their way for that long.
-    pub fn take(self: &Arc<Self>, patience: Duration) -> Option<Buffer> {
+    pub(crate) fn take(self: &Arc<Self>, patience: Duration) -> Option<Buffer> {
         let mut free = self.state();
         if free.buffers.is_empty() && free.made < self.most {
             free.made += 1;
@@ -85,13 +85,13 @@ impl Pool {
 
     /// Buffers that were ever made: the most that were on their way at once.
     #[cfg(test)]
-    pub fn made(&self) -> usize {
+    pub(crate) fn made(&self) -> usize {
         self.state().made
     }
 }
 
 /// A buffer of a pool, to which it returns.
-pub struct Buffer {
+pub(crate) struct Buffer {
     memory: Option<Aligned>,
     pool: Arc<Pool>,
 }
@@ -119,7 +119,7 @@ impl Drop for Buffer {
 
 /// What of a chunk is written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Extents {
+pub(crate) struct Extents {
     /// Parts that are written, ascending and apart, multiples of [`ALIGN`] but for the image's end.
     pub data: Vec<Range<usize>>,
     /// Must the rest read as zeros, or may the device's old content stay there (a block map says so)?
@@ -128,14 +128,14 @@ pub struct Extents {
 
 impl Extents {
     /// Of bytes without a block map: all that are not zero.
-    pub fn of(bytes: &[u8]) -> Self {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
         let pieces = bytes.chunks(PIECE).enumerate().filter(|(_, piece)| !is_zero(piece));
         let data = pieces.map(|(at, piece)| at * PIECE..at * PIECE + piece.len());
         Self { data: join(data, bytes.len()), zeros: true }
     }
 
     /// Of a block map: what of it lies in the chunk of `length` bytes at `start`.
-    pub fn mapped(ranges: &[Range<u64>], start: u64, length: usize) -> Self {
+    pub(crate) fn mapped(ranges: &[Range<u64>], start: u64, length: usize) -> Self {
         let end = start + length as u64;
         let first = ranges.partition_point(|range| range.end <= start);
         let here = ranges[first..].iter().take_while(|range| range.start < end);
@@ -146,14 +146,14 @@ impl Extents {
 
     /// With these parts as well.
     #[must_use]
-    pub fn with(&self, more: impl Iterator<Item = Range<usize>>, length: usize) -> Self {
+    pub(crate) fn with(&self, more: impl Iterator<Item = Range<usize>>, length: usize) -> Self {
         let mut data: Vec<_> = self.data.iter().cloned().chain(more).collect();
         data.sort_by_key(|range| range.start);
         Self { data: join(data.into_iter(), length), zeros: self.zeros }
     }
 
     /// The parts that are not written.
-    pub fn rest(&self, length: usize) -> Vec<Range<usize>> {
+    pub(crate) fn rest(&self, length: usize) -> Vec<Range<usize>> {
         let mut at = 0;
         let mut rest = Vec::new();
         for range in self.data.iter().chain([&(length..length)]) {
@@ -180,14 +180,14 @@ fn join(parts: impl Iterator<Item = Range<usize>>, length: usize) -> Vec<Range<u
 }
 
 /// Nothing but zeros?
-pub fn is_zero(bytes: &[u8]) -> bool {
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     // Words of 16 bytes: the compiler makes it as fast as memory is.
     let (words, rest) = bytes.as_chunks::<16>();
     words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }
 
 /// One chunk of the image.
-pub struct Chunk {
+pub(crate) struct Chunk {
     /// Which, from 0.
     pub index: u64,
     /// Its bytes; all of them are [`CHUNK`] long but the last.
@@ -199,11 +199,11 @@ pub struct Chunk {
 }
 
 /// What chunks without bytes hold.
-pub static ZEROS: LazyLock<Aligned> = LazyLock::new(Aligned::new);
+pub(crate) static ZEROS: LazyLock<Aligned> = LazyLock::new(Aligned::new);
 
 impl Chunk {
     /// `mapped` is the block map in bytes.
-    pub fn new(index: u64, length: usize, buffer: Buffer, mapped: Option<&[Range<u64>]>) -> Self {
+    pub(crate) fn new(index: u64, length: usize, buffer: Buffer, mapped: Option<&[Range<u64>]>) -> Self {
         let found = Extents::of(&buffer[..length]);
         let bytes = (!found.data.is_empty()).then_some(buffer);
         let extents = mapped.map_or(found, |ranges| Extents::mapped(ranges, index * CHUNK as u64, length));
@@ -211,12 +211,12 @@ impl Chunk {
     }
 
     /// Where it begins in the image.
-    pub fn start(&self) -> u64 {
+    pub(crate) fn start(&self) -> u64 {
         self.index * CHUNK as u64
     }
 
     /// Its bytes.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         self.bytes.as_deref().map_or(&ZEROS[..self.length], |bytes| &bytes[..self.length])
     }
 }

@@ -23,7 +23,7 @@ use crate::error::Problem;
 const CHANGED: &str = "it is not what it was a moment ago (another card?)";
 
 /// Targets that nobody else can have any more, until this is dropped.
-pub struct Held<'a> {
+pub(crate) struct Held<'a> {
     look: Look<'a>,
     all: Vec<One>,
 }
@@ -42,7 +42,7 @@ impl<'a> Held<'a> {
     ///
     /// # Errors
     /// One [`Problem`] with everything that is wrong with any of them.
-    pub fn new(look: Look<'a>, paths: &[PathBuf], image: &Path) -> Result<Self> {
+    pub(crate) fn new(look: Look<'a>, paths: &[PathBuf], image: &Path) -> Result<Self> {
         let (mut all, mut wrong) = (Vec::new(), Vec::new());
         for found in look.all(paths, image)? {
             let name = found.target.path.display().to_string();
@@ -56,7 +56,7 @@ impl<'a> Held<'a> {
     }
 
     /// They, in the order in which they were named.
-    pub fn targets(&self) -> Vec<Target> {
+    pub(crate) fn targets(&self) -> Vec<Target> {
         self.all.iter().map(|one| one.found.target.clone()).collect()
     }
 
@@ -65,7 +65,7 @@ impl<'a> Held<'a> {
     ///
     /// # Errors
     /// A [`Problem`] when one is not any more what it was, or cannot be had: then nothing was changed.
-    pub fn begin(mut self) -> Result<Vec<Begun>> {
+    pub(crate) fn begin(mut self) -> Result<Vec<Begun>> {
         let mut wrong = Vec::new();
         for one in &mut self.all {
             if let Err(reason) = one.ready(&self.look) {
@@ -88,7 +88,7 @@ impl<'a> Held<'a> {
 }
 
 /// A target that may be written.
-pub struct Begun {
+pub(crate) struct Begun {
     /// It.
     pub disk: Disk,
     _below: Vec<File>,

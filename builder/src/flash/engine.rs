@@ -23,7 +23,7 @@ const BUFFERS_PER_TARGET: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A device that is written.
-pub struct Target<'a> {
+pub(crate) struct Target<'a> {
     /// It.
     pub device: &'a dyn BlockDevice,
     /// Its size, bytes.
@@ -37,15 +37,15 @@ pub struct Target<'a> {
 }
 
 /// What came of one device.
-pub type Result<T = Arc<Verified>> = std::result::Result<T, WriteFailure>;
+pub(crate) type Result<T = Arc<Verified>> = std::result::Result<T, WriteFailure>;
 
 /// Queues for so many targets.
-pub fn feed(targets: usize) -> Feed {
+pub(crate) fn feed(targets: usize) -> Feed {
     Feed::new(targets, BUFFERS + targets * BUFFERS_PER_TARGET, PATIENCE)
 }
 
 /// Writes the image to all targets; `done` is called on each one's thread as soon as it is over.
-pub fn write(
+pub(crate) fn write(
     source: &Source,
     targets: &[Target<'_>],
     verify: bool,

@@ -25,13 +25,13 @@ const LOOK: Duration = Duration::from_millis(20);
 const LONGEST: usize = 512;
 
 /// The reason of a run that the user stopped.
-pub const INTERRUPTED: &str = "interrupted";
+pub(crate) const INTERRUPTED: &str = "interrupted";
 
 /// What became of the image: all of it read and found to be what it must be, or why not.
-pub type Outcome = Result<Arc<Verified>, String>;
+pub(crate) type Outcome = Result<Arc<Verified>, String>;
 
 /// What a consumer is given.
-pub enum Next {
+pub(crate) enum Next {
     /// The next chunk.
     Chunk(Arc<Chunk>),
     /// It was too slow: it goes on by itself, with the chunk of this number.
@@ -44,10 +44,10 @@ pub enum Next {
 
 /// Nobody wants any more.
 #[derive(Debug)]
-pub struct Nobody;
+pub(crate) struct Nobody;
 
 /// The queues.
-pub struct Feed {
+pub(crate) struct Feed {
     pool: Arc<Pool>,
     patience: Duration,
     targets: usize,
@@ -79,7 +79,7 @@ impl Slot {
 
 impl Feed {
     /// For so many targets, numbered from 0, and a checker.
-    pub fn new(targets: usize, buffers: usize, patience: Duration) -> Self {
+    pub(crate) fn new(targets: usize, buffers: usize, patience: Duration) -> Self {
         let slots = (0..=targets).map(|_| Slot::default()).collect();
         Self {
             pool: Pool::new(buffers),
@@ -92,18 +92,18 @@ impl Feed {
     }
 
     /// The checker's number.
-    pub fn checker(&self) -> usize {
+    pub(crate) fn checker(&self) -> usize {
         self.targets
     }
 
     /// Everybody shall stop.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.changed.notify_all();
     }
 
     /// Was it stopped?
-    pub fn stopped(&self) -> bool {
+    pub(crate) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
@@ -119,7 +119,7 @@ impl Feed {
     ///
     /// # Errors
     /// When no target is left.
-    pub fn buffer(&self) -> Result<Buffer, Nobody> {
+    pub(crate) fn buffer(&self) -> Result<Buffer, Nobody> {
         loop {
             self.wanted(&self.state())?;
             if let Some(buffer) = self.pool.take(LOOK) {
@@ -139,7 +139,7 @@ impl Feed {
     ///
     /// # Errors
     /// When no target is left.
-    pub fn push(&self, chunk: &Arc<Chunk>) -> Result<(), Nobody> {
+    pub(crate) fn push(&self, chunk: &Arc<Chunk>) -> Result<(), Nobody> {
         let mut state = self.state();
         loop {
             self.wanted(&state)?;
@@ -175,13 +175,13 @@ impl Feed {
     }
 
     /// No chunk comes any more.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.state().ended = true;
         self.changed.notify_all();
     }
 
     /// States what became of the image; the first word counts.
-    pub fn settle(&self, outcome: Outcome) {
+    pub(crate) fn settle(&self, outcome: Outcome) {
         self.state().outcome.get_or_insert(outcome);
         self.changed.notify_all();
     }
@@ -192,12 +192,12 @@ impl Feed {
     }
 
     /// Why nobody shall go on, if it came to that. Waits for nothing.
-    pub fn broken(&self) -> Option<String> {
+    pub(crate) fn broken(&self) -> Option<String> {
         self.reason(&self.state())
     }
 
     /// What a consumer does next. Waits for it.
-    pub fn next(&self, slot: usize) -> Next {
+    pub(crate) fn next(&self, slot: usize) -> Next {
         let mut state = self.state();
         loop {
             if let Some(reason) = self.reason(&state) {
@@ -220,7 +220,7 @@ impl Feed {
     }
 
     /// A target wants no more.
-    pub fn leave(&self, slot: usize) {
+    pub(crate) fn leave(&self, slot: usize) {
         let mut state = self.state();
         state.slots[slot].gone = true;
         state.slots[slot].queue.clear();
@@ -228,7 +228,7 @@ impl Feed {
     }
 
     /// What became of the image. Waits for it.
-    pub fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         let mut state = self.state();
         loop {
             if self.stopped() {
@@ -243,7 +243,7 @@ impl Feed {
 
     /// Buffers that were ever needed at once.
     #[cfg(test)]
-    pub fn buffers(&self) -> usize {
+    pub(crate) fn buffers(&self) -> usize {
         self.pool.made()
     }
 }

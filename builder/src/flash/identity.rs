@@ -22,7 +22,7 @@ use crate::units::{Digest, counted};
 
 /// Where identities come from.
 #[derive(Debug, Clone)]
-pub enum Identities {
+pub(crate) enum Identities {
     /// All devices get the image as it is. One that wears an identity itself is for one device.
     None {
         /// Also where a device has that identity already.
@@ -52,7 +52,7 @@ impl Identities {
     ///
     /// # Errors
     /// A [`Problem`] when the folder is not that of a fleet: no ledger belongs there.
-    pub fn ledger(&self, image: &Path) -> Result<Option<PathBuf>> {
+    pub(crate) fn ledger(&self, image: &Path) -> Result<Option<PathBuf>> {
         let beside = |path: &Path| path.with_file_name(INDEX).exists().then(|| path.with_file_name(LEDGER));
         match self {
             // The folder of `stamp --full`.
@@ -71,7 +71,7 @@ impl Identities {
 
 /// A patch for each target, or none for any; and the fleet's folder, locked.
 #[derive(Default)]
-pub struct Assigned {
+pub(crate) struct Assigned {
     /// In the order of the targets.
     pub patches: Vec<Option<Patch>>,
     /// What the image wears itself.
@@ -81,7 +81,7 @@ pub struct Assigned {
 
 /// Whose a target becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Named<'a> {
+pub(crate) struct Named<'a> {
     /// The registration id.
     pub registration_id: &'a str,
     /// SHA-256 of the certificate (DER).
@@ -92,7 +92,7 @@ pub struct Named<'a> {
 
 impl Assigned {
     /// Where the secrets of the target of this number lie, bytes: what its patch writes, or the image's FAT partition.
-    pub fn secrets(&self, slot: usize) -> Vec<Range<u64>> {
+    pub(crate) fn secrets(&self, slot: usize) -> Vec<Range<u64>> {
         let patch = self.patches.get(slot).and_then(Option::as_ref);
         let runs = patch.map(Patch::runs).unwrap_or_default().iter();
         let worn = self.worn.iter().map(|worn| worn.fat.clone());
@@ -100,7 +100,7 @@ impl Assigned {
     }
 
     /// Whose the target of this number becomes; none where the image is everybody's.
-    pub fn named(&self, slot: usize) -> Option<Named<'_>> {
+    pub(crate) fn named(&self, slot: usize) -> Option<Named<'_>> {
         let patch = self.patches.get(slot)?.as_ref().map(|patch| &patch.header);
         let patched = patch.map(|header| Named {
             registration_id: &header.registration_id,
@@ -120,7 +120,7 @@ impl Assigned {
 ///
 /// # Errors
 /// A [`Problem`] when there are too few, or one is not for this image.
-pub fn assign(
+pub(crate) fn assign(
     identities: &Identities,
     targets: &[Target],
     source: &Source,

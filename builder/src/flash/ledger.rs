@@ -34,7 +34,7 @@ const BEGIN: &[u8] = b"{\"verdict\":\"";
 /// What came of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Written, and read back unless that was switched off.
     Good,
     /// It boots nothing.
@@ -69,7 +69,7 @@ impl Verdict {
 
 /// One line. What tells an identity's fate stands first: a line that a power cut tore still says it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub(crate) struct Record {
     /// What came of it.
     pub verdict: Verdict,
     /// Whose identity it got.
@@ -135,7 +135,7 @@ pub struct Record {
 }
 
 /// A ledger that nobody else writes to.
-pub struct Ledger {
+pub(crate) struct Ledger {
     path: PathBuf,
     file: Mutex<Flock<File>>,
     /// The last line of each identity with each golden image.
@@ -148,7 +148,7 @@ pub struct Ledger {
 
 /// Whom an identity is given to.
 #[derive(Debug)]
-pub enum Taken<'a> {
+pub(crate) enum Taken<'a> {
     /// This device, with the same golden image; or it is not known with which one.
     Same(&'a Record),
     /// These devices, with other golden images.
@@ -160,7 +160,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When it cannot be read or written, or another run has it.
-    pub fn open(path: &Path, sink: &dyn Sink) -> Result<Self> {
+    pub(crate) fn open(path: &Path, sink: &dyn Sink) -> Result<Self> {
         let name = path.display();
         let mut options = OpenOptions::new();
         let open = options.read(true).append(true).create(true).mode(0o644).open(path);
@@ -183,7 +183,11 @@ impl Ledger {
     ///
     /// # Errors
     /// See [`Ledger::open`].
-    pub fn with_copy(own: Option<&Path>, copy: Option<&Path>, sink: &dyn Sink) -> Result<Option<Self>> {
+    pub(crate) fn with_copy(
+        own: Option<&Path>,
+        copy: Option<&Path>,
+        sink: &dyn Sink,
+    ) -> Result<Option<Self>> {
         let Some(path) = own.or(copy) else { return Ok(None) };
         let mut ledger = Self::open(path, sink)?;
         let here = ledger.file.lock().unwrap_or_else(PoisonError::into_inner).metadata()?;
@@ -196,17 +200,17 @@ impl Ledger {
     }
 
     /// Its file.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Its files: its own, and the one that gets every line as well.
-    pub fn paths(&self) -> Vec<&Path> {
+    pub(crate) fn paths(&self) -> Vec<&Path> {
         [Some(self), self.copy.as_deref()].into_iter().flatten().map(Self::path).collect()
     }
 
     /// Whom is an identity given to? `golden` is the image that it is for.
-    pub fn taken(&self, registration_id: &str, golden: Option<Digest>) -> Option<Taken<'_>> {
+    pub(crate) fn taken(&self, registration_id: &str, golden: Option<Digest>) -> Option<Taken<'_>> {
         let id = registration_id.to_ascii_lowercase();
         let files = [Some(self), self.copy.as_deref()].into_iter().flatten();
         let lines = files.filter_map(|ledger| ledger.known.get(&id)).flatten();
@@ -219,7 +223,7 @@ impl Ledger {
     }
 
     /// The device that has a certificate and another registration id than this.
-    pub fn holder(&self, certificate: &Digest, id: &str) -> Option<&Record> {
+    pub(crate) fn holder(&self, certificate: &Digest, id: &str) -> Option<&Record> {
         let files = [Some(self), self.copy.as_deref()].into_iter().flatten();
         let mut lines = files.flat_map(|ledger| ledger.known.values().flatten());
         let other = |record: &&Record| {
@@ -233,7 +237,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When it cannot be written; nothing of it is there then.
-    pub fn add(&self, record: &Record) -> Result<()> {
+    pub(crate) fn add(&self, record: &Record) -> Result<()> {
         let line = serde_json::to_vec(record).context("writing the ledger")?;
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let written = append(&file, line, |mut file, line| file.write_all(line));

@@ -10,25 +10,25 @@
 //! the image that it must be, and read back: a device that anything went wrong with boots nothing. One that goes away in the
 //! moment of its first MiB may boot all the same: it keeps its identity, and the user is told.
 
-pub mod beside;
-pub mod block_device;
-pub mod chunk;
-pub mod claim;
-pub mod engine;
+pub(crate) mod beside;
+pub(crate) mod block_device;
+pub(crate) mod chunk;
+pub(crate) mod claim;
+pub(crate) mod engine;
 #[cfg(test)]
 mod faults;
-pub mod feed;
-pub mod identity;
-pub mod ledger;
-pub mod report;
-pub mod size;
-pub mod source;
-pub mod system;
-pub mod target;
-pub mod unique;
-pub mod verification;
-pub mod worn;
-pub mod writer;
+pub(crate) mod feed;
+pub(crate) mod identity;
+pub(crate) mod ledger;
+pub(crate) mod report;
+pub(crate) mod size;
+pub(crate) mod source;
+pub(crate) mod system;
+pub(crate) mod target;
+pub(crate) mod unique;
+pub(crate) mod verification;
+pub(crate) mod worn;
+pub(crate) mod writer;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,7 +55,7 @@ use crate::interrupt;
 use crate::stamp::patch::Patch;
 
 /// Name of the ledger of a fleet's folder.
-pub const LEDGER: &str = "ledger.jsonl";
+pub(crate) const LEDGER: &str = "ledger.jsonl";
 /// After Ctrl-C, devices get so long to come to their end; one that does not answer is left as it is.
 const FAREWELL: Duration = Duration::from_secs(20);
 /// A bar moves once for so many bytes.
@@ -63,7 +63,7 @@ const STRIDE: u64 = 4 << 20;
 
 /// What to flash.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// The image.
     pub source: source::Options,
     /// The devices and files.
@@ -84,7 +84,11 @@ pub struct Options {
 ///
 /// # Errors
 /// When nothing could be begun. What went wrong with a device stands in the [`Outcome`].
-pub fn flash(options: &Options, confirm: &dyn Fn(&Plan) -> Result<bool>, sink: &dyn Sink) -> Result<Outcome> {
+pub(crate) fn flash(
+    options: &Options,
+    confirm: &dyn Fn(&Plan) -> Result<bool>,
+    sink: &dyn Sink,
+) -> Result<Outcome> {
     let source = Source::open(&options.source).map_err(Problem::to_input)?;
     source.notes.iter().for_each(|note| sink.warn(format!("beside {}: {note}", source.path.display())));
     let system = System::default();

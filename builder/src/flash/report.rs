@@ -15,7 +15,7 @@ use crate::units::counted;
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// What is about to happen.
-pub struct Plan {
+pub(crate) struct Plan {
     /// About the image, a line each.
     pub image: Vec<String>,
     /// The targets, and who each becomes.
@@ -24,7 +24,7 @@ pub struct Plan {
 
 impl Plan {
     /// Of a run.
-    pub fn new(source: &Source, targets: &[Target], assigned: &Assigned, verify: bool) -> Self {
+    pub(crate) fn new(source: &Source, targets: &[Target], assigned: &Assigned, verify: bool) -> Self {
         let mut image = vec![format!(
             "image   {} ({}, {:.0} MiB)",
             source.path.display(),
@@ -89,7 +89,7 @@ fn table<const N: usize>(f: &mut fmt::Formatter<'_>, rows: &[[String; N]]) -> fm
 
 /// What came of one target.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub(crate) struct Row {
     /// The target as it was found.
     #[serde(skip)]
     pub target: Target,
@@ -102,7 +102,7 @@ pub struct Row {
 
 impl Row {
     /// In a line.
-    pub fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         let id = self.record.registration_id.as_ref().map_or_else(String::new, |id| format!(", {id}"));
         match self.record.verdict {
             Verdict::Good if self.record.bytes_read_back == 0 => format!("written, NOT read back{id}"),
@@ -143,7 +143,7 @@ impl Row {
 
 /// What came of a run.
 #[derive(Debug, Clone, Serialize)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The image.
     pub image: PathBuf,
     /// Bytes of the disk in it.
@@ -158,12 +158,12 @@ pub struct Outcome {
 
 impl Outcome {
     /// The targets that are not good.
-    pub fn bad(&self) -> impl Iterator<Item = &Row> {
+    pub(crate) fn bad(&self) -> impl Iterator<Item = &Row> {
         self.devices.iter().filter(|row| row.record.verdict != Verdict::Good)
     }
 
     /// In a line, what is not as it should be.
-    pub fn shortfall(&self) -> Option<String> {
+    pub(crate) fn shortfall(&self) -> Option<String> {
         let bad = self.bad().count();
         let are = if bad == 1 { "is" } else { "are" };
         let mut said = format!("{bad} of {} {are} not good", counted(self.devices.len() as u64, "target"));

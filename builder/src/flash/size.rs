@@ -22,7 +22,7 @@ const DAMAGED: &str = "its structure does not reach to its end";
 ///
 /// # Errors
 /// When the file is cut off or damaged.
-pub fn zst(file: &File, length: u64) -> Result<Option<u64>, &'static str> {
+pub(crate) fn zst(file: &File, length: u64) -> Result<Option<u64>, &'static str> {
     let mut steps = 0;
     match frames(file, length, &mut steps) {
         Some(total) => Ok(total),
@@ -95,7 +95,7 @@ const LARGEST_INDEX: u64 = 64 << 20;
 ///
 /// # Errors
 /// When the file is cut off or damaged.
-pub fn xz(file: &File, length: u64) -> Result<Option<u64>, &'static str> {
+pub(crate) fn xz(file: &File, length: u64) -> Result<Option<u64>, &'static str> {
     streams(file, length).map(Some).ok_or(DAMAGED)
 }
 

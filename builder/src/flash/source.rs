@@ -22,7 +22,7 @@ use crate::units::{Digest, Sha256};
 
 /// Which image.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// The image, or the folder that `edgepress build` made.
     pub image: PathBuf,
     /// Its block map.
@@ -33,7 +33,7 @@ pub struct Options {
 
 /// Which block map.
 #[derive(Debug, Clone)]
-pub enum Map {
+pub(crate) enum Map {
     /// What lies beside the image, if anything.
     Beside,
     /// This one.
@@ -44,7 +44,7 @@ pub enum Map {
 
 /// An image.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     /// Its file.
     pub path: PathBuf,
     /// How it lies in it.
@@ -69,7 +69,7 @@ impl Source {
     ///
     /// # Errors
     /// A [`Problem`] when it is none that can be flashed, or what lies beside it contradicts itself.
-    pub fn open(options: &Options) -> Result<Self> {
+    pub(crate) fn open(options: &Options) -> Result<Self> {
         let path = if options.image.is_dir() { preferred(&options.image)? } else { options.image.clone() };
         let file = File::open(&path).map_err(|error| {
             Problem::input(format!("cannot open the image {}: {error}", path.display()))
@@ -140,12 +140,12 @@ impl Source {
     }
 
     /// Its file's name.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// What is written of it, in bytes.
-    pub fn mapped(&self) -> Option<Vec<Range<u64>>> {
+    pub(crate) fn mapped(&self) -> Option<Vec<Range<u64>>> {
         self.bmap.as_ref().map(|map| map.bytes().collect())
     }
 
@@ -153,7 +153,7 @@ impl Source {
     ///
     /// # Errors
     /// When the file cannot be opened.
-    pub fn read(&self) -> Result<(Box<dyn Read + Send>, Hashed)> {
+    pub(crate) fn read(&self) -> Result<(Box<dyn Read + Send>, Hashed)> {
         let (file, length) = self.file()?;
         let hashed = Hashed(Arc::new(Mutex::new((file, Sha256::new()))));
         Ok((decode::stream(hashed.clone(), self.container, length, &self.path)?, hashed))
@@ -163,7 +163,7 @@ impl Source {
     ///
     /// # Errors
     /// When the file cannot be read, or somebody does not want it any more.
-    pub fn read_from(&self, at: u64, going_on: &dyn Fn() -> bool) -> Result<Box<dyn Read + Send>> {
+    pub(crate) fn read_from(&self, at: u64, going_on: &dyn Fn() -> bool) -> Result<Box<dyn Read + Send>> {
         let (mut file, length) = self.file()?;
         if let Way::Plain(behind) = self.container.read() {
             file.seek(SeekFrom::Start(at))?;
@@ -211,7 +211,7 @@ fn counted(stream: Box<dyn Read + Send>, path: &Path) -> Result<u64> {
 
 /// A file that is hashed as it is read.
 #[derive(Clone)]
-pub struct Hashed(Arc<Mutex<(File, Sha256)>>);
+pub(crate) struct Hashed(Arc<Mutex<(File, Sha256)>>);
 
 impl Read for Hashed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -227,7 +227,7 @@ impl Hashed {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn finish(mut self) -> io::Result<Digest> {
+    pub(crate) fn finish(mut self) -> io::Result<Digest> {
         io::copy(&mut self, &mut io::sink())?;
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(std::mem::take(&mut inner.1).finish())

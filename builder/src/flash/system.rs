@@ -22,14 +22,14 @@ use anyhow::{Context as _, Result};
 use nix::sys::stat::{major, minor};
 
 /// Numbers of a block device: major, minor.
-pub type Number = (u32, u32);
+pub(crate) type Number = (u32, u32);
 
 /// Loop devices over loop devices are followed so far.
 const DEEPEST: usize = 8;
 
 /// What a name leads to, told from others whatever they are called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Node {
+pub(crate) enum Node {
     /// A block device.
     Disk(Number),
     /// A file: its file system's number, and its own.
@@ -38,7 +38,7 @@ pub enum Node {
 
 impl Node {
     /// Of what was found.
-    pub fn of(data: &Metadata) -> Self {
+    pub(crate) fn of(data: &Metadata) -> Self {
         if data.file_type().is_block_device() {
             return Self::Disk(numbers(data.rdev()));
         }
@@ -52,7 +52,7 @@ fn numbers(device: u64) -> Number {
 
 /// What a loop device is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Below {
+pub(crate) struct Below {
     /// Its name.
     pub path: PathBuf,
     /// What it is.
@@ -63,14 +63,14 @@ pub struct Below {
 
 /// The kernel's view; the tests have folders of their own.
 #[derive(Debug, Clone)]
-pub struct System {
+pub(crate) struct System {
     sys: PathBuf,
     proc: PathBuf,
 }
 
 /// A block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
+pub(crate) struct Device {
     /// The kernel's name.
     pub name: String,
     /// Bytes.
@@ -113,7 +113,7 @@ impl System {
     ///
     /// # Errors
     /// When the kernel does not tell of it.
-    pub fn device(&self, (major, minor): Number) -> Result<Device> {
+    pub(crate) fn device(&self, (major, minor): Number) -> Result<Device> {
         let link = self.sys.join(format!("dev/block/{major}:{minor}"));
         let folder = fs::canonicalize(&link).with_context(|| format!("looking at {}", link.display()))?;
         let name = name_of(&folder);
@@ -139,7 +139,7 @@ impl System {
     }
 
     /// What a loop device is made of, and what that is made of in its turn.
-    pub fn below(&self, device: &Device) -> Vec<Below> {
+    pub(crate) fn below(&self, device: &Device) -> Vec<Below> {
         let mut found = Vec::new();
         let mut next = device.backing.clone();
         while let Some(path) = next.take().filter(|_| found.len() < DEEPEST) {
@@ -155,7 +155,7 @@ impl System {
     }
 
     /// Names of the loop devices that are made of this, or of a partition of it.
-    pub fn loops(&self, node: Node) -> Vec<String> {
+    pub(crate) fn loops(&self, node: Node) -> Vec<String> {
         let mut nodes = vec![node];
         if let Node::Disk((major, minor)) = node {
             let parts = list(&self.sys.join(format!("dev/block/{major}:{minor}")));
@@ -176,7 +176,7 @@ impl System {
     }
 
     /// Is the file system of this number the one that the kernel keeps the nodes of devices in?
-    pub fn is_devtmpfs(&self, device: u64) -> bool {
+    pub(crate) fn is_devtmpfs(&self, device: u64) -> bool {
         let table = fs::read_to_string(self.proc.join("self/mountinfo")).unwrap_or_default();
         table.lines().any(|line| {
             let number = line.split(' ').nth(2).and_then(parse);
@@ -358,7 +358,7 @@ pub(super) mod tests {
     }
 
     /// For the tests of targets: a loop device over a card that is in use, one over its partition, and one over a file.
-    pub fn loops(file: &Path) -> (tempfile::TempDir, System) {
+    pub(crate) fn loops(file: &Path) -> (tempfile::TempDir, System) {
         let folder = machine();
         let root = folder.path();
         let made_of = |name: &str, number: &str, of: &str| {

@@ -20,7 +20,7 @@ const NO_CARD: &str =
 /// What kind of target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A disk or card.
     Disk,
     /// A loop device: somebody made it for this.
@@ -31,7 +31,7 @@ pub enum Kind {
 
 /// A target as it was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Target {
+pub(crate) struct Target {
     /// As it was named.
     pub path: PathBuf,
     /// What it is.
@@ -48,7 +48,7 @@ pub struct Target {
 
 /// What may be written to.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Rules {
+pub(crate) struct Rules {
     /// Also disks that are built in.
     pub fixed: bool,
     /// Files that do not exist are made.
@@ -57,7 +57,7 @@ pub struct Rules {
 
 /// A target and what tells it from others, and all that is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// It.
     pub target: Target,
     /// What it is, by whatever name; a file that is not there yet has a number of its name's.
@@ -74,7 +74,7 @@ pub struct Candidate {
 
 /// What targets are looked at with.
 #[derive(Debug, Clone, Copy)]
-pub struct Look<'a> {
+pub(crate) struct Look<'a> {
     /// Bytes of the image.
     pub size: u64,
     /// What may be written to.
@@ -88,7 +88,7 @@ impl Look<'_> {
     ///
     /// # Errors
     /// One [`Problem`] with everything that is wrong with any of them.
-    pub fn all(&self, paths: &[PathBuf], image: &Path) -> Result<Vec<Candidate>> {
+    pub(crate) fn all(&self, paths: &[PathBuf], image: &Path) -> Result<Vec<Candidate>> {
         let image = fs::metadata(image).ok().map(|data| Node::of(&data));
         let mut found: Vec<Candidate> = Vec::new();
         let mut wrong = Vec::new();
@@ -135,7 +135,7 @@ impl Look<'_> {
     ///
     /// # Errors
     /// Says why it can be none.
-    pub fn describe(&self, path: &Path, data: &Metadata) -> Result<Candidate, String> {
+    pub(crate) fn describe(&self, path: &Path, data: &Metadata) -> Result<Candidate, String> {
         match Node::of(data) {
             Node::Disk(number) => self.device(path, number),
             Node::File(..) if data.is_file() => Ok(self.file(path, data)),

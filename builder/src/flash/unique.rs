@@ -23,7 +23,7 @@ const ONE_EACH: &str = "an identity belongs to one device; `edgepress stamp` mak
 
 /// What no two lines of an index may share, and where it first stood.
 #[derive(Debug, Default)]
-pub struct Lines {
+pub(crate) struct Lines {
     seen: BTreeMap<(&'static str, String), usize>,
 }
 
@@ -32,7 +32,7 @@ impl Lines {
     ///
     /// # Errors
     /// A [`Problem`] when an earlier line speaks of the same device, file or certificate.
-    pub fn take(&mut self, index: &Path, line: usize, entry: &Entry) -> Result<()> {
+    pub(crate) fn take(&mut self, index: &Path, line: usize, entry: &Entry) -> Result<()> {
         let certificate = entry.certificate_sha256.map(|sum| ("certificate", sum.to_string()));
         // DPS ignores case.
         let id = ("registration id", entry.registration_id.to_ascii_lowercase());
@@ -55,7 +55,7 @@ impl Lines {
 ///
 /// # Errors
 /// A [`Problem`] when its own header says otherwise.
-pub fn same(entry: &Entry, path: &Path, patch: &Patch) -> Result<()> {
+pub(crate) fn same(entry: &Entry, path: &Path, patch: &Patch) -> Result<()> {
     let header = &patch.header;
     let differs = |ours: Option<Digest>, its: Option<Digest>| ours.is_some() && its.is_some() && ours != its;
     let why = if header.registration_id != entry.registration_id {
@@ -76,7 +76,7 @@ pub fn same(entry: &Entry, path: &Path, patch: &Patch) -> Result<()> {
 ///
 /// # Errors
 /// A [`Problem`] that names the two.
-pub fn apart(chosen: &[(PathBuf, Patch)]) -> Result<()> {
+pub(crate) fn apart(chosen: &[(PathBuf, Patch)]) -> Result<()> {
     for (at, (path, patch)) in chosen.iter().enumerate() {
         for (other, earlier) in &chosen[..at] {
             let (a, b) = (&patch.header, &earlier.header);
@@ -104,7 +104,11 @@ pub fn apart(chosen: &[(PathBuf, Patch)]) -> Result<()> {
 ///
 /// # Errors
 /// A [`Problem`] that names the device that has it.
-pub fn certificate_is_free(id: &str, certificate: Option<Digest>, ledger: Option<&Ledger>) -> Result<()> {
+pub(crate) fn certificate_is_free(
+    id: &str,
+    certificate: Option<Digest>,
+    ledger: Option<&Ledger>,
+) -> Result<()> {
     let Some((ledger, sum)) = ledger.zip(certificate) else { return Ok(()) };
     let Some(record) = ledger.holder(&sum, id) else { return Ok(()) };
     let other = record.registration_id.as_deref().unwrap_or("?");

@@ -13,7 +13,7 @@ use crate::units::{Digest, Sha256};
 
 /// What must be read back from a chunk's place.
 #[derive(Debug, Clone)]
-pub struct Line {
+pub(crate) struct Line {
     /// What was written.
     pub extents: Extents,
     /// Sum of those bytes.
@@ -26,7 +26,7 @@ static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0_u64)
 
 impl Line {
     /// Of these bytes.
-    pub fn of(bytes: &[u8], extents: &Extents) -> Self {
+    pub(crate) fn of(bytes: &[u8], extents: &Extents) -> Self {
         let mut hasher = Hasher::with_seed(*SEED);
         extents.data.iter().for_each(|range| hasher.write(&bytes[range.clone()]));
         Self { extents: extents.clone(), sum: hasher.finish_128() }
@@ -36,7 +36,7 @@ impl Line {
 /// Proof that the whole image was read, to the end of its file, and that every digest that was known is right. Only
 /// [`Verification::finish`] makes one.
 #[derive(Debug)]
-pub struct Verified {
+pub(crate) struct Verified {
     /// Bytes of the disk.
     pub size: u64,
     /// SHA-256 of the disk.
@@ -48,18 +48,18 @@ pub struct Verified {
 
 impl Verified {
     /// What must be read back from the place of a chunk, if the image has so many.
-    pub fn line(&self, chunk: u64) -> Option<&Line> {
+    pub(crate) fn line(&self, chunk: u64) -> Option<&Line> {
         self.lines.get(usize::try_from(chunk).ok()?)
     }
 
     /// How many chunks the image has.
-    pub fn chunks(&self) -> u64 {
+    pub(crate) fn chunks(&self) -> u64 {
         self.lines.len() as u64
     }
 }
 
 /// Looks at every chunk as it goes by.
-pub struct Verification<'a> {
+pub(crate) struct Verification<'a> {
     source: &'a Source,
     disk: Sha256,
     size: u64,
@@ -69,7 +69,7 @@ pub struct Verification<'a> {
 
 impl<'a> Verification<'a> {
     /// Of this image.
-    pub fn new(source: &'a Source) -> Self {
+    pub(crate) fn new(source: &'a Source) -> Self {
         let ranges = source.bmap.as_ref().map(Ranges::new);
         Self { source, disk: Sha256::new(), size: 0, lines: Vec::new(), ranges }
     }
@@ -78,7 +78,7 @@ impl<'a> Verification<'a> {
     ///
     /// # Errors
     /// Says which part of the block map it does not fit.
-    pub fn take(&mut self, chunk: &Chunk) -> Result<(), String> {
+    pub(crate) fn take(&mut self, chunk: &Chunk) -> Result<(), String> {
         let bytes = chunk.bytes();
         self.disk.update(bytes);
         self.lines.push(Line::of(bytes, &chunk.extents));
@@ -93,7 +93,7 @@ impl<'a> Verification<'a> {
     ///
     /// # Errors
     /// Says what is not as it must be.
-    pub fn finish(self, file: Hashed) -> Result<Arc<Verified>, String> {
+    pub(crate) fn finish(self, file: Hashed) -> Result<Arc<Verified>, String> {
         let Source { size, container, file_sha256: expected, raw_sha256, bmap, .. } = self.source;
         let file_sha256 = file.finish().map_err(|error| format!("reading the image: {error}"))?;
         let raw = self.disk.finish();

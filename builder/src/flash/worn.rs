@@ -26,7 +26,7 @@ use crate::units::Digest;
 
 /// Whose an image is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Worn {
+pub(crate) struct Worn {
     /// Its registration id; where the partition has none, the file that makes it one device's, and what tells this one from
     /// others'.
     pub registration_id: String,
@@ -46,7 +46,7 @@ const LARGEST_HEAD: u64 = 1 << 30;
 
 /// What an image says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wears {
+pub(crate) enum Wears {
     /// It is one device's.
     Identity(Worn),
     /// It is everybody's.
@@ -59,7 +59,7 @@ pub enum Wears {
 ///
 /// # Errors
 /// When it cannot be read or unpacked.
-pub fn find(source: &Source) -> Result<Wears> {
+pub(crate) fn find(source: &Source) -> Result<Wears> {
     if source.container.is_plain() {
         let file = File::open(&source.path).with_context(|| format!("opening {}", source.path.display()))?;
         return look_into(&file);

@@ -24,7 +24,7 @@ use crate::stamp::patch::{Patch, Stream};
 
 /// Why a device is not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WriteFailure {
+pub(crate) struct WriteFailure {
     /// The user stopped it.
     pub interrupted: bool,
     /// Its first MiB was begun, and could not be wiped again: it may boot, with its identity.
@@ -38,7 +38,7 @@ pub struct WriteFailure {
 /// What became of the secrets on a device that is not done: its identity goes to another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Key {
+pub(crate) enum Key {
     /// They were there, and zeros were written in their place.
     Wiped,
     /// They are there: the device did not let itself be wiped.
@@ -74,7 +74,7 @@ impl WriteFailure {
 
 /// What was done to a device.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Work {
+pub(crate) struct Work {
     /// Bytes written.
     pub written: u64,
     /// Bytes read back and compared.
@@ -88,7 +88,7 @@ pub struct Work {
 }
 
 /// What the engine tells about a device while it works.
-pub trait Watch: Sync {
+pub(crate) trait Watch: Sync {
     /// It wrote, or with `verify` read back, so far.
     fn progress(&self, verify: bool, done: u64);
 
@@ -100,7 +100,7 @@ pub trait Watch: Sync {
 }
 
 /// Everything that a device's thread needs.
-pub struct Job<'a> {
+pub(crate) struct Job<'a> {
     /// The device.
     pub device: &'a dyn BlockDevice,
     /// Its size, bytes.
@@ -125,7 +125,7 @@ pub struct Job<'a> {
 ///
 /// # Errors
 /// Says why it is not done; it boots nothing then, unless the fault says that it may.
-pub fn run(job: &Job<'_>, work: &mut Work) -> Result<Arc<Verified>, WriteFailure> {
+pub(crate) fn run(job: &Job<'_>, work: &mut Work) -> Result<Arc<Verified>, WriteFailure> {
     let timer = Instant::now();
     let mut writer = Writer::new(job, work);
     let result = writer.run(timer).map_err(|fault| writer.forget(fault));

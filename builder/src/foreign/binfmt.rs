@@ -27,7 +27,7 @@ fn machine(arch: Arch) -> &'static str {
 }
 
 /// Mounts a binfmt_misc of this user namespace's own; false where the kernel has none for user namespaces.
-pub fn mount_own() -> bool {
+pub(crate) fn mount_own() -> bool {
     let none: Option<&str> = None;
     let mounted = mount(Some("binfmt_misc"), FOLDER, Some("binfmt_misc"), MsFlags::empty(), none);
     // Older kernels mount the host's, whose files belong to the host's root.
@@ -42,7 +42,7 @@ fn register_file() -> String {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn register(arch: Arch, interpreter: &Path) -> Result<()> {
+pub(crate) fn register(arch: Arch, interpreter: &Path) -> Result<()> {
     ensure!(mount_own(), "this kernel has no binfmt_misc for user namespaces");
     let file = fs::File::open(interpreter).with_context(|| format!("opening {}", interpreter.display()))?;
     // A path of any length and with any characters, made one that the kernel takes.
@@ -57,7 +57,7 @@ fn registration(arch: Arch, interpreter: RawFd) -> String {
 }
 
 /// Has the host a registration for `arch` that works in any tree?
-pub fn host_has(arch: Arch) -> bool {
+pub(crate) fn host_has(arch: Arch) -> bool {
     fs::read_to_string(format!("{FOLDER}/qemu-{arch}")).is_ok_and(|text| works_anywhere(&text))
 }
 

@@ -10,17 +10,17 @@ const PT_INTERP: u32 = 3;
 
 /// A 64-bit little-endian ELF file.
 #[derive(Debug, Clone, Copy)]
-pub struct Elf<'a>(&'a [u8]);
+pub(crate) struct Elf<'a>(&'a [u8]);
 
 impl<'a> Elf<'a> {
     /// Looks at a file's bytes, of which the first 64 decide; nothing when it is no such file.
-    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
         // Class 2: 64 bits; data 1: little-endian; version 1.
         (bytes.len() >= HEADER && bytes.starts_with(b"\x7fELF\x02\x01\x01")).then_some(Self(bytes))
     }
 
     /// The machine, if it is one that edgepress knows.
-    pub fn arch(&self) -> Option<Arch> {
+    pub(crate) fn arch(&self) -> Option<Arch> {
         match self.number(18, 2)? {
             62 => Some(Arch::X86_64),
             183 => Some(Arch::Aarch64),
@@ -29,14 +29,14 @@ impl<'a> Elf<'a> {
     }
 
     /// The path of its loader; nothing when it is static, or no whole program.
-    pub fn interpreter(&self) -> Option<&'a [u8]> {
+    pub(crate) fn interpreter(&self) -> Option<&'a [u8]> {
         let (start, end) = self.interpreter_place()?;
         let text = self.0.get(start..end)?;
         Some(text.split(|byte| *byte == 0).next().unwrap_or(text))
     }
 
     /// Where the path of its loader stands: first byte and the one behind the last, the final NUL included.
-    pub fn interpreter_place(&self) -> Option<(usize, usize)> {
+    pub(crate) fn interpreter_place(&self) -> Option<(usize, usize)> {
         let table = self.number(32, 8)?;
         let (size, count) = (self.number(54, 2)?, self.number(56, 2)?);
         if size < PROGRAM_HEADER {
@@ -63,7 +63,7 @@ pub(super) mod tests {
     use crate::units::Arch;
 
     /// A program for `machine` that `loader` loads; followed by `rest`.
-    pub fn program(machine: u8, loader: &[u8], rest: &[u8]) -> Vec<u8> {
+    pub(crate) fn program(machine: u8, loader: &[u8], rest: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; HEADER + PROGRAM_HEADER];
         bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
         bytes[18] = machine;

@@ -21,7 +21,7 @@ const MOST_LIST: u64 = 64 << 20;
 ///
 /// # Errors
 /// Names every such file; or the tree cannot be read.
-pub fn refuse_leftovers(root: &Root, arch: Arch) -> Result<()> {
+pub(crate) fn refuse_leftovers(root: &Root, arch: Arch) -> Result<()> {
     if arch == Arch::host() {
         return Ok(());
     }

@@ -17,11 +17,11 @@
 //! The native tools are packages of the same archives at the same versions, extracted and never configured
 //! ([`tools`]). They are bound into the tree while scripts run and gone with the mounts.
 
-pub mod binfmt;
-pub mod elf;
+pub(crate) mod binfmt;
+pub(crate) mod elf;
 mod leftovers;
-pub mod qemu;
-pub mod tools;
+pub(crate) mod qemu;
+pub(crate) mod tools;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-pub use leftovers::refuse_leftovers;
+pub(crate) use leftovers::refuse_leftovers;
 use tools::multiarch;
 
 use crate::chroot::mounts::{self, RESERVED};
@@ -46,7 +46,7 @@ const HELPER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/native-helper"))
 /// How a foreign tree's programs are run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Means {
+pub(crate) enum Means {
     /// By qemu-user, registered on the host: slow, and all that kernels before 6.7 can do.
     Host,
     /// By this static qemu-user, registered in the build's own user namespace.
@@ -65,7 +65,7 @@ pub enum Means {
 
 /// What a layer of a foreign tree needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Foreign {
+pub(crate) struct Foreign {
     /// The tree's architecture.
     pub arch: Arch,
     /// How its programs are run.
@@ -74,7 +74,7 @@ pub struct Foreign {
 
 /// What this host can do for a foreign architecture, before it is known whether there are native tools.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ability {
+pub(crate) enum Ability {
     /// A registration of the build's own, for this static qemu-user.
     Own(PathBuf),
     /// Only the host's registration.
@@ -83,7 +83,7 @@ pub enum Ability {
 
 /// Can foreign programs be registered in a user namespace?
 #[derive(Debug, Serialize, Deserialize)]
-pub struct ProbeBinfmt;
+pub(crate) struct ProbeBinfmt;
 
 impl Job for ProbeBinfmt {
     const NAME: &'static str = "probe-binfmt";
@@ -102,7 +102,7 @@ impl Job for ProbeBinfmt {
 ///
 /// # Errors
 /// When qemu-user is missing, or neither kernel nor host let foreign programs run; says what to install.
-pub fn ability(arch: Arch, sink: &dyn Sink) -> Result<Ability> {
+pub(crate) fn ability(arch: Arch, sink: &dyn Sink) -> Result<Ability> {
     let own = sandbox::run(&ProbeBinfmt, sink)?;
     decide(arch, own, binfmt::host_has(arch), || qemu::find(arch))
 }
@@ -130,14 +130,14 @@ fn decide(
 }
 
 /// A foreign tree whose programs run; see [`Foreign::enter`].
-pub struct Entered {
+pub(crate) struct Entered {
     shown: Vec<PathBuf>,
     made: Option<PathBuf>,
 }
 
 impl Foreign {
     /// What of the host it needs.
-    pub fn files(&self) -> Vec<PathBuf> {
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
         match &self.means {
             Means::Host => Vec::new(),
             Means::Emulated { qemu } => vec![qemu.clone()],
@@ -150,7 +150,7 @@ impl Foreign {
     ///
     /// # Errors
     /// When the kernel refuses a mount or the registration.
-    pub fn enter(&self, root: &Root, scratch: &Path) -> Result<Entered> {
+    pub(crate) fn enter(&self, root: &Root, scratch: &Path) -> Result<Entered> {
         let mut entered = Entered { shown: Vec::new(), made: None };
         let (qemu, tools) = match &self.means {
             Means::Host => return Ok(entered),
@@ -189,7 +189,7 @@ impl Entered {
     ///
     /// # Errors
     /// When a package put something where the tools' libraries were shown.
-    pub fn leave(self, root: &Root) -> Result<()> {
+    pub(crate) fn leave(self, root: &Root) -> Result<()> {
         for at in self.shown.iter().rev() {
             mounts::hide(root, at)?;
         }

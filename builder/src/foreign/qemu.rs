@@ -14,7 +14,7 @@ use crate::units::Arch;
 ///
 /// # Errors
 /// Names the package to install when there is none.
-pub fn find(arch: Arch) -> Result<PathBuf> {
+pub(crate) fn find(arch: Arch) -> Result<PathBuf> {
     // Debian 12 and Ubuntu 24.04 have the first; later on the second is static too.
     let names = [format!("qemu-{arch}-static"), format!("qemu-{arch}")];
     let mut found = names.iter().filter_map(|name| host::program(name).ok());

@@ -19,7 +19,7 @@ use crate::units::Arch;
 
 /// Packages whose programs scripts call, each with what it depends on. Those that a tree does not have are left out:
 /// its scripts cannot call them either.
-pub const PACKAGES: [&str; 45] = [
+pub(crate) const PACKAGES: [&str; 45] = [
     "adduser",
     "apparmor",
     "base-passwd",
@@ -89,7 +89,7 @@ const MOST_PROGRAM: u64 = 256 << 20;
 const DPKG: [&str; 6] = ["dpkg", "dpkg-deb", "dpkg-divert", "dpkg-query", "dpkg-split", "dpkg-trigger"];
 
 /// The name of an architecture's library folder (Debian Policy 9.1.1).
-pub fn multiarch(arch: Arch) -> &'static str {
+pub(crate) fn multiarch(arch: Arch) -> &'static str {
     match arch {
         Arch::X86_64 => "x86_64-linux-gnu",
         Arch::Aarch64 => "aarch64-linux-gnu",
@@ -112,7 +112,7 @@ const LOADER: &str = "/.edgepress-build/loader";
 ///
 /// # Errors
 /// When the tree cannot be read or written.
-pub fn prepare(chroot: &Chroot<'_>, target: Arch) -> Result<()> {
+pub(crate) fn prepare(chroot: &Chroot<'_>, target: Arch) -> Result<()> {
     let tree = chroot.root;
     for path in UNNEEDED.iter().chain(NEVER.iter().map(|(name, _)| name)) {
         tree.remove(path)?;
@@ -210,7 +210,7 @@ fn rewrite(tree: &Root, path: &Path, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn link_loader(root: &Root) -> Result<()> {
+pub(crate) fn link_loader(root: &Root) -> Result<()> {
     let target = format!("native/usr/lib/{}/{}", multiarch(Arch::host()), loader(Arch::host()).1);
     root.symlink(target, LOADER)
 }

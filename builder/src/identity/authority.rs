@@ -31,7 +31,7 @@ const VARIABLE: &str = "EDGEPRESS_REGISTRATION_ID";
 
 /// Who signs.
 #[derive(Debug)]
-pub enum Authority {
+pub(crate) enum Authority {
     /// An authority whose key is here.
     File(Box<FileAuthority>),
     /// A command for `sh -c`, that reads a request (PEM) and prints the chain (PEM).
@@ -39,7 +39,7 @@ pub enum Authority {
 }
 
 /// An authority whose key is here.
-pub struct FileAuthority {
+pub(crate) struct FileAuthority {
     issuer: Issuer<'static, CaKey>,
     certificate: CertificateDer<'static>,
     /// Its own chain, as devices send it: without the root.
@@ -58,7 +58,7 @@ impl Authority {
     ///
     /// # Errors
     /// A [`Problem`] when they cannot be read, do not belong together, or are no authority's.
-    pub fn open(certificate: &Path, key: &Path, now: OffsetDateTime) -> Result<Self> {
+    pub(crate) fn open(certificate: &Path, key: &Path, now: OffsetDateTime) -> Result<Self> {
         let name = certificate.display();
         let chain = files::read(certificate).map_err(Problem::input)?;
         let key_text = files::read(key).map_err(Problem::input)?;
@@ -97,7 +97,7 @@ impl Authority {
     }
 
     /// The certificate that signs, where it is known.
-    pub fn certificate(&self) -> Option<CertificateDer<'static>> {
+    pub(crate) fn certificate(&self) -> Option<CertificateDer<'static>> {
         match self {
             Self::File(authority) => Some(authority.certificate.clone()),
             Self::Command(_) => None,
@@ -105,7 +105,7 @@ impl Authority {
     }
 
     /// A warning where the authority ends before its certificates would.
-    pub fn ends_before(&self, now: OffsetDateTime, days: u32) -> Option<String> {
+    pub(crate) fn ends_before(&self, now: OffsetDateTime, days: u32) -> Option<String> {
         match self {
             Self::File(authority) if authority.not_after < now + Duration::days(days.into()) => {
                 let end = day(authority.not_after);
@@ -121,7 +121,7 @@ impl Authority {
     ///
     /// # Errors
     /// When it cannot be signed, or the command fails.
-    pub fn issue(&self, id: &str, key: &KeyPair, now: OffsetDateTime, days: u32) -> Result<String> {
+    pub(crate) fn issue(&self, id: &str, key: &KeyPair, now: OffsetDateTime, days: u32) -> Result<String> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, id);

@@ -10,13 +10,13 @@ use anyhow::{Context as _, Result};
 use crate::interrupt;
 
 /// The chain's file.
-pub const CERTIFICATE: &str = "certificate.pem";
+pub(super) const CERTIFICATE: &str = "certificate.pem";
 /// The key's file.
-pub const PRIVATE_KEY: &str = "private-key.pem";
+pub(super) const PRIVATE_KEY: &str = "private-key.pem";
 const REGISTRATION_ID: &str = "registration-id";
 
 /// A folder in the making; gone again on every way out but [`persist`].
-pub struct Folder {
+pub(super) struct Folder {
     path: PathBuf,
     target: PathBuf,
     _guard: interrupt::Guard,
@@ -27,7 +27,7 @@ impl Folder {
     ///
     /// # Errors
     /// On a write error.
-    pub fn make(target: &Path, id: &str, chain: &str, key: &str) -> Result<Self> {
+    pub(super) fn make(target: &Path, id: &str, chain: &str, key: &str) -> Result<Self> {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let path = target.with_file_name(format!(".{name}.partial"));
         let context = || format!("writing {}", path.display());
@@ -62,7 +62,7 @@ impl Drop for Folder {
 ///
 /// # Errors
 /// On a write error.
-pub fn persist(out: &Path, folders: &[Folder]) -> Result<()> {
+pub(super) fn persist(out: &Path, folders: &[Folder]) -> Result<()> {
     if folders.is_empty() {
         return Ok(());
     }

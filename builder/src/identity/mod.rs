@@ -8,7 +8,7 @@
 //! A device's folder appears when it is whole. A run that was interrupted goes on where it stopped: what is there and
 //! good stays.
 
-pub mod authority;
+pub(crate) mod authority;
 mod folder;
 
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ use crate::stamp::{RENEWAL, counted, names, output};
 
 /// What to issue.
 #[derive(Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// The fleet: a CSV file.
     pub fleet: PathBuf,
     /// An identity file with what the devices share.
@@ -53,7 +53,7 @@ pub struct Options {
 
 /// What came of it.
 #[derive(Debug, Clone, Serialize)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Folder of the results.
     pub out: PathBuf,
     /// Rows read.
@@ -113,7 +113,7 @@ enum Judged {
 ///
 /// # Errors
 /// When an input cannot be used at all, or a certificate cannot be made. What is wrong with rows is in the outcome.
-pub fn issue(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
+pub(crate) fn issue(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     let mut outcome = Outcome {
         out: options.out.clone(),
         devices: 0,
@@ -346,6 +346,6 @@ fn good(chain: &[u8], key: &[u8], id: &str, rules: &Rules) -> Result<(String, Of
 ///
 /// # Errors
 /// When its files cannot be used.
-pub fn authority(certificate: &Path, key: &Path) -> Result<Authority> {
+pub(crate) fn authority(certificate: &Path, key: &Path) -> Result<Authority> {
     Authority::open(certificate, key, OffsetDateTime::now_utc())
 }

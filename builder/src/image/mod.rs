@@ -1,9 +1,9 @@
 //! Images of any form, opened: with the manifest beside them, unpacked where they lie in a container, and the root file system
 //! in them read where it lies.
 
-pub mod root;
-pub mod scratch;
-pub mod source;
+pub(crate) mod root;
+pub(crate) mod scratch;
+pub(crate) mod source;
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -25,7 +25,7 @@ const MANIFEST_MAX: u64 = 16 << 20;
 
 /// An image and its manifest.
 #[derive(Debug, Clone)]
-pub struct Image {
+pub(crate) struct Image {
     /// The raw image, absolute; one that lies in a container only after [`Image::unpack`].
     pub path: PathBuf,
     /// Bytes.
@@ -39,7 +39,7 @@ pub struct Image {
 
 /// What changes when somebody writes to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     inode: (u64, u64),
     size: u64,
     modified: (i64, i64),
@@ -51,7 +51,7 @@ impl Image {
     ///
     /// # Errors
     /// When image or manifest is missing or unreadable, or the one does not fit the other.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let metadata = fs::metadata(path).map_err(|error| {
             Problem::input(format!("cannot open the image {}: {error}", path.display()))
                 .hint("`edgepress build RECIPE` prints the path of the image that it made")
@@ -74,7 +74,7 @@ impl Image {
     }
 
     /// Is it the disk itself, in no container?
-    pub fn is_raw(&self) -> bool {
+    pub(crate) fn is_raw(&self) -> bool {
         self.container == Container::Raw
     }
 
@@ -83,7 +83,7 @@ impl Image {
     ///
     /// # Errors
     /// When it cannot be unpacked, its digest is not that in the manifest, or it does not fit the manifest.
-    pub fn unpack(&mut self, folder: &Path, sink: &dyn Sink) -> Result<()> {
+    pub(crate) fn unpack(&mut self, folder: &Path, sink: &dyn Sink) -> Result<()> {
         if self.is_raw() {
             return Ok(());
         }
@@ -103,13 +103,13 @@ impl Image {
     }
 
     /// The file's name without what says its format: `demo` of demo.img.zst.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let name = self.file.file_name().unwrap_or_default().to_string_lossy();
         name.split_once('.').map_or(name.as_ref(), |(name, _)| name).to_owned()
     }
 
     /// The folder that holds image and manifest.
-    pub fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         folder_of(&self.file)
     }
 
@@ -117,7 +117,7 @@ impl Image {
     ///
     /// # Errors
     /// When the manifest has none.
-    pub fn partition(&self, role: &str) -> Result<&Partition> {
+    pub(crate) fn partition(&self, role: &str) -> Result<&Partition> {
         self.manifest.partitions.iter().find(|partition| partition.role == role).ok_or_else(|| {
             let manifest = self.folder().join(FILE_NAME);
             Problem::input(format!("{} names no partition with the role `{role}`", manifest.display())).into()
@@ -125,7 +125,7 @@ impl Image {
     }
 
     /// The disk's digest as the manifest has it; none for an image that the manifest does not list, or only as a file.
-    pub fn digest(&self) -> Option<Digest> {
+    pub(crate) fn digest(&self) -> Option<Digest> {
         let listed = self.listed()?;
         listed.raw.map(|raw| raw.sha256).or_else(|| self.is_raw().then_some(listed.sha256))
     }
@@ -139,7 +139,7 @@ impl Image {
     ///
     /// # Errors
     /// When the image is gone.
-    pub fn stamp(&self) -> Result<Stamp> {
+    pub(crate) fn stamp(&self) -> Result<Stamp> {
         let data = fs::metadata(&self.path).with_context(|| format!("looking at {}", self.path.display()))?;
         Ok(Stamp {
             inode: (data.dev(), data.ino()),
@@ -174,7 +174,7 @@ fn folder_of(path: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When it is missing or no manifest.
-pub fn read_manifest(path: &Path) -> Result<Manifest> {
+pub(crate) fn read_manifest(path: &Path) -> Result<Manifest> {
     let unusable = |why: String| {
         Problem::input(format!("the image's manifest {} cannot be used: {why}", path.display()))
             .hint("`edgepress build` writes it beside the image: keep the two together")
@@ -191,7 +191,7 @@ pub fn read_manifest(path: &Path) -> Result<Manifest> {
 ///
 /// # Errors
 /// A [`Problem`] when none is listed, or none of those is there.
-pub fn disk_image(manifest: &Manifest, folder: &Path) -> Result<PathBuf> {
+pub(crate) fn disk_image(manifest: &Manifest, folder: &Path) -> Result<PathBuf> {
     let names: Vec<_> = manifest.outputs.iter().filter_map(Output::plain_name).collect();
     let listed =
         |form: &'static Form| names.iter().find(|name| form.is_name_of(&name.to_string_lossy())).copied();
@@ -215,7 +215,7 @@ pub(super) mod tests {
     use crate::error::{Kind, problem};
 
     /// A manifest with a FAT and a root partition of 1 MiB each; the image is 4 MiB long.
-    pub fn manifest_text() -> String {
+    pub(crate) fn manifest_text() -> String {
         serde_json::json!({
             "edgepress": "0.1.0", "name": "demo", "description": "", "arch": "x86_64", "board": "uefi",
             "inputs": {}, "kernels": ["6.1.0-1-amd64"], "epoch": 1_700_000_000,

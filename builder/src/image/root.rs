@@ -38,11 +38,11 @@ const STUCK: Duration = Duration::from_secs(60);
 /// Name of the threads on which file systems are read; a panic there prints nothing.
 const THREAD: &str = "ext4";
 /// Bytes read at a time.
-pub const CHUNK: usize = 64 << 10;
+pub(crate) const CHUNK: usize = 64 << 10;
 
 /// Where a file system lies: a part of a file, bytes.
 #[derive(Debug)]
-pub struct Part {
+pub(crate) struct Part {
     /// The raw image.
     pub file: File,
     /// Where it begins.
@@ -73,7 +73,7 @@ impl Ext4Read for Part {
 
 /// What is known of a file without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stat {
+pub(crate) struct Stat {
     /// `-`, `d`, `l`, `b`, `c`, `p` or `s`, as ls(1) has it.
     pub kind: char,
     /// Bytes.
@@ -105,7 +105,7 @@ impl From<&Metadata> for Stat {
 }
 
 /// An open root file system. Paths are from its root, with or without a leading `/`.
-pub struct Root {
+pub(crate) struct Root {
     fs: Ext4,
     /// Moves whenever something was read.
     pulse: Arc<AtomicU64>,
@@ -118,7 +118,7 @@ pub struct Root {
 ///
 /// # Errors
 /// When one cannot be opened or read, whatever is wrong with it; whatever `look` returns.
-pub fn look<T: Send + 'static>(
+pub(crate) fn look<T: Send + 'static>(
     parts: Vec<Part>,
     look: impl FnOnce(&[Root]) -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -172,7 +172,7 @@ impl Root {
     ///
     /// # Errors
     /// When the file system cannot be read.
-    pub fn stat(&self, path: &Path) -> Result<Option<Stat>> {
+    pub(crate) fn stat(&self, path: &Path) -> Result<Option<Stat>> {
         Ok(self.resolve(path, true)?.map(|(_, data)| Stat::from(&data)))
     }
 
@@ -180,7 +180,7 @@ impl Root {
     ///
     /// # Errors
     /// When the file system cannot be read.
-    pub fn lstat(&self, path: &Path) -> Result<Option<Stat>> {
+    pub(crate) fn lstat(&self, path: &Path) -> Result<Option<Stat>> {
         Ok(self.resolve(path, false)?.map(|(_, data)| Stat::from(&data)))
     }
 
@@ -188,7 +188,7 @@ impl Root {
     ///
     /// # Errors
     /// When the file system cannot be read.
-    pub fn link(&self, path: &Path) -> Result<Option<PathBuf>> {
+    pub(crate) fn link(&self, path: &Path) -> Result<Option<PathBuf>> {
         match self.resolve(path, false)? {
             Some((path, data)) if data.is_symlink() => Ok(Some(self.target(&path, &data)?)),
             _ => Ok(None),
@@ -199,7 +199,7 @@ impl Root {
     ///
     /// # Errors
     /// When the file system cannot be read.
-    pub fn end(&self, path: &Path) -> Result<Option<PathBuf>> {
+    pub(crate) fn end(&self, path: &Path) -> Result<Option<PathBuf>> {
         Ok(self.resolve(path, true)?.map(|(path, _)| path))
     }
 
@@ -207,7 +207,7 @@ impl Root {
     ///
     /// # Errors
     /// When the file system cannot be read.
-    pub fn list(&self, folder: &Path) -> Result<Vec<(OsString, Kind)>> {
+    pub(crate) fn list(&self, folder: &Path) -> Result<Vec<(OsString, Kind)>> {
         let Some((folder, _)) = self.resolve(folder, true)?.filter(|(_, data)| data.is_dir()) else {
             return Ok(Vec::new());
         };
@@ -241,7 +241,7 @@ impl Root {
     ///
     /// # Errors
     /// When it has more than `limit` bytes or cannot be read.
-    pub fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         let Some((path, data)) = self.resolve(path, true)? else { return Ok(None) };
         if data.file_type() != FileType::Regular {
             return Ok(None);
@@ -257,7 +257,7 @@ impl Root {
     ///
     /// # Errors
     /// As [`Root::read`].
-    pub fn text(&self, path: &str, limit: u64) -> Result<Option<String>> {
+    pub(crate) fn text(&self, path: &str, limit: u64) -> Result<Option<String>> {
         let bytes = self.read(Path::new(path), limit)?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
@@ -266,7 +266,7 @@ impl Root {
     ///
     /// # Errors
     /// When there is none, or it cannot be read.
-    pub fn open_file(&self, path: &Path) -> Result<Reader<'_>> {
+    pub(crate) fn open_file(&self, path: &Path) -> Result<Reader<'_>> {
         let (path, _) = self.resolve(path, true)?.with_context(|| format!("{} is gone", path.display()))?;
         let file = self.fs.open(path.as_path()).with_context(|| format!("reading {}", path.display()))?;
         Ok(Reader { root: self, file, path })
@@ -276,7 +276,7 @@ impl Root {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn digest(&self, path: &Path) -> Result<Digest> {
+    pub(crate) fn digest(&self, path: &Path) -> Result<Digest> {
         let mut file = self.open_file(path)?;
         let (mut hasher, mut buffer) = (Sha256::new(), vec![0; CHUNK]);
         loop {
@@ -349,7 +349,7 @@ impl Root {
 }
 
 /// An open file.
-pub struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     root: &'a Root,
     file: ext4_view::File,
     path: PathBuf,
@@ -360,7 +360,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
+    pub(crate) fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let mut done = 0;
         while done < buffer.len() {
             let end = buffer.len().min(done + CHUNK);

@@ -12,7 +12,7 @@ use crate::event::Sink;
 use crate::interrupt::{Guard, on_interrupt};
 
 /// The folder; removed when dropped, whatever came between.
-pub struct Scratch {
+pub(crate) struct Scratch {
     folder: TempDir,
     uuid: String,
     keep: bool,
@@ -24,7 +24,7 @@ impl Scratch {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn create(keep: bool) -> Result<Self> {
+    pub(crate) fn create(keep: bool) -> Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix("edgepress-test-").permissions(fs::Permissions::from_mode(0o700));
         let folder = builder.disable_cleanup(keep).tempdir().context("creating a private folder")?;
@@ -34,12 +34,12 @@ impl Scratch {
     }
 
     /// Its path.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// Sets this run apart from every other one.
-    pub fn uuid(&self) -> &str {
+    pub(crate) fn uuid(&self) -> &str {
         &self.uuid
     }
 
@@ -47,7 +47,7 @@ impl Scratch {
     ///
     /// # Errors
     /// When it cannot be removed.
-    pub fn end(self, sink: &dyn Sink) -> Result<()> {
+    pub(crate) fn end(self, sink: &dyn Sink) -> Result<()> {
         let path = self.path().to_owned();
         if self.keep {
             sink.note(format!(
@@ -72,7 +72,7 @@ fn remove(folder: &Path) {
 ///
 /// # Errors
 /// When /proc is not there.
-pub fn uuid() -> Result<String> {
+pub(crate) fn uuid() -> Result<String> {
     const SOURCE: &str = "/proc/sys/kernel/random/uuid";
     let text = fs::read_to_string(SOURCE).with_context(|| format!("reading {SOURCE}"))?;
     Ok(text.trim().to_owned())

@@ -21,7 +21,7 @@ use crate::manifest::{FILE_NAME, Manifest};
 
 /// An open image.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     /// The image's path.
     pub path: PathBuf,
     /// How the image lies in its file.
@@ -41,7 +41,7 @@ impl Source {
     ///
     /// # Errors
     /// A [`Problem`] when there is none, or it is damaged, or larger than is unpacked.
-    pub fn open(path: &Path, sink: &dyn Sink) -> Result<Self> {
+    pub(crate) fn open(path: &Path, sink: &dyn Sink) -> Result<Self> {
         let (path, manifest) = find(path)?;
         let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
         let packed = file.metadata().with_context(|| format!("looking at {}", path.display()))?.len();
@@ -58,14 +58,14 @@ impl Source {
     }
 
     /// The disk, to be read and sought in.
-    pub fn disk(&self) -> Disk<'_> {
+    pub(crate) fn disk(&self) -> Disk<'_> {
         Disk { file: &self.file, size: self.size, at: 0 }
     }
 }
 
 /// The bytes of a disk, without what its file has behind them.
 #[derive(Debug)]
-pub struct Disk<'a> {
+pub(crate) struct Disk<'a> {
     file: &'a File,
     size: u64,
     at: u64,

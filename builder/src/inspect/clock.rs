@@ -9,7 +9,7 @@ use crate::recipe::zones;
 use crate::verdict::Check;
 
 /// The verdict's name.
-pub const NAME: &str = "time-zone";
+pub(super) const NAME: &str = "time-zone";
 const LOCALTIME: &str = "/etc/localtime";
 /// The largest zone of tzdata has 4 KiB.
 const LARGEST: u64 = 1 << 20;
@@ -19,7 +19,7 @@ const HINT: &str = "install tzdata (tzdata-legacy for an old name), or link it t
 ///
 /// # Errors
 /// When the file system cannot be read.
-pub fn judge(root: &Root) -> Result<Option<Check>> {
+pub(super) fn judge(root: &Root) -> Result<Option<Check>> {
     let path = Path::new(LOCALTIME);
     if root.lstat(path)?.is_none() {
         return Ok(None);

@@ -6,7 +6,7 @@
 use toml::{Table, Value};
 
 /// Stands for a secret.
-pub const MASK: &str = "(masked)";
+pub(super) const MASK: &str = "(masked)";
 
 /// Parts of the names of keys that hold secrets, in lower case without `_` and `-`.
 const SECRET: [&str; 14] = [
@@ -51,7 +51,7 @@ const SHOWN: [&str; 8] = [
 ///
 /// # Errors
 /// When it is no TOML; the reason holds nothing of it.
-pub fn masked(text: &str) -> Result<(Table, Vec<String>), String> {
+pub(super) fn masked(text: &str) -> Result<(Table, Vec<String>), String> {
     let mut table: Table = text.parse().map_err(|_| "it is no TOML".to_owned())?;
     let mut surely = Vec::new();
     mask_table(&mut table, &Place::default(), &mut surely);

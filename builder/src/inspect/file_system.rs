@@ -13,7 +13,7 @@ use crate::disk::superblock::{SUPERBLOCK, ext4_size};
 
 /// A file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct FileSystem {
+pub(crate) struct FileSystem {
     /// `ext4`, `fat32`, `fat16`, `swap`, or `lvm` for a part of a volume group.
     pub kind: &'static str,
     /// Its UUID, or its volume id as Linux writes it.
@@ -36,7 +36,7 @@ const LVM_LABEL: &[u8] = b"LABELONE";
 
 impl FileSystem {
     /// Is it ext4?
-    pub fn is_ext4(&self) -> bool {
+    pub(crate) fn is_ext4(&self) -> bool {
         self.kind == EXT4
     }
 }
@@ -45,7 +45,7 @@ impl FileSystem {
 ///
 /// # Errors
 /// When the image cannot be read.
-pub fn read(image: &File, offset: u64) -> Result<Option<FileSystem>> {
+pub(super) fn read(image: &File, offset: u64) -> Result<Option<FileSystem>> {
     let mut head = vec![0; HEAD];
     let mut done = 0;
     while done < HEAD {

@@ -11,13 +11,13 @@ use super::system::{text, version_of};
 use crate::image::root::Root;
 
 /// Where grub has its configuration.
-pub const CONFIG: &str = "boot/grub/grub.cfg";
+pub(super) const CONFIG: &str = "boot/grub/grub.cfg";
 const CONFIG_MAX: u64 = 1 << 20;
 const COMMANDS: [&str; 3] = ["linux", "linuxefi", "linux16"];
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The kernel's file as it is written there.
     pub kernel: String,
     /// What the kernel is told.
@@ -25,7 +25,7 @@ pub struct Entry {
 }
 
 /// The entries in their order.
-pub fn entries(text: &str) -> Vec<Entry> {
+pub(super) fn entries(text: &str) -> Vec<Entry> {
     let entry = |line: &str| {
         let mut words = line.split_whitespace();
         let command = words.next()?;
@@ -39,7 +39,7 @@ pub fn entries(text: &str) -> Vec<Entry> {
 ///
 /// # Errors
 /// When the file system cannot be read.
-pub fn of(root: &Root) -> Result<Vec<Entry>> {
+pub(super) fn of(root: &Root) -> Result<Vec<Entry>> {
     Ok(root.text(CONFIG, CONFIG_MAX)?.map(|text| entries(&text)).unwrap_or_default())
 }
 
@@ -47,7 +47,7 @@ pub fn of(root: &Root) -> Result<Vec<Entry>> {
 ///
 /// # Errors
 /// When the file system cannot be read.
-pub fn first_kernel(root: &Root) -> Result<Option<String>> {
+pub(super) fn first_kernel(root: &Root) -> Result<Option<String>> {
     let Some(first) = of(root)?.into_iter().next() else { return Ok(None) };
     // `${links}vmlinuz`, `/boot/vmlinuz-6.1.0`
     let name = first.kernel.rsplit(['/', '}']).next().unwrap_or_default().to_owned();

@@ -21,11 +21,11 @@ use crate::stamp::golden::{AUTHORITIES, FOLDER, identity_file, is_authority};
 use crate::verdict::Check;
 
 /// The verdict's name.
-pub const NAME: &str = "identity-leak";
+pub(crate) const NAME: &str = "identity-leak";
 /// The root, among partitions.
 const ROOT: &str = "root";
 /// The partition that the firmware reads.
-pub const FAT: &str = "fat";
+pub(crate) const FAT: &str = "fat";
 const CONFIG: &str = "/etc/aziot/config.toml";
 /// A larger file on the FAT partition is a kernel, or another program of the firmware.
 const KEY_MAX: u64 = 2 << 20;
@@ -73,7 +73,7 @@ const NETWORK_CONFIG: &str = "network-config";
 
 /// Something that must not be in an image for many devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Leak {
+pub(crate) struct Leak {
     /// `root`, `fat`, or `partition 3` for one that a machine may mount anywhere.
     pub partition: String,
     /// What it is, with its path on that partition; a warning, which does not fail the verdict, where a recipe may have
@@ -84,7 +84,7 @@ pub struct Leak {
 
 /// What an image is meant to be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Meant {
+pub(crate) enum Meant {
     /// Either; half an identity is a fault.
     #[default]
     Either,
@@ -98,7 +98,7 @@ pub enum Meant {
 ///
 /// # Errors
 /// When the file system cannot be read.
-pub fn on_root(root: &Root, system: &System, allowed: &Allowed) -> Result<Vec<Leak>> {
+pub(crate) fn on_root(root: &Root, system: &System, allowed: &Allowed) -> Result<Vec<Leak>> {
     let leaks = guard::check_tree(root, allowed)?;
     let mut all: Vec<_> = leaks.into_iter().map(|leak| Leak::on(ROOT, leak)).collect();
     // The rules name a device's own; of others, as a registry's password, only the recipe's author knows.
@@ -114,7 +114,7 @@ pub fn on_root(root: &Root, system: &System, allowed: &Allowed) -> Result<Vec<Le
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn elsewhere(tree: &Root, partition: &str) -> Result<Vec<Leak>> {
+pub(crate) fn elsewhere(tree: &Root, partition: &str) -> Result<Vec<Leak>> {
     let leaks = guard::check_keys(tree)?;
     Ok(leaks.into_iter().map(|leak| Leak::on(partition, leak)).collect())
 }
@@ -125,19 +125,19 @@ impl Leak {
     }
 
     /// Path on its partition.
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.finding.file_and_line().0
     }
 
     /// May a recipe have brought it on purpose?
-    pub fn perhaps_meant(&self) -> bool {
+    pub(crate) fn perhaps_meant(&self) -> bool {
         self.finding.severity == Severity::Warning
     }
 }
 
 /// The files of an identity in the folder `edgepress/`, by the names under which first boot takes them; a golden image has
 /// none.
-pub fn identity(files: &[FileFacts]) -> Vec<String> {
+pub(crate) fn identity(files: &[FileFacts]) -> Vec<String> {
     let mut found: Vec<String> = files.iter().filter_map(|file| of_identity(&file.path)).collect();
     found.dedup();
     found
@@ -158,7 +158,7 @@ fn of_identity(path: &str) -> Option<String> {
 }
 
 /// Looks through a FAT partition; the identity itself, on the firmware's, is judged by [`judge`].
-pub fn on_fat(files: &dyn Files, list: &[FileFacts], partition: &str) -> Vec<Leak> {
+pub(crate) fn on_fat(files: &dyn Files, list: &[FileFacts], partition: &str) -> Vec<Leak> {
     let leak = |file: &FileFacts| {
         let (what, hint) = on_fat_is(files, file, partition)?;
         let perhaps_meant = file.path.eq_ignore_ascii_case(USER_DATA);
@@ -202,7 +202,7 @@ fn secret(files: &dyn Files, file: &FileFacts) -> Option<&'static Rule> {
 
 /// What was looked through.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// The root.
     pub root: bool,
     /// The firmware's FAT partition, if there is one.
@@ -212,7 +212,7 @@ pub struct Seen {
 }
 
 /// The verdict; `identity` has the identity's files on the FAT partition, by name.
-pub fn judge(leaks: &[Leak], identity: &[String], meant: Meant, seen: &Seen) -> Check {
+pub(crate) fn judge(leaks: &[Leak], identity: &[String], meant: Meant, seen: &Seen) -> Check {
     let place = |leak: &Leak| match leak.partition.as_str() {
         ROOT | FAT => leak.path().to_owned(),
         other => format!("{other}, {}", leak.path()),

@@ -10,14 +10,14 @@
 //! never shown.
 
 mod clock;
-pub mod compare;
+pub(crate) mod compare;
 mod config;
 mod file_system;
 mod grub;
-pub mod leaks;
+pub(crate) mod leaks;
 mod partition;
-pub mod preflight;
-pub mod system;
+pub(crate) mod preflight;
+pub(crate) mod system;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -25,12 +25,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-pub use self::file_system::FileSystem;
+pub(crate) use self::file_system::FileSystem;
 use self::leaks::{Leak, Meant, Seen};
-pub use self::partition::{Partition, look_at_fat, root_partition};
+pub(crate) use self::partition::{Partition, look_at_fat, root_partition};
 use self::preflight::{Disk, Inside};
 use self::system::{Started, System};
-pub use self::text::shown;
+pub(crate) use self::text::shown;
 use crate::board::files::Files;
 use crate::board::loaders::Loaders;
 use crate::board::raspberry_pi::chain::Chain;
@@ -49,7 +49,7 @@ use crate::verdict::{Check, Outcome};
 
 /// What to inspect.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub(crate) struct Options {
     /// The image, or the folder with image and manifest.
     pub image: PathBuf,
     /// Models of the Raspberry Pi instead of the manifest's.
@@ -68,7 +68,7 @@ pub struct Options {
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The image.
     pub image: PathBuf,
     /// How it lies in its file.
@@ -110,7 +110,7 @@ pub struct Report {
 
 /// One file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct FileFacts {
+pub(crate) struct FileFacts {
     /// Path from the top.
     pub path: String,
     /// Bytes.
@@ -119,7 +119,7 @@ pub struct FileFacts {
 
 impl Report {
     /// The verdicts that failed.
-    pub fn failed(&self) -> impl Iterator<Item = &Check> {
+    pub(crate) fn failed(&self) -> impl Iterator<Item = &Check> {
         self.verdicts.iter().filter(|verdict| verdict.outcome == Outcome::Failed)
     }
 }
@@ -128,7 +128,7 @@ impl Report {
 ///
 /// # Errors
 /// A [`Problem`] when there is no image or it has no partition table. What is wrong with what it holds is a verdict.
-pub fn inspect(options: &Options, sink: &dyn Sink) -> Result<Report> {
+pub(crate) fn inspect(options: &Options, sink: &dyn Sink) -> Result<Report> {
     let source = Source::open(&options.image, sink)?;
     let mut report = outline(&source)?;
     report.list_packages = options.packages;

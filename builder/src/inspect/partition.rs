@@ -25,7 +25,7 @@ const HEAD_MAX: u64 = 1 << 20;
 
 /// One partition and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Partition {
+pub(crate) struct Partition {
     /// Its entry in the table.
     #[serde(flatten)]
     pub entry: table::Partition,
@@ -47,7 +47,7 @@ pub(super) fn read(image: &File, table: &Table) -> Result<Vec<Partition>> {
 ///
 /// # Errors
 /// When the image cannot be read, or has no partition table.
-pub fn root_partition(image: &Path) -> Result<Option<RootPartition>> {
+pub(crate) fn root_partition(image: &Path) -> Result<Option<RootPartition>> {
     let file = File::open(image).with_context(|| format!("opening {}", image.display()))?;
     Ok(root(&read(&file, &table::read(&file)?)?))
 }
@@ -81,13 +81,13 @@ pub(super) fn fat_of(partitions: &[Partition]) -> Option<&Partition> {
 }
 
 /// A FAT file system of an image; nothing is ever written to that.
-pub type Volume<'a> = fat::Volume<'a, Overlay<overlay::Part>>;
+pub(super) type Volume<'a> = fat::Volume<'a, Overlay<overlay::Part>>;
 
 /// Lets `look` read a FAT partition.
 ///
 /// # Errors
 /// A [`Problem`] when its file system is damaged; whatever `look` returns.
-pub fn look_at_fat<T>(
+pub(crate) fn look_at_fat<T>(
     source: &Source,
     entry: &table::Partition,
     look: impl FnOnce(&Volume<'_>) -> Result<T>,
@@ -129,7 +129,7 @@ pub(super) fn part(source: &Source, partition: &Partition) -> Result<Part> {
 ///
 /// # Errors
 /// When the image cannot be read.
-pub fn root_part(source: &Source, partitions: &[Partition]) -> Result<Option<Part>> {
+pub(super) fn root_part(source: &Source, partitions: &[Partition]) -> Result<Option<Part>> {
     root_of(source, partitions)?.map(|root| part(source, &root)).transpose()
 }
 

@@ -20,7 +20,7 @@ use crate::units::Digest;
 const TEXT_MAX: u64 = 1 << 20;
 const STATUS_MAX: u64 = 128 << 20;
 /// Where dpkg has what is installed.
-pub const STATUS: &str = "var/lib/dpkg/status";
+pub(crate) const STATUS: &str = "var/lib/dpkg/status";
 /// Where first boot keeps its marks (overlays/base).
 const STATE: &str = "var/lib/edgepress";
 const FIRST_BOOT: &str = "usr/lib/edgepress/first-boot";
@@ -41,7 +41,7 @@ const RUNTIME: [&str; 2] = ["aziot-edge", "aziot-identity-service"];
 
 /// What is installed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct System {
+pub(crate) struct System {
     /// `NAME=value` of os-release.
     pub os_release: BTreeMap<String, String>,
     /// The kernels.
@@ -70,7 +70,7 @@ pub struct System {
 
 /// A kernel.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     /// As in `uname -r`.
     pub version: String,
     /// The boot loader starts this one.
@@ -79,7 +79,7 @@ pub struct Kernel {
 
 /// A package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Package {
+pub(crate) struct Package {
     /// Name.
     pub name: String,
     /// Debian architecture.
@@ -90,7 +90,7 @@ pub struct Package {
 
 /// An enabled unit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Unit {
+pub(crate) struct Unit {
     /// Name.
     pub unit: String,
     /// The unit that pulls it in.
@@ -102,7 +102,7 @@ pub struct Unit {
 /// A configuration, or why it is not shown.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum Config {
+pub(crate) enum Config {
     /// With its secrets masked.
     Masked(Table),
     /// Why not.
@@ -115,7 +115,7 @@ pub enum Config {
 /// Container images, or why they are not shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-pub enum ContainerImages {
+pub(crate) enum ContainerImages {
     /// Reference → image id.
     Known(BTreeMap<String, String>),
     /// Why not.
@@ -133,7 +133,7 @@ impl Default for ContainerImages {
 
 /// How far first boot got.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct FirstBoot {
+pub(crate) struct FirstBoot {
     /// `golden`: it never ran. `started`, `configured`, `provisioned`. `none`: the image has no first boot.
     pub state: String,
     /// Registration id, once there is one.
@@ -143,13 +143,13 @@ pub struct FirstBoot {
 }
 
 /// The kernel on the FAT partition that a firmware starts: its size and digest.
-pub type Started = (u64, Digest);
+pub(crate) type Started = (u64, Digest);
 
 /// Looks at a root. `started`: which of its kernels boots, where no boot loader on it says that.
 ///
 /// # Errors
 /// When the file system cannot be read.
-pub fn look(root: &Root, started: Option<Started>) -> Result<System> {
+pub(crate) fn look(root: &Root, started: Option<Started>) -> Result<System> {
     let (packages, unfinished) = packages(root)?;
     let of = |names: &[&str]| -> Vec<Package> {
         packages.iter().filter(|package| names.contains(&package.name.as_str())).cloned().collect()
@@ -217,7 +217,7 @@ fn kernels(root: &Root, started: Option<Started>) -> Result<Vec<Kernel>> {
 }
 
 /// The version in a kernel's file name.
-pub fn version_of(name: &str) -> Option<&str> {
+pub(crate) fn version_of(name: &str) -> Option<&str> {
     ["vmlinuz-", "vmlinux-"].iter().find_map(|head| name.strip_prefix(head))
 }
 
@@ -225,7 +225,7 @@ pub fn version_of(name: &str) -> Option<&str> {
 ///
 /// # Errors
 /// When the file system or the package database cannot be read.
-pub fn installed(root: &Root) -> Result<Vec<Package>> {
+pub(crate) fn installed(root: &Root) -> Result<Vec<Package>> {
     Ok(packages(root)?.0)
 }
 
@@ -292,7 +292,7 @@ fn configuration(root: &Root) -> Result<(Option<Config>, Vec<String>)> {
 ///
 /// # Errors
 /// When the file system cannot be read.
-pub fn containers(root: &Root) -> Result<ContainerImages> {
+pub(crate) fn containers(root: &Root) -> Result<ContainerImages> {
     let Some(text) = root.text(engine_store::NAMES, STATUS_MAX)? else {
         return Ok(ContainerImages::default());
     };
@@ -324,7 +324,7 @@ fn first_boot(root: &Root) -> Result<FirstBoot> {
 }
 
 /// A name as text.
-pub fn text(name: &std::ffi::OsStr) -> String {
+pub(crate) fn text(name: &std::ffi::OsStr) -> String {
     name.to_string_lossy().into_owned()
 }
 

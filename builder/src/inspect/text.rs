@@ -219,7 +219,7 @@ fn findings(findings: &[Finding], f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 /// Whole, but without control characters: a file of an image may come from anybody.
-pub fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -33,7 +33,7 @@ use crate::store::staging::Staging;
 
 /// One archive as apt is told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// Role in the recipe.
     pub role: String,
     /// Address without a slash at its end.
@@ -45,7 +45,7 @@ pub struct Origin {
 }
 
 /// A private apt; gone when it is dropped.
-pub struct Apt<'a> {
+pub(crate) struct Apt<'a> {
     _staging: Staging,
     /// The tree, by a path that apt's files can hold; see [`plain`].
     root: PathBuf,
@@ -60,7 +60,7 @@ impl<'a> Apt<'a> {
     ///
     /// # Errors
     /// When a key is missing or not the pinned one, or the store cannot be written.
-    pub fn new(
+    pub(crate) fn new(
         recipe: &'a Recipe,
         debs: &'a [LocalDeb],
         origins: Vec<Origin>,
@@ -115,7 +115,7 @@ impl<'a> Apt<'a> {
     ///
     /// # Errors
     /// When the tree cannot be written.
-    pub fn prefer<'v>(&self, versions: impl Iterator<Item = (&'v str, &'v str)>) -> Result<()> {
+    pub(crate) fn prefer<'v>(&self, versions: impl Iterator<Item = (&'v str, &'v str)>) -> Result<()> {
         let pin =
             |(name, version)| format!("Package: {name}\nPin: version {version}\nPin-Priority: 1001\n\n");
         self.write("preferences", &versions.map(pin).collect::<String>())
@@ -125,7 +125,7 @@ impl<'a> Apt<'a> {
     ///
     /// # Errors
     /// When apt does not tell.
-    pub fn known(&self) -> Result<BTreeSet<String>> {
+    pub(crate) fn known(&self) -> Result<BTreeSet<String>> {
         Ok(texts(&self.run("apt-cache", &["pkgnames"])?).0.lines().map(String::from).collect())
     }
 
@@ -133,7 +133,7 @@ impl<'a> Apt<'a> {
     ///
     /// # Errors
     /// Says which archive cannot be used and why.
-    pub fn update(&self) -> Result<()> {
+    pub(crate) fn update(&self) -> Result<()> {
         let output = self.run("apt-get", &["update"])?;
         let (stdout, stderr) = texts(&output);
         match explain::update(&stdout, &stderr, output.status.success(), &self.origins) {
@@ -148,7 +148,7 @@ impl<'a> Apt<'a> {
     /// # Errors
     /// Says what is unknown, or why it cannot be installed together. `elsewhere` is asked then for all package names
     /// for the other architecture.
-    pub fn resolve(
+    pub(crate) fn resolve(
         &self,
         names: &[String],
         elsewhere: &dyn Fn() -> Result<BTreeSet<String>>,
@@ -177,7 +177,7 @@ impl<'a> Apt<'a> {
     ///
     /// # Errors
     /// When apt does not tell.
-    pub fn indices(&self) -> Result<Vec<Index>> {
+    pub(crate) fn indices(&self) -> Result<Vec<Index>> {
         let format = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(FILENAME)";
         let output = self.run("apt-get", &["indextargets", "--format", format, "Created-By: Packages"])?;
         let (stdout, stderr) = texts(&output);

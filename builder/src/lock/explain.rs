@@ -13,7 +13,7 @@ const SIMILAR: f64 = 0.85;
 const SUGGESTIONS: usize = 3;
 
 /// What went wrong in `apt-get update`; nothing if nothing did.
-pub fn update(stdout: &str, stderr: &str, success: bool, origins: &[Origin]) -> Option<Problem> {
+pub(crate) fn update(stdout: &str, stderr: &str, success: bool, origins: &[Origin]) -> Option<Problem> {
     for line in stderr.lines() {
         if let Some(rest) = line.strip_prefix("E: Release file for ") {
             return Some(dated(rest, origins));
@@ -92,7 +92,7 @@ fn refused(place: &str, why: &str, origins: &[Origin]) -> Problem {
 }
 
 /// What the archives have; asked only where it helps to explain.
-pub trait Archives {
+pub(crate) trait Archives {
     /// All package names.
     ///
     /// # Errors
@@ -122,7 +122,12 @@ pub trait Archives {
 ///
 /// # Errors
 /// Those of `archives`.
-pub fn install(stdout: &str, stderr: &str, recipe: &Recipe, archives: &impl Archives) -> Result<Problem> {
+pub(crate) fn install(
+    stdout: &str,
+    stderr: &str,
+    recipe: &Recipe,
+    archives: &impl Archives,
+) -> Result<Problem> {
     let errors: Vec<&str> = stderr.lines().filter_map(|line| line.strip_prefix("E: ")).collect();
     let unknown: Vec<&str> = errors
         .iter()
@@ -160,7 +165,11 @@ fn quoted<'a>(line: &'a str, before: &str, after: &str) -> Option<&'a str> {
 ///
 /// # Errors
 /// Those of `archives`.
-pub fn unknown_packages(unknown: &[&str], recipe: &Recipe, archives: &impl Archives) -> Result<Problem> {
+pub(crate) fn unknown_packages(
+    unknown: &[&str],
+    recipe: &Recipe,
+    archives: &impl Archives,
+) -> Result<Problem> {
     let known = archives.known()?;
     // That it cannot be asked is no reason to say nothing of the rest.
     let elsewhere = archives.elsewhere().unwrap_or_default();
@@ -234,7 +243,7 @@ fn shortened(names: &[String]) -> String {
 }
 
 /// The packages under `Reverse Provides:` of `apt-cache showpkg`: lines `NAME VERSION (= …)`, in its order, once each.
-pub fn providers(showpkg: &str) -> Vec<String> {
+pub(crate) fn providers(showpkg: &str) -> Vec<String> {
     let listed = showpkg.lines().skip_while(|line| !line.starts_with("Reverse Provides:")).skip(1);
     let mut all: Vec<String> = Vec::new();
     for name in listed.filter_map(|line| line.split_whitespace().next()) {

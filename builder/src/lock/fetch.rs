@@ -15,11 +15,11 @@ use crate::store::net::{Client, join};
 use crate::units::{Arch, Digest, counted};
 
 /// Name of the step in events.
-pub const STEP: &str = "fetch";
+pub(crate) const STEP: &str = "fetch";
 
 /// What fetching did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fetched {
+pub(crate) struct Fetched {
     /// Packages downloaded.
     pub packages: usize,
     /// Bytes downloaded.
@@ -30,7 +30,7 @@ pub struct Fetched {
 ///
 /// # Errors
 /// Names the file that is gone, cannot be fetched, or is not what the lock says.
-pub fn fetch(
+pub(crate) fn fetch(
     section: &Section,
     recipe: &Recipe,
     mirrors: &Mirrors,

@@ -17,7 +17,7 @@ const HEADER: &str = "# Exactly which packages go into the image; made by `edgep
                       # Files are named by archive role and path: the mirror is chosen when they are fetched.\n\n";
 
 /// Where a recipe's lock is: `<name>.lock` beside the recipe's file.
-pub fn path(recipe_file: &Path, recipe: &Recipe) -> PathBuf {
+pub(crate) fn path(recipe_file: &Path, recipe: &Recipe) -> PathBuf {
     recipe_file.with_file_name(format!("{}.lock", recipe.name))
 }
 
@@ -25,7 +25,7 @@ pub fn path(recipe_file: &Path, recipe: &Recipe) -> PathBuf {
 ///
 /// # Errors
 /// Names file, line and what is wrong with it.
-pub fn read(path: &Path) -> Result<Option<Lock>> {
+pub(crate) fn read(path: &Path) -> Result<Option<Lock>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -45,7 +45,7 @@ pub fn read(path: &Path) -> Result<Option<Lock>> {
 ///
 /// # Errors
 /// Says line and reason.
-pub fn parse(text: &str) -> Result<Lock, String> {
+pub(crate) fn parse(text: &str) -> Result<Lock, String> {
     #[derive(Deserialize)]
     struct Version {
         format: u32,
@@ -94,7 +94,7 @@ fn check(package: &Locked) -> Result<(), String> {
 ///
 /// # Errors
 /// None for a lock that [`parse`] accepts.
-pub fn render(lock: &Lock) -> Result<String> {
+pub(crate) fn render(lock: &Lock) -> Result<String> {
     let body = toml::to_string(lock).context("writing the lock as TOML")?;
     Ok(format!("{HEADER}{body}"))
 }
@@ -103,7 +103,7 @@ pub fn render(lock: &Lock) -> Result<String> {
 ///
 /// # Errors
 /// When its folder cannot be written.
-pub fn write(path: &Path, lock: &Lock) -> Result<()> {
+pub(crate) fn write(path: &Path, lock: &Lock) -> Result<()> {
     files::write(path, 0o644, render(lock)?.as_bytes())
 }
 

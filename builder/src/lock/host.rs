@@ -10,7 +10,7 @@ use crate::store::net::{Settings, parse_credentials};
 
 /// One `deb` line of the host's sources: one address, with suites and components.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub(crate) struct Source {
     /// Address of the archive, the part before `dists/`.
     pub url: String,
     /// Suites.
@@ -23,7 +23,7 @@ pub struct Source {
 
 /// The host's apt configuration, as far as it concerns us.
 #[derive(Debug, Clone, Default)]
-pub struct HostApt {
+pub(crate) struct HostApt {
     /// `ID` of /etc/os-release.
     pub id: String,
     /// What it installs from.
@@ -36,7 +36,7 @@ pub struct HostApt {
 
 impl HostApt {
     /// Reads it; what is not there is empty. A host without apt has no mirror to offer, and that is no error.
-    pub fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let dump = host::command("apt-config").and_then(|mut command| host::run(command.arg("dump")));
         let values = parse_dump(&String::from_utf8_lossy(&dump.unwrap_or_default()));
         let id = os_release_id(&fs::read_to_string("/etc/os-release").unwrap_or_default());
@@ -51,7 +51,7 @@ impl HostApt {
     }
 
     /// Proxies and credentials for our own downloads.
-    pub fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         let files = std::iter::once(self.netrc[0].clone()).chain(with_ending(&self.netrc[1], &["conf"]));
         let texts = files.filter_map(|file| fs::read_to_string(file).ok());
         Settings {

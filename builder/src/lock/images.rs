@@ -19,15 +19,15 @@ use crate::store::Store;
 use crate::units::counted;
 
 /// Name of the resolution in events.
-pub const STEP: &str = "lock-images";
+pub(crate) const STEP: &str = "lock-images";
 /// Name of the downloads in events.
-pub const FETCH_STEP: &str = "fetch-images";
+pub(crate) const FETCH_STEP: &str = "fetch-images";
 
 /// The images that a recipe takes from registries, each once, in order of their names.
 ///
 /// # Errors
 /// When the deployment manifest cannot be read, whose images are among them; when a name is no reference.
-pub fn wanted(recipe: &Recipe) -> Result<Vec<Reference>> {
+pub(crate) fn wanted(recipe: &Recipe) -> Result<Vec<Reference>> {
     modules::load(&recipe.modules)?;
     let pulled = recipe.engine.images.iter().filter(|image| image.is_pulled());
     let references = pulled.map(|image| image.name.parse::<Reference>().map_err(anyhow::Error::from));
@@ -39,7 +39,7 @@ pub fn wanted(recipe: &Recipe) -> Result<Vec<Reference>> {
 
 /// How the images of a section differ from those that the recipe takes.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// Names that the section lacks.
     pub lacking: Vec<String>,
     /// Names that the recipe no longer takes.
@@ -51,7 +51,7 @@ impl Difference {
     ///
     /// # Errors
     /// As [`wanted`].
-    pub fn between(section: &Section, recipe: &Recipe) -> Result<Self> {
+    pub(crate) fn between(section: &Section, recipe: &Recipe) -> Result<Self> {
         let locked: BTreeSet<String> =
             section.images.iter().map(|image| image.reference.canonical()).collect();
         let wanted: BTreeSet<String> = wanted(recipe)?.iter().map(Reference::canonical).collect();
@@ -60,12 +60,12 @@ impl Difference {
     }
 
     /// Is there none?
-    pub fn is_none(&self) -> bool {
+    pub(crate) fn is_none(&self) -> bool {
         *self == Self::default()
     }
 
     /// Why a lock with this difference is refused.
-    pub fn refusal(&self, lock: &Path) -> Problem {
+    pub(crate) fn refusal(&self, lock: &Path) -> Problem {
         let said = [("it lacks", &self.lacking), ("the recipe no longer takes", &self.left_over)];
         let said: Vec<String> = said
             .iter()
@@ -83,7 +83,7 @@ impl Difference {
 ///
 /// # Errors
 /// As [`crate::registry::Registry::resolve`].
-pub fn resolve(
+pub(crate) fn resolve(
     recipe: &Recipe,
     keep: &[Resolved],
     network: &Network,
@@ -114,7 +114,7 @@ pub fn resolve(
 ///
 /// # Errors
 /// As [`crate::registry::Registry::fetch`].
-pub fn fetch(section: &Section, network: &Network, store: &Store, sink: &dyn Sink) -> Result<usize> {
+pub(crate) fn fetch(section: &Section, network: &Network, store: &Store, sink: &dyn Sink) -> Result<usize> {
     if section.images.is_empty() {
         return Ok(0);
     }

@@ -12,7 +12,7 @@ use crate::packages::control::{Paragraph, is_package_name, is_version, paragraph
 
 /// One index that apt downloaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Index {
+pub(crate) struct Index {
     /// Role of its archive.
     pub role: String,
     /// Address of its archive, with a slash at the end, as apt writes it.
@@ -24,7 +24,7 @@ pub struct Index {
 /// A .deb that apt would fetch: its address, as `apt-get --print-uris` prints it.
 ///
 /// Lines are `'URI' FILE SIZE HASH`; anything else that apt prints is not for us.
-pub fn parse_uris(text: &str) -> Vec<String> {
+pub(crate) fn parse_uris(text: &str) -> Vec<String> {
     text.lines()
         .filter_map(|line| line.strip_prefix('\'')?.split_once('\''))
         .map(|(uri, _)| uri.to_owned())
@@ -35,7 +35,7 @@ pub fn parse_uris(text: &str) -> Vec<String> {
 ///
 /// # Errors
 /// Names the address that no index has, or the field that an index lacks.
-pub fn locate(uris: &[String], indices: &[Index]) -> Result<Vec<Locked>> {
+pub(crate) fn locate(uris: &[String], indices: &[Index]) -> Result<Vec<Locked>> {
     // By index, the paths wanted from it. An address may belong to several: roles may share a mirror.
     let mut wanted: Vec<BTreeMap<String, &String>> = vec![BTreeMap::new(); indices.len()];
     for uri in uris {

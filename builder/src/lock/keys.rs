@@ -41,7 +41,7 @@ struct Certificate {
 ///
 /// # Errors
 /// When the key file is missing or holds none of the pinned keys; says which it holds.
-pub fn keyring(role: &str, key: &ArchiveKey, store: &Store) -> Result<Vec<u8>> {
+pub(crate) fn keyring(role: &str, key: &ArchiveKey, store: &Store) -> Result<Vec<u8>> {
     let (bytes, origin) = material(role, key, store)?;
     Ok(pinned(role, key, &bytes, &origin)?)
 }
@@ -50,7 +50,7 @@ pub fn keyring(role: &str, key: &ArchiveKey, store: &Store) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// When it holds none of them; says which it holds.
-pub fn judge_file(role: &str, key: &ArchiveKey) -> Result<(), Problem> {
+pub(crate) fn judge_file(role: &str, key: &ArchiveKey) -> Result<(), Problem> {
     let Some(file) = key.file.as_ref().filter(|file| file.is_file()) else { return Ok(()) };
     let origin = file.display().to_string();
     let bytes = read(file).map_err(|error| {
@@ -79,7 +79,7 @@ fn pinned(role: &str, key: &ArchiveKey, bytes: &[u8], origin: &str) -> Result<Ve
 }
 
 /// A fingerprint as it is compared: upper case, without spaces.
-pub fn normal(fingerprint: &str) -> String {
+pub(crate) fn normal(fingerprint: &str) -> String {
     fingerprint.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_ascii_uppercase()).collect()
 }
 
@@ -257,7 +257,7 @@ fn dearmor(bytes: &[u8]) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write(path: &Path, keyring: &[u8]) -> Result<()> {
+pub(crate) fn write(path: &Path, keyring: &[u8]) -> Result<()> {
     fs::write(path, keyring).with_context(|| format!("writing {}", path.display()))
 }
 

@@ -36,7 +36,7 @@ const LARGEST_CONTROL: u64 = 1 << 20;
 
 /// A package that comes from no archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LocalDeb {
+pub(crate) struct LocalDeb {
     /// Package name.
     pub name: String,
     /// Version.
@@ -57,7 +57,7 @@ pub struct LocalDeb {
 ///
 /// # Errors
 /// Names the .deb or source folder that is missing, is broken, or brings a package that another brings too.
-pub fn gather(recipe: &Recipe, store: &Store, sink: &dyn Sink) -> Result<Vec<LocalDeb>> {
+pub(crate) fn gather(recipe: &Recipe, store: &Store, sink: &dyn Sink) -> Result<Vec<LocalDeb>> {
     let wanted = |deb: &&types::Deb| deb.arch.is_none_or(|arch| arch == recipe.target.arch);
     let debs: Vec<&types::Deb> = recipe.packages.debs.iter().filter(wanted).collect();
     download(&debs, store, sink)?;
@@ -90,14 +90,14 @@ pub fn gather(recipe: &Recipe, store: &Store, sink: &dyn Sink) -> Result<Vec<Loc
 }
 
 /// Two packages of one name.
-pub fn twice(name: &str, one: &Path, other: &Path) -> Problem {
+pub(crate) fn twice(name: &str, one: &Path, other: &Path) -> Problem {
     Problem::input(format!("the package `{name}` comes from both {} and {}", one.display(), other.display()))
         .hint("leave one of them out")
 }
 
 /// Whether the image gets a package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fit {
+pub(crate) enum Fit {
     /// It does.
     Here,
     /// It is made for another machine.
@@ -114,7 +114,7 @@ fn is_of_installer(control: &Control) -> bool {
 ///
 /// # Errors
 /// When it is for one that no machine has, or for the installer.
-pub fn fit(control: &Control, arch: Arch, origin: &Path) -> Result<Fit, Problem> {
+pub(crate) fn fit(control: &Control, arch: Arch, origin: &Path) -> Result<Fit, Problem> {
     let own = arch.debian();
     if is_of_installer(control) {
         let (package, origin) = (&control.package, origin.display());
@@ -137,7 +137,7 @@ pub fn fit(control: &Control, arch: Arch, origin: &Path) -> Result<Fit, Problem>
 }
 
 /// What is said of a package that is for another machine.
-pub fn left_out(control: &Control, arch: Arch, origin: &Path) -> String {
+pub(crate) fn left_out(control: &Control, arch: Arch, origin: &Path) -> String {
     format!(
         "the package `{}` ({}) is left out: it is for {}, and the image for {}",
         control.package,
@@ -194,7 +194,7 @@ fn from_file(file: &Path, expected: Option<&str>, store: &Store) -> Result<Diges
 ///
 /// # Errors
 /// When it has another, or cannot be read.
-pub fn same_digest(file: &Path, expected: &str) -> Result<(), Problem> {
+pub(crate) fn same_digest(file: &Path, expected: &str) -> Result<(), Problem> {
     let found = verify::digest(file)
         .map_err(|error| Problem::input(format!("{} cannot be read: {error}", file.display())))?;
     is_digest(file, found, expected)
@@ -235,7 +235,7 @@ fn measure(path: &Path, sha256: &Digest, origin: &Path, store: &Store) -> Result
 ///
 /// # Errors
 /// When the folder cannot be read, or has no package source.
-pub fn source_folders(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+pub(crate) fn source_folders(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let reading = || format!("reading the folder of package sources {}", folder.display());
     if !folder.is_dir() {
         let what = if folder.exists() { "is not a folder" } else { "does not exist" };
@@ -268,7 +268,7 @@ pub fn source_folders(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
 ///
 /// # Errors
 /// Names the file and what is wrong with it.
-pub fn source_control(source: &Path) -> Result<Control, Problem> {
+pub(crate) fn source_control(source: &Path) -> Result<Control, Problem> {
     let path = source.join("DEBIAN/control");
     let wrong = |why: &dyn std::fmt::Display| {
         Problem::input(format!("{}: {why}", path.display())).hint("deb-control(5) says what stands in it")

@@ -11,11 +11,11 @@ use crate::store::net::{Settings, parse};
 use crate::units::Arch;
 
 /// Before the role, in upper case with `_` for `-`: `EDGEPRESS_MIRROR_DEBIAN_SECURITY`.
-pub const ENVIRONMENT_PREFIX: &str = "EDGEPRESS_MIRROR_";
+pub(crate) const ENVIRONMENT_PREFIX: &str = "EDGEPRESS_MIRROR_";
 
 /// Chooses an address for each archive of a recipe.
 #[derive(Debug, Clone, Default)]
-pub struct Mirrors {
+pub(crate) struct Mirrors {
     overrides: BTreeMap<String, String>,
     environment: BTreeMap<String, String>,
     host: HostApt,
@@ -25,7 +25,7 @@ pub struct Mirrors {
 ///
 /// # Errors
 /// Says what is expected.
-pub fn parse_override(text: &str) -> Result<(String, String), String> {
+pub(crate) fn parse_override(text: &str) -> Result<(String, String), String> {
     let (role, url) =
         text.split_once('=').ok_or("expected NAME=URL, as in `debian=http://ftp.debian.org/debian`")?;
     parse(url).map_err(|error| error.to_string())?;
@@ -34,7 +34,7 @@ pub fn parse_override(text: &str) -> Result<(String, String), String> {
 
 impl Mirrors {
     /// With the arguments of `--mirror`, this process's environment and the host's apt.
-    pub fn new(overrides: Vec<(String, String)>) -> Self {
+    pub(crate) fn new(overrides: Vec<(String, String)>) -> Self {
         let environment = std::env::vars()
             .filter(|(name, value)| name.starts_with(ENVIRONMENT_PREFIX) && !value.is_empty());
         Self {
@@ -45,12 +45,12 @@ impl Mirrors {
     }
 
     /// Proxies and credentials of the host.
-    pub fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         self.host.settings()
     }
 
     /// The host's apt configuration.
-    pub fn host(&self) -> &HostApt {
+    pub(crate) fn host(&self) -> &HostApt {
         &self.host
     }
 
@@ -58,7 +58,7 @@ impl Mirrors {
     ///
     /// # Errors
     /// When the recipe has no such archive, or a `--mirror` is for one that it does not have.
-    pub fn url(&self, recipe: &Recipe, role: &str) -> Result<String> {
+    pub(crate) fn url(&self, recipe: &Recipe, role: &str) -> Result<String> {
         if let Some(unknown) = self.overrides.keys().find(|role| !recipe.archives.contains_key(*role)) {
             let roles = recipe.archives.keys().cloned().collect::<Vec<_>>().join(", ");
             return Err(Problem::input(format!(
@@ -132,7 +132,7 @@ impl Mirrors {
 }
 
 /// The address that the recipe states for an architecture.
-pub fn stated(archive: &Archive, arch: Arch) -> &str {
+pub(crate) fn stated(archive: &Archive, arch: Arch) -> &str {
     archive.urls.get(&arch).unwrap_or(&archive.url)
 }
 

@@ -5,20 +5,20 @@
 //!         └─► inputs digest: does the lock still fit the recipe?
 //! ```
 
-pub mod apt;
-pub mod explain;
-pub mod fetch;
-pub mod file;
-pub mod host;
-pub mod images;
-pub mod index;
-pub mod keys;
-pub mod local;
-pub mod mirrors;
-pub mod network;
-pub mod owner;
-pub mod tools;
-pub mod types;
+pub(crate) mod apt;
+pub(crate) mod explain;
+pub(crate) mod fetch;
+pub(crate) mod file;
+pub(crate) mod host;
+pub(crate) mod images;
+pub(crate) mod index;
+pub(crate) mod keys;
+pub(crate) mod local;
+pub(crate) mod mirrors;
+pub(crate) mod network;
+pub(crate) mod owner;
+pub(crate) mod tools;
+pub(crate) mod types;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -36,13 +36,13 @@ use crate::recipe::types::{Archive, EdgeSource, Recipe};
 use crate::store::Store;
 use crate::units::{Arch, Digest, counted};
 use apt::{Apt, Origin};
-pub use fetch::fetch;
+pub(crate) use fetch::fetch;
 use mirrors::Mirrors;
 use network::Network;
 use types::{FORMAT, Lock, Locked, Section};
 
 /// Name of the step in events.
-pub const STEP: &str = "lock";
+pub(crate) const STEP: &str = "lock";
 
 /// What the resolution of a recipe depends on, and nothing else of it.
 #[derive(Serialize)]
@@ -76,7 +76,7 @@ struct LocalInputs<'a> {
 
 /// Digest of all that the resolution depends on: archives, keys, suites, architecture, package lists, the runtime's
 /// version, and how the recipe's own packages relate to others. Mirrors and configuration values are not in it.
-pub fn inputs_digest(recipe: &Recipe, debs: &[LocalDeb]) -> Digest {
+pub(crate) fn inputs_digest(recipe: &Recipe, debs: &[LocalDeb]) -> Digest {
     let archives = recipe.archives.iter().map(|(role, archive)| {
         let mut fingerprints: Vec<String> =
             archive.key.fingerprints.iter().map(|text| keys::normal(text)).collect();
@@ -118,7 +118,7 @@ fn requested(recipe: &Recipe, debs: &[LocalDeb]) -> Vec<String> {
 ///
 /// # Errors
 /// Says which archive or package cannot be had, why, and what to do.
-pub fn resolve(
+pub(crate) fn resolve(
     recipe: &Recipe,
     debs: &[LocalDeb],
     mirrors: &Mirrors,
@@ -202,7 +202,7 @@ fn runtime_is_there(debs: &[LocalDeb]) -> Result<()> {
 
 /// What may be done to a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
+pub(crate) enum Policy {
     /// Nothing: it must be there and fit.
     Locked,
     /// It is made or renewed where it is missing or does not fit.
@@ -214,7 +214,7 @@ pub enum Policy {
 /// What was done to a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Action {
+pub(crate) enum Action {
     /// It fits.
     Kept,
     /// There was none for this architecture.
@@ -229,7 +229,7 @@ pub enum Action {
 
 /// A section that fits the recipe, and how it came to be.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Ensured {
+pub(crate) struct Ensured {
     /// The section.
     pub section: Section,
     /// What was done.
@@ -243,7 +243,7 @@ pub struct Ensured {
 ///
 /// # Errors
 /// With [`Policy::Locked`], when the lock is missing or does not fit; else as [`resolve`] and [`images::resolve`].
-pub fn ensure(
+pub(crate) fn ensure(
     path: &Path,
     policy: Policy,
     recipe: &Recipe,

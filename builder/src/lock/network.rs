@@ -14,7 +14,7 @@ use crate::registry::{self, Registry};
 
 /// What the command line says of it.
 #[derive(Debug, Clone, Default)]
-pub struct Origins {
+pub(crate) struct Origins {
     /// Role of an archive, or a registry (`HOST[:PORT]`), and the address to fetch from in its place.
     pub mirrors: Vec<(String, String)>,
     /// A file like docker's config.json, in its place.
@@ -24,7 +24,7 @@ pub struct Origins {
 }
 
 /// Archives and registries as this run meets them. No file of credentials is read before a registry is asked for.
-pub struct Network {
+pub(crate) struct Network {
     mirrors: Mirrors,
     registries: Origins,
     registry: OnceLock<Registry>,
@@ -32,14 +32,14 @@ pub struct Network {
 
 impl Network {
     /// As the command line, the environment and the host's apt have it.
-    pub fn new(origins: Origins) -> Self {
+    pub(crate) fn new(origins: Origins) -> Self {
         let (registries, archives) = origins.mirrors.into_iter().partition(|(name, _)| is_registry(name));
         let registries = Origins { mirrors: registries, ..origins };
         Self { mirrors: Mirrors::new(archives), registries, registry: OnceLock::new() }
     }
 
     /// Where archives are.
-    pub fn mirrors(&self) -> &Mirrors {
+    pub(crate) fn mirrors(&self) -> &Mirrors {
         &self.mirrors
     }
 
@@ -47,7 +47,7 @@ impl Network {
     ///
     /// # Errors
     /// A [`Problem`] that names it.
-    pub fn refuse_unused(&self, images: &[Reference]) -> Result<()> {
+    pub(crate) fn refuse_unused(&self, images: &[Reference]) -> Result<()> {
         let known: BTreeSet<&str> = images.iter().map(Reference::registry).collect();
         let Some((unknown, _)) =
             self.registries.mirrors.iter().find(|(name, _)| !known.contains(name.as_str()))
@@ -67,7 +67,7 @@ impl Network {
     ///
     /// # Errors
     /// When a file of credentials or authorities cannot be read, or a mirror is no address.
-    pub fn registry(&self) -> Result<&Registry> {
+    pub(crate) fn registry(&self) -> Result<&Registry> {
         if let Some(made) = self.registry.get() {
             return Ok(made);
         }

@@ -10,7 +10,12 @@ use crate::recipe::types::Recipe;
 
 /// The lock beside the recipe, if its packages are those that `recipe` asks for, which is the recipe with `sets` laid over
 /// it; `debs` are its own packages. Nothing, where the overrides ask for others.
-pub fn beside_recipe(path: &Path, sets: &[String], recipe: &Recipe, debs: &[LocalDeb]) -> Option<PathBuf> {
+pub(crate) fn beside_recipe(
+    path: &Path,
+    sets: &[String],
+    recipe: &Recipe,
+    debs: &[LocalDeb],
+) -> Option<PathBuf> {
     if sets.is_empty() {
         return Some(file::path(path, recipe));
     }

@@ -18,7 +18,7 @@ use crate::store::Store;
 use crate::units::{Arch, counted};
 
 /// Does a section for `arch` lack the tools of this machine?
-pub fn lacking(section: &Section, arch: Arch) -> bool {
+pub(crate) fn lacking(section: &Section, arch: Arch) -> bool {
     arch != Arch::host() && !section.tools.contains_key(&Arch::host())
 }
 
@@ -28,7 +28,7 @@ pub fn lacking(section: &Section, arch: Arch) -> bool {
 ///
 /// # Errors
 /// As [`super::resolve`].
-pub fn resolve(
+pub(crate) fn resolve(
     recipe: &Recipe,
     packages: &[Locked],
     mirrors: &Mirrors,

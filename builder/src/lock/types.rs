@@ -11,12 +11,12 @@ use crate::registry::Resolved;
 use crate::units::{Arch, Digest};
 
 /// Version of the lock format that this program writes.
-pub const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// A whole lock file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Lock {
+pub(crate) struct Lock {
     /// [`FORMAT`].
     pub format: u32,
     /// One section per architecture.
@@ -26,7 +26,7 @@ pub struct Lock {
 /// The packages of one architecture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Section {
+pub(crate) struct Section {
     /// Digest of what resolution depends on: archives, keys, suites, architecture, package lists. A recipe whose
     /// digest differs has outgrown this section.
     pub inputs: Digest,
@@ -44,7 +44,7 @@ pub struct Section {
 
 impl Section {
     /// What a build on this machine needs: the packages, and the tools.
-    pub fn needed(&self) -> impl Iterator<Item = &Locked> {
+    pub(crate) fn needed(&self) -> impl Iterator<Item = &Locked> {
         self.packages.iter().chain(self.tools.get(&Arch::host()).into_iter().flatten())
     }
 }
@@ -52,7 +52,7 @@ impl Section {
 /// One package of an archive.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Locked {
+pub(crate) struct Locked {
     /// Package name.
     pub name: String,
     /// Debian version, epoch included.

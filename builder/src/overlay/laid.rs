@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 /// What the overlays say about one path of the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Laid {
+pub(crate) struct Laid {
     /// Absolute path in the image, by the names of [`super::names`].
     pub path: PathBuf,
     /// Permission bits; of a symlink always 0777.
@@ -22,7 +22,7 @@ pub struct Laid {
 
 /// What a [`Laid`] is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub(crate) enum What {
     /// A folder that must be there; one that is there keeps owner and mode.
     Folder,
     /// A folder whose mode `[modes]` states.
@@ -42,7 +42,7 @@ impl Laid {
     ///
     /// # Errors
     /// When the file cannot be opened.
-    pub fn open(&self) -> Result<Option<Box<dyn Read + '_>>> {
+    pub(crate) fn open(&self) -> Result<Option<Box<dyn Read + '_>>> {
         match &self.what {
             What::Rendered(bytes) => Ok(Some(Box::new(bytes.as_slice()))),
             What::File(_) => {
@@ -58,7 +58,7 @@ impl Laid {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn beginning(&self, limit: u64) -> Result<Vec<u8>> {
+    pub(crate) fn beginning(&self, limit: u64) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         if let Some(file) = self.open()? {
             let context = || format!("reading {}", self.origin.file.display());
@@ -68,7 +68,7 @@ impl Laid {
     }
 
     /// Is it a regular file?
-    pub fn is_file(&self) -> bool {
+    pub(crate) fn is_file(&self) -> bool {
         matches!(self.what, What::Rendered(_) | What::File(_))
     }
 

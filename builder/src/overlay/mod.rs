@@ -17,7 +17,7 @@
 
 mod laid;
 mod lay;
-pub mod names;
+pub(crate) mod names;
 mod read;
 mod settings;
 mod tags;
@@ -31,14 +31,14 @@ use crate::store::Store;
 use crate::tree::entry::{Entry, Kind};
 use crate::units::Digest;
 
-pub use laid::{Laid, What};
-pub use template::Context;
+pub(crate) use laid::{Laid, What};
+pub(crate) use template::Context;
 
 /// Renders a recipe's overlays, sorted by path; `epoch` is the time stamp of the image in seconds since 1970.
 ///
 /// # Errors
 /// The first template or file that cannot be used, by name and line.
-pub fn render(recipe: &Recipe, epoch: u64) -> Result<Vec<Laid>> {
+pub(crate) fn render(recipe: &Recipe, epoch: u64) -> Result<Vec<Laid>> {
     let (laid, problems) = render_all(recipe, epoch)?;
     match problems.into_iter().next() {
         Some(problem) => Err(problem.into()),
@@ -50,7 +50,7 @@ pub fn render(recipe: &Recipe, epoch: u64) -> Result<Vec<Laid>> {
 ///
 /// # Errors
 /// When the context of the templates cannot be made.
-pub fn render_all(recipe: &Recipe, epoch: u64) -> Result<(Vec<Laid>, Vec<Problem>)> {
+pub(crate) fn render_all(recipe: &Recipe, epoch: u64) -> Result<(Vec<Laid>, Vec<Problem>)> {
     let context = Context::new(recipe, epoch)?;
     let mut laying = lay::Laying::new(&context, recipe.target.arch);
     for (overlay, folder) in recipe.overlays.iter().enumerate() {
@@ -70,7 +70,7 @@ fn as_problem(error: &anyhow::Error) -> Problem {
 ///
 /// # Errors
 /// The file that cannot be read, or a store that cannot be written.
-pub fn store(laid: &[Laid], store: &Store) -> Result<Vec<Entry>> {
+pub(crate) fn store(laid: &[Laid], store: &Store) -> Result<Vec<Entry>> {
     let mut sorted: Vec<&Laid> = laid.iter().collect();
     sorted.sort_by_key(|laid| (laid.origin.overlay, &laid.path));
     sorted.into_iter().filter_map(|laid| entry(laid, store).transpose()).collect()

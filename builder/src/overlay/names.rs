@@ -29,40 +29,40 @@ const LIB64: (&str, &str) = ("/lib64", "usr/lib64");
 
 /// The links that are known so far.
 #[derive(Debug, Clone)]
-pub struct Names {
+pub(crate) struct Names {
     links: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl Names {
     /// Those that every image has.
-    pub fn of_image(arch: Arch) -> Self {
+    pub(crate) fn of_image(arch: Arch) -> Self {
         let own = (arch == Arch::X86_64).then_some(LIB64);
         let links = EVERYWHERE.into_iter().chain(own);
         Self { links: links.map(|(name, target)| (name.into(), target.into())).collect() }
     }
 
     /// The target of the link at `path`, if one is known there.
-    pub fn link(&self, path: &Path) -> Option<&Path> {
+    pub(crate) fn link(&self, path: &Path) -> Option<&Path> {
         self.links.get(path).map(PathBuf::as_path)
     }
 
     /// An overlay has a link at `path`, resolved as to its folder.
-    pub fn learn(&mut self, path: &Path, target: &Path) {
+    pub(crate) fn learn(&mut self, path: &Path, target: &Path) {
         self.links.insert(path.to_owned(), target.to_owned());
     }
 
     /// An overlay has something else there.
-    pub fn forget(&mut self, path: &Path) {
+    pub(crate) fn forget(&mut self, path: &Path) {
         self.links.remove(path);
     }
 
     /// `path` with the links in its folders followed; nothing when they go in circles.
-    pub fn resolve(&self, path: &Path) -> Option<PathBuf> {
+    pub(crate) fn resolve(&self, path: &Path) -> Option<PathBuf> {
         self.follow(path, false)
     }
 
     /// As [`Self::resolve`], and the last name too where it is a link.
-    pub fn resolve_all(&self, path: &Path) -> Option<PathBuf> {
+    pub(crate) fn resolve_all(&self, path: &Path) -> Option<PathBuf> {
         self.follow(path, true)
     }
 

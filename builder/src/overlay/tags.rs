@@ -8,7 +8,7 @@ use crate::recipe::schema;
 ///
 /// tera itself says nothing of an unknown name in a condition or before `default`: it is false, or the default, and so a
 /// misspelt key would quietly never be set. What a recipe may leave out (`network.proxy`) is known here all the same.
-pub fn unknown_key(name: &str, text: &str) -> Option<Problem> {
+pub(super) fn unknown_key(name: &str, text: &str) -> Option<Problem> {
     tags(text).find_map(|(at, tag)| {
         let mut paths = recipe_paths(tag);
         paths.find_map(|(offset, path)| {
@@ -70,7 +70,7 @@ fn tags(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// The line of the first tag that names `word` as a whole.
-pub fn line_of(text: &str, word: &str) -> Option<usize> {
+pub(super) fn line_of(text: &str, word: &str) -> Option<usize> {
     tags(text).find_map(|(open, tag)| {
         let at = whole_word(tag, word)?;
         Some(text[..open + at].matches('\n').count() + 1)

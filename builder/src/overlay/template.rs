@@ -18,7 +18,7 @@ use crate::recipe::types::Recipe;
 /// What templates can name: `recipe`, `arch`, `debian_arch`, `vars`, `config_toml`, `source_toml`, `source_ca`, `epoch`
 /// and `board`.
 #[derive(Debug, Clone)]
-pub struct Context {
+pub(crate) struct Context {
     values: tera::Context,
     names: Value,
 }
@@ -34,7 +34,7 @@ impl Context {
     ///
     /// # Errors
     /// When the recipe cannot be written as JSON or TOML, or the source's authorities cannot be read.
-    pub fn new(recipe: &Recipe, epoch: u64) -> Result<Self> {
+    pub(crate) fn new(recipe: &Recipe, epoch: u64) -> Result<Self> {
         let names = json!({
             "recipe": serde_json::to_value(recipe).context("writing the recipe for templates")?,
             "arch": recipe.target.arch.to_string(),
@@ -54,7 +54,7 @@ impl Context {
     ///
     /// # Errors
     /// What is wrong with the template, with its line.
-    pub fn render(&self, file: &Path, template: &[u8]) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn render(&self, file: &Path, template: &[u8]) -> Result<Option<Vec<u8>>> {
         let name = file.display().to_string();
         let text = std::str::from_utf8(template)
             .map_err(|_| Problem::input(format!("the template {name} is not UTF-8")))?;

@@ -24,7 +24,7 @@ const UNANNOUNCED: u64 = 512 << 20;
 const MOST_RATIO: u64 = 32;
 
 /// The bytes that a package's files may have, as a tar archive.
-pub fn most(control: &Control, compressed: u64) -> u64 {
+pub(crate) fn most(control: &Control, compressed: u64) -> u64 {
     let announced = control.fields.get("Installed-Size").and_then(|text| text.trim().parse::<u64>().ok());
     match announced {
         Some(kib) => kib.saturating_mul(1024 + 512).saturating_add(MARGIN).max(compressed.saturating_mul(2)),
@@ -33,17 +33,17 @@ pub fn most(control: &Control, compressed: u64) -> u64 {
 }
 
 /// What a package does that unpacks to more than [`most`]; its kind is [`io::ErrorKind::FileTooLarge`].
-pub fn too_large(most: u64) -> io::Error {
+pub(crate) fn too_large(most: u64) -> io::Error {
     let message = format!("its files have more than {} MiB, which it does not announce", most >> 20);
     io::Error::new(io::ErrorKind::FileTooLarge, message)
 }
 
 /// What to do about a package that is [`too_large`].
-pub const TOO_LARGE_HINT: &str =
+pub(crate) const TOO_LARGE_HINT: &str =
     "leave it out; or, if it is to be so large, have its control file state Installed-Size, in KiB";
 
 /// A tar archive of files that is passed on while it keeps within bounds.
-pub struct Bounded<R> {
+pub(crate) struct Bounded<R> {
     reader: R,
     most: u64,
     left: u64,
@@ -57,7 +57,7 @@ pub struct Bounded<R> {
 
 impl<R: Read> Bounded<R> {
     /// Ends a tar archive after `most` bytes with an error.
-    pub fn new(reader: R, most: u64) -> Self {
+    pub(crate) fn new(reader: R, most: u64) -> Self {
         Self { reader, most, left: most, content: 0, header: [0; BLOCK], filled: BLOCK, passed: BLOCK }
     }
 

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 /// What is wrong with a control file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Malformed {
+pub(crate) enum Malformed {
     /// A line that is neither a field nor the continuation of one.
     #[error("line {0} is neither `Field: value` nor a continuation line")]
     Line(usize),
@@ -33,11 +33,11 @@ pub enum Malformed {
 
 /// Fields of one paragraph in file order; names keep their case and are compared without it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Paragraph(pub Vec<(String, String)>);
+pub(crate) struct Paragraph(pub Vec<(String, String)>);
 
 impl Paragraph {
     /// The value of a field; continuation lines are joined with line feeds, comments are dropped.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 }
@@ -46,7 +46,7 @@ impl Paragraph {
 ///
 /// # Errors
 /// The number of the first line that does not fit.
-pub fn paragraphs(text: &str) -> Result<Vec<Paragraph>, Malformed> {
+pub(crate) fn paragraphs(text: &str) -> Result<Vec<Paragraph>, Malformed> {
     let mut all = Vec::new();
     let mut current = Paragraph::default();
     for (index, line) in text.lines().enumerate() {
@@ -77,7 +77,7 @@ pub fn paragraphs(text: &str) -> Result<Vec<Paragraph>, Malformed> {
 
 /// The control data of one package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Control {
+pub(crate) struct Control {
     /// `Package`.
     pub package: String,
     /// `Version`, with its epoch.
@@ -93,7 +93,7 @@ pub struct Control {
 }
 
 /// Fields by which packages depend on and exclude each other.
-pub const RELATIONS: [&str; 8] =
+pub(crate) const RELATIONS: [&str; 8] =
     ["Pre-Depends", "Depends", "Recommends", "Conflicts", "Breaks", "Replaces", "Provides", "Multi-Arch"];
 
 impl Control {
@@ -101,7 +101,7 @@ impl Control {
     ///
     /// # Errors
     /// The line that does not fit, or the field that is missing.
-    pub fn parse(text: &str) -> Result<Self, Malformed> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Malformed> {
         Self::of(paragraphs(text)?.into_iter().next().ok_or(Malformed::Empty)?)
     }
 
@@ -130,12 +130,12 @@ impl Control {
     }
 
     /// The value of a field, for example `Depends`.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.fields.get(name)
     }
 
     /// Can it be installed on a system of this Debian architecture?
-    pub fn fits(&self, debian_arch: &str) -> bool {
+    pub(crate) fn fits(&self, debian_arch: &str) -> bool {
         self.architecture == "all" || self.architecture == debian_arch
     }
 }
@@ -172,18 +172,18 @@ const ARCHITECTURES: [&str; 27] = [
 ];
 
 /// Is this an architecture that some machine has? `any` is none: it stands in *source* packages, for "build it for each".
-pub fn is_architecture(name: &str) -> bool {
+pub(crate) fn is_architecture(name: &str) -> bool {
     name == "all" || ARCHITECTURES.contains(&name)
 }
 
 /// Is this a name that Debian policy (5.6.7) allows? Such a name is safe in a path and on a command line.
-pub fn is_package_name(name: &str) -> bool {
+pub(crate) fn is_package_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c))
 }
 
 /// Is this a version by its characters (policy 5.6.12)?
-pub fn is_version(version: &str) -> bool {
+pub(crate) fn is_version(version: &str) -> bool {
     version.starts_with(|c: char| c.is_ascii_alphanumeric())
         && version.chars().all(|c| c.is_ascii_alphanumeric() || ".+-~:".contains(c))
 }

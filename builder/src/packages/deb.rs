@@ -37,7 +37,7 @@ const CONTROL_FILE_LIMIT: u64 = 4 << 20;
 
 /// What the head of a .deb says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Deb {
+pub(crate) struct Deb {
     /// The control file.
     pub control: Control,
     /// The newest time stamp among the archive's members: when the package was built, in seconds since 1970.
@@ -50,7 +50,7 @@ impl Deb {
     ///
     /// # Errors
     /// Names the file when it cannot be opened, is no .deb, or is cut short.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         Self::read_as(path, &path.display().to_string())
     }
 
@@ -58,7 +58,7 @@ impl Deb {
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub fn read_as(path: &Path, name: &str) -> Result<Self> {
+    pub(crate) fn read_as(path: &Path, name: &str) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
         let size = file.metadata().with_context(|| format!("reading {}", path.display()))?.len();
         Self::parse(BufReader::new(file), size).map_err(|error| broken(name, &error).into())
@@ -95,7 +95,7 @@ impl Deb {
 ///
 /// # Errors
 /// When it is no .deb. The reader's: when the file is cut short, or its files are more than it announces.
-pub fn open_data(path: &Path) -> Result<impl Read + Send + use<>> {
+pub(crate) fn open_data(path: &Path) -> Result<impl Read + Send + use<>> {
     let deb = Deb::read(path)?;
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let most = bounds::most(&deb.control, file.metadata()?.len());
@@ -107,7 +107,7 @@ pub fn open_data(path: &Path) -> Result<impl Read + Send + use<>> {
 ///
 /// # Errors
 /// As [`open_data`]; errors about the content call the file `name`.
-pub fn measure(path: &Path, name: &str) -> Result<u64> {
+pub(crate) fn measure(path: &Path, name: &str) -> Result<u64> {
     let deb = Deb::read_as(path, name)?;
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let most = bounds::most(&deb.control, file.metadata()?.len());

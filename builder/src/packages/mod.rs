@@ -1,6 +1,6 @@
 //! Debian packages as files: their control data, and their contents.
 
-pub mod bounds;
-pub mod control;
-pub mod deb;
+pub(crate) mod bounds;
+pub(crate) mod control;
+pub(crate) mod deb;
 mod other;

@@ -13,7 +13,7 @@ use crate::units::Arch;
 /// What the user asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub enum Wanted {
+pub(crate) enum Wanted {
     /// KVM if it works here, else TCG
     #[default]
     Auto,
@@ -26,7 +26,7 @@ pub enum Wanted {
 /// What a machine runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Accel {
+pub(crate) enum Accel {
     /// The processor's virtualisation.
     Kvm,
     /// QEMU's software emulation.
@@ -54,7 +54,7 @@ impl FromStr for Wanted {
 ///
 /// # Errors
 /// When KVM is demanded and cannot run: says why.
-pub fn choose(wanted: Wanted, arch: Arch) -> Result<Accel> {
+pub(crate) fn choose(wanted: Wanted, arch: Arch) -> Result<Accel> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let device = fs::File::options().read(true).write(true).open("/dev/kvm").map(drop);
     decide(wanted, obstacle(arch, Arch::host(), &cpuinfo, device))

@@ -13,7 +13,7 @@ use crate::disk::{fat, table};
 const TELLING: usize = 32;
 
 /// The lines of a PEM text that make it secret: its base64, without the short last line.
-pub fn secret_lines(pem: &str) -> Vec<&str> {
+pub(crate) fn secret_lines(pem: &str) -> Vec<&str> {
     let body = pem.lines().map(str::trim).filter(|line| !line.starts_with("-----"));
     body.filter(|line| line.len() >= TELLING).collect()
 }
@@ -22,7 +22,7 @@ pub fn secret_lines(pem: &str) -> Vec<&str> {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn find_any(path: &Path, needles: &[&str]) -> Result<usize> {
+pub(crate) fn find_any(path: &Path, needles: &[&str]) -> Result<usize> {
     let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let longest = needles.iter().map(|needle| needle.len()).max().unwrap_or(0);
     let mut found = vec![false; needles.len()];
@@ -63,7 +63,7 @@ const UNFINISHED: [&str; 2] = [".new", ".tmp"];
 ///
 /// # Errors
 /// When it is none, or a damaged one.
-pub fn fat_left(path: &Path, size: u64, folder: &str, files: &[&str]) -> Result<Vec<String>> {
+pub(crate) fn fat_left(path: &Path, size: u64, folder: &str, files: &[&str]) -> Result<Vec<String>> {
     let file = File::options().read(true).write(true).open(path);
     let mut file = file.with_context(|| format!("opening {}", path.display()))?;
     let names = fat::look(&mut file, size, |volume| volume.list(folder))?.into_iter().map(|entry| entry.name);
@@ -81,7 +81,7 @@ const TABLE: u64 = 1 << 20;
 ///
 /// # Errors
 /// When the table cannot be read.
-pub fn partition_size(copy: &Copy, offset: u64) -> Result<Option<u64>> {
+pub(crate) fn partition_size(copy: &Copy, offset: u64) -> Result<Option<u64>> {
     let path = copy.read("table.raw", 0, TABLE)?;
     let file = File::options().read(true).write(true).open(&path);
     let file = file.with_context(|| format!("opening {}", path.display()))?;

@@ -8,7 +8,7 @@ const LINE_MAX: usize = 4096;
 
 /// Turns a stream of bytes into lines.
 #[derive(Debug, Default)]
-pub struct Lines {
+pub(crate) struct Lines {
     line: Vec<u8>,
     escape: Escape,
 }
@@ -33,7 +33,7 @@ const BEL: u8 = 0x07;
 
 impl Lines {
     /// Takes bytes as they come and returns the lines that they end.
-    pub fn push(&mut self, bytes: &[u8]) -> Vec<String> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut done = Vec::new();
         for &byte in bytes {
             if self.takes(byte) {
@@ -44,12 +44,12 @@ impl Lines {
     }
 
     /// The line that has begun and not ended: a prompt, mostly.
-    pub fn pending(&self) -> String {
+    pub(crate) fn pending(&self) -> String {
         text(&self.line)
     }
 
     /// Ends the line that has begun, if there is one.
-    pub fn end(&mut self) -> Option<String> {
+    pub(crate) fn end(&mut self) -> Option<String> {
         let line = text(&self.line);
         self.line.clear();
         (!line.is_empty()).then_some(line)

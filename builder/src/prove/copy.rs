@@ -28,7 +28,7 @@ use crate::disk::qcow2::{self, Grain, Layer};
 use crate::units::ByteSize;
 
 /// How much longer than the image its copy is, as a card is longer than the image written to it.
-pub const GROWTH: ByteSize = ByteSize::mib(1024);
+pub(crate) const GROWTH: ByteSize = ByteSize::mib(1024);
 
 const DISK: &str = "disk.qcow2";
 const WORN: &str = "worn.qcow2";
@@ -41,7 +41,7 @@ const HOLE: usize = 64 << 10;
 
 /// A copy in a private folder.
 #[derive(Debug)]
-pub struct Copy {
+pub(crate) struct Copy {
     folder: PathBuf,
     image: PathBuf,
     length: u64,
@@ -54,7 +54,7 @@ impl Copy {
     ///
     /// # Errors
     /// When the image cannot be read, the copy not be written, or a run reaches over its end.
-    pub fn create<'a>(
+    pub(crate) fn create<'a>(
         folder: &Path,
         image: &Path,
         size: u64,
@@ -72,7 +72,7 @@ impl Copy {
     ///
     /// # Errors
     /// When the layer cannot be written.
-    pub fn wear(&mut self) -> Result<()> {
+    pub(crate) fn wear(&mut self) -> Result<()> {
         let below = (Path::new(DISK), "qcow2");
         // Pieces of 2 KiB, less than a page of the guest, are had each by itself.
         qcow2::create(&self.folder.join(WORN), below, self.length, Grain::Fine, &self.raw()?, [])?;
@@ -81,12 +81,12 @@ impl Copy {
     }
 
     /// The file that the machine gets.
-    pub fn disk(&self) -> PathBuf {
+    pub(crate) fn disk(&self) -> PathBuf {
         self.folder.join(if self.worn { WORN } else { DISK })
     }
 
     /// Bytes of the disk.
-    pub fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.length
     }
 
@@ -94,7 +94,7 @@ impl Copy {
     ///
     /// # Errors
     /// When a layer cannot be read, or there is no room.
-    pub fn read(&self, name: &str, offset: u64, size: u64) -> Result<PathBuf> {
+    pub(crate) fn read(&self, name: &str, offset: u64, size: u64) -> Result<PathBuf> {
         let end = offset.checked_add(size).filter(|end| *end <= self.length);
         ensure!(
             size <= RANGE_MAX && end.is_some(),

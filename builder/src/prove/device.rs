@@ -25,10 +25,10 @@ use crate::stamp::patch::Patch;
 use crate::units::Digest;
 
 /// The folder of a device's identity on the FAT partition.
-pub const IDENTITY: &str = "edgepress";
+pub(super) const IDENTITY: &str = "edgepress";
 
 /// What of an identity must be gone when it was used, the secrets first.
-pub const CONSUMED: [&str; 9] = [
+pub(super) const CONSUMED: [&str; 9] = [
     "private-key.pem",
     "bootstrap-key.pem",
     "bootstrap-username",
@@ -41,7 +41,7 @@ pub const CONSUMED: [&str; 9] = [
 ];
 
 /// One device, and the authorities of its world.
-pub struct Device {
+pub(super) struct Device {
     /// Folder of the authorities.
     pub pki: PathBuf,
     /// The certificate (PEM) that vouches for the simulated services.
@@ -66,7 +66,7 @@ impl Device {
     ///
     /// # Errors
     /// When the image's attestation cannot be simulated.
-    pub fn create(scratch: &Path, manifest: &Manifest, vm: Option<&Vm>) -> Result<Self> {
+    pub(super) fn create(scratch: &Path, manifest: &Manifest, vm: Option<&Vm>) -> Result<Self> {
         let pki_folder = scratch.join("pki");
         let pki = Pki::open_or_create(&pki_folder)?;
         let named = vm.and_then(|vm| named(vm, manifest.provisioning.registration_id.as_deref()?));
@@ -99,7 +99,7 @@ impl Device {
     /// # Errors
     /// A [`Problem`] when the patch is not this image's, the folder holds no authorities, or the identity does not say
     /// what the device's registration id is.
-    pub fn stamped(
+    pub(super) fn stamped(
         image: &Path,
         patch: Option<&Path>,
         pki: &Path,
@@ -133,7 +133,7 @@ impl Device {
     ///
     /// # Errors
     /// When the image has no sound FAT partition, or no room on it.
-    pub fn sectors(&self, image: &Path, manifest: &Manifest) -> Result<Vec<(u64, Vec<u8>)>> {
+    pub(super) fn sectors(&self, image: &Path, manifest: &Manifest) -> Result<Vec<(u64, Vec<u8>)>> {
         let master = Master::open(image)?;
         let made = master.make_over(&self.patch, manifest.epoch, |volume| {
             let files = self.files(&manifest.provisioning);
@@ -241,7 +241,7 @@ fn without_arc() -> anyhow::Error {
 }
 
 /// How far a device can get in the simulated world: DPS takes certificates there, and neither TPMs nor symmetric keys.
-pub fn goal(provisioning: &Provisioning) -> Milestone {
+pub(super) fn goal(provisioning: &Provisioning) -> Milestone {
     match provisioning.certificate.attestation() {
         Attestation::X509 => Milestone::AgentRunning,
         Attestation::Tpm | Attestation::SymmetricKey => Milestone::FirstBoot,
@@ -249,7 +249,7 @@ pub fn goal(provisioning: &Provisioning) -> Milestone {
 }
 
 /// The addresses that the recipe's source asks, each with the service that is simulated there.
-pub fn servers(provisioning: &Provisioning) -> Vec<(Service, String)> {
+pub(super) fn servers(provisioning: &Provisioning) -> Vec<(Service, String)> {
     match &provisioning.certificate {
         CertificateSource::Est { url, .. } => vec![(Service::Est, url.clone())],
         CertificateSource::Https { url, .. } => vec![(Service::Files, url.clone())],
@@ -261,7 +261,7 @@ pub fn servers(provisioning: &Provisioning) -> Vec<(Service, String)> {
 }
 
 /// The vault's secrets, in whose names `*` stands for the registration id; none where another source is asked.
-pub fn secrets(provisioning: &Provisioning) -> Vec<VaultSecret> {
+pub(super) fn secrets(provisioning: &Provisioning) -> Vec<VaultSecret> {
     let CertificateSource::KeyVault { name, registry_secret, .. } = &provisioning.certificate else {
         return Vec::new();
     };
@@ -274,7 +274,7 @@ pub fn secrets(provisioning: &Provisioning) -> Vec<VaultSecret> {
 }
 
 /// Does first boot put certificate and key into their places itself, rather than the runtime?
-pub fn installed_by_first_boot(provisioning: &Provisioning) -> bool {
+pub(super) fn installed_by_first_boot(provisioning: &Provisioning) -> bool {
     match &provisioning.certificate {
         CertificateSource::Partition {}
         | CertificateSource::Https { .. }

@@ -13,14 +13,14 @@ use crate::error::Problem;
 use crate::units::Arch;
 
 /// Where the descriptors are, first come first served; this variable names another folder, and then only that.
-pub const FOLDER_VARIABLE: &str = "EDGEPRESS_FIRMWARE";
+pub(crate) const FOLDER_VARIABLE: &str = "EDGEPRESS_FIRMWARE";
 
 const FOLDERS: &[&str] =
     &["/etc/qemu/firmware", "/usr/local/share/qemu/firmware", "/usr/share/qemu/firmware"];
 
 /// Code and the template of its variables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Firmware {
+pub(crate) struct Firmware {
     /// Flash 0, read-only.
     pub code: Flash,
     /// Flash 1; each machine gets a copy.
@@ -31,7 +31,7 @@ pub struct Firmware {
 
 /// One flash file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Flash {
+pub(crate) struct Flash {
     /// The file.
     #[serde(rename = "filename")]
     pub file: PathBuf,
@@ -66,7 +66,7 @@ struct Target {
 ///
 /// # Errors
 /// Names the package when there is none.
-pub fn find(arch: Arch, machine: &str, secure: bool) -> Result<Firmware> {
+pub(crate) fn find(arch: Arch, machine: &str, secure: bool) -> Result<Firmware> {
     let folders = match std::env::var_os(FOLDER_VARIABLE) {
         Some(folder) => vec![PathBuf::from(folder)],
         None => FOLDERS.iter().map(PathBuf::from).collect(),

@@ -21,7 +21,7 @@ const RANDOM_SPAN: f64 = 60.0;
 
 /// Everything at once; the default is a test that only looks on.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Harm {
+pub(crate) struct Harm {
     /// When the power goes.
     pub cut: Option<Moment>,
     /// What the moment was drawn from.
@@ -64,7 +64,7 @@ impl Moment {
 ///
 /// # Errors
 /// When /proc is not there.
-pub fn seed() -> Result<u64> {
+pub(crate) fn seed() -> Result<u64> {
     let uuid = crate::image::scratch::uuid()?;
     // The first group: few digits, for a person may type them again.
     u64::from_str_radix(&uuid[..8.min(uuid.len())], 16).context("reading a random number")
@@ -163,7 +163,7 @@ impl From<Planned> for String {
 
 /// What a machine's battery-backed clock shows at power-on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rtc {
+pub(crate) enum Rtc {
     /// This time, UTC.
     At(PrimitiveDateTime),
     /// Seconds ahead of the host's clock.
@@ -181,7 +181,7 @@ impl Rtc {
     ///
     /// # Errors
     /// When it lies outside the years that such a clock can show.
-    pub fn base(self, now: OffsetDateTime) -> Result<String> {
+    pub(crate) fn base(self, now: OffsetDateTime) -> Result<String> {
         let at = match self {
             Self::At(at) => Some(at),
             Self::Ahead(seconds) => {

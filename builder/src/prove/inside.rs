@@ -16,7 +16,7 @@ use super::machine::{Boot, Start};
 use super::milestone::Milestone;
 use super::processor::{self, Processor};
 use super::qemu::Qemu;
-pub use super::run::{Cut, Run};
+pub(crate) use super::run::{Cut, Run};
 use super::tracker::Tracker;
 use super::world::{self, Setting, World};
 use crate::event::{Event, Sink, Unit};
@@ -46,7 +46,7 @@ const CONSOLE_MAX: u64 = 64 << 20;
 
 /// A test as the sandbox is given it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Inside {
+pub(crate) struct Inside {
     /// The machine.
     pub boot: Boot,
     /// The world around it.

@@ -13,7 +13,7 @@ enum Case {
 }
 
 /// Renders the report as JUnit's XML. A milestone's time is what passed since the one before it.
-pub fn render(report: &Report) -> String {
+pub(crate) fn render(report: &Report) -> String {
     let cases = milestones(report).into_iter().chain(checks(report)).collect::<Vec<_>>();
     let count = |kind: fn(&Case) -> bool| cases.iter().filter(|(_, _, _, case)| kind(case)).count();
     let failures = count(|case| matches!(case, Case::Failed(_)));

@@ -87,7 +87,7 @@ impl fmt::Display for Milestone {
 
 /// What one line of the console says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sign {
+pub(crate) enum Sign {
     /// A milestone.
     Reached(Milestone),
     /// The boot cannot succeed any more, and why.
@@ -95,9 +95,9 @@ pub enum Sign {
 }
 
 /// First boot's words, as the device writes them.
-pub const FIRST_BOOT_DONE: &str = "edgepress: first boot: configured: registration id ";
+pub(crate) const FIRST_BOOT_DONE: &str = "edgepress: first boot: configured: registration id ";
 /// Its very last words, when DPS has assigned a hub and that is recorded.
-pub const FIRST_BOOT_THROUGH: &str = "edgepress: first boot: done: ";
+pub(crate) const FIRST_BOOT_THROUGH: &str = "edgepress: first boot: done: ";
 const FIRST_BOOT_REFUSED: &str = "edgepress: first boot: refused: ";
 
 /// A line that holds any of these words tells the milestone.
@@ -167,7 +167,7 @@ const PROMPTS: &[(&str, &str)] = &[
 ];
 
 /// Reads a whole line of the console.
-pub fn read(line: &str) -> Option<Sign> {
+pub(crate) fn read(line: &str) -> Option<Sign> {
     if let Some((_, reason)) = line.split_once(FIRST_BOOT_REFUSED) {
         return Some(Sign::Fatal(format!("first boot refused the identity: {reason}")));
     }
@@ -182,7 +182,7 @@ pub fn read(line: &str) -> Option<Sign> {
 }
 
 /// Reads a line that has begun and not ended.
-pub fn prompt(pending: &str) -> Option<Sign> {
+pub(crate) fn prompt(pending: &str) -> Option<Sign> {
     let (_, meaning) = PROMPTS.iter().find(|(words, _)| pending.starts_with(words))?;
     Some(Sign::Fatal((*meaning).to_owned()))
 }

@@ -14,30 +14,30 @@
 //! *Milestone*: something seen from outside, with seconds since power-on by the host's monotonic clock. *Check*:
 //! something looked at after the machine went off.
 
-pub mod accel;
-pub mod azure;
-pub mod checks;
-pub mod console;
-pub mod copy;
+pub(crate) mod accel;
+pub(crate) mod azure;
+pub(crate) mod checks;
+pub(crate) mod console;
+pub(crate) mod copy;
 mod device;
-pub mod firmware;
-pub mod harm;
-pub mod inside;
-pub mod junit;
-pub mod machine;
-pub mod milestone;
-pub mod processor;
+pub(crate) mod firmware;
+pub(crate) mod harm;
+pub(crate) mod inside;
+pub(crate) mod junit;
+pub(crate) mod machine;
+pub(crate) mod milestone;
+pub(crate) mod processor;
 mod qemu;
 mod qmp;
-pub mod report;
+pub(crate) mod report;
 mod root;
-pub mod run;
-pub mod timeline;
+pub(crate) mod run;
+pub(crate) mod timeline;
 mod tpm;
-pub mod tracker;
+pub(crate) mod tracker;
 mod trust;
 mod verdict;
-pub mod world;
+pub(crate) mod world;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,7 +69,7 @@ use crate::units::ByteSize;
 
 /// What to prove, and how.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// The image, or the folder that holds it; its manifest stands beside it.
     pub image: PathBuf,
     /// Seconds from power-on to the last milestone; the machine's own limit where there is none.
@@ -100,7 +100,7 @@ pub struct Options {
 
 impl Options {
     /// Where the report goes.
-    pub fn report_folder(&self) -> PathBuf {
+    pub(crate) fn report_folder(&self) -> PathBuf {
         // A link stands for the image that it names, and for what lies beside that.
         let image = if self.image.is_symlink() { self.image.canonicalize().ok() } else { None };
         let image = image.as_deref().unwrap_or(&self.image);
@@ -111,7 +111,7 @@ impl Options {
 
 /// A device with an identity of its own, and the world that knows it.
 #[derive(Debug, Clone)]
-pub struct Stamped {
+pub(crate) struct Stamped {
     /// The patch made by `edgepress stamp`; none where the image holds the identity.
     pub patch: Option<PathBuf>,
     /// Folder of the simulators' authorities that issued what is in it.
@@ -123,7 +123,7 @@ pub struct Stamped {
 /// # Errors
 /// When the test cannot be made: image, manifest, QEMU or firmware missing, no namespaces. A device that is not
 /// provisioned is a [`Report`] that says so.
-pub fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
+pub(crate) fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
     let mut image = Image::open(&options.image)?;
     image.partition("fat")?;
     refuse_missing_tpm(&image, options)?;

@@ -14,7 +14,7 @@ const WORKING: f64 = 60.0;
 
 /// What QEMU had.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Processor {
+pub(crate) struct Processor {
     /// Seconds of processor time that QEMU used, by the kernel's account.
     pub seconds: f64,
     /// The same in percent of one core, over the time that it ran.
@@ -27,7 +27,7 @@ pub struct Processor {
 
 impl Processor {
     /// Of a QEMU that used `seconds` while `wall` seconds passed; asked when it has just ended.
-    pub fn new(seconds: f64, wall: f64) -> Self {
+    pub(crate) fn new(seconds: f64, wall: f64) -> Self {
         let load = fs::read_to_string("/proc/loadavg").ok();
         Self {
             seconds,
@@ -70,7 +70,7 @@ impl fmt::Display for Processor {
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub fn of_children() -> Result<f64> {
+pub(crate) fn of_children() -> Result<f64> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("asking what children used")?;
     #[expect(clippy::cast_precision_loss, reason = "seconds and microseconds of a boot")]
     let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;

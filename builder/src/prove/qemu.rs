@@ -30,7 +30,7 @@ const MESSAGE_LINES: usize = 5;
 /// A running QEMU; killed when dropped.
 ///
 /// That QEMU dies with a killed edgepress is the sandbox's doing: QEMU lives in its pid namespace.
-pub struct Qemu {
+pub(super) struct Qemu {
     child: Child,
     started: Instant,
     control: PathBuf,
@@ -46,7 +46,7 @@ impl Qemu {
     ///
     /// # Errors
     /// When QEMU cannot be started.
-    pub fn start<T: Send + 'static>(
+    pub(super) fn start<T: Send + 'static>(
         boot: &Boot,
         sender: SyncSender<T>,
         console: fn(Vec<u8>, Instant) -> T,
@@ -94,12 +94,12 @@ impl Qemu {
     }
 
     /// When it was switched on.
-    pub fn started(&self) -> Instant {
+    pub(super) fn started(&self) -> Instant {
         self.started
     }
 
     /// Waits until QEMU has ended by itself, which it must do soon; else kills it. Says how it ended.
-    pub fn obituary(&mut self) -> String {
+    pub(super) fn obituary(&mut self) -> String {
         let status = self.wait_until(Instant::now() + LAST_BREATH);
         let ended = match status {
             Some(status) if status.success() => "the machine switched itself off or started over".to_owned(),
@@ -118,7 +118,7 @@ impl Qemu {
     ///
     /// # Errors
     /// When QEMU does not do it.
-    pub fn plug(&self, device: &Value) -> Result<()> {
+    pub(super) fn plug(&self, device: &Value) -> Result<()> {
         qmp::plug(&self.control, device)
     }
 
@@ -126,19 +126,19 @@ impl Qemu {
     ///
     /// # Errors
     /// When QEMU does not do it.
-    pub fn set_link(&self, up: bool) -> Result<()> {
+    pub(super) fn set_link(&self, up: bool) -> Result<()> {
         qmp::set_link(&self.control, NETWORK, up)
     }
 
     /// Takes the power away: nothing is flushed, nobody is asked. Returns when that was.
-    pub fn cut(&mut self) -> Instant {
+    pub(super) fn cut(&mut self) -> Instant {
         let at = Instant::now();
         self.kill();
         at
     }
 
     /// Asks the guest to shut down and gives it time; true if it did.
-    pub fn power_off(&mut self, patience: Duration) -> bool {
+    pub(super) fn power_off(&mut self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let asked = qmp::press_power_button(&self.control).is_ok();
         // A machine without a power button gets the time all the same, to write what it has in memory.
@@ -187,7 +187,7 @@ fn read_messages(mut from: impl Read) -> String {
 ///
 /// # Errors
 /// When it cannot run.
-pub fn version(program: &Path) -> Result<String> {
+pub(super) fn version(program: &Path) -> Result<String> {
     let said = host::run(Command::new(program).arg("--version"))?;
     let said = String::from_utf8_lossy(&said);
     Ok(said.lines().next().unwrap_or_default().trim().to_owned())

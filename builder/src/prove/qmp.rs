@@ -23,7 +23,7 @@ const ANSWER_MAX: u64 = 64 << 10;
 ///
 /// # Errors
 /// When QEMU does not answer as its protocol says.
-pub fn press_power_button(path: &Path) -> Result<()> {
+pub(super) fn press_power_button(path: &Path) -> Result<()> {
     ask(path, &json!({ "execute": "system_powerdown" }))
 }
 
@@ -31,7 +31,7 @@ pub fn press_power_button(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// As [`press_power_button`].
-pub fn plug(path: &Path, device: &Value) -> Result<()> {
+pub(super) fn plug(path: &Path, device: &Value) -> Result<()> {
     ask(path, &json!({ "execute": "device_add", "arguments": device }))
 }
 
@@ -39,7 +39,7 @@ pub fn plug(path: &Path, device: &Value) -> Result<()> {
 ///
 /// # Errors
 /// As [`press_power_button`].
-pub fn set_link(path: &Path, network: &str, up: bool) -> Result<()> {
+pub(super) fn set_link(path: &Path, network: &str, up: bool) -> Result<()> {
     ask(path, &json!({ "execute": "set_link", "arguments": { "name": network, "up": up } }))
 }
 
@@ -47,7 +47,7 @@ pub fn set_link(path: &Path, network: &str, up: bool) -> Result<()> {
 ///
 /// # Errors
 /// As [`press_power_button`].
-pub fn go(path: &Path) -> Result<()> {
+pub(super) fn go(path: &Path) -> Result<()> {
     ask(path, &json!({ "execute": "cont" }))
 }
 
@@ -55,7 +55,7 @@ pub fn go(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// As [`press_power_button`].
-pub fn quit(path: &Path) -> Result<()> {
+pub(super) fn quit(path: &Path) -> Result<()> {
     ask(path, &json!({ "execute": "quit" }))
 }
 

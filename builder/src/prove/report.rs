@@ -21,7 +21,7 @@ use crate::verdict::{Check, Outcome};
 
 /// `report.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// All milestones came in time.
     pub provisioned: bool,
     /// The last milestone that was waited for: first boot, where the simulated DPS cannot know the device.
@@ -72,7 +72,7 @@ fn is_provisioned_goal(goal: &Milestone) -> bool {
 
 /// A power cut: QEMU was killed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PowerCut {
+pub(crate) struct PowerCut {
     /// When it was to be.
     pub at: Moment,
     /// What that was drawn from.
@@ -87,7 +87,7 @@ pub struct PowerCut {
 
 impl PowerCut {
     /// What came of the wish for one, if there was one.
-    pub fn of(harm: &Harm, cut: Option<&Cut>) -> Option<Self> {
+    pub(crate) fn of(harm: &Harm, cut: Option<&Cut>) -> Option<Self> {
         let none = BTreeMap::new();
         Some(Self {
             at: harm.cut?,
@@ -111,18 +111,18 @@ impl fmt::Display for PowerCut {
 }
 
 /// Milliseconds are what a clock of a test is good for.
-pub fn rounded(seconds: f64) -> f64 {
+pub(crate) fn rounded(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
 /// [`rounded`], each.
-pub fn rounded_all(seconds: &BTreeMap<Milestone, f64>) -> BTreeMap<Milestone, f64> {
+pub(crate) fn rounded_all(seconds: &BTreeMap<Milestone, f64>) -> BTreeMap<Milestone, f64> {
     seconds.iter().map(|(milestone, at)| (*milestone, rounded(*at))).collect()
 }
 
 /// What the device met that is not usual.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Conditions {
+pub(crate) struct Conditions {
     /// What the services did wrong, as `dps=429:3`.
     #[serde(default)]
     pub faults: Vec<Planned>,
@@ -142,7 +142,7 @@ pub struct Conditions {
 
 impl Conditions {
     /// As the user asked for them, and `trust`.
-    pub fn of(harm: &Harm, trust: Option<String>) -> Self {
+    pub(crate) fn of(harm: &Harm, trust: Option<String>) -> Self {
         Self {
             faults: harm.faults.clone(),
             clock_offset: harm.clock_offset,
@@ -153,12 +153,12 @@ impl Conditions {
     }
 
     /// Nothing unusual.
-    pub fn usual(&self) -> bool {
+    pub(crate) fn usual(&self) -> bool {
         *self == Self::default()
     }
 
     /// One line each.
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines: Vec<_> = self.faults.iter().map(|fault| format!("fault: {fault}")).collect();
         if self.clock_offset != 0 {
             lines.push(format!("the simulated world is {:+} s ahead of the host", self.clock_offset));
@@ -172,7 +172,7 @@ impl Conditions {
 
 /// The image under test.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ImageFacts {
+pub(crate) struct ImageFacts {
     /// File name.
     pub file: String,
     /// Recipe name.
@@ -187,7 +187,7 @@ pub struct ImageFacts {
 
 /// The machine that it ran on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MachineFacts {
+pub(crate) struct MachineFacts {
     /// Which one.
     pub machine: Machine,
     /// Architecture.
@@ -211,7 +211,7 @@ pub struct MachineFacts {
 
 /// What the simulators saw.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct SimulatorFacts {
+pub(crate) struct SimulatorFacts {
     /// The registration id that the device was given.
     pub registration_id: String,
     /// Service and kind of request → how often.
@@ -220,22 +220,22 @@ pub struct SimulatorFacts {
 
 impl Report {
     /// The checks that failed.
-    pub fn failed_checks(&self) -> impl Iterator<Item = &Check> {
+    pub(crate) fn failed_checks(&self) -> impl Iterator<Item = &Check> {
         self.checks.iter().filter(|check| check.outcome == Outcome::Failed)
     }
 
     /// When a milestone was reached before the power cut, in seconds since the first power-on.
-    pub fn before_cut(&self, milestone: Milestone) -> Option<f64> {
+    pub(crate) fn before_cut(&self, milestone: Milestone) -> Option<f64> {
         self.power_cut.as_ref()?.milestones.get(&milestone).copied()
     }
 
     /// When the last milestone came.
-    pub fn total(&self) -> f64 {
+    pub(crate) fn total(&self) -> f64 {
         self.seconds.values().copied().fold(0.0, f64::max)
     }
 
     /// The milestone that was waited for in vain, and from when to when, in seconds since power-on.
-    pub fn waited(&self) -> Option<(Milestone, f64, f64)> {
+    pub(crate) fn waited(&self) -> Option<(Milestone, f64, f64)> {
         self.reason.as_ref()?;
         let came = |milestone: &Milestone| {
             self.seconds.contains_key(milestone) || self.before_cut(*milestone).is_some()
@@ -247,7 +247,7 @@ impl Report {
     }
 
     /// When the last milestone came, or hope was given up.
-    pub fn end(&self) -> f64 {
+    pub(crate) fn end(&self) -> f64 {
         self.waited().map_or_else(|| self.total(), |(_, _, to)| to)
     }
 
@@ -255,7 +255,7 @@ impl Report {
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn write(&self, folder: &Path) -> Result<()> {
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         let mut json = serde_json::to_string_pretty(self)?;
         json.push('\n');
         files::write(&folder.join("report.json"), 0o644, json.as_bytes())?;
@@ -311,7 +311,7 @@ pub(super) mod tests {
     use crate::verdict::Check;
 
     /// A device that was provisioned in 65.5 s.
-    pub fn good() -> Report {
+    pub(crate) fn good() -> Report {
         let times = [2.1, 6.4, 11.8, 37.25, 48.9, 52.0, 57.3, 59.0, 65.5];
         Report {
             provisioned: true,
@@ -353,7 +353,7 @@ pub(super) mod tests {
     }
 
     /// A device that stopped after first boot.
-    pub fn bad() -> Report {
+    pub(crate) fn bad() -> Report {
         let mut report = good();
         report.seconds.retain(|milestone, _| milestone.on_console());
         report.checks.push(Check::new("secrets-wiped", false, "the key is still there"));
@@ -385,7 +385,7 @@ pub(super) mod tests {
     }
 
     /// A device that was provisioned in its second boot, the power having gone when first boot was done.
-    pub fn cut() -> Report {
+    pub(crate) fn cut() -> Report {
         let mut report = good();
         report.seconds.remove(&Milestone::FirstBoot);
         let milestones = good().seconds.into_iter().filter(|(milestone, _)| milestone.on_console()).collect();

@@ -28,13 +28,13 @@ const WRITTEN: [&str; 5] = [CERTIFICATES, KEYS, "/var/lib/edgepress", "/etc/azio
 const UNFINISHED: [&str; 2] = [".new", ".tmp"];
 
 /// The names of the checks, in the order of the report.
-pub const NAMES: [&str; 3] = ["file-system", "one-identity", "no-leftovers"];
+pub(super) const NAMES: [&str; 3] = ["file-system", "one-identity", "no-leftovers"];
 
 /// Exit status of e2fsck: nothing was wrong.
 const CLEAN: i32 = 0;
 
 /// A private copy of the root partition.
-pub struct Root {
+pub(crate) struct Root {
     path: PathBuf,
 }
 
@@ -43,13 +43,13 @@ impl Root {
     ///
     /// # Errors
     /// When there is no such partition, or the copy cannot be read.
-    pub fn take(copy: &Copy, offset: u64) -> Result<Self> {
+    pub(crate) fn take(copy: &Copy, offset: u64) -> Result<Self> {
         let size = partition_size(copy, offset)?.context("the root partition is gone")?;
         Ok(Self { path: copy.read("root.raw", offset, size)? })
     }
 
     /// The copy.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -57,7 +57,7 @@ impl Root {
     ///
     /// # Errors
     /// When a program is missing or cannot run.
-    pub fn checks(&self, registration_id: &str, installed: bool) -> Result<Vec<Check>> {
+    pub(crate) fn checks(&self, registration_id: &str, installed: bool) -> Result<Vec<Check>> {
         // First, for it replays the journal: until then the latest files and names are there only.
         let sound = self.sound()?;
         let identity = if installed {
@@ -72,7 +72,7 @@ impl Root {
     ///
     /// # Errors
     /// When e2fsck is missing.
-    pub fn replay(&self) -> Result<Output> {
+    pub(crate) fn replay(&self) -> Result<Output> {
         let mut replay = self.e2fsck()?;
         host::output(replay.args(["-y", "-E", "journal_only"]).arg(&self.path))
     }
@@ -150,7 +150,7 @@ impl Root {
     ///
     /// # Errors
     /// When debugfs is missing.
-    pub fn read(&self, path: &str) -> Result<Vec<u8>> {
+    pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>> {
         debugfs(&self.path, &format!("cat {path}"))
     }
 
@@ -167,7 +167,7 @@ impl Root {
 ///
 /// # Errors
 /// When it is missing.
-pub fn debugfs(device: &Path, request: &str) -> Result<Vec<u8>> {
+pub(super) fn debugfs(device: &Path, request: &str) -> Result<Vec<u8>> {
     let mut command = host::command("debugfs")?;
     host::run(command.env("LC_ALL", "C").args(["-R", request]).arg(device))
 }
@@ -208,7 +208,7 @@ pub(super) mod tests {
     use crate::verdict::Outcome;
 
     /// A file system of 16 MiB with these files.
-    pub fn file_system(folder: &Path, files: &[(&str, &[u8])]) -> PathBuf {
+    pub(crate) fn file_system(folder: &Path, files: &[(&str, &[u8])]) -> PathBuf {
         let tree = folder.join("tree");
         for (path, content) in files {
             let path = tree.join(path.trim_start_matches('/'));

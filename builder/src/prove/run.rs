@@ -10,7 +10,7 @@ use crate::sim::log::Entry;
 
 /// What was seen.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Run {
+pub(crate) struct Run {
     /// Milestone → seconds since power-on; after a power cut, of the second boot.
     pub seconds: BTreeMap<Milestone, f64>,
     /// Why not all of them came.
@@ -33,7 +33,7 @@ pub struct Run {
 
 /// A power cut that took place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Cut {
+pub(crate) struct Cut {
     /// Seconds since power-on.
     pub seconds: f64,
     /// Milestone → seconds since power-on, of what was reached before.
@@ -42,14 +42,14 @@ pub struct Cut {
 
 impl Cut {
     /// The milestone that was reached last.
-    pub fn after(&self) -> Option<Milestone> {
+    pub(crate) fn after(&self) -> Option<Milestone> {
         self.milestones.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(milestone, _)| *milestone)
     }
 }
 
 impl Run {
     /// A machine that was never switched on.
-    pub fn not_started(reason: String) -> Self {
+    pub(crate) fn not_started(reason: String) -> Self {
         Self {
             seconds: BTreeMap::new(),
             failure: Some(reason),

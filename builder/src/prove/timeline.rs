@@ -25,7 +25,7 @@ const LINE: &str = "#dfe5ea";
 const NUMBER: &str = "font-weight=\"600\" stroke=\"#ffffff\" stroke-width=\"4\" paint-order=\"stroke\"";
 
 /// Renders the report's milestones as an SVG picture.
-pub fn render(report: &Report) -> String {
+pub(crate) fn render(report: &Report) -> String {
     let mut rows: Vec<_> = report.seconds.iter().map(|(milestone, at)| (*milestone, *at)).collect();
     rows.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
     let waited = report.waited();

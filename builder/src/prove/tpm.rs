@@ -11,10 +11,10 @@ use anyhow::{Context as _, Result, bail};
 use crate::host;
 
 /// The program, from the package of the same name.
-pub const PROGRAM: &str = "swtpm";
+pub(super) const PROGRAM: &str = "swtpm";
 
 /// The name of the socket that QEMU connects to.
-pub const SOCKET: &str = "tpm";
+pub(super) const SOCKET: &str = "tpm";
 
 const STATE: &str = "tpm-state";
 
@@ -23,14 +23,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// A running swtpm; killed when dropped.
-pub struct Tpm(Child);
+pub(super) struct Tpm(Child);
 
 impl Tpm {
     /// Starts it in `folder`, with the state that it left there.
     ///
     /// # Errors
     /// Names the package when it is missing; when it does not listen.
-    pub fn start(folder: &Path) -> Result<Self> {
+    pub(super) fn start(folder: &Path) -> Result<Self> {
         let socket = folder.join(SOCKET);
         // Of a machine before: what QEMU connects to must be this one's.
         std::fs::remove_file(&socket).ok();

@@ -13,7 +13,7 @@ const TAIL_LINES: usize = 30;
 
 /// The state of one boot. Times are seconds since power-on.
 #[derive(Debug)]
-pub struct Tracker {
+pub(crate) struct Tracker {
     goal: Milestone,
     reached: BTreeMap<Milestone, f64>,
     failure: Option<String>,
@@ -39,7 +39,7 @@ impl Default for Tracker {
 
 impl Tracker {
     /// A boot of which nothing beyond a milestone is expected.
-    pub fn toward(goal: Milestone) -> Self {
+    pub(crate) fn toward(goal: Milestone) -> Self {
         Self {
             goal,
             reached: BTreeMap::new(),
@@ -54,13 +54,13 @@ impl Tracker {
     }
 
     /// The boot after this one, whose power was cut.
-    pub fn next(&self) -> Self {
+    pub(crate) fn next(&self) -> Self {
         let earlier = self.reached.keys().copied().filter(|milestone| ONCE.contains(milestone)).collect();
         Self { earlier, through: self.through, ..Self::toward(self.goal) }
     }
 
     /// Takes a whole line of the console; returns the milestone that it tells for the first time.
-    pub fn line(&mut self, line: &str, at: f64) -> Option<Milestone> {
+    pub(crate) fn line(&mut self, line: &str, at: f64) -> Option<Milestone> {
         if self.tail.len() == TAIL_LINES {
             self.tail.pop_front();
         }
@@ -76,14 +76,14 @@ impl Tracker {
     }
 
     /// Takes a line that has begun and not ended.
-    pub fn pending(&mut self, text: &str) {
+    pub(crate) fn pending(&mut self, text: &str) {
         if let Some(Sign::Fatal(reason)) = prompt(text) {
             self.fail(reason);
         }
     }
 
     /// A milestone was seen; true if for the first time.
-    pub fn reach(&mut self, milestone: Milestone, at: f64) -> bool {
+    pub(crate) fn reach(&mut self, milestone: Milestone, at: f64) -> bool {
         let new = !self.reached.contains_key(&milestone);
         if new {
             self.reached.insert(milestone, at);
@@ -92,28 +92,28 @@ impl Tracker {
     }
 
     /// The boot cannot succeed any more; the first reason stands.
-    pub fn fail(&mut self, reason: impl Into<String>) {
+    pub(crate) fn fail(&mut self, reason: impl Into<String>) {
         self.failure.get_or_insert(reason.into());
     }
 
     /// All milestones are reached, or none will come any more.
-    pub fn decided(&self) -> bool {
+    pub(crate) fn decided(&self) -> bool {
         self.failure.is_some() || self.missing().is_none()
     }
 
     /// The first milestone that has not come, and must.
-    pub fn missing(&self) -> Option<Milestone> {
+    pub(crate) fn missing(&self) -> Option<Milestone> {
         self.all_missing().next()
     }
 
     /// Has first boot said its last words, in this boot or in the one before?
-    pub fn through(&self) -> bool {
+    pub(crate) fn through(&self) -> bool {
         self.through
     }
 
     /// Has everything come but first boot's own words? The power may have gone after first boot's last mark on the disk
     /// and before the last words: then no later boot says them.
-    pub fn only_words_missing(&self) -> bool {
+    pub(crate) fn only_words_missing(&self) -> bool {
         let word = |milestone| milestone == Milestone::FirstBoot;
         self.failure.is_none() && !self.through && self.all_missing().all(word)
     }
@@ -125,7 +125,7 @@ impl Tracker {
     }
 
     /// The time is up: says what is missing and what was seen last.
-    pub fn time_is_up(&mut self, limit: f64) {
+    pub(crate) fn time_is_up(&mut self, limit: f64) {
         let Some(missing) = self.missing() else { return };
         let latest = self.reached.iter().max_by(|a, b| a.1.total_cmp(b.1));
         let seen = match latest {
@@ -143,29 +143,29 @@ impl Tracker {
     }
 
     /// Says of a boot that had no time left what it had instead.
-    pub fn explain(&mut self, why: &dyn Display) {
+    pub(crate) fn explain(&mut self, why: &dyn Display) {
         if let Some(failure) = self.failure.as_mut().filter(|_| self.late) {
             failure.push_str(&format!("; {why}"));
         }
     }
 
     /// The milestones that came.
-    pub fn reached(&self) -> &BTreeMap<Milestone, f64> {
+    pub(crate) fn reached(&self) -> &BTreeMap<Milestone, f64> {
         &self.reached
     }
 
     /// Why the boot failed.
-    pub fn failure(&self) -> Option<&str> {
+    pub(crate) fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
     }
 
     /// The registration id that first boot reported.
-    pub fn registration_id(&self) -> Option<&str> {
+    pub(crate) fn registration_id(&self) -> Option<&str> {
         self.registration_id.as_deref()
     }
 
     /// The console's last lines.
-    pub fn tail(&self) -> Vec<String> {
+    pub(crate) fn tail(&self) -> Vec<String> {
         self.tail.iter().cloned().collect()
     }
 

@@ -31,7 +31,7 @@ use crate::host;
 const NAME: &str = "edgepress-simulator";
 const LOCAL: &str = "/usr/local/share/ca-certificates";
 /// The folder of the trust store.
-pub const STORE: &str = "/etc/ssl/certs";
+pub(super) const STORE: &str = "/etc/ssl/certs";
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Files that debugfs reads and writes stand in this folder under these names.
@@ -41,7 +41,7 @@ const WHOLE: &str = "trust-bundle.crt";
 
 /// A root file system in an image.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub(super) struct Place<'a> {
     /// The image.
     pub image: &'a Path,
     /// Where the file system begins.
@@ -55,7 +55,7 @@ pub struct Place<'a> {
 ///
 /// # Errors
 /// When the image has no trust store, or a program of e2fsprogs is missing or fails.
-pub fn blocks(place: &Place<'_>, ca_pem: &str, scratch: &Path) -> Result<Vec<(u64, Vec<u8>)>> {
+pub(super) fn blocks(place: &Place<'_>, ca_pem: &str, scratch: &Path) -> Result<Vec<(u64, Vec<u8>)>> {
     let device = format!("{}?offset={}", place.image.display(), place.offset);
     let bundle = debugfs(Path::new(&device), &format!("cat {BUNDLE}"))?;
     ensure!(!bundle.is_empty(), "the image has no {BUNDLE}: is the package ca-certificates in its recipe?");

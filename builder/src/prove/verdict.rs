@@ -38,7 +38,7 @@ const REDACTED: &str = "[a line with a piece of the device's private key was rem
 const UNUSED_MAX: u64 = ByteSize::mib(128).0;
 
 /// Everything that a verdict needs.
-pub struct Evidence<'a> {
+pub(super) struct Evidence<'a> {
     /// The image.
     pub image: &'a Image,
     /// Its state before the test.
@@ -61,7 +61,7 @@ pub struct Evidence<'a> {
 ///
 /// # Errors
 /// When a file cannot be read; what it holds never is an error.
-pub fn report(
+pub(super) fn report(
     evidence: &Evidence<'_>,
     machine: MachineFacts,
     conditions: Conditions,
@@ -123,7 +123,7 @@ pub fn report(
 }
 
 /// Removes every line that holds a piece of the key.
-pub fn redact(text: &str, key_pem: &str) -> String {
+pub(super) fn redact(text: &str, key_pem: &str) -> String {
     let secrets = secret_lines(key_pem);
     let clean = |line: &str| !secrets.iter().any(|secret| line.contains(secret));
     if clean(text) {

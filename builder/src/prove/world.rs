@@ -42,7 +42,7 @@ const HTTPS: u16 = 443;
 
 /// The world as the sandbox is told it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// Folder of the certificate authorities.
     pub pki: PathBuf,
     /// DPS endpoint of the image.
@@ -72,14 +72,14 @@ pub struct Setting {
 }
 
 /// The running world; ends when dropped.
-pub struct World(Simulation);
+pub(crate) struct World(Simulation);
 
 impl World {
     /// Sets it up in this process' mount and network namespaces, which must be private.
     ///
     /// # Errors
     /// When an address, a port or a mount is refused.
-    pub fn start(setting: &Setting) -> Result<Self> {
+    pub(crate) fn start(setting: &Setting) -> Result<Self> {
         let (name, dps) = endpoint("DPS endpoint", &setting.global_endpoint, DPS)?;
         let resolvers = resolvers(&setting.engine_dns);
         let mut addresses = addresses(dps);
@@ -119,12 +119,12 @@ impl World {
     }
 
     /// The instant from which entries count their seconds.
-    pub fn started(&self) -> Instant {
+    pub(crate) fn started(&self) -> Instant {
         self.0.started()
     }
 
     /// Every request from now on.
-    pub fn subscribe(&self) -> Receiver<Entry> {
+    pub(crate) fn subscribe(&self) -> Receiver<Entry> {
         self.0.subscribe()
     }
 
@@ -132,7 +132,7 @@ impl World {
     ///
     /// # Errors
     /// When the log could not be written.
-    pub fn end(self) -> Result<Vec<Entry>> {
+    pub(crate) fn end(self) -> Result<Vec<Entry>> {
         self.0.stop()
     }
 }
@@ -207,7 +207,7 @@ fn name_server(file: &Path) -> Result<()> {
 
 /// Why an answer to the device ends the test, if it does: DPS knows the device and refuses it, which no waiting mends.
 /// A DPS that was told to do wrong means nothing by its answers.
-pub fn refusal(entry: &Entry, faults: &[Planned]) -> Option<String> {
+pub(crate) fn refusal(entry: &Entry, faults: &[Planned]) -> Option<String> {
     let status = entry.status.filter(|_| entry.service == Service::Dps)?;
     if faults.iter().any(|planned| planned.service == Service::Dps) {
         return None;

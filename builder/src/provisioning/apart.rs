@@ -7,7 +7,7 @@ use crate::recipe::types::CertificateSource;
 
 /// Says which value would be the same on every device. Only warnings: an image may be for one device, and an identity may
 /// bring a value of its own.
-pub fn alike(source: &Source) -> Vec<Finding> {
+pub(crate) fn alike(source: &Source) -> Vec<Finding> {
     let fixed = |text: &str| !Word::ALL.into_iter().any(|word| template::names(text, word));
     let mut findings = Vec::new();
     let mut add = |key: &str, text: Option<&str>, message: &str, hint: &str| {

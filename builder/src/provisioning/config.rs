@@ -14,19 +14,19 @@ use serde::Serialize;
 use crate::recipe::types::{AutoReprovisioning, CertificateSource, Enrol, PullPolicy, Recipe};
 
 /// Where first boot puts the device's certificate chain; aziotcs:aziotcs 0640.
-pub const CERTIFICATE: &str = "/var/secrets/aziot/certs/device-id.pem";
+pub(crate) const CERTIFICATE: &str = "/var/secrets/aziot/certs/device-id.pem";
 /// Where first boot puts the device's private key; aziotks:aziotks 0600.
-pub const PRIVATE_KEY: &str = "/var/secrets/aziot/keys/device-id.key.pem";
+pub(crate) const PRIVATE_KEY: &str = "/var/secrets/aziot/keys/device-id.key.pem";
 /// Where first boot puts the device's symmetric key: its bytes, not their base64; aziotks:aziotks 0600.
-pub const SYMMETRIC_KEY: &str = "/var/secrets/aziot/keys/device-id.symmetric";
+pub(crate) const SYMMETRIC_KEY: &str = "/var/secrets/aziot/keys/device-id.symmetric";
 /// Where first boot puts the authorities that may vouch for the EST server; aziotcs:aziotcs 0640.
-pub const EST_CA: &str = "/var/secrets/aziot/certs/est-ca.pem";
+pub(crate) const EST_CA: &str = "/var/secrets/aziot/certs/est-ca.pem";
 /// The part of a certificate's life after which it is renewed: leaves weeks of a year for a server that is down.
 const RENEW_AT: &str = "80%";
 /// The part of its life between two attempts.
 const RENEW_RETRY: &str = "4%";
 /// What stands for the registration id until first boot knows it.
-pub const UNKNOWN_ID: &str = "set-by-first-boot";
+pub(crate) const UNKNOWN_ID: &str = "set-by-first-boot";
 /// The engine's socket, as both Debian's and Microsoft's packages make it.
 const ENGINE_SOCKET: &str = "unix:///var/run/docker.sock";
 /// The network that the runtime makes for modules.
@@ -38,7 +38,7 @@ const PROXY_PROTOCOL: &str = "AmqpWs";
 
 /// The whole file. Plain keys stand before tables, or TOML would put them into the table above.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ConfigToml {
+pub(crate) struct ConfigToml {
     /// When the device asks DPS again.
     pub auto_reprovisioning_mode: AutoReprovisioning,
     /// Seconds that a request to Azure may take; the parser refuses less than 70.
@@ -60,7 +60,7 @@ pub struct ConfigToml {
 
 /// `[provisioning]`: the Device Provisioning Service.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Provisioning {
+pub(crate) struct Provisioning {
     /// Always `dps`.
     pub source: &'static str,
     /// Address of the service.
@@ -74,7 +74,7 @@ pub struct Provisioning {
 /// `[provisioning.attestation]`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum Attestation {
+pub(crate) enum Attestation {
     /// A certificate from a file.
     Certificate(X509),
     /// A certificate that aziot-certd asks an EST server for.
@@ -106,7 +106,7 @@ pub enum Attestation {
 
 /// `[provisioning.attestation.identity_cert]` with a method.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Issued {
+pub(crate) struct Issued {
     /// Always `est`.
     pub method: &'static str,
     /// The registration id.
@@ -118,7 +118,7 @@ pub struct Issued {
 
 /// `auto_renew`: the three keys go together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct AutoRenew {
+pub(crate) struct AutoRenew {
     /// A new key with each certificate.
     pub rotate_key: bool,
     /// Part of the certificate's life after which it is renewed.
@@ -129,21 +129,21 @@ pub struct AutoRenew {
 
 /// A key by address.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct KeyFile {
+pub(crate) struct KeyFile {
     /// `file:` URL.
     pub uri: String,
 }
 
 /// `[cert_issuance]`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CertIssuance {
+pub(crate) struct CertIssuance {
     /// The EST server.
     pub est: Est,
 }
 
 /// `[cert_issuance.est]`; the table `auth` is one device's and comes at first boot.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Est {
+pub(crate) struct Est {
     /// `file:` URLs of authorities; empty: the system's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trusted_certs: Vec<String>,
@@ -153,7 +153,7 @@ pub struct Est {
 
 /// `[cert_issuance.est.urls]`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct EstUrls {
+pub(crate) struct EstUrls {
     /// For every certificate that has no address of its own.
     pub default: String,
 }
@@ -163,7 +163,7 @@ pub struct EstUrls {
 /// There is no `registration_id`: identityd would delete the key where the certificate cannot be read; without one it
 /// takes the certificate's common name.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct X509 {
+pub(crate) struct X509 {
     /// Always `x509`.
     pub method: &'static str,
     /// `file:` URL of the chain.
@@ -174,7 +174,7 @@ pub struct X509 {
 
 /// `[edge_ca]`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct EdgeCa {
+pub(crate) struct EdgeCa {
     /// Days.
     pub auto_generated_edge_ca_expiry_days: u32,
 }
@@ -182,7 +182,7 @@ pub struct EdgeCa {
 /// `[agent]`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Agent {
+pub(crate) struct Agent {
     /// Always `edgeAgent`.
     pub name: &'static str,
     /// Always `docker`.
@@ -198,7 +198,7 @@ pub struct Agent {
 /// `[agent.config]`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct AgentConfig {
+pub(crate) struct AgentConfig {
     /// Image reference.
     pub image: String,
     /// Options in the words of Docker's API.
@@ -208,7 +208,7 @@ pub struct AgentConfig {
 /// `[agent.config.createOptions]`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct CreateOptions {
+pub(crate) struct CreateOptions {
     /// Options of the host.
     pub host_config: HostConfig,
 }
@@ -216,14 +216,14 @@ pub struct CreateOptions {
 /// `HostConfig` of Docker's API.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct HostConfig {
+pub(crate) struct HostConfig {
     /// `host:container` pairs.
     pub binds: Vec<String>,
 }
 
 /// `[moby_runtime]`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct MobyRuntime {
+pub(crate) struct MobyRuntime {
     /// The engine's socket.
     pub uri: &'static str,
     /// Network of the modules.
@@ -232,7 +232,7 @@ pub struct MobyRuntime {
 
 impl ConfigToml {
     /// The configuration that a recipe describes.
-    pub fn from_recipe(recipe: &Recipe) -> Self {
+    pub(crate) fn from_recipe(recipe: &Recipe) -> Self {
         let provisioning = &recipe.provisioning;
         let (attestation, cert_issuance) = attestation(&provisioning.certificate);
         Self {
@@ -256,7 +256,7 @@ impl ConfigToml {
     ///
     /// # Errors
     /// When a value has no form in TOML.
-    pub fn render(&self, recipe_name: &str) -> Result<String> {
+    pub(crate) fn render(&self, recipe_name: &str) -> Result<String> {
         let body = toml::to_string(self).context("writing config.toml")?;
         let id = match &self.provisioning.attestation {
             Attestation::Certificate(_) => {

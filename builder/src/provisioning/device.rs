@@ -9,9 +9,9 @@ use super::config::{Attestation, CertIssuance, UNKNOWN_ID, attestation};
 use super::source::Source;
 
 /// Where first boot puts the certificate that lets aziot-certd in at the EST server; aziotcs:aziotcs 0640.
-pub const EST_CERTIFICATE: &str = "/var/secrets/aziot/certs/est-bootstrap.pem";
+pub(crate) const EST_CERTIFICATE: &str = "/var/secrets/aziot/certs/est-bootstrap.pem";
 /// Where first boot puts its key; aziotks:aziotks 0600.
-pub const EST_KEY: &str = "/var/secrets/aziot/keys/est-bootstrap.key.pem";
+pub(crate) const EST_KEY: &str = "/var/secrets/aziot/keys/est-bootstrap.key.pem";
 /// What stands for a password where only the shape of the file matters.
 const HIDDEN: &str = "hidden";
 
@@ -40,7 +40,7 @@ struct Provisioning {
 
 /// The configuration of the device `id` (a legal registration id) with this source, from its image's `text`. No secret
 /// is in it: a word stands for the password of an EST server.
-pub fn for_device(text: &str, source: &Source, id: &str, auth: Option<EstAuth>) -> String {
+pub(crate) fn for_device(text: &str, source: &Source, id: &str, auth: Option<EstAuth>) -> String {
     let (attestation, cert_issuance) = attestation(&source.certificate);
     let enrols = cert_issuance.is_some();
     let tables = Tables { provisioning: Provisioning { attestation }, cert_issuance };

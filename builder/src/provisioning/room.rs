@@ -11,9 +11,9 @@ use crate::finding::{Finding, Severity};
 use crate::recipe::types::{Board, CertificateSource};
 
 /// Characters of a certificate's common name (RFC 5280, ub-common-name), which is the registration id.
-pub const COMMON_NAME: usize = 64;
+pub(crate) const COMMON_NAME: usize = 64;
 /// Characters of a registration id where no certificate bears it (DPS).
-pub const REGISTRATION_ID: usize = 128;
+pub(crate) const REGISTRATION_ID: usize = 128;
 
 /// How long a word's value comes out.
 struct Length {
@@ -46,7 +46,7 @@ impl Length {
 }
 
 /// Most characters of a registration id with this source.
-pub fn most(certificate: &CertificateSource) -> usize {
+pub(crate) fn most(certificate: &CertificateSource) -> usize {
     match certificate {
         CertificateSource::Tpm {} | CertificateSource::SymmetricKey {} => REGISTRATION_ID,
         _ => COMMON_NAME,
@@ -55,7 +55,7 @@ pub fn most(certificate: &CertificateSource) -> usize {
 
 /// Says where the template of the registration id leaves too little room. (Host names need none: what is too long of them
 /// is replaced by a digest of the whole.) An error: it does not fit with many machines; a warning: with some.
-pub fn shortage(source: &Source, board: Board) -> Option<Finding> {
+pub(crate) fn shortage(source: &Source, board: Board) -> Option<Finding> {
     let text = source.registration_id.as_deref()?;
     let most = most(&source.certificate);
     let fixed = template::fill(text, |_| String::new()).len();

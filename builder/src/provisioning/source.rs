@@ -25,9 +25,9 @@ use crate::oci::reference::Reference;
 use crate::recipe::types::{CertificateSource, Enrol, Provisioning, VaultToken};
 
 /// Its name, in the image's library and on the FAT partition.
-pub const FILE_NAME: &str = "source.toml";
+pub(crate) const FILE_NAME: &str = "source.toml";
 /// Name of the authorities that may vouch for the source's server, beside it.
-pub const CA_FILE: &str = "source-ca.pem";
+pub(crate) const CA_FILE: &str = "source-ca.pem";
 
 /// Where one device, or every device of an image, gets its certificate.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -190,7 +190,7 @@ const MOST_AUTHORITIES: usize = 200;
 ///
 /// # Errors
 /// A [`Problem`] when it cannot be read, holds no certificate, or holds a private key.
-pub fn read_authorities(path: &Path) -> Result<String> {
+pub(crate) fn read_authorities(path: &Path) -> Result<String> {
     let name = path.display();
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(LARGEST_AUTHORITIES + 1).read_to_end(&mut bytes)).map_err(
@@ -262,7 +262,7 @@ fn registry(all: [Option<&str>; 3]) -> Vec<(&'static str, String, &'static str)>
 }
 
 /// `HOST` or `HOST:PORT`, as the name of an image begins with it, and as first boot takes it (registry.sh).
-pub fn is_registry(text: &str) -> bool {
+pub(crate) fn is_registry(text: &str) -> bool {
     let image: Result<Reference, _> = format!("{text}/x").parse();
     !text.contains('[') && image.is_ok_and(|image| image.registry() == text)
 }

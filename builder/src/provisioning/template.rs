@@ -3,15 +3,15 @@
 use crate::finding::nearest;
 
 /// Characters, beside letters and digits, of a registration id (what DPS accepts).
-pub const IN_ID: &str = "-._:";
+pub(crate) const IN_ID: &str = "-._:";
 /// Characters, beside letters and digits, of the name of a Key Vault secret.
-pub const IN_SECRET: &str = "-";
+pub(crate) const IN_SECRET: &str = "-";
 /// Characters, beside letters and digits, of an address: none that a shell, TOML or curl (`[]{}`) treats specially.
-pub const IN_URL: &str = "-._:/?=&%~+,@";
+pub(crate) const IN_URL: &str = "-._:/?=&%~+,@";
 
 /// What a device can find out about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub(crate) enum Word {
     /// Serial number: of the device tree, else of DMI.
     Serial,
     /// MAC address of the first wired interface, without colons.
@@ -26,12 +26,13 @@ pub enum Word {
 
 impl Word {
     /// Every word.
-    pub const ALL: [Self; 5] = [Self::Serial, Self::Mac, Self::VmName, Self::VmId, Self::RegistrationId];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Serial, Self::Mac, Self::VmName, Self::VmId, Self::RegistrationId];
     /// What a registration id can be made of.
-    pub const OF_MACHINE: [Self; 4] = [Self::Serial, Self::Mac, Self::VmName, Self::VmId];
+    pub(crate) const OF_MACHINE: [Self; 4] = [Self::Serial, Self::Mac, Self::VmName, Self::VmId];
 
     /// As it stands between the braces.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Serial => "serial",
             Self::Mac => "mac",
@@ -46,7 +47,7 @@ impl Word {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check(text: &str, words: &[Word], extra: &str) -> Result<(), String> {
+pub(crate) fn check(text: &str, words: &[Word], extra: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err("it is empty".to_owned());
     }
@@ -72,7 +73,7 @@ pub fn check(text: &str, words: &[Word], extra: &str) -> Result<(), String> {
 }
 
 /// The text with each `{{ word }}` replaced.
-pub fn fill(text: &str, value: impl Fn(&str) -> String) -> String {
+pub(crate) fn fill(text: &str, value: impl Fn(&str) -> String) -> String {
     let part = |part: Part<'_>| match part {
         Part::Text(text) => text.to_owned(),
         Part::Word(name) => value(name),
@@ -81,12 +82,12 @@ pub fn fill(text: &str, value: impl Fn(&str) -> String) -> String {
 }
 
 /// Does it name this word?
-pub fn names(text: &str, word: Word) -> bool {
+pub(crate) fn names(text: &str, word: Word) -> bool {
     count(text, word) > 0
 }
 
 /// How often does it name this word?
-pub fn count(text: &str, word: Word) -> usize {
+pub(crate) fn count(text: &str, word: Word) -> usize {
     parts(text).iter().filter(|part| matches!(part, Part::Word(name) if *name == word.name())).count()
 }
 

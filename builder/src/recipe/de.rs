@@ -22,7 +22,7 @@ const MOST_ERRORS: usize = 50;
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn read<T: DeserializeOwned>(tree: &Node) -> Result<T, Vec<Finding>> {
+pub(super) fn read<T: DeserializeOwned>(tree: &Node) -> Result<T, Vec<Finding>> {
     let mut found = Vec::new();
     let mut pruned: Vec<Vec<String>> = Vec::new();
     let mut rest = tree.clone();

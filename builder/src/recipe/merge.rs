@@ -6,10 +6,10 @@ use super::tree::{Entry, Node, Origin, Source, Value};
 use crate::finding::Finding;
 
 /// First element of an array that replaces its parent's instead of adding to it.
-pub const REPLACE: &str = "=";
+pub(super) const REPLACE: &str = "=";
 
 /// Lays `over` over `base`: tables key by key, arrays added, anything else replaced.
-pub fn lay(base: Node, over: Node) -> Node {
+pub(super) fn lay(base: Node, over: Node) -> Node {
     let Node { origin, value } = over;
     let value = match (base.value, value) {
         (Value::Table(base), Value::Table(over)) => Value::Table(tables(base, over, lay)),
@@ -20,7 +20,7 @@ pub fn lay(base: Node, over: Node) -> Node {
 }
 
 /// Lays an argument of `--set` over `base`: as [`lay`], but an array replaces.
-pub fn set(base: Node, over: Node) -> Node {
+pub(super) fn set(base: Node, over: Node) -> Node {
     let Node { origin, value } = over;
     let value = match (base.value, value) {
         (Value::Table(base), Value::Table(over)) => Value::Table(tables(base, over, set)),
@@ -30,7 +30,7 @@ pub fn set(base: Node, over: Node) -> Node {
 }
 
 /// A tree without a parent: its arrays replace nothing.
-pub fn alone(tree: Node) -> Node {
+pub(super) fn alone(tree: Node) -> Node {
     Node { value: settle(tree.value), ..tree }
 }
 
@@ -89,7 +89,7 @@ fn same(a: &Node, b: &Node) -> bool {
 ///
 /// # Errors
 /// When the key path cannot be read.
-pub fn argument(option: &str, text: &str, folder: &Path) -> Result<Node, Finding> {
+pub(super) fn argument(option: &str, text: &str, folder: &Path) -> Result<Node, Finding> {
     let source = Source::argument(option, text, folder);
     let one_line = !text.contains('\n') && !text.trim_start().starts_with('[');
     if one_line

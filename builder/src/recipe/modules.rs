@@ -18,7 +18,7 @@ const LARGEST: u64 = 4 << 20;
 ///
 /// # Errors
 /// What is wrong with its form, or its values'.
-pub fn read(modules: &Modules) -> Result<Option<Manifest>, Vec<Finding>> {
+pub(crate) fn read(modules: &Modules) -> Result<Option<Manifest>, Vec<Finding>> {
     let Some(manifest) = &modules.manifest else { return Ok(None) };
     let values = match &modules.values {
         Some(file) => Some(Values::parse(&file.display().to_string(), &text(file)?)?),
@@ -31,7 +31,7 @@ pub fn read(modules: &Modules) -> Result<Option<Manifest>, Vec<Finding>> {
 ///
 /// # Errors
 /// A [`Problem`] with all that is wrong.
-pub fn load(modules: &Modules) -> Result<Option<Manifest>, Problem> {
+pub(crate) fn load(modules: &Modules) -> Result<Option<Manifest>, Problem> {
     read(modules).map_err(|found| {
         let said: Vec<String> = found.iter().map(ToString::to_string).collect();
         Problem::input(said.join("\n")).findings(&found)

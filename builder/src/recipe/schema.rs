@@ -11,7 +11,7 @@ use super::types::Recipe;
 
 /// Is `path` (steps from the recipe's top level) one that a recipe can have? If not: which step is unknown, and what could
 /// stand there.
-pub fn unknown_step(path: &[&str]) -> Option<(usize, Vec<String>)> {
+pub(crate) fn unknown_step(path: &[&str]) -> Option<(usize, Vec<String>)> {
     static SCHEMA: OnceLock<Value> = OnceLock::new();
     let root = SCHEMA.get_or_init(|| schemars::schema_for!(Recipe).to_value());
     let mut nodes = vec![root];

@@ -17,11 +17,11 @@ const RELEASES: [(DistributionId, &str, &str, bool); 8] = [
 ];
 
 /// For whom Microsoft builds the runtime, for messages.
-pub const BUILT_FOR: &str =
+pub(crate) const BUILT_FOR: &str =
     "Debian 12, Ubuntu 22.04 and Ubuntu 24.04 (each amd64 and arm64); Raspberry Pi OS 12 takes Debian's";
 
 /// The distribution's name for people.
-pub fn name(id: DistributionId) -> &'static str {
+pub(crate) fn name(id: DistributionId) -> &'static str {
     match id {
         DistributionId::Debian => "Debian",
         DistributionId::Ubuntu => "Ubuntu",
@@ -30,12 +30,12 @@ pub fn name(id: DistributionId) -> &'static str {
 }
 
 /// The code name of a release, if it is known.
-pub fn codename(os: &Distribution) -> Option<&'static str> {
+pub(crate) fn codename(os: &Distribution) -> Option<&'static str> {
     release(os).map(|(codename, _)| codename)
 }
 
 /// Is there a build of the runtime for this release?
-pub fn runtime_is_built_for(os: &Distribution) -> bool {
+pub(crate) fn runtime_is_built_for(os: &Distribution) -> bool {
     release(os).is_some_and(|(_, built)| built)
 }
 
@@ -45,7 +45,7 @@ fn release(os: &Distribution) -> Option<(&'static str, bool)> {
 }
 
 /// The path of the release's tree at packages.microsoft.com, for example `debian/12`.
-pub fn microsoft_tree(os: &Distribution) -> String {
+pub(crate) fn microsoft_tree(os: &Distribution) -> String {
     match os.id {
         DistributionId::Ubuntu => format!("ubuntu/{}", os.release),
         DistributionId::Debian | DistributionId::RaspberryPiOs => format!("debian/{}", os.release),
@@ -53,7 +53,7 @@ pub fn microsoft_tree(os: &Distribution) -> String {
 }
 
 /// The release line of a version: `1.6` of `1.6.0-1`. `None` where it does not begin so.
-pub fn line(version: &str) -> Option<(u32, u32)> {
+pub(crate) fn line(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.split(|c: char| !c.is_ascii_digit());
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
@@ -71,7 +71,7 @@ fn engine_minimum_api(engine: (u32, u32)) -> Option<(u32, u32)> {
 
 /// Why an engine of this version does not work with a runtime of this version, if it does not. Both are package
 /// versions (`5:29.1.0-1~debian.12`, `1.6.0-1`) or release lines.
-pub fn engine_problem(engine: &str, edge: &str) -> Option<String> {
+pub(crate) fn engine_problem(engine: &str, edge: &str) -> Option<String> {
     let upstream = engine.split_once(':').map_or(engine, |(_, version)| version);
     let minimum = engine_minimum_api(line(upstream)?)?;
     let speaks = match line(edge)? {

@@ -232,7 +232,7 @@ fn node(source: &Arc<Source>, value: Spanned<DeValue<'_>>) -> Result<Node, Findi
 }
 
 /// `path`, made absolute from `folder`, without `.` and `..`.
-pub fn absolute(folder: &Path, path: &str) -> PathBuf {
+pub(crate) fn absolute(folder: &Path, path: &str) -> PathBuf {
     let mut clean = PathBuf::new();
     for part in folder.join(path).components() {
         match part {

@@ -21,12 +21,12 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub fn header(&self, name: &str) -> &str {
+    pub(super) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map(String::as_str).unwrap_or_default()
     }
 
     /// The byte that is asked from.
-    pub fn from(&self) -> usize {
+    pub(super) fn from(&self) -> usize {
         let range = self.header("range").strip_prefix("bytes=").and_then(|rest| rest.strip_suffix('-'));
         range.map_or(0, |from| from.parse().expect("a range"))
     }
@@ -40,7 +40,7 @@ pub(super) struct Server {
 
 impl Server {
     /// Answers by `handler`, a connection a request.
-    pub fn start(
+    pub(super) fn start(
         handler: impl Fn(&Request, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
@@ -64,19 +64,19 @@ impl Server {
         Self { address, seen }
     }
 
-    pub fn requests(&self) -> Vec<String> {
+    pub(super) fn requests(&self) -> Vec<String> {
         self.seen.lock().expect("the log").clone()
     }
 
     /// Registries, of which `registry.example` is this one.
-    pub fn client(&self, credentials: &Value) -> Registry {
+    pub(super) fn client(&self, credentials: &Value) -> Registry {
         let credentials = Credentials::parse(&credentials.to_string(), "config.json").expect("parses");
         let mirrors = [("registry.example".to_owned(), format!("http://{}", self.address))].into();
         Registry::new(Options { mirrors, credentials, ..Options::default() }).expect("registries")
     }
 
     /// A file of credentials for this server.
-    pub fn login(&self, auth: &Value) -> Value {
+    pub(super) fn login(&self, auth: &Value) -> Value {
         json!({"auths": {self.address.clone(): auth}})
     }
 }
@@ -125,7 +125,7 @@ pub(super) struct Image {
 }
 
 impl Image {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let layers = [noise(700_000, 1), noise(300_000, 2)];
         let diff_ids: Vec<String> =
             layers.iter().map(|bytes| format!("sha256:{}", Digest::of(bytes))).collect();
@@ -156,7 +156,7 @@ impl Image {
     }
 
     /// What a good registry has at a path; the tag is `1`.
-    pub fn at(&self, path: &str) -> Option<(&[u8], Digest)> {
+    pub(super) fn at(&self, path: &str) -> Option<(&[u8], Digest)> {
         let name = path.strip_prefix("/v2/factory/pump/")?;
         let name = name.strip_prefix("manifests/").or_else(|| name.strip_prefix("blobs/"))?;
         let digest = match name.strip_prefix("sha256:") {
@@ -167,7 +167,7 @@ impl Image {
     }
 
     /// Answers as a good registry does.
-    pub fn serve(&self, request: &Request, to: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn serve(&self, request: &Request, to: &mut dyn Write) -> io::Result<()> {
         let Some((bytes, digest)) = self.at(&request.path) else {
             let code = if request.path.starts_with("/v2/factory/pump/") {
                 "MANIFEST_UNKNOWN"

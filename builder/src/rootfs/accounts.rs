@@ -28,7 +28,7 @@ const FIXED: &[(&str, u32)] = &[("edgeagentuser", 13622), ("edgehubuser", 13623)
 ///
 /// # Errors
 /// All that is missing, at once.
-pub fn assert(root: &Root) -> Result<()> {
+pub(crate) fn assert(root: &Root) -> Result<()> {
     let read = |file: &str| {
         let text = root.read_text(file, LARGEST)?;
         text.with_context(|| format!("reading the tree's {file}: it is not there"))

@@ -31,7 +31,7 @@ const UNWANTED: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// The file that could not be removed.
-pub fn scrub(root: &Root) -> Result<()> {
+pub(crate) fn scrub(root: &Root) -> Result<()> {
     package_keys::unlink(root)?;
     for (pattern, _) in UNWANTED.iter().chain(package_keys::MADE) {
         let (folder, name) = pattern.rsplit_once('/').unwrap_or(("", pattern));
@@ -47,7 +47,7 @@ pub fn scrub(root: &Root) -> Result<()> {
 }
 
 /// Why [`scrub`] takes `path` (of the image) away, or a folder that it lies in; nothing where it does not.
-pub fn removes(path: &Path) -> Option<&'static str> {
+pub(crate) fn removes(path: &Path) -> Option<&'static str> {
     let steps: Vec<_> = path.iter().skip(1).map(|name| name.to_string_lossy()).collect();
     let falls = |pattern: &&(&str, &str)| {
         let parts: Vec<&str> = pattern.0.split('/').collect();
@@ -71,7 +71,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 ///
 /// # Errors
 /// The file whose time could not be set.
-pub fn clamp_times(tree: &Root, epoch: u64) -> Result<()> {
+pub(crate) fn clamp_times(tree: &Root, epoch: u64) -> Result<()> {
     let limit = i64::try_from(epoch).context("reading the epoch")?;
     // A folder's time changes with what is in it, not with that one's times: the order does not matter.
     tree.walk("", &mut |path, meta| {

@@ -8,7 +8,7 @@ use super::guard_rules::{
 const AT_RUN_TIME: &str = "have the device fetch or be given its own, or hand it to one container at run time; whoever has the image has it";
 
 /// By name, below any folder: an account's home may be anywhere. `~/` stands for any folder, and for the root.
-pub const IN_A_HOME: &[Rule] = &[
+pub(super) const IN_A_HOME: &[Rule] = &[
     if_holds("~/.aws/credentials", has_assignment, "keys of Amazon's cloud", REMOVE),
     if_holds("~/.aws/sso/cache/*", has_content, "a login to Amazon's cloud", REMOVE),
     if_holds("~/.azure/**", has_azure_login, "a login to Azure", REMOVE),
@@ -47,7 +47,7 @@ pub const IN_A_HOME: &[Rule] = &[
 ];
 
 /// Anywhere: text of a kind that is nothing but a secret, whatever the file's name.
-pub const ANYWHERE: Rule = any("", "a cloud's secret in plain text", AT_RUN_TIME);
+pub(super) const ANYWHERE: Rule = any("", "a cloud's secret in plain text", AT_RUN_TIME);
 
 fn has_content(content: &[u8]) -> bool {
     !content.trim_ascii().is_empty()

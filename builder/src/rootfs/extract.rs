@@ -35,7 +35,7 @@ type Piece = Result<Vec<u8>>;
 ///
 /// # Errors
 /// Names the package that cannot be read or written, or unpacks to more than it announces.
-pub fn all(debs: &[(&DebFile, PathBuf)], root: &Root) -> Result<()> {
+pub(super) fn all(debs: &[(&DebFile, PathBuf)], root: &Root) -> Result<()> {
     let workers = thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
     thread::scope(|scope| {
         let queues: Vec<_> = (0..workers)

@@ -23,7 +23,7 @@ use crate::units::{Digest, Sha256};
 
 /// What goes into the last layer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Files {
+pub(crate) struct Files {
     /// Overlays, then what board and build add.
     pub entries: Vec<Entry>,
     /// The account that may log in.
@@ -42,7 +42,7 @@ pub struct Files {
 
 /// Places in the recipe, as in `demo.toml:12:8`, for messages.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Places {
+pub(crate) struct Places {
     /// Of `access.user`.
     pub user: String,
     /// Of `system.timezone`.
@@ -54,7 +54,7 @@ impl Files {
     ///
     /// # Errors
     /// The file or account that could not be made.
-    pub fn lay(&self, chroot: &Chroot<'_>, blobs: &Path, scratch: &Path) -> Result<()> {
+    pub(crate) fn lay(&self, chroot: &Chroot<'_>, blobs: &Path, scratch: &Path) -> Result<()> {
         let root = chroot.root;
         let home = PathBuf::from(format!("/home/{}", self.user));
         let (at_home, others) = self.split(root, &home)?;
@@ -97,7 +97,7 @@ fn place(root: &Root, path: &Path) -> Result<PathBuf> {
 ///
 /// # Errors
 /// The entry that could not be written, and the overlay's file that it is.
-pub fn write_entries(root: &Root, entries: &[Entry], blobs: &Path) -> Result<()> {
+pub(crate) fn write_entries(root: &Root, entries: &[Entry], blobs: &Path) -> Result<()> {
     let mut written: BTreeMap<PathBuf, &Entry> = BTreeMap::new();
     for entry in entries {
         // A link that only the packages bring may make two names one: a later overlay decides, one alone cannot.

@@ -31,7 +31,7 @@ const MOST_READ: u64 = 4 << 20;
 const DEEPEST: usize = 64;
 
 /// A root tree, in a folder or in an image. Paths are from its root.
-pub trait Tree {
+pub(crate) trait Tree {
     /// The names in a folder; nothing when there is no folder of this path.
     ///
     /// # Errors
@@ -47,7 +47,7 @@ pub trait Tree {
 
 /// What a name in a folder stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A folder.
     Folder,
     /// A regular file.
@@ -74,7 +74,7 @@ impl Tree for Root {
 
 /// What a recipe brings into the tree on purpose.
 #[derive(Debug, Clone, Default)]
-pub struct Allowed {
+pub(crate) struct Allowed {
     /// File names in `/var/lib/edgepress/images`.
     pub images: BTreeSet<String>,
     /// Images in the engine's own store. What they hold is theirs, keys among it: many bring those of their own tests.
@@ -95,7 +95,7 @@ fn leak_at(path: &Path, what: impl Into<String>, hint: &str) -> Finding {
 }
 
 /// The path of a leak.
-pub fn path_of(leak: &Finding) -> &Path {
+pub(crate) fn path_of(leak: &Finding) -> &Path {
     Path::new(leak.file_and_line().0)
 }
 
@@ -107,7 +107,7 @@ fn sort(leaks: &mut [Finding]) {
 ///
 /// # Errors
 /// When a folder or file cannot be read.
-pub fn check(tree: &Root, allowed: &Allowed) -> Result<Vec<Finding>> {
+pub(crate) fn check(tree: &Root, allowed: &Allowed) -> Result<Vec<Finding>> {
     check_tree(tree, allowed)
 }
 
@@ -115,7 +115,7 @@ pub fn check(tree: &Root, allowed: &Allowed) -> Result<Vec<Finding>> {
 ///
 /// # Errors
 /// As [`check`].
-pub fn check_tree(tree: &dyn Tree, allowed: &Allowed) -> Result<Vec<Finding>> {
+pub(crate) fn check_tree(tree: &dyn Tree, allowed: &Allowed) -> Result<Vec<Finding>> {
     let mut guard = Guard::of(tree, allowed, Packaged::of(tree)?);
     guard.system(Guard::file)?;
     Ok(guard.all())
@@ -125,7 +125,7 @@ pub fn check_tree(tree: &dyn Tree, allowed: &Allowed) -> Result<Vec<Finding>> {
 ///
 /// # Errors
 /// As [`check`].
-pub fn check_overlay(tree: &dyn Tree, allowed: &Allowed) -> Result<Vec<Finding>> {
+pub(crate) fn check_overlay(tree: &dyn Tree, allowed: &Allowed) -> Result<Vec<Finding>> {
     let mut guard = Guard::of(tree, allowed, Packaged::nothing());
     guard.folder(Path::new(""), Guard::file)?;
     Ok(guard.all())
@@ -135,7 +135,7 @@ pub fn check_overlay(tree: &dyn Tree, allowed: &Allowed) -> Result<Vec<Finding>>
 ///
 /// # Errors
 /// As [`check`].
-pub fn check_keys(tree: &dyn Tree) -> Result<Vec<Finding>> {
+pub(crate) fn check_keys(tree: &dyn Tree) -> Result<Vec<Finding>> {
     let allowed = Allowed::default();
     // Perhaps another root, as with A and B.
     if tree.list(Path::new("usr"))?.is_empty() {
@@ -153,7 +153,7 @@ pub fn check_keys(tree: &dyn Tree) -> Result<Vec<Finding>> {
 ///
 /// # Errors
 /// A [`Problem`] that names every leak.
-pub fn refuse(leaks: &[Finding]) -> Result<()> {
+pub(crate) fn refuse(leaks: &[Finding]) -> Result<()> {
     if leaks.is_empty() {
         return Ok(());
     }

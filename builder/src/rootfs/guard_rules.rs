@@ -8,7 +8,7 @@ use super::secrets::{self, Secret};
 
 /// Something that makes one machine, or opens one.
 #[derive(Debug)]
-pub struct Rule {
+pub(crate) struct Rule {
     /// Where, from the root: `*` stands for any characters within a name, a last `**` for everything below a folder, a first
     /// `~` for any folder.
     pub pattern: &'static str,
@@ -43,7 +43,7 @@ const NO_KEY: &str = "the device's own comes from the FAT partition at first boo
 
 /// The list in order of the tree. systemd(1) makes a machine id and a seed anew where they are missing, openssh's keys
 /// are made at first boot, the runtime makes its state anew.
-pub const RULES: &[Rule] = &[
+pub(crate) const RULES: &[Rule] = &[
     if_holds("etc/machine-id", is_machine_id, "a machine id", "empty the file"),
     if_holds("var/lib/dbus/machine-id", is_machine_id, "a machine id", "make it a link to /etc/machine-id"),
     any("etc/ssh/ssh_host_*", "an SSH host key", "remove it: first boot makes the device's own"),
@@ -131,9 +131,10 @@ pub const RULES: &[Rule] = &[
 ];
 
 /// Allowed where the recipe names the file's digest.
-pub const AUTHORIZED_KEYS: Rule = any("", "SSH keys that may log in, not from the recipe", FROM_RECIPE);
+pub(crate) const AUTHORIZED_KEYS: Rule =
+    any("", "SSH keys that may log in, not from the recipe", FROM_RECIPE);
 /// Where [`AUTHORIZED_KEYS`] are looked for: in any account's `.ssh`, wherever its home is, and in the system's own place.
-pub fn lets_in(path: &Path) -> bool {
+pub(crate) fn lets_in(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let folder = path.parent().unwrap_or(Path::new(""));
     (name.starts_with("authorized_keys") && (folder.ends_with(".ssh") || folder == Path::new("etc/ssh")))
@@ -141,7 +142,7 @@ pub fn lets_in(path: &Path) -> bool {
 }
 
 /// Allowed where it is what the recipe's network.wifi becomes.
-pub const WIFI: Rule = if_holds(
+pub(crate) const WIFI: Rule = if_holds(
     "etc/wpa_supplicant/*.conf",
     has_network_key,
     "the key of a Wi-Fi network, not from the recipe",
@@ -149,25 +150,25 @@ pub const WIFI: Rule = if_holds(
 );
 
 /// Allowed where the recipe names the file.
-pub const PRELOADED: Rule = any(
+pub(crate) const PRELOADED: Rule = any(
     "var/lib/edgepress/images/*",
     "a container image that waits for the first boot",
     "name it in engine.images, or remove it",
 );
 
 /// Folders of the engine's store of images; nothing in them is looked at.
-pub const ENGINE_STORE: [&str; 2] = ["var/lib/docker/image", "var/lib/docker/overlay2"];
+pub(crate) const ENGINE_STORE: [&str; 2] = ["var/lib/docker/image", "var/lib/docker/overlay2"];
 
 /// Allowed where the recipe has images put there.
-pub const STORED: Rule = any("", "images of docker", "preload images with engine.images");
+pub(crate) const STORED: Rule = any("", "images of docker", "preload images with engine.images");
 
 /// Anywhere in the folders that the guard walks, except where a package's scripts quote one.
-pub const PRIVATE_KEY: Rule = any("", "a private key", NO_KEY);
+pub(crate) const PRIVATE_KEY: Rule = any("", "a private key", NO_KEY);
 /// Certificates with a key.
-pub const KEY_STORE: Rule = any("", "a key store (PKCS #12, Java's)", NO_KEY);
+pub(crate) const KEY_STORE: Rule = any("", "a key store (PKCS #12, Java's)", NO_KEY);
 
 /// What is wrong with a file that holds a secret.
-pub fn secret_rule(secret: Secret) -> &'static Rule {
+pub(crate) fn secret_rule(secret: Secret) -> &'static Rule {
     match secret {
         Secret::Key => &PRIVATE_KEY,
         Secret::Store => &KEY_STORE,
@@ -180,7 +181,7 @@ pub fn secret_rule(secret: Secret) -> &'static Rule {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn by_ending(path: &Path, mut file: impl Read) -> io::Result<Option<&'static Rule>> {
+pub(crate) fn by_ending(path: &Path, mut file: impl Read) -> io::Result<Option<&'static Rule>> {
     let ending = path.extension().unwrap_or_default();
     if ending.eq_ignore_ascii_case("p12") || ending.eq_ignore_ascii_case("pfx") {
         let mut first = [0];
@@ -207,10 +208,10 @@ const WIREGUARD: [&str; 2] = ["etc/wireguard/*", "etc/systemd/network/*"];
 const RAW_KEY: u64 = 128;
 
 /// Package scripts and checksums: packages' own text, which may quote a key's first line.
-pub const NO_KEYS_UNDER: &str = "var/lib/dpkg/info";
+pub(crate) const NO_KEYS_UNDER: &str = "var/lib/dpkg/info";
 
 /// Does `path` (from the root) match a rule's pattern?
-pub fn matches(pattern: &str, path: &Path) -> bool {
+pub(crate) fn matches(pattern: &str, path: &Path) -> bool {
     if let Some(rest) = pattern.strip_prefix("~/") {
         let names: Vec<_> = path.components().collect();
         return (0..names.len()).any(|from| matches(rest, &names[from..].iter().collect::<PathBuf>()));
@@ -271,7 +272,7 @@ fn has_network_key(content: &[u8]) -> bool {
 }
 
 /// A key of YAML called `password` (netplan's for networks) with a value.
-pub fn has_yaml_password(content: &[u8]) -> bool {
+pub(crate) fn has_yaml_password(content: &[u8]) -> bool {
     has_yaml(content, &["password"])
 }
 

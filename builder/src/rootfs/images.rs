@@ -25,14 +25,14 @@ use crate::tree::Root;
 use crate::units::{Arch, Digest, Sha256};
 
 /// Folder of the archives in the image; first boot loads and removes them.
-pub const FOLDER: &str = "/var/lib/edgepress/images";
+pub(crate) const FOLDER: &str = "/var/lib/edgepress/images";
 
 /// What a member of a tar is filled up to.
 const BLOCK: u64 = 512;
 
 /// One image to preload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Image {
+pub(crate) struct Image {
     /// Reference with tag.
     pub name: String,
     /// Architecture of the files in it.
@@ -44,7 +44,7 @@ pub struct Image {
 /// Where an image comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Source {
+pub(crate) enum Source {
     /// A `docker save` archive on the host, with its digest.
     Archive(PathBuf, Digest),
     /// Files of the tree: path in the container → path in the tree.
@@ -59,14 +59,14 @@ pub enum Source {
 }
 
 /// File name of the `at`-th archive.
-pub fn archive_name(at: usize, name: &str) -> String {
+pub(crate) fn archive_name(at: usize, name: &str) -> String {
     let plain: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
     format!("{at:02}-{plain}.tar")
 }
 
 /// File names of the archives of a recipe's images; none where they are in the engine's store.
-pub fn archive_names(engine: &Engine) -> Vec<String> {
+pub(crate) fn archive_names(engine: &Engine) -> Vec<String> {
     match engine.preload {
         Preload::Store => Vec::new(),
         Preload::Load => {
@@ -79,7 +79,7 @@ pub fn archive_names(engine: &Engine) -> Vec<String> {
 ///
 /// # Errors
 /// When the tree cannot be read.
-pub fn room_to_load(root: &Root) -> Result<u64> {
+pub(crate) fn room_to_load(root: &Root) -> Result<u64> {
     let mut room = 0u64;
     for entry in root.list(FOLDER)? {
         let size = root.lstat(Path::new(FOLDER).join(entry.name))?.map_or(0, |meta| meta.size);
@@ -89,13 +89,13 @@ pub fn room_to_load(root: &Root) -> Result<u64> {
 }
 
 /// Does the recipe put images into the engine's store?
-pub fn in_store(engine: &Engine) -> bool {
+pub(crate) fn in_store(engine: &Engine) -> bool {
     engine.preload == Preload::Store && !engine.images.is_empty()
 }
 
 impl Image {
     /// What its content depends on, and never where it lies.
-    pub fn input(&self) -> (&str, Arch, Digest) {
+    pub(crate) fn input(&self) -> (&str, Arch, Digest) {
         let content = match &self.from {
             Source::Archive(_, digest) => *digest,
             Source::Tree { files, entrypoint } => Digest::of_json(&(files, entrypoint)),
@@ -105,7 +105,7 @@ impl Image {
     }
 
     /// The image as the engine will have it, where it is made of blobs of the store.
-    pub fn pulled(&self) -> Option<&engine_store::Image> {
+    pub(crate) fn pulled(&self) -> Option<&engine_store::Image> {
         match &self.from {
             Source::Pulled(image) => Some(image),
             Source::Archive(..) | Source::Tree { .. } => None,
@@ -113,7 +113,7 @@ impl Image {
     }
 
     /// The file of the host that it is copied from; none where it is made of the tree's own files.
-    pub fn archive(&self) -> Option<&Path> {
+    pub(crate) fn archive(&self) -> Option<&Path> {
         match &self.from {
             Source::Archive(file, _) => Some(file),
             Source::Tree { .. } | Source::Pulled(_) => None,
@@ -124,7 +124,7 @@ impl Image {
     ///
     /// # Errors
     /// The file that is missing, or cannot be written.
-    pub fn preload(&self, root: &Root, at: usize, epoch: u64) -> Result<()> {
+    pub(crate) fn preload(&self, root: &Root, at: usize, epoch: u64) -> Result<()> {
         self.put(root, at, epoch).with_context(|| format!("preloading the container image {}", self.name))
     }
 
@@ -133,7 +133,7 @@ impl Image {
     ///
     /// # Errors
     /// As [`Self::preload`].
-    pub fn store(&self, root: &Root, scratch: &Path, epoch: u64) -> Result<()> {
+    pub(crate) fn store(&self, root: &Root, scratch: &Path, epoch: u64) -> Result<()> {
         let Source::Tree { files, entrypoint } = &self.from else { return Ok(()) };
         let made = || -> Result<()> {
             let layer = Layer { root, files, epoch };

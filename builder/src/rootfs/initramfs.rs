@@ -12,7 +12,7 @@ use crate::tree::entry::Entry;
 
 /// Folders of the image whose files decide what is in an initramfs (initramfs-tools(7)). Overlay files in these are
 /// part of its key; all others can change without making it again.
-pub const STEERED_BY: [&str; 3] =
+pub(crate) const STEERED_BY: [&str; 3] =
     ["/etc/initramfs-tools/", "/etc/modprobe.d/", "/usr/share/initramfs-tools/"];
 
 /// Makes an initramfs for each kernel, and the links that the boot loader follows; where none is `wanted`, it only lays
@@ -20,7 +20,7 @@ pub const STEERED_BY: [&str; 3] =
 ///
 /// # Errors
 /// When there is no kernel, or initramfs-tools fails.
-pub fn make(chroot: &Chroot<'_>, files: &[Entry], blobs: &Path, wanted: bool) -> Result<()> {
+pub(crate) fn make(chroot: &Chroot<'_>, files: &[Entry], blobs: &Path, wanted: bool) -> Result<()> {
     files::write_entries(chroot.root, files, blobs)?;
     let kernels = kernels(chroot.root)?;
     if kernels.is_empty() {

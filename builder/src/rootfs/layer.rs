@@ -24,7 +24,7 @@ use crate::units::Arch;
 
 /// Where a layer is made and from what; every path is one of the host's.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct LayerJob {
+pub(crate) struct LayerJob {
     /// Step name, for events.
     pub step: String,
     /// Trees below, bottom first.
@@ -54,7 +54,7 @@ pub struct LayerJob {
 /// What makes the layer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Action {
+pub(crate) enum Action {
     /// A new tree from packages.
     Bootstrap {
         /// Of these packages.
@@ -93,7 +93,7 @@ pub enum Action {
 
 impl Action {
     /// Needs nothing of the layers below: what it makes is the same over any.
-    pub fn stands_alone(&self) -> bool {
+    pub(crate) fn stands_alone(&self) -> bool {
         matches!(self, Self::Images(_))
     }
 }
@@ -218,7 +218,7 @@ fn started(job: &LayerJob, sink: &dyn Sink) {
 }
 
 /// Layers seen as one tree while this lives.
-pub struct Stack {
+pub(crate) struct Stack {
     root: PathBuf,
     mounted: bool,
 }
@@ -228,7 +228,7 @@ impl Stack {
     ///
     /// # Errors
     /// See [`mounts::overlay`].
-    pub fn open(lowers: &[PathBuf], tree: &Path, scratch: &Path) -> Result<Self> {
+    pub(crate) fn open(lowers: &[PathBuf], tree: &Path, scratch: &Path) -> Result<Self> {
         if lowers.is_empty() {
             return Ok(Self { root: tree.to_owned(), mounted: false });
         }
@@ -241,7 +241,7 @@ impl Stack {
     ///
     /// # Errors
     /// See [`mounts::overlay`].
-    pub fn read_only(lowers: &[PathBuf], scratch: &Path) -> Result<Self> {
+    pub(crate) fn read_only(lowers: &[PathBuf], scratch: &Path) -> Result<Self> {
         let root = scratch.join("merged");
         mounts::view(lowers, &root)?;
         Ok(Self { root, mounted: true })
@@ -251,12 +251,12 @@ impl Stack {
     ///
     /// # Errors
     /// See [`Root::open`].
-    pub fn tree(&self) -> Result<Root> {
+    pub(crate) fn tree(&self) -> Result<Root> {
         Root::open(&self.root)
     }
 
     /// The tree's path on this machine, for programs that are started with it as their root.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 }
@@ -274,7 +274,7 @@ impl Drop for Stack {
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub fn kernels(root: &Root) -> Result<Vec<String>> {
+pub(crate) fn kernels(root: &Root) -> Result<Vec<String>> {
     let entries = root.list("usr/lib/modules")?;
     Ok(entries.into_iter().map(|entry| entry.name.to_string_lossy().into_owned()).collect())
 }

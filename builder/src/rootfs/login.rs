@@ -16,7 +16,7 @@ const GROUPS: [&str; 5] = ["sudo", "adm", "systemd-journal", "docker", "iotedge"
 const LARGEST: u64 = 1 << 20;
 
 /// The account in the tree.
-pub struct Account {
+pub(super) struct Account {
     home: PathBuf,
     uid: u32,
     gid: u32,
@@ -27,7 +27,7 @@ pub struct Account {
 ///
 /// # Errors
 /// When the tree has the name already, as an account or a group; or useradd refuses.
-pub fn make(chroot: &Chroot<'_>, account: (&str, &Path), stated: &str) -> Result<Account> {
+pub(super) fn make(chroot: &Chroot<'_>, account: (&str, &Path), stated: &str) -> Result<Account> {
     let (root, (user, home)) = (chroot.root, account);
     let groups = names(root, "/etc/group")?;
     free(user, &names(root, "/etc/passwd")?, &groups, stated)?;
@@ -87,7 +87,7 @@ impl Account {
     ///
     /// # Errors
     /// When the owner cannot be set.
-    pub fn own<'p>(&self, root: &Root, paths: impl Iterator<Item = &'p Path>) -> Result<()> {
+    pub(super) fn own<'p>(&self, root: &Root, paths: impl Iterator<Item = &'p Path>) -> Result<()> {
         let home = root.canonical(&self.home)?;
         for path in paths {
             let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { continue };
@@ -105,7 +105,7 @@ impl Account {
     ///
     /// # Errors
     /// When they cannot be written.
-    pub fn keys(&self, root: &Root, keys: &str) -> Result<()> {
+    pub(super) fn keys(&self, root: &Root, keys: &str) -> Result<()> {
         if keys.is_empty() {
             return Ok(());
         }

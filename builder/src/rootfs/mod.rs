@@ -12,26 +12,26 @@
 //! A layer is made inside a [`crate::sandbox`], in a staging folder of the store, and renamed into place when it is
 //! whole. Reading one means stacking it on those below with overlayfs.
 
-pub mod accounts;
-pub mod clean;
+pub(crate) mod accounts;
+pub(crate) mod clean;
 mod credentials;
-pub mod engine_store;
+pub(crate) mod engine_store;
 mod extract;
-pub mod files;
-pub mod guard;
+pub(crate) mod files;
+pub(crate) mod guard;
 pub(crate) mod guard_rules;
-pub mod images;
-pub mod initramfs;
-pub mod layer;
+pub(crate) mod images;
+pub(crate) mod initramfs;
+pub(crate) mod layer;
 #[cfg(test)]
 mod links_tests;
 mod login;
-pub mod names;
-pub mod order;
-pub mod package_keys;
+pub(crate) mod names;
+pub(crate) mod order;
+pub(crate) mod package_keys;
 mod packaged;
-pub mod packages;
+pub(crate) mod packages;
 mod scripts;
 pub(crate) mod secrets;
-pub mod sync;
+pub(crate) mod sync;
 mod zone;

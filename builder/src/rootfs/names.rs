@@ -16,14 +16,14 @@ const HOSTNAME: &str = "/etc/hostname";
 const MOST: u64 = 1 << 20;
 
 /// The files that were made here, and their text.
-pub struct Names(Vec<(&'static str, String)>);
+pub(crate) struct Names(Vec<(&'static str, String)>);
 
 impl Names {
     /// Makes those that the tree has not.
     ///
     /// # Errors
     /// When the tree cannot be written.
-    pub fn install(root: &Root, hostname: &str) -> Result<Self> {
+    pub(crate) fn install(root: &Root, hostname: &str) -> Result<Self> {
         let hosts =
             format!("127.0.0.1 localhost\n127.0.1.1 {hostname}\n::1 localhost ip6-localhost ip6-loopback\n");
         let files = [
@@ -47,7 +47,7 @@ impl Names {
     ///
     /// # Errors
     /// When the tree cannot be written.
-    pub fn remove(self, root: &Root) -> Result<()> {
+    pub(crate) fn remove(self, root: &Root) -> Result<()> {
         for (path, text) in self.0 {
             // A name alone is what many files hold for reasons of their own.
             if path != HOSTNAME {

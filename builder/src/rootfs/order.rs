@@ -12,7 +12,7 @@ use crate::error::Problem;
 
 /// What ordering needs to know of a package: fields of its control file, as they stand there.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Relations {
+pub(crate) struct Relations {
     /// `Package`.
     pub name: String,
     /// `Essential: yes`.
@@ -27,7 +27,7 @@ pub struct Relations {
 
 /// The order; names of packages.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Extracted first and installed in one go.
     pub essential: Vec<String>,
     /// Then, in order.
@@ -36,7 +36,7 @@ pub struct Plan {
 
 /// One round of unpacking.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Wave {
+pub(crate) struct Wave {
     /// Unpacked together.
     pub unpack: Vec<String>,
     /// Configured before the next wave; empty in the last, after which everything is.
@@ -52,7 +52,7 @@ struct Set<'a> {
 ///
 /// # Errors
 /// When packages pre-depend on each other in a circle.
-pub fn plan(packages: &[Relations], installed: &BTreeSet<String>) -> Result<Plan> {
+pub(crate) fn plan(packages: &[Relations], installed: &BTreeSet<String>) -> Result<Plan> {
     let set = Set::new(packages);
     let essential = set.closure(packages.iter().filter(|package| package.essential).map(|p| p.name.as_str()));
     let mut configured: BTreeSet<&str> = essential.clone();

@@ -17,7 +17,7 @@ use crate::tree::{Kind, Root};
 
 /// What Debian's packages make in their maintainer scripts (read in Debian 12's), and who does. Each is made again by
 /// overlays/base/usr/lib/edgepress/package-keys, but for RabbitMQ's, which its server makes itself.
-pub const MADE: &[(&str, &str)] = &[
+pub(crate) const MADE: &[(&str, &str)] = &[
     ("etc/ssl/private/ssl-cert-snakeoil.key", "ssl-cert"),
     ("etc/ssl/certs/ssl-cert-snakeoil.pem", "ssl-cert"),
     ("etc/bind/rndc.key", "bind9"),
@@ -41,7 +41,7 @@ const LINK_TARGET: &str = "ssl-cert-snakeoil.pem";
 ///
 /// # Errors
 /// The link that could not be removed.
-pub fn unlink(root: &Root) -> Result<()> {
+pub(crate) fn unlink(root: &Root) -> Result<()> {
     for entry in root.list(LINK_FOLDER)? {
         let path = Path::new(LINK_FOLDER).join(&entry.name);
         if entry.kind == Kind::Link && root.read_link(&path)?.is_some_and(|to| to.ends_with(LINK_TARGET)) {
@@ -55,7 +55,7 @@ pub fn unlink(root: &Root) -> Result<()> {
 ///
 /// # Errors
 /// A path that is not there, or is a folder: most likely it is misspelt.
-pub fn remove(root: &Root, paths: &[PathBuf]) -> Result<()> {
+pub(crate) fn remove(root: &Root, paths: &[PathBuf]) -> Result<()> {
     for path in paths {
         let kind = root.lstat(path)?.map(|meta| meta.kind);
         if kind.is_none() || kind == Some(Kind::Folder) {
@@ -73,7 +73,7 @@ pub fn remove(root: &Root, paths: &[PathBuf]) -> Result<()> {
 ///
 /// # Errors
 /// A [`Problem`] that names every key.
-pub fn refuse(root: &Root, expected: &[PathBuf]) -> Result<()> {
+pub(crate) fn refuse(root: &Root, expected: &[PathBuf]) -> Result<()> {
     let mut leaks = guard::check_keys(root)?;
     leaks.retain(|leak| !expected.iter().any(|path| path == guard::path_of(leak)));
     if leaks.is_empty() {

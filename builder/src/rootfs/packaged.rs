@@ -23,7 +23,7 @@ const MERGED: [&str; 6] = ["bin", "lib", "lib32", "lib64", "libx32", "sbin"];
 const MOST_LIST: u64 = 64 << 20;
 
 /// The files of packages.
-pub struct Packaged {
+pub(super) struct Packaged {
     /// As a merged system has them; nothing where there is no database.
     files: Option<HashSet<PathBuf>>,
     /// A system without dpkg: whose `usr` is cannot be known.
@@ -32,7 +32,7 @@ pub struct Packaged {
 
 impl Packaged {
     /// No file is a package's.
-    pub fn nothing() -> Self {
+    pub(super) fn nothing() -> Self {
         Self { files: None, all: false }
     }
 
@@ -40,7 +40,7 @@ impl Packaged {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn of(tree: &dyn Tree) -> Result<Self> {
+    pub(super) fn of(tree: &dyn Tree) -> Result<Self> {
         let mut files = HashSet::new();
         let mut found = false;
         for (name, kind) in tree.list(Path::new(LISTS))? {
@@ -66,7 +66,7 @@ impl Packaged {
     }
 
     /// Is a file a package's?
-    pub fn has(&self, path: &Path) -> bool {
+    pub(super) fn has(&self, path: &Path) -> bool {
         if path.starts_with(LOCAL) {
             return false;
         }

@@ -19,7 +19,7 @@ use crate::units::{Arch, Digest};
 
 /// A .deb in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DebFile {
+pub(crate) struct DebFile {
     /// Package name.
     pub name: String,
     /// Version.
@@ -43,7 +43,7 @@ fn merged_folders(arch: Arch) -> &'static [&'static str] {
 }
 
 /// Installs packages into a tree; see [`order`] for how.
-pub struct Installer<'a> {
+pub(crate) struct Installer<'a> {
     /// The tree, and how its programs run.
     pub tree: Chroot<'a>,
     /// The store's folder of blobs, on the host.
@@ -57,7 +57,7 @@ impl Installer<'_> {
     ///
     /// # Errors
     /// A .deb that cannot be read, named.
-    pub fn bootstrap(&self, arch: Arch, debs: &[DebFile]) -> Result<()> {
+    pub(crate) fn bootstrap(&self, arch: Arch, debs: &[DebFile]) -> Result<()> {
         self.merge_usr(arch)?;
         let plan = order::plan(&self.relations(debs)?, &BTreeSet::new())?;
         let essential: BTreeSet<&str> = plan.essential.iter().map(String::as_str).collect();
@@ -78,7 +78,7 @@ impl Installer<'_> {
     ///
     /// # Errors
     /// A .deb that cannot be read, named.
-    pub fn extract(&self, arch: Arch, debs: &[DebFile]) -> Result<()> {
+    pub(crate) fn extract(&self, arch: Arch, debs: &[DebFile]) -> Result<()> {
         self.merge_usr(arch)?;
         let debs: Vec<(&DebFile, PathBuf)> = debs.iter().map(|deb| (deb, self.blob(deb))).collect();
         extract::all(&debs, self.tree.root)
@@ -96,7 +96,7 @@ impl Installer<'_> {
     ///
     /// # Errors
     /// dpkg's own words, with the whole output of the script that failed.
-    pub fn install(&self, debs: &[DebFile], hostname: &str) -> Result<()> {
+    pub(crate) fn install(&self, debs: &[DebFile], hostname: &str) -> Result<()> {
         let names = Names::install(self.tree.root, hostname)?;
         self.run_dpkg(debs)?;
         names.remove(self.tree.root)
@@ -200,7 +200,7 @@ impl<'a> Progress<'a> {
 
 /// A program that stands in the tree only while scripts run: no package may start a service in a build
 /// (Debian's policy-rc.d interface; 101 is "action forbidden by policy").
-pub struct NoServices;
+pub(crate) struct NoServices;
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
@@ -209,7 +209,7 @@ impl NoServices {
     ///
     /// # Errors
     /// When the tree cannot be written.
-    pub fn install(root: &Root) -> Result<Self> {
+    pub(crate) fn install(root: &Root) -> Result<Self> {
         root.write(POLICY, 0o755, b"#!/bin/sh\nexit 101\n").map(|()| Self)
     }
 
@@ -217,7 +217,7 @@ impl NoServices {
     ///
     /// # Errors
     /// When it is gone already, which a package must not do.
-    pub fn remove(self, root: &Root) -> Result<()> {
+    pub(crate) fn remove(self, root: &Root) -> Result<()> {
         ensure!(
             root.remove(POLICY)?,
             "a package's script removed {POLICY}, which keeps it from starting services"

@@ -21,7 +21,7 @@ const OWN: [&str; 2] = ["/usr", "/etc"];
 ///
 /// # Errors
 /// Every script whose program the tree does not have.
-pub fn check(root: &Root, entries: &[Entry], sink: &dyn Sink) -> Result<()> {
+pub(super) fn check(root: &Root, entries: &[Entry], sink: &dyn Sink) -> Result<()> {
     let mut refused = Vec::new();
     for entry in entries {
         let Some(origin) = entry.origin.as_ref().filter(|_| entry.mode & 0o111 != 0) else { continue };

@@ -14,7 +14,7 @@ const SYNCS: [i64; 5] =
 ///
 /// # Errors
 /// When the kernel has no seccomp.
-pub fn suppress() -> Result<()> {
+pub(crate) fn suppress() -> Result<()> {
     let rules = SYNCS.into_iter().map(|number| (number, Vec::new())).collect();
     let arch = std::env::consts::ARCH.try_into().context("finding the architecture for seccomp")?;
     // Errno(0) is how seccomp spells "return 0 without doing it" (seccomp(2), SECCOMP_RET_ERRNO).

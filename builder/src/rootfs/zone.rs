@@ -14,7 +14,7 @@ use crate::tree::{Kind, Root};
 ///
 /// # Errors
 /// When the tree has no such zone: with the nearest name, or the package that has it.
-pub fn link(root: &Root, zone: &str, stated: &str) -> Result<()> {
+pub(super) fn link(root: &Root, zone: &str, stated: &str) -> Result<()> {
     let target = Path::new(ZONES).join(zone);
     // What leads over the old link would lead to itself.
     root.remove("/etc/localtime")?;

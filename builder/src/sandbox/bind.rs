@@ -12,7 +12,7 @@ const NONE: Option<&str> = None;
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn bind(from: &Path, at: &Path) -> Result<()> {
+pub(crate) fn bind(from: &Path, at: &Path) -> Result<()> {
     // Not without MS_REC: a user namespace may not look under mounts that it was given.
     mount(Some(from), at, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
         .with_context(|| format!("binding {}", from.display()))
@@ -22,7 +22,7 @@ pub fn bind(from: &Path, at: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn bind_read_only(from: &Path, at: &Path) -> Result<()> {
+pub(crate) fn bind_read_only(from: &Path, at: &Path) -> Result<()> {
     bind(from, at)?;
     make_read_only(at)
 }
@@ -31,7 +31,7 @@ pub fn bind_read_only(from: &Path, at: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn make_read_only(at: &Path) -> Result<()> {
+pub(crate) fn make_read_only(at: &Path) -> Result<()> {
     // Flags that the host has set on the mount are locked in a user namespace: a remount must repeat them.
     let now = statvfs(at).with_context(|| format!("asking for the mount flags of {}", at.display()))?.flags();
     let mut flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;

@@ -23,7 +23,7 @@ use crate::host;
 ///
 /// # Errors
 /// When the parent is gone. Everything else is told to the parent.
-pub fn outer() -> Result<()> {
+pub(crate) fn outer() -> Result<()> {
     match enter_and_start() {
         Ok(()) => Ok(()),
         Err(error) => say(&failed(&error)),
@@ -112,7 +112,7 @@ fn become_root() -> Result<()> {
 ///
 /// # Errors
 /// When the parent is gone. Everything else is told to the parent.
-pub fn inner(known: &[Known]) -> Result<()> {
+pub(crate) fn inner(known: &[Known]) -> Result<()> {
     let answer = die_with_parent().and_then(|()| settle()).and_then(|()| {
         let job = job::read(&read_job_line()?, known)?;
         if let Some(world) = job.world() {

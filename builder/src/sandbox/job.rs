@@ -8,7 +8,7 @@ use super::{Users, World};
 use crate::event::Sink;
 
 /// One piece of work, done as pid 1 of a sandbox. It travels there as JSON, and its answer back.
-pub trait Job: Serialize + DeserializeOwned {
+pub(crate) trait Job: Serialize + DeserializeOwned {
     /// Sets it apart from every other kind of job of this program.
     const NAME: &'static str;
 
@@ -37,7 +37,7 @@ pub trait Job: Serialize + DeserializeOwned {
 
 /// A kind of job, as the far side of a sandbox knows it: by its name.
 #[derive(Debug, Clone, Copy)]
-pub struct Known {
+pub(crate) struct Known {
     /// What the type calls itself.
     pub(crate) name: &'static str,
     read: fn(serde_json::Value) -> serde_json::Result<Box<dyn Work>>,
@@ -45,7 +45,7 @@ pub struct Known {
 
 impl Known {
     /// Knows the jobs of one type.
-    pub const fn of<J: Job + 'static>() -> Self {
+    pub(crate) const fn of<J: Job + 'static>() -> Self {
         Self { name: J::NAME, read: |job| Ok(Box::new(serde_json::from_value::<J>(job)?)) }
     }
 }

@@ -12,9 +12,9 @@
 //! A job that runs programs of a tree sees only what of the host it needs ([`world`]), and runs them behind one more
 //! boundary ([`confined`]).
 
-pub mod bind;
+pub(crate) mod bind;
 mod child;
-pub mod confined;
+pub(crate) mod confined;
 mod job;
 mod users;
 mod world;
@@ -28,10 +28,10 @@ use anyhow::{Context as _, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use child::die_with_parent;
-pub use child::{inner, outer};
-pub use job::{Job, Known};
-pub use users::Users;
-pub use world::World;
+pub(crate) use child::{inner, outer};
+pub(crate) use job::{Job, Known};
+pub(crate) use users::Users;
+pub(crate) use world::World;
 
 use crate::error::{Kind, Problem};
 use crate::event::{Event, Sink};
@@ -55,7 +55,7 @@ static PEAK: AtomicU64 = AtomicU64::new(0);
 
 /// Most memory that this program had, in bytes: this process or one of its sandboxes, whichever had more. The programs
 /// that they ran are not counted.
-pub fn peak_memory() -> u64 {
+pub(crate) fn peak_memory() -> u64 {
     own_peak().max(PEAK.load(Ordering::Relaxed))
 }
 
@@ -71,7 +71,7 @@ fn own_peak() -> u64 {
 ///
 /// # Errors
 /// The job's own error; or why the host gives no namespaces, with the remedy.
-pub fn run<J: Job>(job: &J, sink: &dyn Sink) -> Result<J::Answer> {
+pub(crate) fn run<J: Job>(job: &J, sink: &dyn Sink) -> Result<J::Answer> {
     let exe = std::env::current_exe().context("finding this program's own file")?;
     let mut child = Command::new(exe)
         .arg("sandbox")

@@ -17,7 +17,7 @@ const IDS: u32 = 65536;
 /// Which users a sandbox has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Users {
+pub(crate) enum Users {
     /// 65,536 of them: what a root tree needs. Root maps them one to one, an ordinary user from its subuid range.
     Range,
     /// Only the caller, who is root inside.

@@ -21,7 +21,7 @@ const ROOM: &str = "mode=0755,size=16m";
 
 /// What a job needs of the host.
 #[derive(Debug, Clone, Default)]
-pub struct World {
+pub(crate) struct World {
     /// Folders and files to read.
     pub read: Vec<PathBuf>,
     /// Folders to write in.
@@ -33,7 +33,7 @@ impl World {
     ///
     /// # Errors
     /// The mount that the kernel refused.
-    pub fn enter(&self) -> Result<()> {
+    pub(crate) fn enter(&self) -> Result<()> {
         let new = Path::new(AT);
         // Opened before the mount hides what is in /tmp, where a store or a recipe may well be.
         let sources = self.sources()?;

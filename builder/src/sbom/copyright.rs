@@ -21,11 +21,11 @@ use crate::packages::control::{Paragraph, paragraphs};
 use crate::units::Digest;
 
 /// Licences that SPDX does not list, by their reference.
-pub type Texts = BTreeMap<String, Text>;
+pub(crate) type Texts = BTreeMap<String, Text>;
 
 /// A licence that SPDX does not list.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Text {
+pub(crate) struct Text {
     /// Its short name in the copyright file; empty where it has none.
     pub name: String,
     /// Its text; where the file has none, a sentence that says so.
@@ -34,7 +34,7 @@ pub struct Text {
 
 /// The licences that apply to a package's files, as an SPDX expression; texts of licences that SPDX does not list are
 /// added to `texts`. Nothing where the file is not machine-readable.
-pub fn declared(package: &str, file: &str, texts: &mut Texts) -> Option<String> {
+pub(crate) fn declared(package: &str, file: &str, texts: &mut Texts) -> Option<String> {
     if !file.trim_start().get(..6).is_some_and(|start| start.eq_ignore_ascii_case("Format")) {
         return None;
     }

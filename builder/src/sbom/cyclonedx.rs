@@ -15,7 +15,7 @@ const SYSTEM: &str = "distribution";
 ///
 /// # Errors
 /// When the image's time stamp is none.
-pub fn document(bill: &Bill<'_>) -> Result<Value> {
+pub(crate) fn document(bill: &Bill<'_>) -> Result<Value> {
     let inventory = bill.inventory;
     let references: Vec<String> = inventory.packages.iter().map(|package| bill.purl(package)).collect();
     let mut components = vec![system(bill)];

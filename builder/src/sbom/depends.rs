@@ -10,14 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Installed packages by the names that they have and provide.
 #[derive(Debug, Default)]
-pub struct Names {
+pub(crate) struct Names {
     real: BTreeMap<String, usize>,
     provided: BTreeMap<String, usize>,
 }
 
 impl Names {
     /// Adds the package with this number; `provides` is the field's value.
-    pub fn add(&mut self, number: usize, name: &str, provides: &str) {
+    pub(crate) fn add(&mut self, number: usize, name: &str, provides: &str) {
         self.real.entry(name.to_owned()).or_insert(number);
         for relation in provides.split(',') {
             let name = bare(relation);
@@ -30,7 +30,7 @@ impl Names {
 
     /// Numbers of the packages that these relation fields mean, in order, each once; alternatives that are not
     /// installed mean nothing.
-    pub fn resolve<'a>(&self, fields: impl IntoIterator<Item = &'a str>) -> Vec<usize> {
+    pub(crate) fn resolve<'a>(&self, fields: impl IntoIterator<Item = &'a str>) -> Vec<usize> {
         let relations = fields.into_iter().flat_map(|field| field.split(','));
         let found = relations.filter_map(|relation| {
             let mut names = relation.split('|').map(bare);

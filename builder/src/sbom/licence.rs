@@ -49,7 +49,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
 
 /// Licences put together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Expression {
+pub(crate) enum Expression {
     /// One licence, maybe with an exception: an SPDX id or a reference.
     One(String),
     /// All of them apply.
@@ -60,7 +60,7 @@ pub enum Expression {
 
 impl Expression {
     /// All of `parts` apply; nothing is said twice.
-    pub fn all(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
+    pub(crate) fn all(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
         let mut flat: Vec<Self> = Vec::new();
         for part in parts {
             let inner = if let Self::All(inner) = part { inner } else { vec![part] };
@@ -108,7 +108,7 @@ impl fmt::Display for Expression {
 /// The expression for a list of short names. `reference` gives the id for a name that SPDX does not list.
 ///
 /// Returns nothing where the text is not such a list.
-pub fn expression(text: &str, reference: &mut dyn FnMut(&str) -> String) -> Option<Expression> {
+pub(crate) fn expression(text: &str, reference: &mut dyn FnMut(&str) -> String) -> Option<Expression> {
     let words: Vec<String> = text.split_whitespace().take(MOST_WORDS + 1).map(str::to_owned).collect();
     if words.is_empty() || words.len() > MOST_WORDS {
         return None;

@@ -10,13 +10,13 @@
 //! what was asked for. Both documents depend on nothing but the image: times are its time stamp, identifiers come from
 //! digests.
 
-pub mod copyright;
-pub mod cyclonedx;
-pub mod depends;
-pub mod licence;
-pub mod origin;
-pub mod purl;
-pub mod spdx;
+pub(crate) mod copyright;
+pub(crate) mod cyclonedx;
+pub(crate) mod depends;
+pub(crate) mod licence;
+pub(crate) mod origin;
+pub(crate) mod purl;
+pub(crate) mod spdx;
 
 use std::fs::File;
 use std::path::Path;
@@ -38,9 +38,9 @@ use crate::tree::Root;
 use crate::units::{Arch, Digest};
 
 /// Name of the CycloneDX document beside an image.
-pub const CYCLONEDX: &str = "sbom.cdx.json";
+pub(crate) const CYCLONEDX: &str = "sbom.cdx.json";
 /// Name of the SPDX document beside an image.
-pub const SPDX: &str = "sbom.spdx.json";
+pub(crate) const SPDX: &str = "sbom.spdx.json";
 /// dpkg's database of a system with every package of Debian would be larger, and is no image's.
 const MOST_STATUS: u64 = 256 << 20;
 /// The largest copyright file of Debian (chromium's) has 5 MB.
@@ -48,7 +48,7 @@ const MOST_COPYRIGHT: u64 = 16 << 20;
 
 /// What is in a root tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Inventory {
+pub(crate) struct Inventory {
     /// The distribution, from os-release.
     pub system: System,
     /// Installed packages, by name.
@@ -61,7 +61,7 @@ pub struct Inventory {
 
 /// The distribution.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct System {
+pub(crate) struct System {
     /// `ID`: `debian`.
     pub id: String,
     /// `VERSION_ID`: `12`.
@@ -72,7 +72,7 @@ pub struct System {
 
 /// An installed package.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Package {
+pub(crate) struct Package {
     /// Package name.
     pub name: String,
     /// Debian version.
@@ -97,7 +97,7 @@ pub struct Package {
 
 /// A container image in the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Container {
+pub(crate) struct Container {
     /// Reference with tag.
     pub name: String,
     /// Digest of its archive in the tree; of its configuration (the image id) where it is in the engine's store.
@@ -110,7 +110,7 @@ pub struct Container {
 ///
 /// # Errors
 /// When the tree has no package database, or it cannot be read.
-pub fn collect(root: &Root, engine: &Engine) -> Result<Inventory> {
+pub(crate) fn collect(root: &Root, engine: &Engine) -> Result<Inventory> {
     let mut inventory = Inventory { system: system(root)?, ..Inventory::default() };
     let status = root
         .read_text("/var/lib/dpkg/status", MOST_STATUS)?
@@ -217,7 +217,7 @@ fn digest(file: &File) -> Result<Digest> {
 
 /// Everything that goes into the documents.
 #[derive(Debug, Clone)]
-pub struct Bill<'a> {
+pub(crate) struct Bill<'a> {
     /// Name of the image.
     pub name: &'a str,
     /// What the recipe says it is.
@@ -239,7 +239,7 @@ impl Bill<'_> {
     ///
     /// # Errors
     /// When the time stamp is none.
-    pub fn documents(&self) -> Result<[(&'static str, Vec<u8>); 2]> {
+    pub(crate) fn documents(&self) -> Result<[(&'static str, Vec<u8>); 2]> {
         let text = |value: &serde_json::Value| -> Result<Vec<u8>> {
             let mut text = serde_json::to_vec_pretty(value)?;
             text.push(b'\n');

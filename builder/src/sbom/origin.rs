@@ -17,11 +17,11 @@ const VENDORS: &[(&str, &str, &str)] = &[
 ];
 
 /// Origins of the packages in an image, by name.
-pub type Origins = BTreeMap<String, Origin>;
+pub(crate) type Origins = BTreeMap<String, Origin>;
 
 /// Where a .deb came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// Its version.
     pub version: String,
     /// Digest of the .deb.
@@ -34,7 +34,7 @@ pub struct Origin {
 
 /// An archive, as far as a bill of materials names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Archive {
+pub(crate) struct Archive {
     /// Namespace in package URLs: `debian`.
     pub namespace: String,
     /// The organisation's name: `Debian`.
@@ -71,7 +71,7 @@ fn public(url: &str) -> Option<String> {
 }
 
 /// The origins of all packages that a recipe's image is made from.
-pub fn origins(recipe: &Recipe, section: &Section, local: &[LocalDeb]) -> Origins {
+pub(crate) fn origins(recipe: &Recipe, section: &Section, local: &[LocalDeb]) -> Origins {
     let arch = recipe.target.arch;
     let archives: BTreeMap<&str, (Archive, &str)> = recipe
         .archives

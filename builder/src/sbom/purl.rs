@@ -6,7 +6,13 @@ use std::fmt::Write as _;
 
 /// A package URL, put together. `namespace` may be empty; qualifiers whose value is empty are left out, the others
 /// are sorted, as the canonical form wants it.
-pub fn purl(kind: &str, namespace: &str, name: &str, version: &str, qualifiers: &[(&str, &str)]) -> String {
+pub(crate) fn purl(
+    kind: &str,
+    namespace: &str,
+    name: &str,
+    version: &str,
+    qualifiers: &[(&str, &str)],
+) -> String {
     let mut out = format!("pkg:{kind}/");
     for segment in namespace.split('/').filter(|segment| !segment.is_empty()) {
         out.push_str(&encoded(segment));

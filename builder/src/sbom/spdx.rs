@@ -23,7 +23,7 @@ const GROUPS: [&str; 8] =
 ///
 /// # Errors
 /// When the image's time stamp is none.
-pub fn document(bill: &Bill<'_>) -> Result<Value> {
+pub(crate) fn document(bill: &Bill<'_>) -> Result<Value> {
     let inventory = bill.inventory;
     let mut packages = vec![image(bill), system(bill)];
     packages.extend(inventory.packages.iter().map(|found| package(bill, found)));

@@ -11,7 +11,7 @@ const KINDS: &str = "expected an SSH key (ssh-keygen -t ed25519 -f KEY) or a min
 
 /// A key that signs.
 #[derive(Debug)]
-pub enum Secret {
+pub(crate) enum Secret {
     /// `ssh-keygen` reads it, or asks ssh-agent.
     Ssh,
     /// The text of minisign's secret key file.
@@ -20,7 +20,7 @@ pub enum Secret {
 
 /// A key that verifies.
 #[derive(Debug)]
-pub enum Public {
+pub(crate) enum Public {
     /// Type and base64 of one SSH key.
     Ssh(String),
     /// Lines of principals and keys (ssh-keygen(1), ALLOWED SIGNERS).
@@ -33,7 +33,7 @@ pub enum Public {
 ///
 /// # Errors
 /// There is no such file, or it is no key that signs.
-pub fn secret(path: &Path) -> Result<Secret> {
+pub(crate) fn secret(path: &Path) -> Result<Secret> {
     let text = content(path)?;
     let shown = path.display();
     if is_ssh_private(&text) || ssh_public(&text).is_some() {
@@ -56,7 +56,7 @@ pub fn secret(path: &Path) -> Result<Secret> {
 ///
 /// # Errors
 /// There is no such file, or it is no public key.
-pub fn public(path: &Path) -> Result<Public> {
+pub(crate) fn public(path: &Path) -> Result<Public> {
     let text = content(path)?;
     let shown = path.display();
     if is_ssh_private(&text) {

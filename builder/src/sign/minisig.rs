@@ -18,7 +18,7 @@ use crate::event::Sink;
 const SIGNATURES: [(usize, usize); 2] = [(2, 74), (4, 64)];
 
 /// The signature and the id of its key.
-pub fn sign(path: &Path, secret: &str, text: &str, sink: &dyn Sink) -> Result<(String, String)> {
+pub(super) fn sign(path: &Path, secret: &str, text: &str, sink: &dyn Sink) -> Result<(String, String)> {
     let secret = unlock(path, secret, sink)?;
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).context("reading the clock")?.as_secs();
     // As minisign itself writes it.
@@ -72,12 +72,12 @@ fn open(secret: &str) -> Option<SecretKey> {
 }
 
 /// Who made a signature, as it says itself: without the public key this cannot be checked.
-pub fn signer(signature: &str) -> Result<String, String> {
+pub(super) fn signer(signature: &str) -> Result<String, String> {
     parse(signature).map(|signature| shown(signature.keynum()))
 }
 
 /// Did this key sign? Says who did, with what the signed comment says.
-pub fn verify(public: &str, signature: &str, text: &str) -> Result<String, String> {
+pub(super) fn verify(public: &str, signature: &str, text: &str) -> Result<String, String> {
     let public =
         PublicKey::from_base64(public).map_err(|error| format!("the public key is damaged: {error}"))?;
     let signature = parse(signature)?;

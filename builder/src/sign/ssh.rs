@@ -16,7 +16,7 @@ use crate::{host, interrupt};
 const PRINCIPAL: &str = "signer@edgepress";
 
 /// The signature and the fingerprint of its key.
-pub fn sign(key: &Path, text: &str) -> Result<(String, String)> {
+pub(super) fn sign(key: &Path, text: &str) -> Result<(String, String)> {
     let key = fs::canonicalize(key).with_context(|| format!("finding {}", key.display()))?;
     let folder = tempfile::tempdir().context("making a temporary folder")?;
     // A pass phrase is asked for meanwhile, and Ctrl-C an answer.
@@ -40,19 +40,19 @@ pub fn sign(key: &Path, text: &str) -> Result<(String, String)> {
 }
 
 /// Who made a signature over `text`, whoever that is; or why it is none.
-pub fn signer(signature: &str, text: &str) -> Result<Result<String, String>> {
+pub(super) fn signer(signature: &str, text: &str) -> Result<Result<String, String>> {
     let file = written(signature)?;
     run(&["-Y", "check-novalidate", "-n", NAMESPACE, "-s"], &[file.path()], text)
 }
 
 /// Did this key sign?
-pub fn verify_key(public: &str, signature: &str, text: &str) -> Result<Result<String, String>> {
+pub(super) fn verify_key(public: &str, signature: &str, text: &str) -> Result<Result<String, String>> {
     let allowed = written(&format!("{PRINCIPAL} {public}\n"))?;
     verify(PRINCIPAL, allowed.path(), signature, text)
 }
 
 /// Did one of these signers?
-pub fn verify_allowed(allowed: &Path, signature: &str, text: &str) -> Result<Result<String, String>> {
+pub(super) fn verify_allowed(allowed: &Path, signature: &str, text: &str) -> Result<Result<String, String>> {
     let file = written(signature)?;
     let mut command = host::command("ssh-keygen")?;
     command.args(["-Y", "find-principals", "-s"]).arg(file.path()).arg("-f").arg(allowed);

@@ -21,7 +21,7 @@ const MOST_LINES: usize = 10_000;
 ///
 /// # Errors
 /// Names the line that is not in the form.
-pub fn parse(text: &str) -> Result<Vec<(String, Digest)>, String> {
+pub(crate) fn parse(text: &str) -> Result<Vec<(String, Digest)>, String> {
     let mut listed = Vec::new();
     for (at, line) in text.lines().enumerate() {
         if at >= MOST_LINES {
@@ -80,7 +80,7 @@ pub(crate) fn unescaped(name: &str) -> Cow<'_, str> {
 
 /// What a list says of a folder's files.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Compared {
+pub(crate) struct Compared {
     /// What differs, a line each.
     pub wrong: Vec<String>,
     /// Names of files that are not there.
@@ -88,7 +88,7 @@ pub struct Compared {
 }
 
 /// Holds a folder's files against the list; holes are hashed without being read.
-pub fn compare(folder: &Path, listed: &[(String, Digest)]) -> Compared {
+pub(crate) fn compare(folder: &Path, listed: &[(String, Digest)]) -> Compared {
     let mut compared = Compared::default();
     for (name, digest) in listed {
         let path = folder.join(name);

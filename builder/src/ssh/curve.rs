@@ -49,7 +49,7 @@ pub(super) mod tests {
     use num_bigint::BigUint;
 
     /// The base point of the curve whose coordinates have so many bytes.
-    pub fn base(coordinate: usize) -> (Vec<u8>, Vec<u8>) {
+    pub(crate) fn base(coordinate: usize) -> (Vec<u8>, Vec<u8>) {
         let (x, y) = match coordinate {
             32 => (
                 "6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296",

@@ -22,7 +22,7 @@ use crate::finding::Finding;
 /// What a private key is told by: PEM and OpenSSH's own, PuTTY's.
 const PRIVATE: [&str; 2] = ["PRIVATE KEY-----", "PuTTY-User-Key-File"];
 /// Most bytes of a file of keys.
-pub const LARGEST: u64 = 256 * 1024;
+pub(crate) const LARGEST: u64 = 256 * 1024;
 /// First line of the form of RFC 4716, which PuTTYgen and commercial servers export.
 const RFC4716: &str = "---- BEGIN SSH2 PUBLIC KEY ----";
 /// What to do with a key that did not arrive whole.
@@ -37,7 +37,7 @@ fn wrong(message: impl Into<String>, hint: &str) -> Finding {
 ///
 /// # Errors
 /// The file that cannot be read, or is larger than a list of keys ever is.
-pub fn joined(files: &[PathBuf]) -> anyhow::Result<String> {
+pub(crate) fn joined(files: &[PathBuf]) -> anyhow::Result<String> {
     let mut keys = String::new();
     for file in files {
         let reading = || format!("reading the SSH key {}", file.display());
@@ -65,7 +65,7 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
 ///
 /// # Errors
 /// The first line that is none, why, and what to do; the message stands after the file's name.
-pub fn judge(text: &str) -> Result<(), Finding> {
+pub(crate) fn judge(text: &str) -> Result<(), Finding> {
     if PRIVATE.iter().any(|mark| text.contains(mark)) {
         let hint = "name the public half, which ssh-keygen writes beside the private one as *.pub";
         return Err(wrong("is a private key: it would be in every image", hint));
@@ -90,7 +90,7 @@ pub fn judge(text: &str) -> Result<(), Finding> {
 ///
 /// # Errors
 /// As [`judge`].
-pub fn judge_keys(text: &str) -> Result<(), String> {
+pub(crate) fn judge_keys(text: &str) -> Result<(), String> {
     judge(text).map_err(|found| format!("{}: {}", found.message, found.hint.unwrap_or_default()))
 }
 

@@ -14,7 +14,7 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-pub use self::purpose::Role;
+pub(crate) use self::purpose::Role;
 use self::purpose::Signer;
 use crate::certificate::{blocks, pem};
 use crate::finding::{Finding, Severity};
@@ -27,7 +27,7 @@ const LONGEST: usize = 10;
 
 /// A certificate that passed.
 #[derive(Clone)]
-pub struct Certificate {
+pub(crate) struct Certificate {
     /// Common name.
     pub name: String,
     /// Leaf first, then the intermediates; PEM.
@@ -46,7 +46,7 @@ pub struct Certificate {
 
 /// One of the two files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PairFile {
+pub(crate) enum PairFile {
     /// The certificate with its chain.
     Certificate,
     /// Its key.
@@ -55,7 +55,7 @@ pub enum PairFile {
 
 /// What a certificate is checked against.
 #[derive(Clone)]
-pub struct Rules {
+pub(crate) struct Rules {
     /// The authorities that the chain must end at; empty: any.
     pub authorities: Vec<CertificateDer<'static>>,
     /// The time now.
@@ -70,7 +70,11 @@ pub struct Rules {
 ///
 /// # Errors
 /// Everything that is wrong; with only warnings in it, the certificate is good.
-pub fn check(chain: &[u8], key: &[u8], rules: &Rules) -> (Option<Certificate>, Vec<(PairFile, Finding)>) {
+pub(crate) fn check(
+    chain: &[u8],
+    key: &[u8],
+    rules: &Rules,
+) -> (Option<Certificate>, Vec<(PairFile, Finding)>) {
     let mut wrong = Wrong::default();
     let ders = wrong.certificates(chain);
     let key_der = wrong.key(key);
@@ -117,7 +121,7 @@ fn common_name(certificate: &X509Certificate<'_>) -> Option<String> {
 }
 
 /// As `2025-12-31`.
-pub fn day(moment: OffsetDateTime) -> String {
+pub(crate) fn day(moment: OffsetDateTime) -> String {
     moment.date().to_string()
 }
 

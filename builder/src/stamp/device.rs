@@ -24,7 +24,7 @@ use crate::recipe::types::CertificateSource;
 use crate::units::Digest;
 
 /// What a record is judged by.
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// The image.
     pub golden: &'a Golden,
     /// Authorities that the devices' certificates must end at; empty: any.
@@ -45,7 +45,7 @@ type Unreadable = (PairFile, String);
 
 /// What came of files that several devices name.
 #[derive(Default)]
-pub struct Shared {
+pub(crate) struct Shared {
     pub(super) authorities: Memo<PathBuf, Result<String, String>>,
     pub(super) texts: Memo<(PathBuf, &'static str), Result<Vec<u8>, String>>,
     pub(super) pairs: Memo<(PathBuf, PathBuf), Result<Checked, Unreadable>>,
@@ -54,7 +54,7 @@ pub struct Shared {
 }
 
 /// A device that can be stamped. It has no form for debugging: it holds its keys.
-pub struct Device {
+pub(crate) struct Device {
     /// Its number in the fleet.
     pub number: u32,
     /// Its registration id.
@@ -75,7 +75,7 @@ pub struct Device {
 
 /// What a device asks a server for.
 #[derive(Debug)]
-pub struct Fetched {
+pub(crate) struct Fetched {
     /// The column that says so.
     pub column: &'static str,
     /// In words.
@@ -94,7 +94,7 @@ pub(super) struct Assembly<'a> {
 }
 
 /// Judges a record.
-pub fn assemble(record: &Record, number: u32, context: &Context<'_>) -> (Option<Device>, Findings) {
+pub(crate) fn assemble(record: &Record, number: u32, context: &Context<'_>) -> (Option<Device>, Findings) {
     let mut all =
         Assembly { record, context, findings: Findings::default(), files: Vec::new(), symmetric_key: None };
     let source = all.source();

@@ -15,7 +15,7 @@ use crate::recipe::types::CertificateSource;
 use crate::units::Digest;
 
 /// What a device with this source, registration id and files asks for, where that can be known here.
-pub fn of(source: &Source, id: &str, files: &[(String, Vec<u8>)]) -> Option<Fetched> {
+pub(super) fn of(source: &Source, id: &str, files: &[(String, Vec<u8>)]) -> Option<Fetched> {
     match &source.certificate {
         CertificateSource::KeyVault { vault, name, version, .. } => {
             let secret = secret(&filled(name, id)?);

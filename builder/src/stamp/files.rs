@@ -16,7 +16,7 @@ const REMEMBERED: usize = 64;
 ///
 /// # Errors
 /// What is wrong, naming the file: it is not there, cannot be read, is empty or too large.
-pub fn read(path: &Path) -> Result<Vec<u8>, String> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let name = path.display();
     let mut bytes = Vec::new();
     let file = File::open(path).and_then(|file| match file.metadata()?.is_file() {
@@ -44,7 +44,7 @@ fn plain(error: &std::io::Error) -> String {
 ///
 /// # Errors
 /// As [`read`]; or it holds several lines, or no text. The content is never repeated.
-pub fn read_line(path: &Path) -> Result<String, String> {
+pub(crate) fn read_line(path: &Path) -> Result<String, String> {
     let text = String::from_utf8(read(path)?).map_err(|_| format!("{} is no text", path.display()))?;
     let line = text.trim_start_matches('\u{feff}').trim_end_matches(['\r', '\n']);
     match line.is_empty() || line.chars().any(char::is_control) {
@@ -54,13 +54,13 @@ pub fn read_line(path: &Path) -> Result<String, String> {
 }
 
 /// Can everybody on this machine read the file?
-pub fn is_public(path: &Path) -> bool {
+pub(crate) fn is_public(path: &Path) -> bool {
     const OTHERS_READ: u32 = 0o004;
     path.metadata().is_ok_and(|data| data.mode() & OTHERS_READ != 0)
 }
 
 /// What came of some files, or of whatever many devices share; cheap to ask again.
-pub struct Memo<K, T>(Mutex<BTreeMap<K, T>>);
+pub(crate) struct Memo<K, T>(Mutex<BTreeMap<K, T>>);
 
 impl<K, T> Default for Memo<K, T> {
     fn default() -> Self {
@@ -70,7 +70,7 @@ impl<K, T> Default for Memo<K, T> {
 
 impl<K: Ord, T: Clone> Memo<K, T> {
     /// What `make` makes of this, or made of it before.
-    pub fn get(&self, key: K, make: impl FnOnce() -> T) -> T {
+    pub(crate) fn get(&self, key: K, make: impl FnOnce() -> T) -> T {
         let locked = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = locked().get(&key) {
             return known.clone();

@@ -16,15 +16,15 @@ use super::{record, table};
 use crate::event::Unit;
 use crate::finding::{Finding, Place};
 
-pub use self::folder::Folder;
-pub use self::single::Single;
+pub(crate) use self::folder::Folder;
+pub(crate) use self::single::Single;
 
 const BUFFER: usize = 1 << 20;
 /// So much of a table shows whether it is one.
 const START: u64 = 4096;
 
 /// All devices to stamp.
-pub enum Fleet {
+pub(crate) enum Fleet {
     /// A CSV file (RFC 4180) with a header.
     Table(Table),
     /// A folder of certificates and keys.
@@ -34,7 +34,7 @@ pub enum Fleet {
 }
 
 /// One device as written down.
-pub struct Row {
+pub(crate) struct Row {
     /// Its line, or its place among the folder's entries, from 1.
     pub number: u32,
     /// What is written, or what is wrong with the form.
@@ -44,7 +44,7 @@ pub struct Row {
 }
 
 /// A CSV file.
-pub struct Table {
+pub(crate) struct Table {
     path: PathBuf,
     size: u64,
     origin: Arc<Origin>,
@@ -56,7 +56,7 @@ impl Fleet {
     ///
     /// # Errors
     /// Everything that is wrong with the table's header, or with the folder's layout.
-    pub fn open(path: &Path) -> Result<Self, Findings> {
+    pub(crate) fn open(path: &Path) -> Result<Self, Findings> {
         let opened = if path.is_dir() {
             Folder::open(path).map(Self::Folder)
         } else {
@@ -69,12 +69,12 @@ impl Fleet {
     ///
     /// # Errors
     /// Everything that is wrong with its form.
-    pub fn one(path: &Path) -> Result<Self, Findings> {
+    pub(crate) fn one(path: &Path) -> Result<Self, Findings> {
         read_toml(path, false).map(|record| Self::One(Box::new(record))).map_err(collect)
     }
 
     /// How much there is, for progress.
-    pub fn total(&self) -> (u64, Unit) {
+    pub(crate) fn total(&self) -> (u64, Unit) {
         match self {
             Self::Table(table) => (table.size, Unit::Bytes),
             Self::Folder(folder) => (folder.entries.len() as u64, Unit::Items),
@@ -83,7 +83,7 @@ impl Fleet {
     }
 
     /// How a person finds the device of this number.
-    pub fn name(&self, number: u32) -> String {
+    pub(crate) fn name(&self, number: u32) -> String {
         match self {
             Self::Folder(folder) => {
                 let entry = folder.entries.get((number as usize).wrapping_sub(1));
@@ -97,7 +97,7 @@ impl Fleet {
     ///
     /// # Errors
     /// When the table cannot be opened any more.
-    pub fn rows(&self) -> std::io::Result<Box<dyn Iterator<Item = Row> + Send + '_>> {
+    pub(crate) fn rows(&self) -> std::io::Result<Box<dyn Iterator<Item = Row> + Send + '_>> {
         Ok(match self {
             Self::Table(table) => Box::new(table.rows()?),
             Self::Folder(folder) => {
@@ -116,7 +116,7 @@ impl Fleet {
     }
 
     /// What is wrong with a folder's layout, and what is passed over.
-    pub fn findings(&self) -> &[Finding] {
+    pub(crate) fn findings(&self) -> &[Finding] {
         match self {
             Self::Folder(folder) => &folder.findings,
             Self::Table(_) | Self::One(_) => &[],
@@ -124,7 +124,7 @@ impl Fleet {
     }
 
     /// Warns where secrets stand in a file that everybody on this machine can read.
-    pub fn exposed(&self) -> Option<Finding> {
+    pub(crate) fn exposed(&self) -> Option<Finding> {
         match self {
             Self::Table(table) => exposed(&table.path, table.columns.iter().copied()),
             Self::Folder(_) => None,
@@ -134,7 +134,7 @@ impl Fleet {
 }
 
 /// As [`Fleet::exposed`], of any file.
-pub fn exposed(path: &Path, mut columns: impl Iterator<Item = Column>) -> Option<Finding> {
+pub(crate) fn exposed(path: &Path, mut columns: impl Iterator<Item = Column>) -> Option<Finding> {
     let column = columns.find(|column| SECRETS.contains(column)).filter(|_| files::is_public(path))?;
     let exposed = Finding::warning("secrets stand in a file that everybody on this machine can read");
     let place = Place::file(path.display().to_string());
@@ -145,7 +145,7 @@ pub fn exposed(path: &Path, mut columns: impl Iterator<Item = Column>) -> Option
 ///
 /// # Errors
 /// Everything that is wrong with its form.
-pub fn read_toml(path: &Path, shared: bool) -> Result<Record, Vec<Finding>> {
+pub(crate) fn read_toml(path: &Path, shared: bool) -> Result<Record, Vec<Finding>> {
     let text = files::read(path)
         .and_then(|bytes| String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", path.display())));
     match text {

@@ -19,9 +19,9 @@ use crate::recipe::types::Board;
 use crate::units::Digest;
 
 /// The folder of an identity on the FAT partition.
-pub const FOLDER: &str = "edgepress";
+pub(crate) const FOLDER: &str = "edgepress";
 /// What an identity may put there, beside the folder `ca`.
-pub const FILES: [&str; 21] = [
+pub(crate) const FILES: [&str; 21] = [
     "registration-id",
     "certificate.pem",
     "private-key.pem",
@@ -48,7 +48,7 @@ pub const FILES: [&str; 21] = [
 
 /// The file of an identity that first boot takes a file of this name for: in any case, as FAT has it, and with the ending
 /// that Notepad adds and Explorer hides.
-pub fn identity_file(name: &str) -> Option<&'static str> {
+pub(crate) fn identity_file(name: &str) -> Option<&'static str> {
     let known = |name: &str| FILES.into_iter().find(|file| file.eq_ignore_ascii_case(name));
     let end = name.len().saturating_sub(".txt".len());
     known(name).or_else(|| {
@@ -61,14 +61,14 @@ pub fn identity_file(name: &str) -> Option<&'static str> {
 const AUTHORITY_ENDINGS: [&str; 5] = [".pem", ".crt", ".cer", ".cert", ".der"];
 
 /// Is this, in the folder [`AUTHORITIES`], an authority that first boot takes?
-pub fn is_authority(name: &str) -> bool {
+pub(crate) fn is_authority(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let name = name.strip_suffix(".txt").unwrap_or(&name);
     !name.starts_with('.') && AUTHORITY_ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
 /// Where certificate authorities lie.
-pub const AUTHORITIES: &str = "ca";
+pub(crate) const AUTHORITIES: &str = "ca";
 
 /// A golden image, only ever read.
 pub struct Golden {

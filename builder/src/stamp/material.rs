@@ -18,7 +18,7 @@ const BEGIN: &str = "-----BEGIN ";
 
 /// How certificates and keys are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Material {
+pub(super) enum Material {
     /// PEM, as it is taken.
     Pem,
     /// PEM in UTF-16, as Windows saves "Unicode".
@@ -32,12 +32,12 @@ impl Material {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn of(path: &Path) -> Result<Option<Self>, String> {
+    pub(super) fn of(path: &Path) -> Result<Option<Self>, String> {
         look(path, DEPTH).map_err(|error| format!("it cannot be read, and may hold a key: {error}"))
     }
 
     /// How to make of it what is taken; `certificate` and `key` are the names to choose.
-    pub fn hint(self, path: &Path, certificate: &str, key: &str) -> String {
+    pub(super) fn hint(self, path: &Path, certificate: &str, key: &str) -> String {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         match self {
             Self::Pem => format!("name it {certificate} or {key}, or put it elsewhere"),

@@ -15,7 +15,7 @@ const GROUP: usize = 512;
 
 /// Who works, and at what.
 #[derive(Debug, Clone, Copy)]
-pub struct Parallel {
+pub(crate) struct Parallel {
     /// The step's name.
     pub step: &'static str,
     /// Threads.
@@ -26,7 +26,7 @@ pub struct Parallel {
 
 impl Parallel {
     /// A thread for each processor.
-    pub fn of_all_processors(step: &'static str) -> Self {
+    pub(crate) fn of_all_processors(step: &'static str) -> Self {
         Self { step, workers: thread::available_parallelism().map_or(1, usize::from), group: GROUP }
     }
 
@@ -34,7 +34,7 @@ impl Parallel {
     ///
     /// # Errors
     /// When the fleet cannot be read any more; what `take` returns.
-    pub fn work<T: Send>(
+    pub(crate) fn work<T: Send>(
         self,
         fleet: &Fleet,
         sink: &dyn Sink,

@@ -14,7 +14,7 @@ use crate::finding::{self, Finding, Place, Severity};
 use crate::recipe::tree::{Node, Source, Value};
 
 /// Every key, in the order of the documentation.
-pub const COLUMNS: [&str; 39] = [
+pub(crate) const COLUMNS: [&str; 39] = [
     "registration_id",
     "serial",
     "certificate",
@@ -56,7 +56,7 @@ pub const COLUMNS: [&str; 39] = [
     "symmetric_key_file",
 ];
 /// Keys that hold a secret itself, not the name of a file.
-pub const SECRETS: [&str; 5] =
+pub(crate) const SECRETS: [&str; 5] =
     ["wifi_key", "registry_password", "bootstrap.password", "bootstrap.token", "symmetric_key"];
 /// Keys that no two devices can share.
 const OF_ONE_DEVICE: [&str; 7] = [
@@ -76,16 +76,16 @@ const SEPARATOR: char = ';';
 const NAMES_OF_ID: [&str; 7] = ["id", "device", "deviceid", "devicename", "name", "regid", "thing"];
 
 /// The name of a key, as [`COLUMNS`] has it.
-pub type Column = &'static str;
+pub(crate) type Column = &'static str;
 
 /// The key of this name.
-pub fn column(name: &str) -> Option<Column> {
+pub(crate) fn column(name: &str) -> Option<Column> {
     COLUMNS.into_iter().find(|known| *known == name)
 }
 
 /// A file that values come from.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// As the user named it.
     pub name: String,
     /// Where relative paths in it begin.
@@ -94,7 +94,7 @@ pub struct Origin {
 
 impl Origin {
     /// That of a file.
-    pub fn of(path: &Path) -> Arc<Self> {
+    pub(crate) fn of(path: &Path) -> Arc<Self> {
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         Arc::new(Self { name: path.display().to_string(), folder })
     }
@@ -102,7 +102,7 @@ impl Origin {
 
 /// One value.
 #[derive(Clone)]
-pub struct Cell {
+pub(crate) struct Cell {
     /// What stands there; of a list, one to a line.
     pub text: String,
     /// In which file.
@@ -113,7 +113,7 @@ pub struct Cell {
 
 /// All values of a device. Its form for debugging shows no value: some are secrets.
 #[derive(Clone)]
-pub struct Record {
+pub(crate) struct Record {
     /// Where the device as a whole is written down.
     pub origin: Arc<Origin>,
     /// The line there; 0 where there are no lines.
@@ -129,12 +129,12 @@ impl fmt::Debug for Record {
 
 impl Record {
     /// One without values.
-    pub fn new(origin: Arc<Origin>, line: usize) -> Self {
+    pub(crate) fn new(origin: Arc<Origin>, line: usize) -> Self {
         Self { origin, line, cells: BTreeMap::new() }
     }
 
     /// A value of the record's own line. Empty ones are none.
-    pub fn set(&mut self, column: Column, text: &str) {
+    pub(crate) fn set(&mut self, column: Column, text: &str) {
         let text = text.trim();
         if !text.is_empty() {
             let text = if column == "ca" { text.replace(SEPARATOR, "\n") } else { text.to_owned() };
@@ -143,23 +143,23 @@ impl Record {
     }
 
     /// The value of a key.
-    pub fn get(&self, column: Column) -> Option<&Cell> {
+    pub(crate) fn get(&self, column: Column) -> Option<&Cell> {
         self.cells.get(column)
     }
 
     /// The value of a key as text.
-    pub fn text(&self, column: Column) -> Option<&str> {
+    pub(crate) fn text(&self, column: Column) -> Option<&str> {
         self.get(column).map(|cell| cell.text.as_str())
     }
 
     /// The keys that have a value.
-    pub fn columns(&self) -> impl Iterator<Item = Column> {
+    pub(crate) fn columns(&self) -> impl Iterator<Item = Column> {
         self.cells.keys().copied()
     }
 
     /// Takes from `defaults` what is not stated. A record that says where its certificate comes from takes nothing of
     /// another source.
-    pub fn complete(&mut self, defaults: &Self) {
+    pub(crate) fn complete(&mut self, defaults: &Self) {
         let own_source = self.cells.contains_key("source.from");
         for (column, cell) in &defaults.cells {
             if !(own_source && column.starts_with("source.")) {
@@ -169,7 +169,7 @@ impl Record {
     }
 
     /// A finding at a key of this record, or at the record where the key has no value.
-    pub fn finding(&self, severity: Severity, column: &str, message: impl Into<String>) -> Finding {
+    pub(crate) fn finding(&self, severity: Severity, column: &str, message: impl Into<String>) -> Finding {
         let cell = self.cells.get(column);
         let (origin, line) = cell.map_or((&self.origin, self.line), |cell| (&cell.origin, cell.line));
         let place = Place::line(&origin.name, line);
@@ -177,7 +177,7 @@ impl Record {
     }
 
     /// An error at a key.
-    pub fn error(&self, column: &str, message: impl Into<String>) -> Finding {
+    pub(crate) fn error(&self, column: &str, message: impl Into<String>) -> Finding {
         self.finding(Severity::Error, column, message)
     }
 
@@ -185,7 +185,7 @@ impl Record {
     ///
     /// # Errors
     /// Everything that is wrong with its form.
-    pub fn from_toml(path: &Path, text: &str, shared: bool) -> Result<Self, Vec<Finding>> {
+    pub(crate) fn from_toml(path: &Path, text: &str, shared: bool) -> Result<Self, Vec<Finding>> {
         let origin = Origin::of(path);
         let source = Source::file(&origin.name, text, &origin.folder);
         let tree = Node::parse(&source).map_err(|error| {
@@ -204,7 +204,7 @@ fn wrong(origin: &Origin, line: usize, message: impl Into<String>) -> Finding {
 }
 
 /// An error for a key or column that does not exist.
-pub fn unknown(origin: &Origin, line: usize, name: &str, what: &str) -> Finding {
+pub(crate) fn unknown(origin: &Origin, line: usize, name: &str, what: &str) -> Finding {
     let found = wrong(origin, line, format!("there is no such {what}")).key(finding::clean(name));
     match meant(name) {
         Some(column) => found.hint(format!("did you mean `{column}`?")),
@@ -214,7 +214,7 @@ pub fn unknown(origin: &Origin, line: usize, name: &str, what: &str) -> Finding 
 
 /// The key that somebody who wrote this most likely meant: the same but for its signs, a name that a registration id has
 /// elsewhere, the only one that ends so (`ssid`), or the nearest.
-pub fn meant(name: &str) -> Option<Column> {
+pub(crate) fn meant(name: &str) -> Option<Column> {
     let plain = |name: &str| -> String {
         name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
     };

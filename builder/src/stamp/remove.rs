@@ -27,7 +27,7 @@ const CHUNK: u64 = 1 << 20;
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Removed {
+pub(crate) struct Removed {
     /// The image or patch.
     pub path: PathBuf,
     /// Was it a patch, which is gone now?
@@ -63,7 +63,7 @@ impl fmt::Display for Removed {
 ///
 /// # Errors
 /// When it is neither, cannot be written, or `golden` is another image.
-pub fn remove(path: &Path, golden: Option<&Path>, sink: &dyn Sink) -> Result<Removed> {
+pub(crate) fn remove(path: &Path, golden: Option<&Path>, sink: &dyn Sink) -> Result<Removed> {
     let mut magic = [0; MAGIC.len()];
     let mut file = File::open(path)
         .map_err(|error| Problem::input(format!("cannot open {}: {error}", path.display())))?;

@@ -16,7 +16,7 @@ use crate::units::Digest;
 const LENGTHS: std::ops::RangeInclusive<usize> = 16..=64;
 
 /// The primary or secondary key of an enrolment group.
-pub struct GroupKey(Vec<u8>);
+pub(crate) struct GroupKey(Vec<u8>);
 
 impl fmt::Debug for GroupKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -29,7 +29,7 @@ impl GroupKey {
     ///
     /// # Errors
     /// When it cannot be read or holds no such key.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = files::read_line(path).map_err(Problem::input)?;
         match STANDARD.decode(text.trim()) {
             Ok(key) if LENGTHS.contains(&key.len()) => Ok(Self(key)),
@@ -41,25 +41,25 @@ impl GroupKey {
 
     /// A device's own key, in base64: HMAC-SHA256 of its registration id under the group's key, as Microsoft's "How to
     /// use symmetric key attestation with enrolment groups" has it.
-    pub fn derive(&self, registration_id: &str) -> String {
+    pub(crate) fn derive(&self, registration_id: &str) -> String {
         // A key of any length is one for HMAC.
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
         STANDARD.encode(hmac::sign(&key, registration_id.as_bytes()))
     }
 
     /// Is this (base64) the group's key itself?
-    pub fn is(&self, key: &str) -> bool {
+    pub(crate) fn is(&self, key: &str) -> bool {
         STANDARD.decode(key).is_ok_and(|key| key == self.0)
     }
 }
 
 /// SHA-256 of a device's key: the same whatever form of base64 it has.
-pub fn fingerprint(key: &str) -> Digest {
+pub(crate) fn fingerprint(key: &str) -> Digest {
     STANDARD.decode(key).map_or_else(|_| Digest::of(key), |bytes| Digest::of(&bytes))
 }
 
 /// What is wrong with a device's key, if anything is.
-pub fn device_key_fault(key: &str) -> Option<&'static str> {
+pub(crate) fn device_key_fault(key: &str) -> Option<&'static str> {
     let good = STANDARD.decode(key).is_ok_and(|key| LENGTHS.contains(&key.len()));
     (!good).then_some("it is no symmetric key: base64 of 16 to 64 bytes")
 }

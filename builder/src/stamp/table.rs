@@ -10,10 +10,10 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const SEPARATORS: [char; 3] = [',', ';', '\t'];
 
 /// One row: its cells, or what is wrong with it.
-pub type Cells = std::result::Result<Vec<String>, String>;
+pub(super) type Cells = std::result::Result<Vec<String>, String>;
 
 /// Rows that hold anything, with their line numbers.
-pub struct Rows<R> {
+pub(super) struct Rows<R> {
     input: R,
     line: usize,
     done: u64,
@@ -23,12 +23,12 @@ pub struct Rows<R> {
 
 impl<R: BufRead> Rows<R> {
     /// Of a text.
-    pub fn new(input: R) -> Self {
+    pub(super) fn new(input: R) -> Self {
         Self { input, line: 0, done: 0, separator: None }
     }
 
     /// Bytes read so far.
-    pub fn done(&self) -> u64 {
+    pub(super) fn done(&self) -> u64 {
         self.done
     }
 
@@ -36,7 +36,7 @@ impl<R: BufRead> Rows<R> {
     ///
     /// # Errors
     /// When the text cannot be read.
-    pub fn next_row(&mut self) -> Result<Option<(usize, Cells)>> {
+    pub(super) fn next_row(&mut self) -> Result<Option<(usize, Cells)>> {
         while let Some(line) = self.next_line()? {
             let Some(line) = line else {
                 return Ok(Some((self.line, Err("the line is too long for a row".into()))));

@@ -29,7 +29,7 @@ const REPORT_EVERY: u64 = 1 << 20;
 
 /// One file to fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// What messages call it, for example "bash 5.2-1".
     pub name: String,
     /// Where it is.
@@ -43,7 +43,7 @@ pub struct Wanted {
 }
 
 /// Who asks for files: plainly for those of archives; with tokens for those of registries.
-pub trait Source: Sync {
+pub(crate) trait Source: Sync {
     /// Asks for a file from byte `from` on.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ pub trait Source: Sync {
 }
 
 /// Why there is no answer.
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// The network, or how the server answers.
     Http(ureq::Error),
     /// The server will not give the file.
@@ -93,7 +93,7 @@ enum Failed {
 ///
 /// # Errors
 /// Names every file that is gone; or the first that cannot be fetched, or is not what was expected twice in a row.
-pub fn fetch_all(
+pub(crate) fn fetch_all(
     from: &dyn Source,
     store: &Store,
     wanted: Vec<Wanted>,
@@ -355,7 +355,7 @@ fn endless(file: &Wanted, start: Instant, size: u64) -> Error {
 }
 
 /// Does the server send us where we do not go? No further attempt helps.
-pub fn is_misleading(error: &ureq::Error) -> bool {
+pub(crate) fn is_misleading(error: &ureq::Error) -> bool {
     use ureq::Error::{BadUri, RequireHttpsOnly, TooManyRedirects};
     matches!(error, RequireHttpsOnly(_) | TooManyRedirects | BadUri(_))
 }

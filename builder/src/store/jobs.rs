@@ -13,7 +13,7 @@ use crate::tree::Root;
 
 /// Digests of root trees, to be compared with those that they had when they were made.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Contents(pub Vec<PathBuf>);
+pub(crate) struct Contents(pub Vec<PathBuf>);
 
 impl Job for Contents {
     const NAME: &'static str = "contents";
@@ -32,7 +32,7 @@ impl Job for Contents {
 
 /// Removes trees that hold other users' files.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Remove(pub Vec<PathBuf>);
+pub(crate) struct Remove(pub Vec<PathBuf>);
 
 impl Job for Remove {
     const NAME: &'static str = "remove";

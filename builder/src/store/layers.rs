@@ -23,7 +23,7 @@ use crate::units::Digest;
 
 /// What a layer was made from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub(crate) struct Record {
     /// The step's name.
     pub step: String,
     /// Input → its digest or value.
@@ -39,12 +39,12 @@ struct Stored {
 }
 
 /// Where the tree of the layer `key` is, or would be.
-pub fn place(store: &Store, key: &Digest) -> PathBuf {
+pub(crate) fn place(store: &Store, key: &Digest) -> PathBuf {
     folder(store, key).join("tree")
 }
 
 /// Has the store a layer `key`?
-pub fn has(store: &Store, key: &Digest) -> bool {
+pub(crate) fn has(store: &Store, key: &Digest) -> bool {
     folder(store, key).join("layer.json").is_file()
 }
 
@@ -52,7 +52,7 @@ pub fn has(store: &Store, key: &Digest) -> bool {
 ///
 /// # Errors
 /// When a damaged one cannot be removed.
-pub fn damaged(store: &Store, keys: &[Digest]) -> Result<Vec<Digest>> {
+pub(crate) fn damaged(store: &Store, keys: &[Digest]) -> Result<Vec<Digest>> {
     let there: Vec<Digest> = keys.iter().copied().filter(|key| has(store, key)).collect();
     if there.is_empty() {
         return Ok(Vec::new());
@@ -91,7 +91,7 @@ fn stored(store: &Store, key: &Digest) -> Option<String> {
 }
 
 /// The tree of the layer `key`, if the store has it; marks it as used now.
-pub fn find(store: &Store, key: &Digest) -> Option<PathBuf> {
+pub(crate) fn find(store: &Store, key: &Digest) -> Option<PathBuf> {
     let folder = folder(store, key);
     let record = folder.join("layer.json");
     super::touch(&record).ok().map(|()| folder.join("tree"))
@@ -102,7 +102,7 @@ pub fn find(store: &Store, key: &Digest) -> Option<PathBuf> {
 ///
 /// # Errors
 /// What `make` says; then nothing is kept.
-pub fn create(
+pub(crate) fn create(
     store: &Store,
     key: &Digest,
     record: &Record,

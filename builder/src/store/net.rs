@@ -150,7 +150,7 @@ fn excluded(list: &str, host: &str) -> bool {
 }
 
 /// Words of an auth.conf: `machine M login L password P`, in any layout; `#` begins a comment.
-pub fn parse_credentials(text: &str) -> Vec<Credential> {
+pub(crate) fn parse_credentials(text: &str) -> Vec<Credential> {
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
     let mut words = lines.flat_map(str::split_whitespace);
     let mut all: Vec<Credential> = Vec::new();
@@ -169,11 +169,11 @@ pub fn parse_credentials(text: &str) -> Vec<Credential> {
 }
 
 /// An answer with its body still to be read.
-pub type Answer = ureq::http::Response<ureq::Body>;
+pub(crate) type Answer = ureq::http::Response<ureq::Body>;
 
 /// What a request says besides its address.
 #[derive(Clone, Copy, Default)]
-pub struct Extras<'a> {
+pub(crate) struct Extras<'a> {
     /// Is only the head of the answer wanted?
     pub head: bool,
     /// Media types that are taken, the best first.
@@ -186,14 +186,14 @@ pub struct Extras<'a> {
 type Way = (Option<String>, Option<String>);
 
 /// Makes requests; keeps connections open for the next one.
-pub struct Client {
+pub(crate) struct Client {
     settings: Settings,
     agents: Mutex<BTreeMap<Way, ureq::Agent>>,
 }
 
 impl Client {
     /// With these proxies and credentials.
-    pub fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         Self { settings, agents: Mutex::default() }
     }
 
@@ -201,7 +201,7 @@ impl Client {
     ///
     /// # Errors
     /// When there is no answer; when a redirect leads from https to anything else, or there are too many.
-    pub fn get(&self, url: &Url, from: u64) -> Result<Answer, ureq::Error> {
+    pub(crate) fn get(&self, url: &Url, from: u64) -> Result<Answer, ureq::Error> {
         self.get_with(url, from, &Extras::default())
     }
 
@@ -209,7 +209,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub fn get_with(&self, url: &Url, from: u64, extras: &Extras<'_>) -> Result<Answer, ureq::Error> {
+    pub(crate) fn get_with(&self, url: &Url, from: u64, extras: &Extras<'_>) -> Result<Answer, ureq::Error> {
         let (mut url, mut extras) = (url.clone(), *extras);
         for _ in 0..=REDIRECTS {
             let answer = self.ask(&url, from, &extras)?;
@@ -226,7 +226,7 @@ impl Client {
     ///
     /// # Errors
     /// When there is no answer.
-    pub fn post(&self, url: &Url, form: &[(&str, &str)]) -> Result<Answer, ureq::Error> {
+    pub(crate) fn post(&self, url: &Url, form: &[(&str, &str)]) -> Result<Answer, ureq::Error> {
         self.agent(url)?.post(url.as_str()).send_form(form.iter().copied())
     }
 
@@ -288,7 +288,7 @@ fn roots(authorities: Option<(&String, &Vec<Vec<u8>>)>) -> RootCerts {
 }
 
 /// How long a server wants to be left alone (header `Retry-After`, in seconds), [`LONGEST_WAIT`] at most.
-pub fn retry_after(answer: &Answer) -> Option<Duration> {
+pub(crate) fn retry_after(answer: &Answer) -> Option<Duration> {
     let value = answer.headers().get("retry-after")?.to_str().ok()?;
     value.trim().parse().ok().map(|seconds| Duration::from_secs(seconds).min(LONGEST_WAIT))
 }
@@ -315,7 +315,7 @@ fn next(from: &Url, location: &str) -> Result<Url, ureq::Error> {
 }
 
 /// An address without user name and password, for messages.
-pub fn shown(url: &Url) -> String {
+pub(crate) fn shown(url: &Url) -> String {
     let mut plain = url.clone();
     let _ = (plain.set_username(""), plain.set_password(None));
     plain.to_string()
@@ -325,7 +325,7 @@ pub fn shown(url: &Url) -> String {
 ///
 /// # Errors
 /// When `base` is no address that files can be fetched from.
-pub fn join(base: &str, path: &str) -> Result<Url> {
+pub(crate) fn join(base: &str, path: &str) -> Result<Url> {
     let mut url = parse(base)?;
     url.path_segments_mut().ok().context("adding to an address")?.pop_if_empty().extend(path.split('/'));
     Ok(url)
@@ -335,7 +335,7 @@ pub fn join(base: &str, path: &str) -> Result<Url> {
 ///
 /// # Errors
 /// When it is none.
-pub fn parse(text: &str) -> Result<Url> {
+pub(crate) fn parse(text: &str) -> Result<Url> {
     match Url::parse(text) {
         Ok(url) if ["http", "https", "file"].contains(&url.scheme()) => Ok(url),
         Ok(_) => Err(Problem::input(format!("the address `{text}` is of a kind that cannot be fetched"))

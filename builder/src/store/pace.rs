@@ -7,11 +7,11 @@ use std::io::{self, ErrorKind, Read};
 use std::time::{Duration, Instant};
 
 /// Most bytes of a file whose size nobody has stated. The largest packages of the distributions are below.
-pub const LARGEST: u64 = 2 << 30;
+pub(crate) const LARGEST: u64 = 2 << 30;
 
 /// Limits of one file's download.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// In each such while …
     pub window: Duration,
     /// … so many bytes must come, or the connection is given up.
@@ -36,13 +36,13 @@ impl Default for Pace {
 
 impl Pace {
     /// Has a file of which `size` bytes are there taken too long since `start`?
-    pub fn is_over(&self, start: Instant, size: u64) -> bool {
+    pub(crate) fn is_over(&self, start: Instant, size: u64) -> bool {
         start.elapsed() > self.grace + Duration::from_secs(size / self.rate.max(1))
     }
 }
 
 /// A reader that must keep the pace.
-pub struct Paced<R> {
+pub(crate) struct Paced<R> {
     inner: R,
     pace: Pace,
     since: Instant,
@@ -51,7 +51,7 @@ pub struct Paced<R> {
 
 impl<R: Read> Paced<R> {
     /// Begins now.
-    pub fn new(inner: R, pace: Pace) -> Self {
+    pub(crate) fn new(inner: R, pace: Pace) -> Self {
         Self { inner, pace, since: Instant::now(), came: 0 }
     }
 }

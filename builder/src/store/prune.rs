@@ -104,7 +104,7 @@ impl Store {
 }
 
 /// Was it last used before `before`? Always, where there is no such limit.
-pub fn unused_since(metadata: &Metadata, before: Option<SystemTime>) -> bool {
+pub(crate) fn unused_since(metadata: &Metadata, before: Option<SystemTime>) -> bool {
     before.is_none_or(|before| metadata.modified().is_ok_and(|stamp| stamp < before))
 }
 
@@ -114,7 +114,7 @@ fn on_disk(metadata: &Metadata) -> u64 {
 }
 
 /// Bytes on the disk of everything below `path`, as far as it may be read.
-pub fn tree_size(path: &Path) -> u64 {
+pub(crate) fn tree_size(path: &Path) -> u64 {
     let mut size = 0;
     let mut left = vec![path.to_owned()];
     while let Some(path) = left.pop() {

@@ -16,7 +16,7 @@ const NOTHING: u64 = 1 << 20;
 ///
 /// # Errors
 /// When the folder is not there.
-pub fn free(folder: &Path) -> Result<u64> {
+pub(crate) fn free(folder: &Path) -> Result<u64> {
     let stat =
         statvfs(folder).with_context(|| format!("asking for the free space at {}", folder.display()))?;
     Ok(stat.blocks_available() * stat.fragment_size())
@@ -26,7 +26,7 @@ pub fn free(folder: &Path) -> Result<u64> {
 ///
 /// # Errors
 /// Says what is needed, what there is, and the way out (`hint`).
-pub fn needs(folder: &Path, bytes: u64, what: &str, hint: &str) -> Result<()> {
+pub(crate) fn needs(folder: &Path, bytes: u64, what: &str, hint: &str) -> Result<()> {
     let free = free(folder)?;
     if bytes <= free {
         return Ok(());
@@ -43,7 +43,7 @@ pub fn needs(folder: &Path, bytes: u64, what: &str, hint: &str) -> Result<()> {
 ///
 /// # Errors
 /// What the system says.
-pub fn writable(folder: &Path) -> std::io::Result<()> {
+pub(crate) fn writable(folder: &Path) -> std::io::Result<()> {
     tempfile::Builder::new().prefix(".edgepress-").tempfile_in(folder).map(drop)
 }
 
@@ -55,7 +55,7 @@ fn of_no_room(error: &anyhow::Error, folder: &Path) -> bool {
 }
 
 /// Puts a failure for want of room in a folder into plain words, before what the failing part said.
-pub fn explained<T>(result: Result<T>, folder: &Path, hint: &str) -> Result<T> {
+pub(crate) fn explained<T>(result: Result<T>, folder: &Path, hint: &str) -> Result<T> {
     result.map_err(|error| {
         if problem(&error).is_some_and(|problem| problem.message.contains("is full"))
             || !of_no_room(&error, folder)

@@ -150,7 +150,7 @@ fn state(path: &Path) -> io::Result<Option<String>> {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn digest(path: &Path) -> io::Result<Digest> {
+pub(crate) fn digest(path: &Path) -> io::Result<Digest> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; COPY_BUFFER];

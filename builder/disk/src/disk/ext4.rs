@@ -249,7 +249,7 @@ pub(super) mod tests {
 
     /// A tree with a bit of everything; `backwards`: its names are created in the opposite order, so that the host lists
     /// them differently.
-    pub fn tree(top: &Path, backwards: bool) {
+    pub(crate) fn tree(top: &Path, backwards: bool) {
         let mut names: Vec<String> =
             (0..400).map(|n| format!("file-{:03}-{}", n * 7919 % 1000, n % 7)).collect();
         if backwards {

@@ -327,7 +327,7 @@ pub(crate) mod tests {
     const EPOCH: u64 = 1_700_000_000;
 
     /// The bytes of a volume of `size` bytes with some files.
-    pub fn volume(size: u64, files: &[(&str, &[u8])]) -> Vec<u8> {
+    pub(crate) fn volume(size: u64, files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut device = Overlay::new(Zeros, size);
         format(&mut device, size, VolumeId(0x1234_abcd), "EFI", EPOCH, |volume| {
             files.iter().try_for_each(|(path, content)| volume.write(path, content))

@@ -25,7 +25,7 @@ const ATTRIBUTE_FOLDER: u8 = 0x10;
 ///
 /// # Errors
 /// A [`Problem`] that says what is wrong with it, or an error from reading.
-pub fn check<D: Read + Seek>(device: &mut D, size: u64) -> Result<()> {
+pub(super) fn check<D: Read + Seek>(device: &mut D, size: u64) -> Result<()> {
     folders(device, size).map(drop)
 }
 
@@ -34,7 +34,7 @@ pub fn check<D: Read + Seek>(device: &mut D, size: u64) -> Result<()> {
 ///
 /// # Errors
 /// As [`check`].
-pub fn mend_dots<D: Read + Write + Seek>(device: &mut D, size: u64) -> Result<()> {
+pub(super) fn mend_dots<D: Read + Write + Seek>(device: &mut D, size: u64) -> Result<()> {
     let (geometry, folders) = folders(device, size)?;
     for folder in folders {
         let offset = geometry.offset(folder.first);
@@ -122,7 +122,7 @@ enum Root {
 
 impl Geometry {
     /// Field offsets: Microsoft's FAT specification 1.03, pages 9 to 12.
-    pub fn parse(boot: &[u8; 512], size: u64) -> Result<Self, &'static str> {
+    pub(super) fn parse(boot: &[u8; 512], size: u64) -> Result<Self, &'static str> {
         let u16_at = |at: usize| u64::from(u16::from_le_bytes([boot[at], boot[at + 1]]));
         let u32_at = |at: usize| u16_at(at) | u16_at(at + 2) << 16;
         if boot[510..] != [0x55, 0xaa] {
@@ -172,12 +172,12 @@ impl Geometry {
     }
 
     /// Where a cluster begins; the number must be in range.
-    pub fn offset(&self, cluster: u32) -> u64 {
+    pub(super) fn offset(&self, cluster: u32) -> u64 {
         self.data_offset + u64::from(cluster - 2) * self.cluster_bytes
     }
 
     /// The table as cluster numbers: 0 is free, `u32::MAX` ends a chain.
-    pub fn table<D: Read + Seek>(&self, device: &mut D) -> Result<Vec<u32>> {
+    pub(super) fn table<D: Read + Seek>(&self, device: &mut D) -> Result<Vec<u32>> {
         let width = if self.wide { 4 } else { 2 };
         let raw = read(device, self.table_offset, (self.clusters + 2) * width)?;
         let entries = raw.chunks_exact(width as usize).map(|raw| match *raw {

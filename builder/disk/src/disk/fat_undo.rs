@@ -23,7 +23,7 @@ const UNKNOWN: u32 = u32::MAX;
 ///
 /// # Errors
 /// When the file system is not sound, a folder is not empty, or on a read or write error.
-pub fn forget<D: Read + Write + Seek>(device: &mut D, size: u64, paths: &[String]) -> Result<()> {
+pub(super) fn forget<D: Read + Write + Seek>(device: &mut D, size: u64, paths: &[String]) -> Result<()> {
     let before = State::read(device, size)?;
     // A removal is written into the folder's own time: it keeps the one that it has.
     let top = paths.first().and_then(|path| path.split('/').next()).unwrap_or_default();

@@ -12,7 +12,7 @@ use crate::units::Arch;
 use crate::verdict::Check;
 
 /// Follows the chain.
-pub fn judge(evidence: &Evidence<'_>) -> (Loaders, Check) {
+pub(super) fn judge(evidence: &Evidence<'_>) -> (Loaders, Check) {
     let mut loaders = Loaders::default();
     if evidence.arch.is_some_and(|arch| arch != Arch::X86_64) {
         loaders.findings.push(Finding::error("only PCs have a BIOS, and the image is for another processor"));

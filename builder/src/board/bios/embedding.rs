@@ -57,7 +57,7 @@ const FIRST_OBJECT: usize = 12;
 ///
 /// # Errors
 /// A [`Problem`] when the two are not as grub's tools make them.
-pub fn embed(boot: &[u8], core: &[u8]) -> Result<BootCode> {
+pub(crate) fn embed(boot: &[u8], core: &[u8]) -> Result<BootCode> {
     let wrong = |which: &str, expected: &str| {
         let message = format!("{which} is not what grub 2 makes: expected {expected}");
         Problem::input(message).hint("take grub-pc-bin and grub-common of one version, from the distribution")
@@ -85,7 +85,7 @@ pub fn embed(boot: &[u8], core: &[u8]) -> Result<BootCode> {
 
 /// grub as it stands before the first partition of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Embedded {
+pub(crate) struct Embedded {
     /// The core image's first sector.
     pub first: u64,
     /// Its sectors.
@@ -95,7 +95,7 @@ pub struct Embedded {
 }
 
 /// Is the disk's first sector grub's?
-pub fn is_grub(head: &[u8]) -> bool {
+pub(crate) fn is_grub(head: &[u8]) -> bool {
     head.get(..BootCode::SECTOR_BYTES).is_some_and(|sector| find(sector, NAME).is_some())
 }
 
@@ -103,7 +103,7 @@ pub fn is_grub(head: &[u8]) -> bool {
 ///
 /// # Errors
 /// Says in words what keeps it from starting.
-pub fn read(head: &[u8]) -> Result<Embedded, String> {
+pub(crate) fn read(head: &[u8]) -> Result<Embedded, String> {
     if !is_grub(head) {
         return Err("the first sector holds no boot loader of grub's".into());
     }
@@ -213,7 +213,7 @@ pub(super) mod tests {
     use std::io::Write as _;
 
     /// A boot sector as grub's, with nothing but what is looked at.
-    pub fn boot() -> Vec<u8> {
+    pub(crate) fn boot() -> Vec<u8> {
         let mut boot = vec![0xf4; SECTOR_BYTES];
         boot[KERNEL_SECTOR..KERNEL_SECTOR + 8].copy_from_slice(&9u64.to_le_bytes());
         boot[0x180..0x185].copy_from_slice(NAME);
@@ -226,7 +226,7 @@ pub(super) mod tests {
     }
 
     /// A core image as grub-mkimage makes it, without programs in it.
-    pub fn core(prefix: &str) -> Vec<u8> {
+    pub(crate) fn core(prefix: &str) -> Vec<u8> {
         let noise: Vec<u8> = (0..5000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let objects = [object(0, &noise), object(3, format!("{prefix}\0").as_bytes())].concat();
         let size = u32::try_from(objects.len() + 12).expect("small");
@@ -253,7 +253,7 @@ pub(super) mod tests {
     }
 
     /// The bytes before the first partition.
-    pub fn head(code: &BootCode) -> Vec<u8> {
+    pub(crate) fn head(code: &BootCode) -> Vec<u8> {
         let mut head = code.sector.clone();
         head.resize(SECTOR_BYTES, 0);
         head.extend(&code.core);

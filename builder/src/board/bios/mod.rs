@@ -28,7 +28,7 @@ use crate::tree::Root;
 use crate::tree::entry::{Entry, Kind};
 
 /// The board `bios`.
-pub struct Bios;
+pub(super) struct Bios;
 
 /// The FAT partition in grub's words: the first of the drive that the BIOS started.
 const FAT_DEVICE: &str = "(,msdos1)";

@@ -21,7 +21,7 @@ use crate::finding::{Finding, clean};
 use crate::recipe::types::Model;
 
 /// The name of the file.
-pub const NAME: &str = "config.txt";
+pub(crate) const NAME: &str = "config.txt";
 
 /// Characters of a line that the firmware reads.
 const LINE_MAX: usize = 98;
@@ -43,7 +43,7 @@ const BOARDS: &[&str] = &[
 
 /// What config.txt sets on one model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Config {
+pub(crate) struct Config {
     settings: BTreeMap<String, String>,
     /// Files for the initramfs, joined in memory, and where to.
     pub initramfs: Option<(Vec<String>, Placement)>,
@@ -59,7 +59,7 @@ pub struct Config {
 
 /// One `dtoverlay=` line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overlay {
+pub(crate) struct Overlay {
     /// `vc4-kms-v3d`, without ending.
     pub name: String,
     /// Its parameters, those of `dtparam=` lines below it included.
@@ -69,7 +69,7 @@ pub struct Overlay {
 /// Where an initramfs goes in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Placement {
+pub(crate) enum Placement {
     /// Behind the kernel.
     FollowKernel,
     /// At this address.
@@ -78,23 +78,23 @@ pub enum Placement {
 
 impl Config {
     /// The last value of a setting that applies.
-    pub fn get(&self, key: &str) -> Option<&str> {
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.settings.get(key).map(String::as_str)
     }
 
     /// A setting as a number; as the firmware does it, what is no number is 0.
-    pub fn number(&self, key: &str) -> Option<i64> {
+    pub(crate) fn number(&self, key: &str) -> Option<i64> {
         self.get(key).map(|value| number(value).unwrap_or(0))
     }
 
     /// Is a setting on?
-    pub fn on(&self, key: &str) -> bool {
+    pub(crate) fn on(&self, key: &str) -> bool {
         self.number(key).is_some_and(|value| value != 0)
     }
 }
 
 /// Reads config.txt and what it includes; without the file nothing is set.
-pub fn read(files: &dyn Files, model: Model) -> Config {
+pub(crate) fn read(files: &dyn Files, model: Model) -> Config {
     let mut reader = Reader {
         files,
         model,

@@ -34,7 +34,7 @@ struct Trees {
 ///
 /// # Errors
 /// A [`Problem`] that names the package to install when firmware, kernel, initramfs or device trees are not in the tree.
-pub fn boot_files(tree: &Root, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>> {
+pub(super) fn boot_files(tree: &Root, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile>> {
     let mut files = Files::default();
     firmware(tree, recipe, &mut files)?;
     match recipe.distribution.id {
@@ -49,7 +49,7 @@ pub fn boot_files(tree: &Root, recipe: &Recipe, ids: &Ids) -> Result<Vec<FatFile
 }
 
 /// Bytes that an update needs beside what is there: the next kernels, their initramfs, and all firmware.
-pub fn spare(files: &[FatFile]) -> u64 {
+pub(super) fn spare(files: &[FatFile]) -> u64 {
     let replaced =
         |file: &&FatFile| ["vmlinuz", "kernel", "initr"].iter().any(|name| file.path.starts_with(name));
     files.iter().filter(replaced).map(|file| file.content.len() as u64).sum::<u64>() + ALL_FIRMWARE

@@ -15,10 +15,10 @@
 //! On Debian the hook (of the package raspi-firmware) also writes config.txt and cmdline.txt anew each time, from
 //! /etc/default/raspi-firmware and its neighbours; so the image has what that hook makes of the files that it has.
 
-pub mod chain;
-pub mod config_txt;
+pub(crate) mod chain;
+pub(crate) mod config_txt;
 mod files;
-pub mod model;
+pub(crate) mod model;
 mod root;
 mod settings;
 
@@ -38,7 +38,7 @@ use crate::tree::entry::Entry;
 use crate::verdict::Check;
 
 /// The board `raspberry-pi`.
-pub struct RaspberryPi;
+pub(crate) struct RaspberryPi;
 
 impl Definition for RaspberryPi {
     fn packages(&self, recipe: &Recipe) -> Vec<&'static str> {

@@ -8,7 +8,7 @@ use crate::recipe::types::Model;
 
 /// A board that boots as its model does and has a device tree of its own.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Variant {
+pub(crate) struct Variant {
     /// What a person calls it: `3 B+`.
     pub name: &'static str,
     /// Names of its device tree in Raspberry Pi's kernel packages, in the order tried.
@@ -19,7 +19,7 @@ pub struct Variant {
 
 /// What the GPU's firmware does on one model.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// Filters of config.txt that apply to the model's main variant.
     pub filters: &'static [&'static str],
     /// Type in the revision code of the main variant, for `[board-type=…]`.
@@ -41,10 +41,10 @@ pub struct Facts {
 }
 
 /// All models, in the order of their numbers.
-pub const ALL: [Model; 4] = [Model::Pi3, Model::Pi4, Model::Pi5, Model::Zero2];
+pub(crate) const ALL: [Model; 4] = [Model::Pi3, Model::Pi4, Model::Pi5, Model::Zero2];
 
 /// What is so on this model.
-pub fn facts(model: Model) -> &'static Facts {
+pub(crate) fn facts(model: Model) -> &'static Facts {
     match model {
         Model::Pi3 => &PI3,
         Model::Pi4 => &PI4,
@@ -133,7 +133,7 @@ const fn variant(
 
 impl Facts {
     /// Names of a variant's device tree in the order that the firmware tries.
-    pub fn trees(&self, variant: &Variant, upstream: bool) -> Vec<&'static str> {
+    pub(crate) fn trees(&self, variant: &Variant, upstream: bool) -> Vec<&'static str> {
         let (first, second) =
             if upstream { (variant.upstream, variant.trees) } else { (variant.trees, &[][..]) };
         let mut names = first.to_vec();
@@ -144,7 +144,7 @@ impl Facts {
 
 /// The initramfs that `auto_initramfs=1` loads for a kernel: `kernel8.img` has `initramfs8`. None for a kernel with
 /// another kind of name.
-pub fn auto_initramfs(kernel: &str) -> Option<String> {
+pub(crate) fn auto_initramfs(kernel: &str) -> Option<String> {
     let (folder, name) = kernel.rsplit_once('/').map_or(("", kernel), |(folder, name)| (folder, name));
     let rest = name.strip_prefix("kernel")?;
     let stem = rest.rsplit_once('.').map_or(rest, |(stem, _)| stem);

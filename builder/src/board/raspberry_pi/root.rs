@@ -12,7 +12,7 @@ use crate::tree::entry::{Entry, Kind};
 ///
 /// # Errors
 /// A [`crate::error::Problem`] when an argument of the kernel's command line cannot be written there.
-pub fn root_files(recipe: &Recipe, ids: &Ids, fat_mount: &str) -> Result<Vec<Entry>> {
+pub(super) fn root_files(recipe: &Recipe, ids: &Ids, fat_mount: &str) -> Result<Vec<Entry>> {
     let mut entries = vec![
         file("/etc/fstab", 0o644, fstab(ids, fat_mount)),
         file("/etc/systemd/system.conf.d/edgepress-watchdog.conf", 0o644, WATCHDOG),

@@ -7,11 +7,11 @@ use crate::disk::ids::Ids;
 use crate::recipe::types::{DistributionId, Initramfs, Model, Recipe};
 
 /// The number of the root's partition in the table.
-pub const ROOT_PARTITION: u8 = 2;
+pub(super) const ROOT_PARTITION: u8 = 2;
 
 /// As raspi-firmware's hook on Debian writes it, word for word: the hook runs at every kernel update on the device,
 /// and shall change nothing there but versions.
-pub fn debian_config(recipe: &Recipe, version: &str) -> String {
+pub(super) fn debian_config(recipe: &Recipe, version: &str) -> String {
     let custom = debian_custom(recipe);
     let inserted = match custom.trim_end_matches('\n') {
         "" => String::new(),
@@ -43,7 +43,7 @@ initramfs initrd.img-{version}
 }
 
 /// `/etc/default/raspi-firmware-custom`: what the recipe adds to Debian's config.txt.
-pub fn debian_custom(recipe: &Recipe) -> String {
+pub(super) fn debian_custom(recipe: &Recipe) -> String {
     let pi = &recipe.target.raspberry_pi;
     // The hook turns it on whatever anybody says; the later line counts.
     let uart = (!pi.serial).then(|| "enable_uart=0".to_owned());
@@ -51,13 +51,13 @@ pub fn debian_custom(recipe: &Recipe) -> String {
 }
 
 /// Of Raspberry Pi OS, whose hooks never touch it.
-pub fn raspberry_pi_os_config(recipe: &Recipe) -> String {
+pub(super) fn raspberry_pi_os_config(recipe: &Recipe) -> String {
     let initramfs = (recipe.target.initramfs != Initramfs::None).then(|| "auto_initramfs=1".to_owned());
     own_config(recipe, initramfs)
 }
 
 /// Of Ubuntu, where flash-kernel keeps the files that it names.
-pub fn ubuntu_config(recipe: &Recipe) -> String {
+pub(super) fn ubuntu_config(recipe: &Recipe) -> String {
     let kernel = ["kernel=vmlinuz", "cmdline=cmdline.txt"].map(str::to_owned);
     let initramfs =
         (recipe.target.initramfs != Initramfs::None).then(|| "initramfs initrd.img followkernel".to_owned());
@@ -116,7 +116,7 @@ fn lines(all: impl IntoIterator<Item = String>) -> String {
 
 /// The consoles by name; the last is /dev/console, where first boot speaks. The GPU's firmware knows what `serial0` is
 /// on each model, but only in the device trees of Raspberry Pi's own kernels.
-pub fn consoles(recipe: &Recipe) -> Vec<&'static str> {
+pub(super) fn consoles(recipe: &Recipe) -> Vec<&'static str> {
     let (screen, serial) = match recipe.distribution.id {
         DistributionId::Debian => ("tty0", "ttyS1,115200"),
         DistributionId::RaspberryPiOs | DistributionId::Ubuntu => ("tty1", "serial0,115200"),
@@ -125,7 +125,7 @@ pub fn consoles(recipe: &Recipe) -> Vec<&'static str> {
 }
 
 /// The root as the kernel names it.
-pub fn root(ids: &Ids) -> String {
+pub(super) fn root(ids: &Ids) -> String {
     format!("PARTUUID={}", ids.mbr_partition(ROOT_PARTITION))
 }
 
@@ -134,7 +134,7 @@ pub fn root(ids: &Ids) -> String {
 ///
 /// # Errors
 /// A [`crate::error::Problem`] for an argument that cannot stand there.
-pub fn extra(recipe: &Recipe) -> Result<String> {
+pub(super) fn extra(recipe: &Recipe) -> Result<String> {
     let mut all = vec!["rootfstype=ext4", "panic=30"];
     if recipe.distribution.id != DistributionId::Debian {
         // Raspberry Pi's kernels leave it off, and docker then limits no container's memory.
@@ -148,7 +148,7 @@ pub fn extra(recipe: &Recipe) -> Result<String> {
 ///
 /// # Errors
 /// See [`extra`].
-pub fn command_line(recipe: &Recipe, ids: &Ids) -> Result<String> {
+pub(super) fn command_line(recipe: &Recipe, ids: &Ids) -> Result<String> {
     let (root, extra) = (root(ids), extra(recipe)?);
     let consoles: String = consoles(recipe).iter().map(|console| format!(" console={console}")).collect();
     Ok(match recipe.distribution.id {

@@ -22,7 +22,7 @@ const FOLDER: &str = "EFI/BOOT";
 const PROGRAM: &[u8] = b"MZ";
 
 /// Follows the chain; `roots` are the UUIDs of the image's ext4 file systems.
-pub fn judge(files: &dyn Files, arch: Option<Arch>, roots: &[String]) -> (Loaders, Check) {
+pub(super) fn judge(files: &dyn Files, arch: Option<Arch>, roots: &[String]) -> (Loaders, Check) {
     let mut loaders = Loaders::default();
     let fallback = |name: &str| format!("{FOLDER}/{name}");
     let names = NAMES.iter().filter(|(of, name, _)| match arch {

@@ -19,7 +19,7 @@ use crate::tree::entry::Entry;
 use crate::units::Arch;
 
 /// The board `uefi`.
-pub struct Uefi;
+pub(super) struct Uefi;
 
 impl Definition for Uefi {
     fn packages(&self, recipe: &Recipe) -> Vec<&'static str> {
@@ -209,7 +209,7 @@ pub(super) mod tests {
     use std::os::unix::fs::symlink;
     use std::path::Path;
 
-    pub fn recipe() -> Recipe {
+    pub(crate) fn recipe() -> Recipe {
         toml::from_str(
             "name = 'x'\narchives = {}\ndistribution = { id = 'debian', release = '12', codename = 'bookworm' }\n\
              target = { arch = 'x86_64', board = 'uefi' }",

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-pub fn record(verdict: &str, id: &str) -> Record {
+pub(super) fn record(verdict: &str, id: &str) -> Record {
     let json = serde_json::json!({ "verdict": verdict, "registration_id": id, "golden_sha256": Digest::of("a"),
         "error": "a, b and \"c\"", "target": "/dev/sdb" });
     serde_json::from_value(json).expect("a record")

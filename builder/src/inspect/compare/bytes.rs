@@ -19,7 +19,7 @@ const MOST_RANGES: usize = 100_000;
 
 /// The differing bytes in one part of the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Region {
+pub(crate) struct Region {
     /// What lies there, in the first image.
     pub place: String,
     /// Bytes of all ranges, in whole blocks of 4 KiB.
@@ -32,7 +32,7 @@ pub struct Region {
 ///
 /// # Errors
 /// When one cannot be read.
-pub fn differing(a: &Source, b: &Source) -> Result<Vec<Range<u64>>> {
+pub(super) fn differing(a: &Source, b: &Source) -> Result<Vec<Range<u64>>> {
     let common = a.size.min(b.size);
     let mut found = Vec::new();
     let mut buffers = [vec![0; CHUNK as usize], vec![0; CHUNK as usize]];
@@ -93,7 +93,7 @@ fn push(ranges: &mut Vec<Range<u64>>, next: Range<u64>) {
 }
 
 /// The ranges by what lies there.
-pub fn regions(ranges: &[Range<u64>], places: &Places) -> Vec<Region> {
+pub(super) fn regions(ranges: &[Range<u64>], places: &Places) -> Vec<Region> {
     let mut regions: BTreeMap<(u64, String), Vec<(u64, u64)>> = BTreeMap::new();
     for range in ranges {
         let mut at = range.start;

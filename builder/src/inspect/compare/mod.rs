@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-pub use self::bytes::Region;
-pub use self::tree::{Changed, Files};
+pub(crate) use self::bytes::Region;
+pub(crate) use self::tree::{Changed, Files};
 use super::partition::{list, look_at_fat, root_part};
 use super::system::{self, ContainerImages, Package};
 use super::{FileFacts, Report, outline};
@@ -35,7 +35,7 @@ const FAT_FILE_MAX: u64 = 512 << 20;
 
 /// What differs.
 #[derive(Debug, Clone, Serialize)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// The two images.
     pub images: [PathBuf; 2],
     /// How they lie in their files; that alone is no difference.
@@ -62,7 +62,7 @@ pub struct Comparison {
 
 /// One value that differs; absent where it is not there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Change {
+pub(crate) struct Change {
     /// What.
     pub what: String,
     /// In the first image.
@@ -73,7 +73,7 @@ pub struct Change {
 
 /// A package that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PackageChange {
+pub(crate) struct PackageChange {
     /// Name and architecture, as dpkg writes it: `libc6:amd64`.
     pub package: String,
     /// Version in the first image.
@@ -86,7 +86,7 @@ pub struct PackageChange {
 ///
 /// # Errors
 /// A [`crate::error::Problem`] when one of them is none.
-pub fn compare(a: &Path, b: &Path, sink: &dyn Sink) -> Result<Comparison> {
+pub(crate) fn compare(a: &Path, b: &Path, sink: &dyn Sink) -> Result<Comparison> {
     let sources = [Source::open(a, sink)?, Source::open(b, sink)?];
     let [a, b] = &sources;
     let differing = bytes::differing(a, b)?;

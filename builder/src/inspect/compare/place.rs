@@ -15,14 +15,14 @@ const MOST_GROUPS: u64 = 1 << 16;
 
 /// A map of a disk.
 #[derive(Debug, Default)]
-pub struct Places {
+pub(super) struct Places {
     /// Where something begins, by byte: order in the report, name, end.
     known: BTreeMap<u64, (u64, String, u64)>,
 }
 
 impl Places {
     /// The map of an image.
-    pub fn of(source: &Source, report: &Report) -> Self {
+    pub(super) fn of(source: &Source, report: &Report) -> Self {
         let mut places = Self::default();
         let mut partitions: Vec<_> = report.partitions.iter().collect();
         partitions.sort_by_key(|partition| partition.entry.offset);
@@ -69,7 +69,7 @@ impl Places {
     }
 
     /// What lies at a byte: its order, its name, and where it ends.
-    pub fn at(&self, byte: u64) -> (u64, String, u64) {
+    pub(super) fn at(&self, byte: u64) -> (u64, String, u64) {
         match self.known.range(..=byte).next_back() {
             Some((_, (order, name, end))) if byte < *end => (*order, name.clone(), *end),
             _ => {

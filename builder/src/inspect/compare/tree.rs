@@ -17,7 +17,7 @@ const DEEPEST: usize = 128;
 
 /// Files that differ, by path.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Files {
+pub(crate) struct Files {
     /// Only in the second image.
     pub added: Vec<String>,
     /// Only in the first.
@@ -28,7 +28,7 @@ pub struct Files {
 
 /// A file that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Changed {
+pub(crate) struct Changed {
     /// Its path.
     pub path: String,
     /// What of it.
@@ -37,7 +37,7 @@ pub struct Changed {
 
 impl Files {
     /// Does nothing differ?
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
 
@@ -60,7 +60,7 @@ pub(super) fn differ<T: PartialEq + ToString>(changes: &mut Vec<Change>, what: &
 ///
 /// # Errors
 /// When one of them cannot be read.
-pub fn compare(a: &Root, b: &Root) -> Result<Files> {
+pub(super) fn compare(a: &Root, b: &Root) -> Result<Files> {
     let mut files = Files::default();
     let mut folders = vec![PathBuf::from("/")];
     while let Some(folder) = folders.pop() {

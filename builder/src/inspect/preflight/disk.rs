@@ -18,7 +18,7 @@ const LARGEST: u64 = 1023 << 30;
 
 /// What is known of the disk.
 #[derive(Debug, Clone)]
-pub struct Disk {
+pub(crate) struct Disk {
     /// How the image lies in its file.
     pub container: Container,
     /// Bytes of the disk.
@@ -46,7 +46,7 @@ impl Disk {
     ///
     /// # Errors
     /// When the image cannot be read.
-    pub fn of(source: &Source, report: &Report) -> Result<Self> {
+    pub(crate) fn of(source: &Source, report: &Report) -> Result<Self> {
         let footer = if source.container == Container::Vhd {
             let mut footer = [0; VHD_FOOTER as usize];
             let read = source.file.read_exact_at(&mut footer, source.size);
@@ -87,7 +87,7 @@ impl Disk {
 }
 
 /// Every point on the disk.
-pub fn points(disk: &Disk) -> Vec<Check> {
+pub(super) fn points(disk: &Disk) -> Vec<Check> {
     vec![generation(disk), size(disk), footer(disk), lvm(disk)]
 }
 
@@ -185,7 +185,7 @@ pub(super) mod tests {
     use crate::units::Arch;
     use crate::verdict::Outcome;
 
-    pub fn disk() -> Disk {
+    pub(crate) fn disk() -> Disk {
         let mut footer = [0; VHD_FOOTER as usize];
         footer[..8].copy_from_slice(b"conectix");
         footer[12..16].copy_from_slice(&0x1_0000_u32.to_be_bytes());

@@ -20,7 +20,7 @@ const DISABLED: &str = "etc/cloud/cloud-init.disabled";
 
 /// What is on the root.
 #[derive(Debug, Clone, Default)]
-pub struct Inside {
+pub(crate) struct Inside {
     /// grub's entries.
     pub entries: Vec<Entry>,
     /// /etc/fstab: device, mount point, type.
@@ -47,7 +47,7 @@ pub struct Inside {
 
 /// A kernel and what it can do.
 #[derive(Debug, Clone)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     /// As in `uname -r`.
     pub version: String,
     /// Its initramfs, or why that is not known.
@@ -65,7 +65,7 @@ impl Inside {
     ///
     /// # Errors
     /// When the file system cannot be read.
-    pub fn of(root: &Root, system: &System) -> Result<Self> {
+    pub(crate) fn of(root: &Root, system: &System) -> Result<Self> {
         let mut swap_files = Vec::new();
         for path in SWAP_FILES {
             if root.lstat(Path::new(path))?.is_some_and(|stat| stat.kind == '-') {

@@ -38,7 +38,7 @@ const COMPRESSED: [(&[u8], &str); 7] = [
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Initramfs {
+pub(crate) struct Initramfs {
     /// Paths of all files and folders.
     pub names: BTreeSet<String>,
     /// The text of what lies in `scripts/` and `conf/`, one after the other.
@@ -50,7 +50,7 @@ impl Initramfs {
     ///
     /// # Errors
     /// Why it cannot be read.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut found = Self::default();
         let mut cursor = Cursor::new(bytes);
         let at = found.archives(&mut cursor)?;
@@ -132,13 +132,13 @@ impl Initramfs {
     }
 
     /// Is there a module of this name? `-` and `_` are one to the kernel.
-    pub fn has_module(&self, module: &str) -> bool {
+    pub(crate) fn has_module(&self, module: &str) -> bool {
         self.names.iter().any(|name| module_of(name).is_some_and(|name| name == module))
     }
 }
 
 /// A module's name, from its file's path, with `_` for `-`.
-pub fn module_of(path: &str) -> Option<String> {
+pub(super) fn module_of(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
     let (name, ending) = file.split_once(".ko")?;
     ["", ".xz", ".gz", ".zst"].contains(&ending).then(|| name.replace('-', "_"))
@@ -214,7 +214,7 @@ pub(super) mod tests {
     use std::io::Write as _;
 
     /// An archive of these files.
-    pub fn cpio(files: &[(&str, &str)]) -> Vec<u8> {
+    pub(crate) fn cpio(files: &[(&str, &str)]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (name, text) in files.iter().chain([&("TRAILER!!!", "")]) {
             let sizes = [1, 0o100_644, 0, 0, 1, 0, text.len(), 0, 0, 0, 0, name.len() + 1, 0];

@@ -8,16 +8,16 @@ mod facts;
 mod initramfs;
 mod software;
 
-pub use self::disk::Disk;
-pub use self::facts::Inside;
+pub(crate) use self::disk::Disk;
+pub(crate) use self::facts::Inside;
 use super::leaks::Leak;
 use crate::verdict::{Check, Outcome};
 
 /// The verdict's name.
-pub const NAME: &str = "azure-preflight";
+pub(crate) const NAME: &str = "azure-preflight";
 
 /// Every point, in the order in which a VM meets them.
-pub fn points(disk: &Disk, inside: Option<&Inside>, leaks: &[Leak]) -> Vec<Check> {
+pub(crate) fn points(disk: &Disk, inside: Option<&Inside>, leaks: &[Leak]) -> Vec<Check> {
     let mut points = disk::points(disk);
     let Some(inside) = inside else {
         points.push(Check::failed("root", "there is no ext4 root that can be read", "make the root ext4"));
@@ -43,7 +43,7 @@ fn generalised(leaks: &[Leak]) -> Check {
 }
 
 /// All points as one verdict.
-pub fn judge(points: &[Check]) -> Check {
+pub(crate) fn judge(points: &[Check]) -> Check {
     let faults: Vec<String> = points
         .iter()
         .filter(|point| point.outcome == Outcome::Failed)

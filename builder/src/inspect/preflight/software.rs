@@ -29,7 +29,7 @@ const CLOUD_INIT_UNITS: [&str; 8] = [
 ];
 
 /// Every point on the software.
-pub fn points(inside: &Inside, disk: &Disk) -> Vec<Check> {
+pub(super) fn points(inside: &Inside, disk: &Disk) -> Vec<Check> {
     let arch = disk.arch.unwrap_or(Arch::X86_64);
     vec![
         root_by_uuid(inside, disk),

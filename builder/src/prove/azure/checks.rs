@@ -20,7 +20,7 @@ const RULES: &str = "/usr/lib/edgepress/firewall.nft";
 const STAGES: [&str; 4] = ["init-local", "init", "modules-config", "modules-final"];
 
 /// The names of the checks, in the order of the report.
-pub const NAMES: [&str; 7] = [
+pub(crate) const NAMES: [&str; 7] = [
     "azure-ready",
     "azure-agent",
     "azure-identity",
@@ -34,7 +34,7 @@ pub const NAMES: [&str; 7] = [
 ///
 /// # Errors
 /// When the root cannot be read.
-pub fn checks(vm: &Vm, registration_id: &str, entries: &[Entry], root: &Root) -> Result<Vec<Check>> {
+pub(crate) fn checks(vm: &Vm, registration_id: &str, entries: &[Entry], root: &Root) -> Result<Vec<Check>> {
     let read = |path: &str| Ok(String::from_utf8_lossy(&root.read(path)?).into_owned()) as Result<String>;
     Ok(vec![
         ready(entries),

@@ -10,7 +10,7 @@
 //! cloud-init's source for Azure believes it is there by the asset tag alone; the unit of Debian's agent asks systemd, which
 //! goes by the system's version.
 
-pub mod checks;
+pub(crate) mod checks;
 mod disc;
 
 use std::fs;
@@ -27,7 +27,7 @@ use crate::units::Digest;
 
 /// QEMU's `-smbios`, as Azure's machines of generation 2 describe themselves; by the asset tag cloud-init knows one
 /// (`sources/helpers/azure.py`). The system's UUID is QEMU's own.
-pub const SMBIOS: [&str; 3] = [
+pub(crate) const SMBIOS: [&str; 3] = [
     "type=1,manufacturer=Microsoft Corporation,product=Virtual Machine,version=Hyper-V UEFI Release v4.1",
     "type=2,manufacturer=Microsoft Corporation,product=Virtual Machine,version=Hyper-V UEFI Release v4.1",
     "type=3,manufacturer=Microsoft Corporation,version=Hyper-V UEFI Release v4.1,asset=7783-7084-3265-9085-8269-3286-77",
@@ -35,7 +35,7 @@ pub const SMBIOS: [&str; 3] = [
 
 /// A virtual machine of the simulated Azure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Vm {
+pub(crate) struct Vm {
     /// Its name.
     pub name: String,
     /// Its id: what its firmware says, too.
@@ -48,7 +48,7 @@ pub struct Vm {
 
 impl Vm {
     /// One whose id is the machine's.
-    pub fn new(id: &str) -> Self {
+    pub(crate) fn new(id: &str) -> Self {
         let short: String = id.chars().take(8).collect();
         let name = format!("edgepress-test-{short}");
         let key = public_key(id, &name);
@@ -56,7 +56,7 @@ impl Vm {
     }
 
     /// As instance metadata tells it.
-    pub fn metadata(&self) -> Metadata {
+    pub(crate) fn metadata(&self) -> Metadata {
         Metadata {
             vm_name: self.name.clone(),
             vm_id: self.id.clone(),
@@ -70,7 +70,7 @@ impl Vm {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn disc(&self, folder: &Path) -> Result<PathBuf> {
+    pub(crate) fn disc(&self, folder: &Path) -> Result<PathBuf> {
         let path = folder.join("provisioning.iso");
         let image = disc::image("OVF-ENV.XML", self.ovf_env().as_bytes())?;
         fs::write(&path, image).with_context(|| format!("writing {}", path.display()))?;
@@ -130,7 +130,7 @@ const WRITING: f64 = 30.0;
 
 /// What a VM does besides being provisioned, as far as it has been seen.
 #[derive(Debug, Default)]
-pub struct Awaited {
+pub(crate) struct Awaited {
     vm_ready: bool,
     agent_ready: bool,
     /// Seconds since power-on from which cloud-init's result is taken to be on the disk.
@@ -139,13 +139,13 @@ pub struct Awaited {
 
 impl Awaited {
     /// Takes a request to the simulators.
-    pub fn entry(&mut self, entry: &Entry) {
+    pub(crate) fn entry(&mut self, entry: &Entry) {
         self.vm_ready |= entry.mark == Some(Mark::VmReady);
         self.agent_ready |= entry.mark == Some(Mark::AgentReady);
     }
 
     /// Takes a line of the console, which came so many seconds after power-on.
-    pub fn line(&mut self, line: &str, at: f64) {
+    pub(crate) fn line(&mut self, line: &str, at: f64) {
         if ENDED.iter().any(|words| line.contains(words)) {
             self.written = Some(at);
         } else if FINISHED.iter().all(|words| line.contains(words)) {
@@ -154,7 +154,7 @@ impl Awaited {
     }
 
     /// When it will all have been seen, in seconds since power-on; nothing as long as that is not known.
-    pub fn due(&self) -> Option<f64> {
+    pub(crate) fn due(&self) -> Option<f64> {
         self.written.filter(|_| self.vm_ready && self.agent_ready)
     }
 }

@@ -3,7 +3,7 @@
 
 mod bios;
 mod pc;
-pub mod raspi3b;
+pub(crate) mod raspi3b;
 mod virt;
 
 use std::ffi::{OsStr, OsString};
@@ -23,18 +23,18 @@ use crate::recipe::types::Board;
 use crate::units::{Arch, ByteSize};
 
 /// The name of the socket for QEMU's machine protocol.
-pub const CONTROL: &str = "control";
+pub(crate) const CONTROL: &str = "control";
 
 /// QEMU's name of the network that the machine's adapter is connected to.
-pub const NETWORK: &str = "net0";
+pub(crate) const NETWORK: &str = "net0";
 
 /// What the machine's clock shows if nobody says otherwise: the time.
-pub const NOW: &str = "utc";
+pub(crate) const NOW: &str = "utc";
 
 /// A kind of machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Machine {
+pub(crate) enum Machine {
     /// A 64-bit PC with UEFI (`q35`).
     Pc,
     /// A 64-bit Arm machine with UEFI (`virt`).
@@ -47,7 +47,7 @@ pub enum Machine {
 
 /// One machine to start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Boot {
+pub(crate) struct Boot {
     /// QEMU, found on the PATH.
     pub program: PathBuf,
     /// Sets this machine apart from every other one on the host.
@@ -79,7 +79,7 @@ pub struct Boot {
 /// A machine and what it runs first. Firmware's variables are a private copy that is written to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Start {
+pub(crate) enum Start {
     /// [`Machine::Pc`].
     Pc(Firmware),
     /// [`Machine::Virt`].
@@ -92,7 +92,7 @@ pub enum Start {
 
 impl Machine {
     /// The machine that boots images for this board and architecture; none that edgepress can start.
-    pub fn of(arch: Arch, board: Board) -> Option<Self> {
+    pub(crate) fn of(arch: Arch, board: Board) -> Option<Self> {
         match (arch, board) {
             (Arch::X86_64, Board::Uefi) => Some(Self::Pc),
             (Arch::Aarch64, Board::Uefi) => Some(Self::Virt),
@@ -103,7 +103,7 @@ impl Machine {
     }
 
     /// QEMU's program.
-    pub fn program(self) -> &'static str {
+    pub(crate) fn program(self) -> &'static str {
         match self {
             Self::Pc => pc::PROGRAM,
             Self::Virt => virt::PROGRAM,
@@ -113,7 +113,7 @@ impl Machine {
     }
 
     /// QEMU's short name, as in firmware descriptors.
-    pub fn short_name(self) -> &'static str {
+    pub(crate) fn short_name(self) -> &'static str {
         match self {
             Self::Pc => pc::NAME,
             Self::Virt => virt::NAME,
@@ -123,7 +123,7 @@ impl Machine {
     }
 
     /// What this machine is described as in a report.
-    pub fn arch(self) -> Arch {
+    pub(crate) fn arch(self) -> Arch {
         match self {
             Self::Pc | Self::Bios => Arch::X86_64,
             Self::Virt | Self::Raspi3b => Arch::Aarch64,
@@ -131,7 +131,7 @@ impl Machine {
     }
 
     /// In words, with which a sentence begins.
-    pub fn described(self) -> &'static str {
+    pub(crate) fn described(self) -> &'static str {
         match self {
             Self::Pc | Self::Virt => "a machine with UEFI",
             Self::Raspi3b => "a Raspberry Pi",
@@ -140,7 +140,7 @@ impl Machine {
     }
 
     /// Does QEMU run UEFI firmware on it, which has to be found?
-    pub fn has_firmware(self) -> bool {
+    pub(crate) fn has_firmware(self) -> bool {
         match self {
             Self::Pc | Self::Virt => true,
             Self::Raspi3b | Self::Bios => false,
@@ -148,22 +148,22 @@ impl Machine {
     }
 
     /// Is its disk a card, whose length is a power of two?
-    pub fn has_card(self) -> bool {
+    pub(crate) fn has_card(self) -> bool {
         self == Self::Raspi3b
     }
 
     /// Has it a clock that runs while the power is off, and can a TPM be attached?
-    pub fn has_clock_and_tpm(self) -> bool {
+    pub(crate) fn has_clock_and_tpm(self) -> bool {
         self != Self::Raspi3b
     }
 
     /// Does the guest learn that it shall shut down?
-    pub fn has_power_button(self) -> bool {
+    pub(crate) fn has_power_button(self) -> bool {
         self != Self::Raspi3b
     }
 
     /// Seconds from power-on to the last milestone, if the user does not say.
-    pub fn timeout(self) -> f64 {
+    pub(crate) fn timeout(self) -> f64 {
         match self {
             Self::Pc | Self::Virt | Self::Bios => 180.0,
             Self::Raspi3b => raspi3b::TIMEOUT,
@@ -174,7 +174,7 @@ impl Machine {
     ///
     /// # Errors
     /// When the machine has another number, and no other.
-    pub fn size(self, cpus: Option<u32>, memory: Option<ByteSize>) -> Result<(u32, ByteSize)> {
+    pub(crate) fn size(self, cpus: Option<u32>, memory: Option<ByteSize>) -> Result<(u32, ByteSize)> {
         if self != Self::Raspi3b {
             return Ok((cpus.unwrap_or(2), memory.unwrap_or(ByteSize::mib(2048))));
         }
@@ -193,7 +193,7 @@ impl Machine {
     ///
     /// # Errors
     /// When KVM is demanded and cannot run it.
-    pub fn accel(self, wanted: Wanted) -> Result<Accel> {
+    pub(crate) fn accel(self, wanted: Wanted) -> Result<Accel> {
         match (self, wanted) {
             // Its processor is a model of its own.
             (Self::Raspi3b, Wanted::Auto | Wanted::Tcg) => Ok(Accel::Tcg),
@@ -207,7 +207,7 @@ impl Machine {
 
 impl Boot {
     /// A device that is plugged in when this milestone is reached, as QEMU's machine protocol takes it.
-    pub fn plugged_in_at(&self, milestone: Milestone) -> Option<Value> {
+    pub(crate) fn plugged_in_at(&self, milestone: Milestone) -> Option<Value> {
         match (&self.start, milestone) {
             (Start::Raspi3b(_), Milestone::Userspace) => Some(raspi3b::network()),
             _ => None,
@@ -218,7 +218,7 @@ impl Boot {
     ///
     /// The serial console is on QEMU's standard output. The network is QEMU's user mode, so the guest sees what this
     /// process' network namespace holds.
-    pub fn arguments(&self) -> Vec<OsString> {
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
         let mut args = Arguments::default();
         match &self.start {
             Start::Pc(firmware) => pc::arguments(self, firmware, &mut args),

@@ -42,7 +42,7 @@ const NO_WATCHDOG: &str = "systemd.watchdog_sec=0";
 
 /// What the firmware would have put into memory, as files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// The kernel, unpacked.
     pub kernel: PathBuf,
     /// All files of the initramfs, joined.
@@ -58,7 +58,7 @@ pub struct Loaded {
 /// A serial port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Port {
+pub(crate) enum Port {
     /// The better one, Linux' `ttyAMA0`.
     First,
     /// The mini UART, Linux' `ttyS0` (`ttyS1` under upstream kernels).
@@ -70,7 +70,7 @@ pub enum Port {
 ///
 /// # Errors
 /// When the image or a file cannot be read, or `folder` not be written to.
-pub fn load(image: &Path, folder: &Path) -> Result<(Chain, Option<Loaded>)> {
+pub(crate) fn load(image: &Path, folder: &Path) -> Result<(Chain, Option<Loaded>)> {
     let root = inspect::root_partition(image)?;
     patch::look(image, |volume| {
         let chain = chain::follow(volume, Model::Pi3, root.as_ref());
@@ -105,7 +105,7 @@ fn write(files: &dyn Files, chain: &Chain, folder: &Path) -> Result<Loaded> {
 }
 
 /// What keeps the board from booting, in one line.
-pub fn obstacles(chain: &Chain) -> Option<String> {
+pub(crate) fn obstacles(chain: &Chain) -> Option<String> {
     let errors: Vec<_> = chain.errors().map(|finding| finding.message.as_str()).collect();
     let model = chain.model;
     (!errors.is_empty()).then(|| format!("model {model} would not start the kernel: {}", errors.join("; ")))

@@ -14,7 +14,7 @@ const WHOLE: [&str; 2] = ["Deb", "EngineImage"];
 ///
 /// It accepts a file that extends another: what the merged recipe needs, a child may leave to its parent. An array
 /// may begin with `"="`.
-pub fn json_schema() -> String {
+pub(super) fn json_schema() -> String {
     let mut schema = schemars::schema_for!(Recipe);
     relax_required(&mut schema);
     RecursiveTransform(allow_replace_mark).transform(&mut schema);

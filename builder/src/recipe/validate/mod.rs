@@ -15,7 +15,7 @@ use crate::units::{ByteSize, Digest};
 /// Smallest FAT partition: FAT32 needs 65,525 clusters of 512 bytes.
 const LEAST_FAT: ByteSize = ByteSize::mib(33);
 /// Everything that is wrong with a merged recipe, with the place that states it.
-pub fn validate(recipe: &Recipe, tree: &Node) -> Vec<Finding> {
+pub(super) fn validate(recipe: &Recipe, tree: &Node) -> Vec<Finding> {
     let mut found = Found { tree, list: Vec::new() };
     names(recipe, &mut found);
     for (role, archive) in &recipe.archives {

@@ -22,31 +22,31 @@ const LARGEST_SOURCE: u64 = 4 << 20;
 /// A name of tz that is no place: that of a clock which nobody has set.
 const FACTORY: &str = "Factory";
 /// How every file of a zone begins (RFC 9636, 3.1).
-pub const MAGIC: &[u8] = b"TZif";
+pub(crate) const MAGIC: &[u8] = b"TZif";
 /// Folder of the zones.
-pub const FOLDER: &str = "/usr/share/zoneinfo";
+pub(crate) const FOLDER: &str = "/usr/share/zoneinfo";
 /// Folders with all zones once more, as they are and with leap seconds.
 const COPIES: [&str; 2] = ["posix/", "right/"];
 /// What a recipe may state.
-pub const EXPECTED: &str = "a name as in /usr/share/zoneinfo, for example `Europe/Berlin`; for a fixed offset, \
+pub(crate) const EXPECTED: &str = "a name as in /usr/share/zoneinfo, for example `Europe/Berlin`; for a fixed offset, \
     `Etc/GMT-2` is two hours ahead of UTC";
 /// Where an old name comes from.
-pub const OLD_HINT: &str = "it is an old name: add the package tzdata-legacy to packages.install, or take the name of \
+pub(crate) const OLD_HINT: &str = "it is an old name: add the package tzdata-legacy to packages.install, or take the name of \
     the zone's largest city";
 const LEGACY: &str = "tzdata-legacy";
 
 /// Is it UTC by one of its names?
-pub fn is_utc(zone: &str) -> bool {
+pub(crate) fn is_utc(zone: &str) -> bool {
     ["Etc/UTC", "UTC", "Etc/UCT", "Etc/Universal", "Etc/Zulu", "UCT", "Universal", "Zulu"].contains(&zone)
 }
 
 /// Is it a name that tzdata-legacy has, where there is such a package?
-pub fn is_old(zone: &str) -> bool {
+pub(crate) fn is_old(zone: &str) -> bool {
     OLD.lines().any(|old| old == zone)
 }
 
 /// The zone's name in what /etc/localtime leads to.
-pub fn of_target(target: &Path) -> Option<String> {
+pub(crate) fn of_target(target: &Path) -> Option<String> {
     let target = target.to_str()?;
     target.split_once("zoneinfo/").map(|(_, name)| name.to_owned())
 }

@@ -39,7 +39,7 @@ const MOST_PASSED: usize = 20;
 
 /// Something of a layer that is not in the image.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Passed {
+pub(crate) struct Passed {
     /// The file in the container.
     pub path: PathBuf,
     /// What of it.

@@ -26,7 +26,7 @@ const FOLDERS: [(&str, u32); 9] = [
     ("image/overlay2/distribution", 0o700),
 ];
 /// Where the names of the images are, in the root.
-pub const NAMES: &str = "var/lib/docker/image/overlay2/repositories.json";
+pub(crate) const NAMES: &str = "var/lib/docker/image/overlay2/repositories.json";
 /// Most bytes of the list of names.
 pub(super) const LARGEST_NAMES: u64 = 64 << 20;
 /// Characters of a link's name (overlay2, `idLength`).
@@ -145,7 +145,7 @@ struct Repositories {
 ///
 /// # Errors
 /// When the store cannot be read, or written.
-pub fn settle(root: &Root) -> Result<()> {
+pub(crate) fn settle(root: &Root) -> Result<()> {
     let mut paths =
         vec![PathBuf::new(), PathBuf::from("var"), PathBuf::from("var/lib"), PathBuf::from(FOLDER)];
     let mut newest = 0;
@@ -166,7 +166,7 @@ pub fn settle(root: &Root) -> Result<()> {
 ///
 /// # Errors
 /// When the text is no such list.
-pub fn ids(text: &[u8]) -> Result<BTreeMap<String, String>> {
+pub(crate) fn ids(text: &[u8]) -> Result<BTreeMap<String, String>> {
     let all: Repositories =
         serde_json::from_slice(text).context("reading the names of the images in the store")?;
     Ok(all.repositories.into_values().flatten().collect())

@@ -38,18 +38,18 @@ use crate::oci::reference::Reference;
 use crate::tree::Root;
 use crate::units::Digest;
 
-pub use self::layer::Passed;
-pub use self::metadata::{NAMES, ids, settle};
+pub(crate) use self::layer::Passed;
+pub(crate) use self::metadata::{NAMES, ids, settle};
 
 /// Where the engine keeps its store.
-pub const FOLDER: &str = "var/lib/docker";
+pub(crate) const FOLDER: &str = "var/lib/docker";
 
 /// More layers at once would not be faster: they are unpacked to one disk.
 const MOST_WORKERS: usize = 4;
 
 /// One image to put into the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Image {
+pub(crate) struct Image {
     /// The names that it has.
     pub names: Vec<Name>,
     /// Digest of its configuration, the image id.
@@ -64,7 +64,7 @@ pub struct Image {
 
 /// A name as the engine keeps it: `busybox`, `busybox:1.36`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Name {
+pub(crate) struct Name {
     /// Repository in its short form.
     pub repository: String,
     /// The same with a tag or a digest.
@@ -73,7 +73,7 @@ pub struct Name {
 
 impl Image {
     /// What its part of the store depends on, and never where the blobs lie.
-    pub fn input(&self) -> Digest {
+    pub(crate) fn input(&self) -> Digest {
         let layers: Vec<Digest> = self.layers.iter().map(|layer| layer.digest).collect();
         Digest::of_json(&(&self.names, self.id, layers, &self.origin))
     }
@@ -84,7 +84,7 @@ impl Name {
     ///
     /// # Errors
     /// When it is no reference.
-    pub fn of(text: &str) -> Result<Self> {
+    pub(crate) fn of(text: &str) -> Result<Self> {
         let reference: Reference = text.parse()?;
         Ok(Self { repository: reference.familiar_name(), reference: reference.familiar() })
     }
@@ -92,7 +92,7 @@ impl Name {
 
 /// A layer as it is kept on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Blob {
+pub(crate) struct Blob {
     /// The file: a tar, compressed or not.
     pub path: PathBuf,
     /// Its digest.
@@ -113,7 +113,7 @@ struct Stacked<'a> {
 ///
 /// # Errors
 /// Names the image whose configuration or layers are not what they should be.
-pub fn put(root: &Root, images: &[Image]) -> Result<Vec<Passed>> {
+pub(crate) fn put(root: &Root, images: &[Image]) -> Result<Vec<Passed>> {
     if images.is_empty() {
         return Ok(Vec::new());
     }

@@ -66,7 +66,7 @@ fn oid_of(algorithm: &[u8]) -> Option<&[u8]> {
 }
 
 /// Does a file begin with a key in DER?
-pub fn is_private_key(bytes: &[u8]) -> bool {
+pub(super) fn is_private_key(bytes: &[u8]) -> bool {
     let Some((SEQUENCE, content, _)) = element(bytes) else { return false };
     let Some(parts) = elements(content) else { return false };
     match parts.as_slice() {
@@ -91,7 +91,7 @@ pub fn is_private_key(bytes: &[u8]) -> bool {
 }
 
 /// Does a file begin with OpenPGP's packet of a secret key, as `gpg --export-secret-keys` writes it?
-pub fn is_openpgp_secret_key(bytes: &[u8]) -> bool {
+pub(super) fn is_openpgp_secret_key(bytes: &[u8]) -> bool {
     /// From here on there are keys of version 4 (RFC 2440), in seconds since 1970.
     const FIRST: u32 = 0x3600_0000;
     let Some((tag, rest)) = bytes.split_first() else { return false };
@@ -116,7 +116,7 @@ pub fn is_openpgp_secret_key(bytes: &[u8]) -> bool {
 }
 
 /// Does a file begin as a PKCS#12 does? It may be longer than what is there.
-pub fn is_pkcs12(bytes: &[u8]) -> bool {
+pub(super) fn is_pkcs12(bytes: &[u8]) -> bool {
     // The lengths are of no interest here: only the beginning of the content is looked at.
     fn inside(bytes: &[u8], tag: u8) -> Option<&[u8]> {
         let (found, rest) = bytes.split_first()?;
@@ -132,12 +132,12 @@ pub fn is_pkcs12(bytes: &[u8]) -> bool {
 }
 
 /// Is there a key among a PKCS#12's bags? A store of certificates that are trusted has none.
-pub fn has_key_bag(bytes: &[u8]) -> bool {
+pub(super) fn has_key_bag(bytes: &[u8]) -> bool {
     BAGS.iter().any(|bag| places(bytes, bag).next().is_some())
 }
 
 /// A JKS or JCEKS with an entry that is a key. One without a private key is a trust store.
-pub fn is_java_store_with_key(bytes: &[u8]) -> bool {
+pub(super) fn is_java_store_with_key(bytes: &[u8]) -> bool {
     let magic = bytes.starts_with(&[0xfe, 0xed, 0xfe, 0xed]) || bytes.starts_with(&[0xce; 4]);
     magic && java_entries(bytes).is_some()
 }

@@ -29,7 +29,7 @@ const LEAST_TEXT: usize = 32;
 
 /// What was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Secret {
+pub(crate) enum Secret {
     /// A private key, or a key of two parties, in any form.
     Key,
     /// A store of certificates and keys, with a key.
@@ -42,7 +42,7 @@ pub enum Secret {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn find(mut file: impl Read) -> io::Result<Option<Secret>> {
+pub(crate) fn find(mut file: impl Read) -> io::Result<Option<Secret>> {
     let mut window = Vec::new();
     let mut first = None;
     loop {
@@ -59,7 +59,7 @@ pub fn find(mut file: impl Read) -> io::Result<Option<Secret>> {
 }
 
 /// As [`find`], of bytes that are there already.
-pub fn find_in(bytes: &[u8]) -> Option<Secret> {
+pub(crate) fn find_in(bytes: &[u8]) -> Option<Secret> {
     // Nothing but memory is read.
     find(bytes).unwrap_or_default()
 }
@@ -68,14 +68,14 @@ pub fn find_in(bytes: &[u8]) -> Option<Secret> {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn is_trust_store(mut file: impl Read) -> io::Result<bool> {
+pub(crate) fn is_trust_store(mut file: impl Read) -> io::Result<bool> {
     let mut window = Vec::new();
     file.by_ref().take(CHUNK as u64).read_to_end(&mut window)?;
     Ok(der::is_pkcs12(&window) && find(window.chain(file))?.is_none())
 }
 
 /// A file that is nothing but 32 bytes in base64, as `wg genkey` writes them; a public key has the same form.
-pub fn is_raw_key(content: &[u8]) -> bool {
+pub(crate) fn is_raw_key(content: &[u8]) -> bool {
     random::is_32_bytes(content.trim_ascii())
 }
 

@@ -37,20 +37,20 @@ const LEAST_JWK: usize = 40;
 
 /// The last two words.
 #[derive(Default)]
-pub struct Before {
+pub(super) struct Before {
     last: Range<usize>,
     second: Range<usize>,
 }
 
 impl Before {
     /// One more.
-    pub fn push(&mut self, word: Range<usize>) {
+    pub(super) fn push(&mut self, word: Range<usize>) {
         self.second = std::mem::replace(&mut self.last, word);
     }
 }
 
 /// Is the word at `at` a secret by its name?
-pub fn secret(text: &[u8], before: &Before, at: usize) -> Option<Secret> {
+pub(super) fn secret(text: &[u8], before: &Before, at: usize) -> Option<Secret> {
     if before.last.is_empty() || !is_between(&text[before.last.end..at]) {
         return None;
     }

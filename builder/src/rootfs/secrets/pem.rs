@@ -17,7 +17,7 @@ const LEAST: usize = 16;
 const LINE: usize = 64;
 
 /// Is there a key with its border?
-pub fn has_private_key(text: &[u8]) -> bool {
+pub(super) fn has_private_key(text: &[u8]) -> bool {
     let has_border = |at: usize| text[..at].ends_with(b"----") || text[..at].ends_with(b"---- ");
     places(text, BORDER).any(|at| has_border(at) && is_key(&text[at + BORDER.len()..]))
         || places(text, b"PuTTY-User-Key-File-").any(|at| is_putty(&text[at..]))

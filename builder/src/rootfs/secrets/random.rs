@@ -24,7 +24,7 @@ const PUBLIC: [&str; 2] = [
 
 /// More than one kind of character, or none that says it is a word: a line of base64 has both cases, one of hexadecimal digits
 /// letters and digits.
-pub fn is_mixed(text: &[u8]) -> bool {
+pub(super) fn is_mixed(text: &[u8]) -> bool {
     let lower = text.iter().any(u8::is_ascii_lowercase);
     let upper = text.iter().any(u8::is_ascii_uppercase);
     let digit = text.iter().any(u8::is_ascii_digit);
@@ -34,7 +34,7 @@ pub fn is_mixed(text: &[u8]) -> bool {
 
 /// A value that is a secret by the look of it: base64 with its end, or characters whose kinds change as those of chance do
 /// (in 62 of 100 places, digits among them; in names like `getTheTokenOfTheApp` in 40, without digits).
-pub fn is_secret(value: &[u8], least: usize) -> bool {
+pub(super) fn is_secret(value: &[u8], least: usize) -> bool {
     if value.len() < least || is_example(value) || PUBLIC.iter().any(|public| public.as_bytes() == value) {
         return false;
     }
@@ -51,7 +51,7 @@ pub fn is_secret(value: &[u8], least: usize) -> bool {
 }
 
 /// `0000…`, `abababab…` are nobody's.
-pub fn is_varied(value: &[u8]) -> bool {
+pub(super) fn is_varied(value: &[u8]) -> bool {
     let mut seen = [false; 256];
     for byte in value {
         seen[usize::from(*byte)] = true;
@@ -66,12 +66,12 @@ fn is_example(text: &[u8]) -> bool {
 }
 
 /// 32 bytes in base64, as a key of Curve25519 has them.
-pub fn is_32_bytes(text: &[u8]) -> bool {
+pub(super) fn is_32_bytes(text: &[u8]) -> bool {
     text.len() == 44 && is_varied(text) && decode(text).is_some_and(|bytes| bytes.len() == 32)
 }
 
 /// Base64 of either alphabet.
-pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let url = text.iter().any(|byte| b"-_".contains(byte));
     let alphabet = if url { &URL_SAFE } else { &STANDARD };
     GeneralPurpose::new(alphabet, LENIENT).decode(text).ok()

@@ -40,7 +40,7 @@ fn is_of_word(byte: u8) -> bool {
 }
 
 /// The first secret. `decode`: of base64 too.
-pub fn look(text: &[u8], decode: bool) -> Option<Secret> {
+pub(super) fn look(text: &[u8], decode: bool) -> Option<Secret> {
     let mut before = Before::default();
     let mut amazon = (false, false);
     let mut at = 0;

@@ -28,7 +28,7 @@ const SHOWN: usize = 80;
 ///
 /// # Errors
 /// Never: what goes wrong is said on the control pipe.
-pub fn init() -> Result<()> {
+pub(crate) fn init() -> Result<()> {
     match keep() {
         Ok(ended) => Control::Ended(ended).say(),
         Err(error) => Control::Failed(format!("{error:#}")).say(),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Limits of one program and all that it starts together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Processes and threads alive at once.
     pub processes: u64,
     /// Bytes of memory that belong to no file; 0: three quarters of the machine's.
@@ -37,16 +37,16 @@ impl Default for Limits {
 
 impl Limits {
     /// Their names, with values for examples: for error messages and `--help`.
-    pub const WORDS: &str = "silence=45m, time=6h, processes=4096, memory=8G, reserve=256M";
+    pub(crate) const WORDS: &str = "silence=45m, time=6h, processes=4096, memory=8G, reserve=256M";
 
     /// Until when the next line has to come, if the program has run for `spent`.
-    pub fn patience(&self, spent: Duration) -> Duration {
+    pub(crate) fn patience(&self, spent: Duration) -> Duration {
         let left = Duration::from_secs(self.time).saturating_sub(spent);
         left.min(Duration::from_secs(self.silence))
     }
 
     /// Why it was ended after `spent`.
-    pub fn too_long(&self, spent: Duration) -> String {
+    pub(crate) fn too_long(&self, spent: Duration) -> String {
         if spent >= Duration::from_secs(self.time) {
             format!("it ran for {} min, and was ended", self.time.div_ceil(60))
         } else {
@@ -55,7 +55,7 @@ impl Limits {
     }
 
     /// Bytes of memory, once the machine's are known.
-    pub fn memory_of(&self, machine: u64) -> u64 {
+    pub(crate) fn memory_of(&self, machine: u64) -> u64 {
         if self.memory == 0 { machine / 4 * 3 } else { self.memory }
     }
 }

@@ -32,8 +32,8 @@ use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 
-pub use init::init;
-pub use limits::Limits;
+pub(crate) use init::init;
+pub(crate) use limits::Limits;
 use streams::{Silence, each_line};
 
 /// Most bytes of a control message: a report of processes, never an output.
@@ -41,7 +41,7 @@ const MOST_CONTROL: u64 = 1 << 20;
 
 /// A program and the tree that is its world.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Program {
+pub(crate) struct Program {
     /// Folder that becomes `/`.
     pub root: PathBuf,
     /// Path in the tree, or a name that its PATH finds.
@@ -56,7 +56,7 @@ pub struct Program {
 
 /// How it ended, and what was ended with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// Exit code; none when a signal ended it.
     pub code: Option<i32>,
     /// The signal.
@@ -69,7 +69,7 @@ pub struct Ended {
 
 /// A process that outlived the program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Left {
+pub(crate) struct Left {
     /// Its command line, shortened.
     pub command: String,
     /// The package whose script started it, where dpkg said so.
@@ -78,12 +78,12 @@ pub struct Left {
 
 impl Ended {
     /// Did the program do what it was asked for?
-    pub fn success(&self) -> bool {
+    pub(crate) fn success(&self) -> bool {
         self.passed.is_none() && self.code == Some(0)
     }
 
     /// `exit status: 1`, `signal: 9`, or the limit.
-    pub fn status(&self) -> String {
+    pub(crate) fn status(&self) -> String {
         match (&self.passed, self.code, self.signal) {
             (Some(limit), _, _) => limit.clone(),
             (None, Some(code), _) => format!("exit status: {code}"),
@@ -96,14 +96,14 @@ impl Ended {
 impl Program {
     /// More arguments.
     #[must_use]
-    pub fn args<T: Into<String>>(mut self, more: impl IntoIterator<Item = T>) -> Self {
+    pub(crate) fn args<T: Into<String>>(mut self, more: impl IntoIterator<Item = T>) -> Self {
         self.arguments.extend(more.into_iter().map(Into::into));
         self
     }
 
     /// One more variable of its environment.
     #[must_use]
-    pub fn env(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
@@ -113,7 +113,7 @@ impl Program {
     ///
     /// # Errors
     /// When it cannot be started. How it ended is the answer.
-    pub fn run(&self, line: impl FnMut(&str)) -> Result<Ended> {
+    pub(crate) fn run(&self, line: impl FnMut(&str)) -> Result<Ended> {
         let (reader, writer) = std::io::pipe().context("making a pipe")?;
         let mut child = Command::new("/proc/self/exe")
             .args(["sandbox", "--confined"])
@@ -181,7 +181,7 @@ impl Control {
 ///
 /// # Errors
 /// Never: what goes wrong is said on the control pipe.
-pub fn outer() -> Result<()> {
+pub(crate) fn outer() -> Result<()> {
     if let Err(error) = enter() {
         Control::Failed(format!("{error:#}")).say();
     }

@@ -58,7 +58,7 @@ const REFUSED: [i64; 13] = [
 ///
 /// # Errors
 /// When the kernel refuses one.
-pub fn limit(limits: &Limits) -> Result<()> {
+pub(super) fn limit(limits: &Limits) -> Result<()> {
     for (resource, soft, hard) in [
         (Resource::RLIMIT_CORE, 0, 0),
         (Resource::RLIMIT_NOFILE, OPEN_FILES.0, OPEN_FILES.1),
@@ -93,7 +93,7 @@ fn process_numbers_are_the_namespace_s() -> bool {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn give_up() -> Result<()> {
+pub(super) fn give_up() -> Result<()> {
     for capability in caps::all() {
         if !KEPT.contains(&capability) && caps::has_cap(None, CapSet::Bounding, capability).unwrap_or(false) {
             caps::drop(None, CapSet::Bounding, capability)

@@ -15,13 +15,13 @@ const LONGEST_LINE: usize = 8 << 10;
 const AHEAD: usize = 16;
 
 /// The program was silent too long, or ran too long; how long it ran.
-pub struct Silence(pub Duration);
+pub(super) struct Silence(pub Duration);
 
 /// Hands each line to `line` until the output ends; the inner error is a program that took too long.
 ///
 /// # Errors
 /// When the pipe cannot be read.
-pub fn each_line(
+pub(super) fn each_line(
     mut output: PipeReader,
     since: Instant,
     limits: &Limits,

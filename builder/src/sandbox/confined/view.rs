@@ -34,7 +34,7 @@ const HIDDEN: [&str; 9] = [
 ///
 /// # Errors
 /// The mount that the kernel refused.
-pub fn enter(root: &Path, null: &File) -> Result<()> {
+pub(super) fn enter(root: &Path, null: &File) -> Result<()> {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
         .context("parting from the host's mounts")?;
     // pivot_root(2) wants a mount point.
@@ -67,7 +67,7 @@ pub fn enter(root: &Path, null: &File) -> Result<()> {
 ///
 /// # Errors
 /// The mount that the kernel refused.
-pub fn lock() -> Result<()> {
+pub(super) fn lock() -> Result<()> {
     for name in READ_ONLY {
         let at = Path::new(PROC).join(name);
         if at.exists() {

@@ -18,7 +18,7 @@ const FREE_INODES: u64 = 1024;
 const MIB: u64 = 1 << 20;
 
 /// What is looked at, and how much is too much.
-pub struct Watch {
+pub(super) struct Watch {
     limits: Limits,
     memory: u64,
     available: u64,
@@ -27,7 +27,7 @@ pub struct Watch {
 
 impl Watch {
     /// For these limits, on this machine.
-    pub fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         let total = meminfo("MemTotal:").unwrap_or(u64::MAX);
         let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok());
         Self {
@@ -39,7 +39,7 @@ impl Watch {
     }
 
     /// Returns never: says which limit was passed and ends pid 1, and with it the namespace.
-    pub fn until_passed(&self) {
+    pub(super) fn until_passed(&self) {
         loop {
             if let Some(passed) = self.passed() {
                 Control::Ended(Ended { code: None, signal: None, left: Vec::new(), passed: Some(passed) })
@@ -91,7 +91,7 @@ impl Watch {
 }
 
 /// The processes of this namespace.
-pub fn processes() -> impl Iterator<Item = u32> {
+pub(super) fn processes() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }

@@ -36,7 +36,7 @@ const PROXY: &str = "1.3.6.1.5.5.7.1.14";
 
 /// What a certificate is judged as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// That of a device, or of whoever else shows it to a server.
     Client,
     /// That which signs others.

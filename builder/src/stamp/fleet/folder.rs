@@ -18,7 +18,7 @@ use crate::stamp::record::{Origin, Record};
 use crate::stamp::{files, names};
 
 /// A folder's entries, sorted.
-pub struct Folder {
+pub(crate) struct Folder {
     pub(super) entries: Vec<Entry>,
     /// What is wrong with its layout, and files that belong to no device.
     pub(super) findings: Vec<Finding>,

@@ -24,7 +24,7 @@ const PRIVATE_KEY: &str = "private-key.pem";
 const REGISTRATION_ID: &str = "registration-id";
 
 /// The files of one device.
-pub struct Single {
+pub(crate) struct Single {
     /// Its certificate, whether it is there or not.
     pub certificate: PathBuf,
     /// Its key, whether it is there or not.
@@ -37,7 +37,7 @@ pub struct Single {
 
 impl Single {
     /// Looks through a folder. One that cannot be read shows when its files are.
-    pub fn open(path: &Path) -> Self {
+    pub(crate) fn open(path: &Path) -> Self {
         let mut found = Self {
             certificate: path.join(CERTIFICATE),
             private_key: path.join(PRIVATE_KEY),

@@ -9,7 +9,7 @@ use crate::finding::{Finding, clean};
 
 /// The partition that the kernel shall mount as root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RootPartition {
+pub(crate) struct RootPartition {
     /// Its number, from 1.
     pub number: u32,
     /// How many partitions the disk has.
@@ -23,7 +23,7 @@ pub struct RootPartition {
 }
 
 /// The one line of cmdline.txt, and whether that is all there is.
-pub fn line(text: &str, name: &str) -> (String, Option<Finding>) {
+pub(crate) fn line(text: &str, name: &str) -> (String, Option<Finding>) {
     let mut lines =
         text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default().to_owned();
@@ -42,19 +42,19 @@ pub fn line(text: &str, name: &str) -> (String, Option<Finding>) {
 }
 
 /// The value of the last argument with this name.
-pub fn value<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn value<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     line.split_whitespace().rev().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// The names of the consoles, in order, without their speeds.
-pub fn consoles(line: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn consoles(line: &str) -> impl Iterator<Item = &str> {
     line.split_whitespace()
         .filter_map(|word| word.strip_prefix("console="))
         .map(|console| console.split(',').next().unwrap_or(console))
 }
 
 /// As the firmware hands it to the kernel: `serial0` and `serial1` become the names of the ports.
-pub fn with_ports(line: &str, serial0: &str, serial1: &str) -> String {
+pub(crate) fn with_ports(line: &str, serial0: &str, serial1: &str) -> String {
     let port = |word: &str| {
         for (alias, name) in [("serial0", serial0), ("serial1", serial1)] {
             for key in ["console=", "kgdboc="] {
@@ -70,7 +70,7 @@ pub fn with_ports(line: &str, serial0: &str, serial1: &str) -> String {
 }
 
 /// What is wrong with `root=` and what goes with it.
-pub fn check(line: &str, initramfs: bool, root: Option<&RootPartition>) -> Vec<Finding> {
+pub(crate) fn check(line: &str, initramfs: bool, root: Option<&RootPartition>) -> Vec<Finding> {
     let mut findings = Vec::new();
     match value(line, "root") {
         None => findings.push(

@@ -21,7 +21,7 @@ const GZIP: &[u8] = &[0x1f, 0x8b];
 const UNPACKED_MAX: u64 = 512 << 20;
 
 /// Why the firmware cannot start this kernel in 64-bit mode, if so.
-pub fn obstacle(bytes: &[u8]) -> Option<&'static str> {
+pub(crate) fn obstacle(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return Some("it is empty");
     }
@@ -48,7 +48,7 @@ pub fn obstacle(bytes: &[u8]) -> Option<&'static str> {
 ///
 /// # Errors
 /// When it is packed and damaged, or unpacks to more than 512 MiB.
-pub fn unpacked(bytes: Vec<u8>) -> Result<Vec<u8>> {
+pub(crate) fn unpacked(bytes: Vec<u8>) -> Result<Vec<u8>> {
     if !bytes.starts_with(GZIP) {
         return Ok(bytes);
     }
@@ -69,13 +69,13 @@ pub(in crate::board::raspberry_pi) mod tests {
     use super::{obstacle, unpacked};
 
     /// The head of an arm64 Image and some bytes more.
-    pub fn image() -> Vec<u8> {
+    pub(crate) fn image() -> Vec<u8> {
         let mut bytes = vec![0; 4096];
         bytes[56..60].copy_from_slice(b"ARM\x64");
         bytes
     }
 
-    pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(bytes).expect("gzip");
         encoder.finish().expect("gzip")

@@ -8,14 +8,14 @@
 //! is about to be written into an image, what an image holds, and what QEMU (which runs no GPU firmware) shall load.
 //! Source: Raspberry Pi's documentation, "Boot flow" and "config.txt: boot options".
 
-pub mod cmdline;
-pub mod kernel;
+pub(crate) mod cmdline;
+pub(crate) mod kernel;
 #[cfg(test)]
 mod tests;
 
 use serde::Serialize;
 
-pub use self::cmdline::RootPartition;
+pub(crate) use self::cmdline::RootPartition;
 use super::config_txt::{self, Config, Placement};
 use super::model::{self, Facts, auto_initramfs};
 use crate::board::files::Files;
@@ -38,7 +38,7 @@ const CUT_DOWN: i64 = 16;
 
 /// What a model loads, in this order, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Chain {
+pub(crate) struct Chain {
     /// The model.
     pub model: Model,
     /// The firmware's files that the card holds; none for a model with all of it in EEPROM.
@@ -63,17 +63,17 @@ pub struct Chain {
 
 impl Chain {
     /// Does the model boot, as far as files can tell?
-    pub fn sound(&self) -> bool {
+    pub(crate) fn sound(&self) -> bool {
         self.errors().next().is_none()
     }
 
     /// The findings that keep the model from booting.
-    pub fn errors(&self) -> impl Iterator<Item = &Finding> {
+    pub(crate) fn errors(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| finding.severity == Severity::Error)
     }
 
     /// The last serial port that is a console, for example `ttyS0`.
-    pub fn serial_console(&self) -> Option<&str> {
+    pub(crate) fn serial_console(&self) -> Option<&str> {
         cmdline::consoles(&self.cmdline)
             .filter(|name| name.starts_with("ttyS") || name.starts_with("ttyAMA"))
             .last()
@@ -82,7 +82,7 @@ impl Chain {
 
 /// Follows the chain of a model over the files of a boot partition. Without `root` nobody can tell whether the command
 /// line names a partition that exists.
-pub fn follow(files: &dyn Files, model: Model, root: Option<&RootPartition>) -> Chain {
+pub(crate) fn follow(files: &dyn Files, model: Model, root: Option<&RootPartition>) -> Chain {
     let mut config = config_txt::read(files, model);
     let chain = Chain {
         model,

@@ -84,7 +84,7 @@ fn name(oid: &str) -> &str {
 
 /// What is wrong with a kind of key: the list is that of the services, on the device and in the cloud, not that of a TLS
 /// library.
-pub fn key_fault(key: &SubjectPublicKeyInfo<'_>, role: Role) -> Option<String> {
+pub(crate) fn key_fault(key: &SubjectPublicKeyInfo<'_>, role: Role) -> Option<String> {
     let (most, kinds) = match role {
         Role::Client => (LONGEST_RSA, "RSA of 2048 to 4096 bits, P-256 or P-384"),
         Role::Authority => (LONGEST_AUTHORITY, "RSA of 2048 to 8192 bits, P-256 or P-384"),
@@ -114,7 +114,7 @@ pub fn key_fault(key: &SubjectPublicKeyInfo<'_>, role: Role) -> Option<String> {
 }
 
 /// What is wrong with how a certificate is signed. What signs itself says nothing by that.
-pub fn signature_fault(certificate: &X509Certificate<'_>) -> Option<String> {
+pub(super) fn signature_fault(certificate: &X509Certificate<'_>) -> Option<String> {
     const GOOD: &str = "RSA (PKCS #1) or ECDSA, with SHA-256 or longer";
     if is_self_signed(certificate) {
         return None;
@@ -172,7 +172,7 @@ fn is_self_signed(certificate: &X509Certificate<'_>) -> bool {
 
 /// Who signed a certificate, as far as that can be told.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Signer {
+pub(crate) enum Signer {
     /// The one that was asked about.
     This,
     /// Another one.
@@ -184,7 +184,7 @@ pub enum Signer {
 }
 
 /// Was `child` signed with the key of `parent`?
-pub fn signed_by(child: &X509Certificate<'_>, parent: &X509Certificate<'_>) -> Signer {
+pub(crate) fn signed_by(child: &X509Certificate<'_>, parent: &X509Certificate<'_>) -> Signer {
     let refused =
         signature_fault(child).is_some() || key_fault(parent.public_key(), Role::Authority).is_some();
     match try_signature(child, parent) {
