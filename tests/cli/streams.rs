@@ -253,8 +253,10 @@ fn simulator(
     before: &str,
 ) -> (std::process::Child, BufReader<std::process::ChildStdout>, String) {
     let ports = edgepress::sim::Service::ALL.map(|service| format!("--port={service}=0"));
-    let mut command = Command::new("sh");
-    command.arg("-c").arg(format!("{before} exec \"$@\"")).arg("sh").arg(env!("CARGO_BIN_EXE_edgepress"));
+    // Whoever runs these tests may have been started by nohup.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", "sh", "-c"]).arg(format!("{before} exec \"$@\"")).arg("sh");
+    command.arg(env!("CARGO_BIN_EXE_edgepress"));
     command.args(["sim", "--json"]).args(&ports).current_dir(plant.path("")).stdout(Stdio::piped());
     let mut child = command.spawn().expect("edgepress");
     let mut reader = BufReader::new(child.stdout.take().expect("stdout"));
