@@ -16,7 +16,7 @@ use crate::error::Problem;
 use crate::format::bmap::Bmap;
 use crate::format::decode::fill;
 use crate::format::unpack::LARGEST;
-use crate::format::{Container, Format, Packing, Way, decode, detect, judge};
+use crate::format::{Container, Format, Holds, Packing, Way, decode, detect, judge};
 use crate::manifest::FILE_NAME;
 use crate::units::{Digest, Sha256};
 
@@ -277,7 +277,13 @@ fn preferred(folder: &Path) -> Result<PathBuf> {
     let found = Format::flashed()
         .into_iter()
         .find_map(|form| files.iter().find(|file| form.is_name_of(file) && there(file)));
+    // What no card takes is refused with the way to make it raw.
+    let disks = || {
+        let mut disks = Format::ALL.into_iter().filter(|format| format.form().holds == Holds::Disk);
+        disks.find_map(|format| files.iter().find(|file| format.form().is_name_of(file) && there(file)))
+    };
     found
+        .or_else(disks)
         .map(|file| folder.join(file))
         .ok_or_else(|| unusable("its manifest.json lists no image that is there").into())
 }
@@ -422,6 +428,10 @@ mod tests {
         assert!(refusal(&options(&at("e"))).contains("is empty"));
         assert!(refusal(&options(&at("n"))).starts_with("cannot open the image"));
         assert!(refusal(&options(folder.path())).contains("has no manifest.json"));
+        fs::write(at("manifest.json"), r#"{ "outputs": [{ "file": "d.qcow2" }] }"#).expect("write");
+        assert!(refusal(&options(folder.path())).contains("lists no image that is there"));
+        fs::copy(at("q"), at("d.qcow2")).expect("copy");
+        assert!(refusal(&options(folder.path())).contains("is a qcow2"));
         fs::write(at("e.bmap"), "<bmap").expect("write");
         fs::write(at("e"), disk(4096)).expect("write");
         assert!(refusal(&options(&at("e"))).contains("e.bmap cannot be used: it is no XML"));
@@ -452,6 +462,8 @@ mod tests {
             (noise.clone(), "it has no MBR and no GPT"),
             (zst(b"<!DOCTYPE html>"), "holds an HTML page, and no disk"),
             (gz(&[&b"BZh91AY"[..], &noise].concat()), "holds a bzip2 file, and no disk"),
+            (gz(b"QFI\xfb\0\0\0\x03"), "holds a qcow2, and no disk"),
+            (gz(b"KDMV\x03\0\0\0"), "holds a VMDK, and no disk"),
             (b"\x50\x2a\x4d\x18\x01\0\0\0x".to_vec(), "it holds nothing"),
             (zst(&disk(70_000))[..200].to_vec(), "is cut off or damaged: its structure"),
             (gz(&disk(70_000))[..200].to_vec(), "is cut off or damaged: it cannot be unpacked"),

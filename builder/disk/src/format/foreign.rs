@@ -4,6 +4,8 @@
 //! table, error pages, pointers to large files. Each is known by its first bytes (the formats' own specifications, and
 //! file(1)'s collection of them), never by its name.
 
+use super::{qcow2, vhdx, vmdk};
+
 /// A form that is no disk image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Foreign {
@@ -27,7 +29,7 @@ const PROGRAM: &str = "name the image of a whole disk";
 /// Place, bytes there, what has them, what to do.
 type Magic = (usize, &'static [u8], &'static str, &'static str);
 
-const ARCHIVES: [Magic; 20] = [
+const ARCHIVES: &[Magic] = &[
     (0, b"PK\x03\x04", "a zip archive", "unpack it: unzip -p IMAGE.zip > IMAGE.img"),
     (0, b"PK\x05\x06", "an empty zip archive", DOWNLOAD),
     (0, b"PK\x07\x08", "a part of a zip archive", ARCHIVE),
@@ -50,7 +52,11 @@ const ARCHIVES: [Magic; 20] = [
     (0, b"age-encryption.org/", "an encrypted file (age)", "decrypt it first"),
 ];
 
-const VIRTUALS: [Magic; 10] = [
+// The first three are formats of the table, which is asked before this; but they lie in compressed files, too.
+const VIRTUALS: &[Magic] = &[
+    (0, qcow2::MAGIC, "a qcow2", VIRTUAL),
+    (0, vhdx::MAGIC, "a VHDX", VIRTUAL),
+    (0, vmdk::MAGIC, "a VMDK", VIRTUAL),
     (0, b"conectix", "a VHD that is not of fixed size", VIRTUAL),
     (0, b"cxsparse", "a part of a VHD that is not of fixed size", VIRTUAL),
     (0, b"COWD", "a VMDK", VIRTUAL),
@@ -63,7 +69,7 @@ const VIRTUALS: [Magic; 10] = [
     (0, b"\x3a\xff\x26\xed", "an Android sparse image", "make it raw: simg2img IMAGE IMAGE.img"),
 ];
 
-const FILE_SYSTEMS: [Magic; 22] = [
+const FILE_SYSTEMS: &[Magic] = &[
     (
         4096,
         b"EFI PART",
@@ -101,7 +107,7 @@ const FILE_SYSTEMS: [Magic; 22] = [
 /// What these bytes of a file's beginning and end are, if it is known and no disk image.
 pub fn known(head: &[u8], tail: &[u8]) -> Option<Foreign> {
     let has = |(at, magic, ..): &&Magic| head.get(*at..).is_some_and(|bytes| bytes.starts_with(magic));
-    let all = || ARCHIVES.iter().chain(&VIRTUALS).chain(&FILE_SYSTEMS);
+    let all = || ARCHIVES.iter().chain(VIRTUALS).chain(FILE_SYSTEMS);
     let found = all().find(has).map(|(.., what, hint)| Foreign { what, hint });
     found.or_else(|| structured(head, tail)).or_else(|| text(head))
 }
@@ -187,7 +193,7 @@ mod tests {
 
     #[test]
     fn every_magic_is_found_at_its_place() {
-        for (at, magic, expected, hint) in ARCHIVES.iter().chain(&VIRTUALS).chain(&FILE_SYSTEMS) {
+        for (at, magic, expected, hint) in ARCHIVES.iter().chain(VIRTUALS).chain(FILE_SYSTEMS) {
             let mut head = vec![0x80; HEAD];
             head[*at..at + magic.len()].copy_from_slice(magic);
             assert_eq!(known(&head, &[]).map(|it| (it.what, it.hint)), Some((*expected, *hint)));
