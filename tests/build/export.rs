@@ -17,6 +17,7 @@ use edgepress::disk::{self, Plan, sparse};
 use edgepress::disk::{Partition, Scheme};
 use edgepress::event::Silent;
 use edgepress::export::{self, Request, vhd};
+use edgepress::format::Made as How;
 use edgepress::format::bmap::Bmap;
 use edgepress::format::unpack::unpack;
 use edgepress::host;
@@ -31,16 +32,21 @@ use crate::demo::first;
 use crate::edgepress;
 
 const MIB: u64 = 1 << 20;
-const FORMATS: [Format; 8] = [
-    Format::ImgZst,
-    Format::ImgXz,
-    Format::ImgGz,
-    Format::Bmap,
-    Format::Vhd,
-    Format::Qcow2,
-    Format::Vhdx,
-    Format::Vmdk,
-];
+
+/// All that are made of the raw image.
+fn formats() -> Vec<Format> {
+    let made = |format: &Format| !matches!(format.form().made, How::Itself | How::Tree);
+    Format::ALL.into_iter().filter(made).collect()
+}
+
+/// Those that qemu-img makes, with their names there.
+fn by_qemu() -> Vec<(Format, &'static str)> {
+    let driver = |format: Format| match format.form().made {
+        How::Qemu(qemu) => Some((format, qemu.driver)),
+        _ => None,
+    };
+    Format::ALL.into_iter().filter_map(driver).collect()
+}
 
 /// A disk with a FAT and an ext4 partition, and every format of it.
 struct Made {
@@ -84,11 +90,12 @@ fn made() -> &'static Made {
             boot_code: None,
         };
         let partitions = disk::make(&plan, &Silent).expect("image");
-        let targets = FORMATS.map(|format| (format, folder.path().join(format!("disk.{format}"))));
+        let target = |format| (format, folder.path().join(format!("disk.{format}")));
+        let targets: Vec<_> = formats().into_iter().map(target).collect();
         targets.iter().for_each(|(_, path)| drop(File::create(path).expect("claimed")));
         let request = Request {
             raw: &plan.out,
-            targets: targets.to_vec(),
+            targets,
             vhd: vhd::Identity { id: plan.ids.vhd, epoch: plan.epoch },
             threads: NonZeroUsize::new(2).expect("two"),
         };
@@ -182,9 +189,7 @@ fn one_frame_is_unpacked_alone() {
 #[test]
 fn qemu_reads_what_is_for_virtual_machines() {
     let made = made();
-    for (format, name) in
-        [(Format::Vhd, "vpc"), (Format::Qcow2, "qcow2"), (Format::Vhdx, "vhdx"), (Format::Vmdk, "vmdk")]
-    {
+    for (format, name) in [(Format::Vhd, "vpc")].into_iter().chain(by_qemu()) {
         let path = made.path(format);
         // Named, because QEMU does not look for a fixed VHD's footer by itself.
         let said = run("qemu-img", &["info", "-f", name, "--output=json", text(&path)]);
@@ -193,7 +198,7 @@ fn qemu_reads_what_is_for_virtual_machines() {
         run("qemu-img", &["compare", "-f", "raw", "-F", name, text(&made.path(Format::Img)), text(&path)]);
     }
     let folder = tempfile::tempdir().expect("folder");
-    for format in [Format::Qcow2, Format::Vhdx, Format::Vmdk] {
+    for (format, _) in by_qemu() {
         run("qemu-img", &["check", "-q", text(&made.path(format))]);
         let raw = folder.path().join(format.to_string());
         let unpacked = unpack(&made.path(format), &File::create_new(&raw).expect("raw"), &Silent);
@@ -215,13 +220,13 @@ fn qemu_reads_what_is_for_virtual_machines() {
 fn what_qemu_makes_is_the_same_every_time() {
     let made = made();
     let folder = tempfile::tempdir().expect("folder");
-    let formats = [Format::Qcow2, Format::Vhdx, Format::Vmdk];
     let export = |name: &str, seed: &str| {
-        let targets = formats.map(|format| (format, folder.path().join(format!("{name}.{format}"))));
+        let target = |(format, _)| (format, folder.path().join(format!("{name}.{format}")));
+        let targets: Vec<_> = by_qemu().into_iter().map(target).collect();
         targets.iter().for_each(|(_, path)| drop(File::create(path).expect("claimed")));
         let request = Request {
             raw: &made.path(Format::Img),
-            targets: targets.to_vec(),
+            targets,
             vhd: vhd::Identity { id: Ids::from_seed(&Digest::of(seed)).vhd, epoch: 1_700_000_000 },
             threads: NonZeroUsize::MIN,
         };
@@ -316,7 +321,8 @@ fn a_build_hands_out_what_its_recipe_asks_for_and_remakes_only_that() {
 #[test]
 fn an_interrupted_export_leaves_nothing() {
     let out = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("folder");
-    let mut command = build(out.path(), "['img.xz', 'img.zst', 'bmap', 'vhd', 'qcow2', 'vhdx', 'vmdk']");
+    let wanted: Vec<String> = formats().iter().map(|format| format!("'{format}'")).collect();
+    let mut command = build(out.path(), &format!("[{}]", wanted.join(", ")));
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("starts");
     let stderr = BufReader::new(child.stderr.take().expect("stderr"));
     let mut lines = stderr.lines().map_while(Result::ok);

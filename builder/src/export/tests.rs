@@ -9,20 +9,15 @@ use super::{Outcome, Request, run, vhd};
 use crate::disk::ids::Uuid;
 use crate::event::Silent;
 use crate::format::bmap::Bmap;
-use crate::format::{Way, decode};
+use crate::format::{Made, Way, decode};
 use crate::recipe::types::Format;
 use crate::units::Digest;
 
-const FORMATS: [Format; 8] = [
-    Format::ImgZst,
-    Format::ImgXz,
-    Format::ImgGz,
-    Format::Bmap,
-    Format::Vhd,
-    Format::Qcow2,
-    Format::Vhdx,
-    Format::Vmdk,
-];
+/// All that are made of the raw image.
+fn formats() -> Vec<Format> {
+    let made = |format: &Format| !matches!(format.form().made, Made::Itself | Made::Tree);
+    Format::ALL.into_iter().filter(made).collect()
+}
 
 /// Five chunks and a bit: text, noise, zeros that are written and zeros that are a hole.
 fn image(path: &Path) -> Vec<u8> {
@@ -64,7 +59,7 @@ fn every_format_holds_the_disk_whatever_the_number_of_threads() {
     for threads in [1, 3] {
         let folder = tempfile::tempdir().expect("folder");
         let raw = image(&folder.path().join("raw"));
-        let outcome = export(folder.path(), threads, &FORMATS);
+        let outcome = export(folder.path(), threads, &formats());
         assert_eq!((outcome.size, outcome.sha256), (raw.len() as u64, Digest::of(&raw)));
         for made in &outcome.files {
             let path = target(folder.path(), made.format);
@@ -173,7 +168,7 @@ fn zstandard_frames_are_found_by_the_table() {
 fn what_cannot_be_written_is_said_and_nobody_waits() {
     let folder = tempfile::tempdir().expect("folder");
     image(&folder.path().join("raw"));
-    for format in FORMATS {
+    for format in formats() {
         let path = folder.path().join("missing").join("made");
         let request = Request {
             raw: &folder.path().join("raw"),
