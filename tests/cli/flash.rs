@@ -214,9 +214,9 @@ fn an_identity_that_failed_is_free_again() {
     let path = packed(&plant);
     let whole = fs::read(&path).expect("image");
     let flash = ["flash", "ship/gateway.img.zst", "--to", "a b", "--create", "--fleet", "patches", "--yes"];
-    let mut harmed = whole.clone();
-    harmed[whole.len() - 5] ^= 1;
-    fs::write(&path, &harmed).expect("harm");
+    let mut damaged = whole.clone();
+    damaged[whole.len() - 5] ^= 1;
+    fs::write(&path, &damaged).expect("damaged");
     fs::remove_file(plant.path("ship/SHA256SUMS")).expect("remove");
     plant.run(&flash).code(1).stderr(contains(
         "hint: those alone again, with other cards: edgepress flash ship/gateway.img.zst --fleet patches --yes --to 'a b'",

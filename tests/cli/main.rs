@@ -20,4 +20,4 @@ mod sim_sources;
 mod stamp;
 mod streams;
 mod test;
-mod test_harm;
+mod test_faults;

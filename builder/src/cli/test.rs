@@ -10,7 +10,7 @@ use super::Session;
 use super::sim::AllocationArguments;
 use crate::error::Problem;
 use crate::prove::accel::Wanted;
-use crate::prove::harm::{self, Harm, Moment, Planned, Rtc};
+use crate::prove::fault_injection::{self, Injection, Moment, Planned, Rtc};
 use crate::prove::{self, Options, Stamped};
 use crate::units::ByteSize;
 
@@ -61,22 +61,22 @@ pub(super) struct Arguments {
     ///
     /// SECONDS after power-on, a MILESTONE, MILESTONE+SECONDS, or `random`: some moment in the minute after init begins.
     /// QEMU is killed. What the device had flushed to its disk is there afterwards; what it had not may be lost.
-    #[arg(long, value_name = "MOMENT", help_heading = HARM)]
+    #[arg(long, value_name = "MOMENT", help_heading = FAULT_INJECTION)]
     cut_power: Option<Cut>,
     /// What `--cut-power random` draws from: the same number, the same moment [default: another one each time]
-    #[arg(long, value_name = "N", requires = "cut_power", help_heading = HARM)]
+    #[arg(long, value_name = "N", requires = "cut_power", help_heading = FAULT_INJECTION)]
     seed: Option<u64>,
     /// A service that does wrong, as in `edgepress sim --fault`: dps=500:3, dns=silent:10
-    #[arg(long, value_name = "SERVICE=FAULT", help_heading = HARM)]
+    #[arg(long, value_name = "SERVICE=FAULT", help_heading = FAULT_INJECTION)]
     fault: Vec<Planned>,
     /// The simulated world's clock, ahead of the host's
-    #[arg(long, value_name = "SECONDS", default_value_t, allow_negative_numbers = true, help_heading = HARM)]
+    #[arg(long, value_name = "SECONDS", default_value_t, allow_negative_numbers = true, help_heading = FAULT_INJECTION)]
     clock_offset: i64,
     /// The machine's own clock at power-on: 1980-01-01, 2060-01-01T12:00:00 (UTC), or seconds ahead: -3600, +60
-    #[arg(long, value_name = "DATE|SECONDS", allow_hyphen_values = true, help_heading = HARM)]
+    #[arg(long, value_name = "DATE|SECONDS", allow_hyphen_values = true, help_heading = FAULT_INJECTION)]
     rtc: Option<Rtc>,
     /// Plug the network's cable in so long after power-on
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400), help_heading = HARM)]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400), help_heading = FAULT_INJECTION)]
     network_after: Option<u32>,
     #[command(flatten)]
     allocation: AllocationArguments,
@@ -94,7 +94,7 @@ pub(super) struct Arguments {
 }
 
 /// The heading of what a test does to the device.
-const HARM: &str = "Harm";
+const FAULT_INJECTION: &str = "Fault injection";
 
 /// When the power goes.
 #[derive(Debug, Clone, Copy)]
@@ -124,8 +124,8 @@ pub(super) fn run(arguments: Arguments, session: &Session) -> Result<()> {
         let message = format!("--memory {memory} is too little: expected at least {MEMORY_MIN}");
         return Err(Problem::input(message).into());
     }
-    let harm = harm(&arguments)?;
-    if let (Some(moment), Some(seed)) = (harm.cut, harm.seed) {
+    let injection = injection(&arguments)?;
+    if let (Some(moment), Some(seed)) = (injection.cut, injection.seed) {
         session.sink.note(format!("--cut-power {moment} was drawn from --seed {seed}"));
     }
     let options = Options {
@@ -139,7 +139,7 @@ pub(super) fn run(arguments: Arguments, session: &Session) -> Result<()> {
         tpm: arguments.tpm,
         azure: arguments.azure,
         allocation: arguments.allocation.allocation()?,
-        harm,
+        injection,
         stamped: arguments.pki.map(|pki| Stamped { patch: arguments.patch, pki }),
         keep: arguments.keep,
     };
@@ -157,16 +157,16 @@ pub(super) fn run(arguments: Arguments, session: &Session) -> Result<()> {
     }
 }
 
-fn harm(arguments: &Arguments) -> Result<Harm> {
+fn injection(arguments: &Arguments) -> Result<Injection> {
     let (cut, seed) = match arguments.cut_power {
         None => (None, None),
         Some(Cut::At(moment)) => (Some(moment), arguments.seed),
         Some(Cut::Random) => {
-            let seed = arguments.seed.map_or_else(harm::seed, Ok)?;
+            let seed = arguments.seed.map_or_else(fault_injection::seed, Ok)?;
             (Some(Moment::draw(seed)), Some(seed))
         }
     };
-    Ok(Harm {
+    Ok(Injection {
         cut,
         seed,
         faults: arguments.fault.clone(),

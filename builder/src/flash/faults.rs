@@ -1,4 +1,4 @@
-//! Devices that fail on purpose: each harms itself, and the others are good.
+//! Devices that fail on purpose: each fails alone, and the others are good.
 
 mod damaged;
 mod keys;

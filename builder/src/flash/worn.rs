@@ -220,7 +220,7 @@ mod tests {
             .write(true)
             .open(&path)
             .and_then(|file| file.write_all_at(&[0xff; 512], ALIGN))
-            .expect("harm");
+            .expect("damaged");
         assert!(matches!(wears(&path), Wears::Unknown(_)));
     }
 }

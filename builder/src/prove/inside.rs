@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::azure::Awaited;
 use super::console::Lines;
-use super::harm::{Moment, Planned};
+use super::fault_injection::{Moment, Planned};
 use super::machine::{Boot, Start};
 use super::milestone::Milestone;
 use super::processor::{self, Processor};

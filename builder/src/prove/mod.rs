@@ -9,7 +9,7 @@
 //!      └─ inside    reads console and simulators; milestones, the reason of a failure
 //! ```
 //!
-//! A test may do harm ([`Harm`]): cut the power and boot once more, let services fail, set the clock wrong.
+//! A test may inject faults ([`Injection`]): cut the power and boot once more, let services fail, set the clock wrong.
 //!
 //! *Milestone*: something seen from outside, with seconds since power-on by the host's monotonic clock. *Check*:
 //! something looked at after the machine went off.
@@ -20,8 +20,8 @@ pub(crate) mod checks;
 pub(crate) mod console;
 pub(crate) mod copy;
 mod device;
+pub(crate) mod fault_injection;
 pub(crate) mod firmware;
-pub(crate) mod harm;
 pub(crate) mod inside;
 pub(crate) mod junit;
 pub(crate) mod machine;
@@ -49,8 +49,8 @@ use self::accel::{Accel, Wanted};
 use self::azure::Vm;
 use self::copy::Copy;
 use self::device::Device;
+use self::fault_injection::Injection;
 use self::firmware::Firmware;
-use self::harm::Harm;
 use self::inside::{Inside, Run};
 use self::machine::{Boot, Machine, NOW, Start, raspi3b};
 use self::report::{Conditions, MachineFacts, Report};
@@ -91,7 +91,7 @@ pub(crate) struct Options {
     /// What the simulated DPS makes of the device's registration.
     pub allocation: Allocation,
     /// What is done to the device besides.
-    pub harm: Harm,
+    pub injection: Injection,
     /// The device that a patch makes of the image, or that the image is already, instead of a made-up one.
     pub stamped: Option<Stamped>,
     /// Keep the copy of the disk, and everything else that is private to the run.
@@ -152,8 +152,8 @@ pub(crate) fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
                 setting,
                 timeout,
                 goal: device::goal(&image.manifest.provisioning),
-                cut: options.harm.cut,
-                network_after: options.harm.network_after,
+                cut: options.injection.cut,
+                network_after: options.injection.network_after,
                 console: logs.console.clone(),
                 console_before: logs.console_before.clone(),
             };
@@ -170,11 +170,11 @@ pub(crate) fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
         copy: &copy,
         device: &device.certificate,
         run: &run,
-        harm: &options.harm,
+        injection: &options.injection,
         vm: vm.as_ref(),
         consoles: [&logs.console, &logs.console_before],
     };
-    let conditions = Conditions::of(&options.harm, trust);
+    let conditions = Conditions::of(&options.injection, trust);
     let report = verdict::report(&evidence, machine.facts()?, conditions, timeout)?;
     publish_report(&report, options, &logs, &device.certificate)?;
     scratch.end(sink)?;
@@ -209,7 +209,7 @@ fn copy(
     }
     let runs = runs.iter().map(|(offset, bytes)| (*offset, bytes.as_slice()));
     let mut copy = Copy::create(scratch.path(), &image.path, image.size, machine.machine.has_card(), runs)?;
-    if options.harm.cut.is_some() {
+    if options.injection.cut.is_some() {
         copy.wear()?;
     }
     Ok((copy, trust))
@@ -268,8 +268,8 @@ fn machine(image: &Image, options: &Options) -> Result<Host> {
     refuse_missing_hardware(machine, options)?;
     let tpm = options.tpm.then_some(tpm::PROGRAM);
     // What the sandbox and the checks run, whatever comes of the boot, and what only some tests need.
-    let harmed = options.harm != Harm::default() || options.azure;
-    let checks = ["e2fsck", "debugfs"].into_iter().filter(|_| harmed || !manifest.provisioning.overrides);
+    let injected = options.injection != Injection::default() || options.azure;
+    let checks = ["e2fsck", "debugfs"].into_iter().filter(|_| injected || !manifest.provisioning.overrides);
     let trust = (!manifest.provisioning.overrides).then_some("e2image");
     host::programs([machine.program(), "ip"].into_iter().chain(tpm).chain(checks).chain(trust))?;
     let program = host::program(machine.program())?;
@@ -297,9 +297,9 @@ fn refuse_missing_hardware(machine: Machine, options: &Options) -> Result<()> {
     let lacks = [
         (options.azure, "no place in Azure", "--azure"),
         (options.tpm, "no TPM", "--tpm"),
-        (options.harm.rtc.is_some(), "no clock that runs while it is off", "--rtc"),
+        (options.injection.rtc.is_some(), "no clock that runs while it is off", "--rtc"),
         (
-            options.harm.network_after.is_some(),
+            options.injection.network_after.is_some(),
             "a network that is plugged in as a whole, when init runs",
             "--network-after",
         ),
@@ -337,7 +337,7 @@ impl Host {
     }
 
     fn boot(&self, start: Start, scratch: &Scratch, copy: &Copy, options: &Options) -> Result<Boot> {
-        let clock = options.harm.rtc.map(|rtc| rtc.base(OffsetDateTime::now_utc())).transpose();
+        let clock = options.injection.rtc.map(|rtc| rtc.base(OffsetDateTime::now_utc())).transpose();
         let clock = clock.map_err(|error| Problem::input(format!("{error:#}")))?;
         Ok(Boot {
             program: self.program.clone(),
@@ -347,10 +347,10 @@ impl Host {
             accel: self.accel,
             cpus: self.cpus,
             memory: self.memory,
-            cut: options.harm.cut.is_some(),
+            cut: options.injection.cut.is_some(),
             clock: clock.unwrap_or_else(|| NOW.to_owned()),
             tpm: options.tpm,
-            paused: options.harm.network_after.is_some(),
+            paused: options.injection.network_after.is_some(),
             provisioning_disc: None,
             folder: scratch.path().to_owned(),
         })
@@ -372,7 +372,7 @@ impl Host {
 }
 
 fn setting(image: &Image, device: &Device, scratch: &Scratch, options: &Options) -> Setting {
-    let harm = &options.harm;
+    let injection = &options.injection;
     let provisioning = &image.manifest.provisioning;
     Setting {
         pki: device.pki.clone(),
@@ -384,8 +384,8 @@ fn setting(image: &Image, device: &Device, scratch: &Scratch, options: &Options)
         id_scope: provisioning.id_scope.clone(),
         engine_dns: image.manifest.engine_dns.clone(),
         registration_id: device.certificate.registration_id.clone(),
-        faults: harm.faults.clone(),
-        clock_offset: harm.clock_offset,
+        faults: injection.faults.clone(),
+        clock_offset: injection.clock_offset,
         log: scratch.path().join("simulator.jsonl"),
         resolv_conf: scratch.path().join("resolv.conf"),
     }
@@ -397,7 +397,7 @@ const REPORT: &str = "test-report";
 fn publish_report(report: &Report, options: &Options, logs: &Logs, device: &DeviceCertificate) -> Result<()> {
     let folder = options.report_folder();
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let before = options.harm.cut.map(|_| (&logs.console_before, "console-before-cut.log"));
+    let before = options.injection.cut.map(|_| (&logs.console_before, "console-before-cut.log"));
     for (from, name) in
         [(&logs.console, "console.log"), (&logs.simulator, "simulator.jsonl")].into_iter().chain(before)
     {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::accel::Accel;
-use super::harm::{Harm, Moment, Planned};
+use super::fault_injection::{Injection, Moment, Planned};
 use super::inside::Cut;
 use super::machine::Machine;
 use super::milestone::Milestone;
@@ -87,11 +87,11 @@ pub(crate) struct PowerCut {
 
 impl PowerCut {
     /// What came of the wish for one, if there was one.
-    pub(crate) fn of(harm: &Harm, cut: Option<&Cut>) -> Option<Self> {
+    pub(crate) fn of(injection: &Injection, cut: Option<&Cut>) -> Option<Self> {
         let none = BTreeMap::new();
         Some(Self {
-            at: harm.cut?,
-            seed: harm.seed,
+            at: injection.cut?,
+            seed: injection.seed,
             seconds: cut.map(|cut| rounded(cut.seconds)),
             after: cut.and_then(Cut::after),
             milestones: rounded_all(cut.map_or(&none, |cut| &cut.milestones)),
@@ -142,12 +142,12 @@ pub(crate) struct Conditions {
 
 impl Conditions {
     /// As the user asked for them, and `trust`.
-    pub(crate) fn of(harm: &Harm, trust: Option<String>) -> Self {
+    pub(crate) fn of(injection: &Injection, trust: Option<String>) -> Self {
         Self {
-            faults: harm.faults.clone(),
-            clock_offset: harm.clock_offset,
-            rtc: harm.rtc.map(|rtc| rtc.to_string()),
-            network_after: harm.network_after,
+            faults: injection.faults.clone(),
+            clock_offset: injection.clock_offset,
+            rtc: injection.rtc.map(|rtc| rtc.to_string()),
+            network_after: injection.network_after,
             trust,
         }
     }

@@ -12,7 +12,7 @@ use super::azure::{self, Vm};
 use super::checks::{fat_left, find_any, partition_size, secret_lines};
 use super::copy::Copy;
 use super::device::{self, CONSUMED, IDENTITY};
-use super::harm::Harm;
+use super::fault_injection::Injection;
 use super::inside::Run;
 use super::machine::Machine;
 use super::milestone::Milestone;
@@ -52,7 +52,7 @@ pub(super) struct Evidence<'a> {
     /// The VM that it was, in a simulated Azure.
     pub vm: Option<&'a Vm>,
     /// What was done to the device.
-    pub harm: &'a Harm,
+    pub injection: &'a Injection,
     /// The console's log, and that of the boot before a power cut.
     pub consoles: [&'a Path; 2],
 }
@@ -95,7 +95,7 @@ pub(super) fn report(
         timeout,
         ended: Some(rounded(run.ended)).filter(|ended| *ended > 0.0),
         processor: run.processor,
-        power_cut: PowerCut::of(evidence.harm, run.cut.as_ref()),
+        power_cut: PowerCut::of(evidence.injection, run.cut.as_ref()),
         conditions,
         checks,
         image: ImageFacts {
@@ -174,10 +174,10 @@ fn one_registration(evidence: &Evidence<'_>) -> Check {
     Check::new(NAME, right, detail)
 }
 
-/// What is on the root, where harm was done to it and in a simulated Azure.
+/// What is on the root, where faults were injected and in a simulated Azure.
 fn root_checks(evidence: &Evidence<'_>) -> Result<Vec<Check>> {
-    let harmed = *evidence.harm != Harm::default();
-    let mut names = if harmed { root::NAMES.to_vec() } else { Vec::new() };
+    let injected = *evidence.injection != Injection::default();
+    let mut names = if injected { root::NAMES.to_vec() } else { Vec::new() };
     names.extend(evidence.vm.iter().flat_map(|_| azure::checks::NAMES));
     if names.is_empty() || evidence.run.failure.is_some() {
         let why = "the machine did not get that far";
@@ -190,7 +190,7 @@ fn root_checks(evidence: &Evidence<'_>) -> Result<Vec<Check>> {
     };
     let id = &evidence.device.registration_id;
     let mut checks = Vec::new();
-    if harmed {
+    if injected {
         let installed = device::installed_by_first_boot(&evidence.image.manifest.provisioning);
         checks.extend(root.checks(id, installed)?);
     } else {

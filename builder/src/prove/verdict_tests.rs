@@ -11,7 +11,7 @@ use crate::disk::sparse::digest;
 use crate::host;
 use crate::image::{Image, tests::manifest_text};
 use crate::prove::copy::Copy;
-use crate::prove::harm::Harm;
+use crate::prove::fault_injection::Injection;
 use crate::prove::inside::Run;
 use crate::prove::report::{Conditions, MachineFacts, Report, tests::good};
 use crate::sim::log::Entry;
@@ -79,7 +79,7 @@ impl Scene {
             copy: &self.copy,
             device: &self.device,
             run: &self.run,
-            harm: &Harm::default(),
+            injection: &Injection::default(),
             vm: None,
             consoles: [&self.console, &self.console],
         };

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use super::azure::Vm;
-use super::harm::Planned;
+use super::fault_injection::Planned;
 use crate::error::Problem;
 use crate::host;
 use crate::sim::log::Entry;

@@ -1,4 +1,4 @@
-//! A ledger that a power cut harmed, made one again that every reader of JSON takes.
+//! A ledger that a power cut damaged, made one again that every reader of JSON takes.
 //!
 //! ```text
 //! ledger.jsonl   {"verdict":"good",…}            stays, byte for byte

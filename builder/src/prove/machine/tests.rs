@@ -31,7 +31,7 @@ fn boot(machine: Machine, start: Start, accel: Accel) -> Boot {
 }
 
 /// Everything that a test may do to a machine.
-fn harmed(machine: Machine, start: Start) -> String {
+fn injected(machine: Machine, start: Start) -> String {
     let clock = "1980-01-01T00:00:00".into();
     let usual = boot(machine, start, Accel::Tcg);
     words(&Boot { cut: true, clock, tpm: true, paused: true, ..usual })
@@ -109,7 +109,7 @@ fn a_pc_with_a_bios() {
         &["-machine pc,graphics=off", "-cpu max", "virtio-blk-pci,drive=disk,bootindex=0", "-smp 2"],
     );
     assert!(!line.contains("pflash"), "{line}");
-    assert!(harmed(Machine::Bios, Start::Bios).contains("-device tpm-tis,"));
+    assert!(injected(Machine::Bios, Start::Bios).contains("-device tpm-tis,"));
     assert!(
         !Machine::Bios.has_firmware()
             && Machine::Bios.has_clock_and_tpm()
@@ -171,17 +171,17 @@ fn a_raspberry_pi() {
 }
 
 #[test]
-fn harm() {
+fn injection() {
     let parts = [
         "cache=writeback,discard=unmap,format=qcow2,file=/t/disk.qcow2",
         "-rtc base=1980-01-01T00:00:00,clock=host",
         "-chardev socket,id=tpm,path=tpm -tpmdev emulator,id=tpm0,chardev=tpm",
         " -S",
     ];
-    let pc = harmed(Machine::Pc, Start::Pc(firmware(false)));
+    let pc = injected(Machine::Pc, Start::Pc(firmware(false)));
     assert_has(&pc, &parts);
     assert_has(&pc, &["-device tpm-crb,tpmdev=tpm0"]);
-    let virt = harmed(Machine::Virt, Start::Virt(firmware(false)));
+    let virt = injected(Machine::Virt, Start::Virt(firmware(false)));
     assert_has(&virt, &parts);
     assert_has(&virt, &["-device tpm-tis-device,tpmdev=tpm0"]);
     assert!(!pc.contains("cache=unsafe") && !virt.contains("cache=unsafe"));

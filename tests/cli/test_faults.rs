@@ -1,4 +1,4 @@
-//! `edgepress test` doing harm, without a machine: power cuts, faults, clocks, and what the command line takes.
+//! `edgepress test` with faults injected, without a machine: power cuts, faults, clocks, and what the command line takes.
 
 use std::fs;
 

@@ -21,7 +21,7 @@ const RANDOM_SPAN: f64 = 60.0;
 
 /// Everything at once; the default is a test that only looks on.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Harm {
+pub(crate) struct Injection {
     /// When the power goes.
     pub cut: Option<Moment>,
     /// What the moment was drawn from.

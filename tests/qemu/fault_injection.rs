@@ -1,4 +1,4 @@
-//! A real machine that is harmed: its power goes in the middle of first boot, or DPS is down when it asks for the first
+//! A real machine with faults injected: its power goes in the middle of first boot, or DPS is down when it asks for the first
 //! time. `ci/power-cuts` and `ci/faults` do the same many times over.
 
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::support::report::{assert_passed, outcome};
 use crate::{boot, demo};
 
-/// What a look at the root after the harm must find.
+/// What a look at the root after the fault must find.
 fn assert_whole(report: &Value) {
     assert_passed(report);
     for name in ["file-system", "one-identity", "no-leftovers", "secrets-wiped", "one-registration"] {
