@@ -6,7 +6,7 @@ use edgepress::error::problem;
 use edgepress::event::Silent;
 use edgepress::oci::config::Config;
 use edgepress::oci::reference::Reference;
-use edgepress::registry::{Options, Registry, Resolved, take};
+use edgepress::registry::{Registry, RegistryOptions, Resolved, take};
 use edgepress::store::Store;
 use edgepress::units::{Arch, Digest};
 use tempfile::TempDir;
@@ -154,7 +154,8 @@ fn from_tls_there_is_no_way_on_without() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
     let plain = format!("http://{}/x", listener.local_addr().expect("an address"));
     let (address, ca) = redirecting(folder.path(), format!("{plain}?signature={PASSWORD}"));
-    let options = Options { authorities: [(address.clone(), ca)].into(), ..Options::default() };
+    let options =
+        RegistryOptions { authorities: [(address.clone(), ca)].into(), ..RegistryOptions::default() };
     let registry = Registry::new(options).expect("registries");
     let reference: Reference = format!("{address}/factory/pump:1").parse().expect("a reference");
     let error = registry.current(&reference).expect_err("refused");

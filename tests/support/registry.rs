@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use edgepress::oci::credentials::Credentials;
 use edgepress::oci::descriptor::{Descriptor, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
-use edgepress::registry::Options;
+use edgepress::registry::RegistryOptions;
 use edgepress::units::Digest;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use ring::rand::SystemRandom;
@@ -122,15 +122,15 @@ impl Registry {
     }
 
     /// Registries as edgepress meets them, with this user's name.
-    pub fn options(&self, login: Option<(&str, &str)>) -> Options {
+    pub fn options(&self, login: Option<(&str, &str)>) -> RegistryOptions {
         let auth =
             login.map_or(json!({}), |(user, password)| json!({"username": user, "password": password}));
         let file = json!({"auths": {self.address.clone(): auth}}).to_string();
         let servers = self.tokens.iter().map(|tokens| &tokens.address).chain([&self.address]);
-        Options {
+        RegistryOptions {
             credentials: Credentials::parse(&file, "config.json").expect("credentials"),
             authorities: servers.map(|server| (server.clone(), self.ca())).collect(),
-            ..Options::default()
+            ..RegistryOptions::default()
         }
     }
 

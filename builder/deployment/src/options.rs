@@ -22,7 +22,7 @@ pub(crate) const MOST_CHUNKS: usize = 100;
 
 /// The createOptions of one module.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Options {
+pub(crate) struct CreateOptions {
     /// What they say; nothing where they are absent or empty.
     pub(crate) node: Option<Node>,
     /// The pointer of the first chunk, if there is one.
@@ -48,7 +48,7 @@ pub(crate) fn chunks<'a>(settings: &Cursor<'a>) -> Vec<(&'a str, Cursor<'a>)> {
     chunks
 }
 
-impl Options {
+impl CreateOptions {
     /// Reads those of a module's settings in `text`.
     pub(crate) fn read(text: &str, settings: &Cursor<'_>) -> Self {
         let chunks = chunks(settings);
@@ -103,13 +103,13 @@ fn moved(places: &[usize], span: &Range<usize>) -> Range<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Options, chunk_number, chunks};
+    use super::{CreateOptions, chunk_number, chunks};
     use crate::cursor::Cursor;
     use crate::json::parse;
 
-    fn read(text: &str) -> Options {
+    fn read(text: &str) -> CreateOptions {
         let root = parse(text).expect("JSON");
-        Options::read(text, &Cursor::root(&root))
+        CreateOptions::read(text, &Cursor::root(&root))
     }
 
     #[test]

@@ -31,7 +31,7 @@ use crate::units::Arch;
 
 /// What to write, and where.
 #[derive(Debug, Clone)]
-pub(crate) struct Options {
+pub(crate) struct AzureOptions {
     /// A recipe, or what `edgepress build` made of one.
     pub input: PathBuf,
     /// The folder to write to; made where it is not there.
@@ -44,7 +44,7 @@ pub(crate) struct Options {
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Outcome {
+pub(crate) struct AzureOutcome {
     /// The folder.
     pub folder: PathBuf,
     /// The files in it, in the order in which they are needed.
@@ -59,7 +59,7 @@ pub(crate) struct Outcome {
     pub vault: Option<String>,
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for AzureOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for file in &self.files {
             writeln!(f, "{}", self.folder.join(file).display())?;
@@ -99,7 +99,7 @@ struct File {
 ///
 /// # Errors
 /// A [`Problem`] when there is nothing that Azure takes, or something is in the way.
-pub(crate) fn azure(options: &Options) -> Result<Outcome> {
+pub(crate) fn azure(options: &AzureOptions) -> Result<AzureOutcome> {
     let facts = Facts::of(&options.input, options.version)?;
     let files = files(&facts)?;
     refuse_existing(options, &files)?;
@@ -107,7 +107,7 @@ pub(crate) fn azure(options: &Options) -> Result<Outcome> {
     for file in &files {
         publish(&options.out, file)?;
     }
-    Ok(Outcome {
+    Ok(AzureOutcome {
         folder: options.out.clone(),
         files: files.iter().map(|file| file.name.to_owned()).collect(),
         image: facts.names.image,
@@ -117,7 +117,7 @@ pub(crate) fn azure(options: &Options) -> Result<Outcome> {
     })
 }
 
-fn refuse_existing(options: &Options, files: &[File]) -> Result<()> {
+fn refuse_existing(options: &AzureOptions, files: &[File]) -> Result<()> {
     let there = files.iter().map(|file| options.out.join(file.name)).find(|path| path.exists());
     match there {
         Some(path) if !options.force => Err(Problem::input(format!("{} is there already", path.display()))

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::Options;
+use super::BuildOptions;
 use super::plan::{Missing, Plan};
 use crate::error::Problem;
 use crate::event::Sink;
@@ -40,7 +40,7 @@ pub(super) fn folder(out: &Path, recipe: &Recipe) -> Result<PathBuf> {
 
 /// The lock beside the recipe; where `--set` asks for other packages, one beside the image.
 pub(super) fn lock_file(
-    options: &Options,
+    options: &BuildOptions,
     recipe: &Recipe,
     debs: &[LocalDeb],
     folder: &Path,

@@ -47,7 +47,7 @@ use steps::{Explained, History, Step};
 
 /// What `edgepress build` is asked for.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Options {
+pub(crate) struct BuildOptions {
     /// The recipe file.
     pub recipe: PathBuf,
     /// Folder of the results.
@@ -70,7 +70,7 @@ pub(crate) struct Options {
 
 /// What came of it.
 #[derive(Debug, Serialize)]
-pub(crate) struct Outcome {
+pub(crate) struct BuildOutcome {
     /// The image: raw where the recipe asks for it, else the first of its formats.
     pub image: PathBuf,
     /// Its digest.
@@ -103,7 +103,7 @@ struct Build<'a> {
 /// # Errors
 /// A wrong recipe, packages that cannot be had, a failing package script, a leak of identity, a disk that is too
 /// small; each with what to do.
-pub(crate) fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
+pub(crate) fn build(options: &BuildOptions, sink: &dyn Sink) -> Result<BuildOutcome> {
     let start = Instant::now();
     let loaded = recipe::load(&options.recipe, &options.sets, options.arch)?;
     refuse_mistakes(&loaded, sink)?;
@@ -159,7 +159,7 @@ pub(crate) fn build(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
     let outputs = begin::explained(outputs.make(&mut build), &store, &folder)?;
     build.history.save()?;
     let image = main(&outputs).context("finding the image among the outputs")?;
-    Ok(Outcome {
+    Ok(BuildOutcome {
         image: image.path.clone(),
         sha256: image.output.sha256,
         size: image.output.size,
@@ -315,7 +315,7 @@ impl Build<'_> {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for BuildOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Ready { path, allocated, output: Output { size, sha256, .. } } in &self.outputs {
             writeln!(f, "{}  ({})\nsha256 {sha256}", path.display(), amount(*size, *allocated))?;

@@ -187,7 +187,7 @@ impl Outputs<'_> {
         partials: &[(Format, Partial)],
         source: &Source,
         becomes: bool,
-    ) -> Result<export::Outcome> {
+    ) -> Result<export::ExportOutcome> {
         let disks = partials.iter().filter(|(format, _)| format.form().holds != Holds::Tree);
         let mut targets: Vec<_> = disks.map(|(format, partial)| (*format, partial.path.clone())).collect();
         if becomes {
@@ -207,7 +207,7 @@ impl Outputs<'_> {
     fn output(
         &self,
         format: Format,
-        made: &export::Outcome,
+        made: &export::ExportOutcome,
         partials: &[(Format, Partial)],
     ) -> Result<Output> {
         let raw = Raw { size: made.size, sha256: made.sha256 };

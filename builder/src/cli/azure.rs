@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::Session;
-use crate::azure::{Options, Version, azure};
+use crate::azure::{AzureOptions, Version, azure};
 
 /// Writes what puts an image into an Azure subscription: templates, scripts, and the order to run them in
 ///
@@ -46,6 +46,6 @@ pub(super) struct Args {
 /// # Errors
 /// When the image is none that Azure takes, or files are in the way.
 pub(super) fn run(args: Args, session: &Session) -> Result<()> {
-    let options = Options { input: args.input, out: args.out, version: args.version, force: args.force };
+    let options = AzureOptions { input: args.input, out: args.out, version: args.version, force: args.force };
     session.answer(&azure(&options)?)
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Session;
 use super::origins::OriginOptions;
-use crate::build::{self, Options, Outcome};
+use crate::build::{self, BuildOptions, BuildOutcome};
 use crate::sandbox::confined::Limits;
 use crate::units::Arch;
 
@@ -61,7 +61,7 @@ pub(super) struct Build {
 #[derive(Serialize)]
 struct Answer {
     #[serde(flatten)]
-    outcome: Outcome,
+    outcome: BuildOutcome,
     #[serde(skip)]
     explain: bool,
 }
@@ -72,7 +72,7 @@ impl Build {
     /// # Errors
     /// See [`build::build`].
     pub(super) fn run(self, session: &Session) -> Result<()> {
-        let options = Options {
+        let options = BuildOptions {
             recipe: self.recipe,
             out: self.out,
             arch: self.arch,

@@ -8,10 +8,10 @@ use anyhow::{Context as _, Result};
 use super::{Session, terminal};
 use crate::error::Problem;
 use crate::flash::identity::Identities;
-use crate::flash::report::{Outcome, Plan};
+use crate::flash::report::{FlashOutcome, Plan};
 use crate::flash::source::{self, Map};
 use crate::flash::target::Rules;
-use crate::flash::{Options, flash};
+use crate::flash::{FlashOptions, flash};
 use crate::units::Digest;
 
 /// Writes an image to many cards or disks at once, each with its own identity, and reads all of it back
@@ -111,7 +111,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<()> {
     failed(&outcome, &again)
 }
 
-fn options(args: Args) -> Options {
+fn options(args: Args) -> FlashOptions {
     let bmap = match (args.bmap, args.no_bmap) {
         (Some(path), _) => Map::File(path),
         (None, true) => Map::None,
@@ -124,8 +124,8 @@ fn options(args: Args) -> Options {
         (None, Some(path)) => Identities::Patch { path, reflash: args.reflash },
         (None, None) => Identities::None { reflash: args.reflash },
     };
-    Options {
-        source: source::Options { image: args.image, bmap, sha256: args.sha256 },
+    FlashOptions {
+        source: source::SourceOptions { image: args.image, bmap, sha256: args.sha256 },
         targets: args.to,
         rules: Rules { fixed: args.even_if_not_removable, create: args.create },
         identities,
@@ -188,7 +188,7 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-fn failed(outcome: &Outcome, again: &str) -> Result<()> {
+fn failed(outcome: &FlashOutcome, again: &str) -> Result<()> {
     let Some(message) = outcome.shortfall() else { return Ok(()) };
     let bad: Vec<_> = outcome.bad().map(|row| quoted(&row.target.path.to_string_lossy())).collect();
     let targets: String = bad.iter().map(|path| format!(" --to {path}")).collect();

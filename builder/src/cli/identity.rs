@@ -8,7 +8,7 @@ use clap::Subcommand;
 use super::Session;
 use crate::error::Problem;
 use crate::identity::authority::Authority;
-use crate::identity::{self, Options, issue};
+use crate::identity::{self, IssueOptions, issue};
 use crate::stamp::counted;
 
 /// Makes device certificates, for fleets without an authority of their own
@@ -82,7 +82,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<()> {
                 .into());
         }
     };
-    let options = Options {
+    let options = IssueOptions {
         fleet: args.fleet,
         defaults: args.defaults,
         out: args.out,

@@ -9,7 +9,7 @@ use crate::board::raspberry_pi::model;
 use crate::error::Problem;
 use crate::inspect::compare::compare;
 use crate::inspect::leaks::Meant;
-use crate::inspect::{Options, inspect, shown};
+use crate::inspect::{InspectOptions, inspect, shown};
 use crate::recipe::types::Model;
 
 /// Shows what is in an image and judges it, or tells what differs between two
@@ -89,7 +89,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<()> {
         (_, true) => Meant::Stamped,
         _ => Meant::Either,
     };
-    let options = Options {
+    let options = InspectOptions {
         image: args.image,
         models: args.model,
         meant,

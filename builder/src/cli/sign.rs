@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::Session;
-use crate::sign::{self, Options};
+use crate::sign::{self, SignOptions};
 
 /// Signs what `edgepress build` made: its SHA256SUMS, and with it every file that it names
 ///
@@ -35,6 +35,6 @@ pub(super) struct Args {
 /// # Errors
 /// See [`sign::sign`].
 pub(super) fn run(args: Args, session: &Session) -> Result<()> {
-    let options = Options { folder: args.folder, key: args.key };
+    let options = SignOptions { folder: args.folder, key: args.key };
     session.answer(&sign::sign(&options, session.sink.as_ref())?)
 }

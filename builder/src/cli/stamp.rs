@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::Session;
 use crate::error::Problem;
 use crate::stamp::output::Form;
-use crate::stamp::{Devices, Options, counted, remove, stamp};
+use crate::stamp::{Devices, StampOptions, counted, remove, stamp};
 
 /// Puts identities into a golden image: a device each, as a patch of a few kilobytes or as a whole image
 ///
@@ -97,7 +97,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<()> {
     }
 }
 
-fn options(args: Args) -> Result<Options> {
+fn options(args: Args) -> Result<StampOptions> {
     let devices = match (args.identity, args.fleet) {
         (Some(file), _) => Devices::One(file),
         (None, Some(fleet)) => Devices::Fleet(fleet),
@@ -117,7 +117,7 @@ fn options(args: Args) -> Result<Options> {
         out => out,
     };
     let form = if args.patch || (!one && !args.full) { Form::Patch } else { Form::Image };
-    Ok(Options {
+    Ok(StampOptions {
         image: args.image,
         devices,
         defaults: args.defaults,

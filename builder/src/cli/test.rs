@@ -11,7 +11,7 @@ use super::sim::AllocationArguments;
 use crate::error::Problem;
 use crate::prove::accel::Wanted;
 use crate::prove::fault_injection::{self, Injection, Moment, Planned, Rtc};
-use crate::prove::{self, Options, Stamped};
+use crate::prove::{self, Stamped, TestOptions};
 use crate::units::ByteSize;
 
 /// Boots a copy of an image in QEMU and waits until it is provisioned
@@ -128,7 +128,7 @@ pub(super) fn run(arguments: Arguments, session: &Session) -> Result<()> {
     if let (Some(moment), Some(seed)) = (injection.cut, injection.seed) {
         session.sink.note(format!("--cut-power {moment} was drawn from --seed {seed}"));
     }
-    let options = Options {
+    let options = TestOptions {
         image: arguments.image,
         timeout: arguments.timeout.map(f64::from),
         report: arguments.report,

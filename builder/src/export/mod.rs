@@ -72,7 +72,7 @@ pub struct Exported {
 
 /// What came of it.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct ExportOutcome {
     /// Bytes of the raw image.
     pub size: u64,
     /// SHA-256 of the raw image.
@@ -90,7 +90,7 @@ pub fn threads() -> NonZeroUsize {
 ///
 /// # Errors
 /// When the image cannot be read or a file cannot be written; a program that is missing.
-pub fn run(request: &Request<'_>, sink: &dyn Sink) -> Result<Outcome> {
+pub fn run(request: &Request<'_>, sink: &dyn Sink) -> Result<ExportOutcome> {
     let raw = request.raw.display();
     let image = File::open(request.raw).with_context(|| format!("opening {raw}"))?;
     let size = image.metadata().with_context(|| format!("looking at {raw}"))?.len();
@@ -174,7 +174,7 @@ impl Products {
     }
 
     /// What is made of the digests: the map's file and the VHD's footer.
-    fn finish(mut self, request: &Request<'_>, size: u64) -> Result<Outcome> {
+    fn finish(mut self, request: &Request<'_>, size: u64) -> Result<ExportOutcome> {
         let mut files = Vec::new();
         for ((format, path), whole) in request.targets.iter().zip(self.files) {
             let whole = match (format.form().made, whole) {
@@ -191,7 +191,7 @@ impl Products {
             };
             files.push(Exported { format: *format, size: whole.size, sha256: whole.sha256 });
         }
-        Ok(Outcome { size, sha256: self.hasher.finish(), files })
+        Ok(ExportOutcome { size, sha256: self.hasher.finish(), files })
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use super::pass::CHUNK;
-use super::{Outcome, Request, run, vhd};
+use super::{ExportOutcome, Request, run, vhd};
 use crate::disk::ids::Uuid;
 use crate::event::Silent;
 use crate::format::bmap::Bmap;
@@ -37,7 +37,7 @@ fn image(path: &Path) -> Vec<u8> {
     fs::read(path).expect("read")
 }
 
-fn export(folder: &Path, threads: usize, formats: &[Format]) -> Outcome {
+fn export(folder: &Path, threads: usize, formats: &[Format]) -> ExportOutcome {
     let targets = formats.iter().map(|format| (*format, target(folder, *format)));
     let targets: Vec<_> = targets.inspect(|(_, path)| drop(File::create(path).expect("claimed"))).collect();
     let request = Request {

@@ -14,7 +14,7 @@ use super::block_device::BlockDevice;
 use super::chunk::CHUNK;
 use super::engine::{self, Target, write};
 use super::feed::Feed;
-use super::source::{Map, Options, Source};
+use super::source::{Map, Source, SourceOptions};
 use super::verification::Verified;
 use super::writer::{self, Watch, Work};
 use crate::disk::mbr;
@@ -189,7 +189,7 @@ impl Case {
     }
 
     fn source(&self) -> Source {
-        let options = Options { image: self.image(), bmap: Map::Beside, sha256: None };
+        let options = SourceOptions { image: self.image(), bmap: Map::Beside, sha256: None };
         Source::open(&options).expect("an image")
     }
 

@@ -28,7 +28,7 @@ const LONGEST: usize = 512;
 pub(crate) const INTERRUPTED: &str = "interrupted";
 
 /// What became of the image: all of it read and found to be what it must be, or why not.
-pub(crate) type Outcome = Result<Arc<Verified>, String>;
+pub(crate) type FlashOutcome = Result<Arc<Verified>, String>;
 
 /// What a consumer is given.
 pub(crate) enum Next {
@@ -59,7 +59,7 @@ pub(crate) struct Feed {
 struct State {
     slots: Vec<Slot>,
     ended: bool,
-    outcome: Option<Outcome>,
+    outcome: Option<FlashOutcome>,
 }
 
 #[derive(Default)]
@@ -181,7 +181,7 @@ impl Feed {
     }
 
     /// States what became of the image; the first word counts.
-    pub(crate) fn settle(&self, outcome: Outcome) {
+    pub(crate) fn settle(&self, outcome: FlashOutcome) {
         self.state().outcome.get_or_insert(outcome);
         self.changed.notify_all();
     }
@@ -228,7 +228,7 @@ impl Feed {
     }
 
     /// What became of the image. Waits for it.
-    pub(crate) fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> FlashOutcome {
         let mut state = self.state();
         loop {
             if self.stopped() {

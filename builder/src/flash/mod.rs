@@ -43,7 +43,7 @@ use self::claim::{Begun, Held};
 use self::engine::feed;
 use self::identity::{Assigned, Identities, Named, assign};
 use self::ledger::{Ledger, Record, Verdict};
-use self::report::{Outcome, Plan, Row};
+use self::report::{FlashOutcome, Plan, Row};
 use self::source::Source;
 use self::system::System;
 use self::target::{Look, Rules, Target};
@@ -63,9 +63,9 @@ const STRIDE: u64 = 4 << 20;
 
 /// What to flash.
 #[derive(Debug, Clone)]
-pub(crate) struct Options {
+pub(crate) struct FlashOptions {
     /// The image.
-    pub source: source::Options,
+    pub source: source::SourceOptions,
     /// The devices and files.
     pub targets: Vec<PathBuf>,
     /// What may be written to.
@@ -83,12 +83,12 @@ pub(crate) struct Options {
 /// Flashes; `confirm` is shown what is about to happen, and nothing is written unless it returns true.
 ///
 /// # Errors
-/// When nothing could be begun. What went wrong with a device stands in the [`Outcome`].
+/// When nothing could be begun. What went wrong with a device stands in the [`FlashOutcome`].
 pub(crate) fn flash(
-    options: &Options,
+    options: &FlashOptions,
     confirm: &dyn Fn(&Plan) -> Result<bool>,
     sink: &dyn Sink,
-) -> Result<Outcome> {
+) -> Result<FlashOutcome> {
     let source = Source::open(&options.source).map_err(Problem::to_input)?;
     source.notes.iter().for_each(|note| sink.warn(format!("beside {}: {note}", source.path.display())));
     let system = System::default();
@@ -136,7 +136,7 @@ struct Run<'a> {
 type Over = Arc<(Mutex<bool>, Condvar)>;
 
 impl Run<'_> {
-    fn go(&self, disks: &[Begun]) -> Outcome {
+    fn go(&self, disks: &[Begun]) -> FlashOutcome {
         let feed = Arc::new(feed(disks.len()));
         let over = Over::default();
         let guard = farewell(&feed, &over);
@@ -165,7 +165,7 @@ impl Run<'_> {
         }
         drop(guard);
         let seconds = timer.elapsed().as_secs_f64();
-        Outcome {
+        FlashOutcome {
             image: self.source.path.clone(),
             size: self.source.size,
             seconds,

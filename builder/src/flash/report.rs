@@ -143,7 +143,7 @@ impl Row {
 
 /// What came of a run.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Outcome {
+pub(crate) struct FlashOutcome {
     /// The image.
     pub image: PathBuf,
     /// Bytes of the disk in it.
@@ -156,7 +156,7 @@ pub(crate) struct Outcome {
     pub devices: Vec<Row>,
 }
 
-impl Outcome {
+impl FlashOutcome {
     /// The targets that are not good.
     pub(crate) fn bad(&self) -> impl Iterator<Item = &Row> {
         self.devices.iter().filter(|row| row.record.verdict != Verdict::Good)
@@ -181,7 +181,7 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for FlashOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let row = |row: &Row| {
             let Record { seconds_write, seconds_verify, ref serial, .. } = row.record;
@@ -205,7 +205,7 @@ impl fmt::Display for Outcome {
 
 #[cfg(test)]
 mod tests {
-    use super::{Outcome, Row};
+    use super::{FlashOutcome, Row};
     use crate::flash::ledger::{Record, Verdict};
     use crate::flash::target::{Kind, Target};
     use crate::flash::writer::Key;
@@ -240,7 +240,7 @@ mod tests {
         );
         let devices = verdicts.map(row).into();
         let outcome =
-            |devices| Outcome { image: "x.img".into(), size: 9, seconds: 1.0, ledger: None, devices };
+            |devices| FlashOutcome { image: "x.img".into(), size: 9, seconds: 1.0, ledger: None, devices };
         let expected = "3 of 4 targets are not good; wipe or destroy what was in /dev/sdb: it may boot";
         assert_eq!(outcome(devices).shortfall().as_deref(), Some(expected));
         assert_eq!(

@@ -22,7 +22,7 @@ use crate::units::{Digest, Sha256};
 
 /// Which image.
 #[derive(Debug, Clone)]
-pub(crate) struct Options {
+pub(crate) struct SourceOptions {
     /// The image, or the folder that `edgepress build` made.
     pub image: PathBuf,
     /// Its block map.
@@ -69,7 +69,7 @@ impl Source {
     ///
     /// # Errors
     /// A [`Problem`] when it is none that can be flashed, or what lies beside it contradicts itself.
-    pub(crate) fn open(options: &Options) -> Result<Self> {
+    pub(crate) fn open(options: &SourceOptions) -> Result<Self> {
         let path = if options.image.is_dir() { preferred(&options.image)? } else { options.image.clone() };
         let file = File::open(&path).map_err(|error| {
             Problem::input(format!("cannot open the image {}: {error}", path.display()))
@@ -290,7 +290,7 @@ fn preferred(folder: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Map, Options, Source};
+    use super::{Map, Source, SourceOptions};
     use crate::disk::ids::Uuid;
     use crate::error::problem;
     use crate::export::vhd;
@@ -304,11 +304,11 @@ mod tests {
     use std::io::{Read as _, Write as _};
     use std::path::Path;
 
-    fn options(image: &Path) -> Options {
-        Options { image: image.to_owned(), bmap: Map::Beside, sha256: None }
+    fn options(image: &Path) -> SourceOptions {
+        SourceOptions { image: image.to_owned(), bmap: Map::Beside, sha256: None }
     }
 
-    fn refusal(options: &Options) -> String {
+    fn refusal(options: &SourceOptions) -> String {
         let error = Source::open(options).expect_err("refused");
         assert!(problem(&error).is_some(), "{error:#}");
         error.to_string()
@@ -368,7 +368,7 @@ mod tests {
         fs::write(at("x.img.zst.bmap"), map(9999)).expect("write");
         fs::remove_file(at("SHA256SUMS")).expect("remove");
         assert!(refusal(&options(folder.path())).contains("is for an image of 9999 bytes"));
-        let all = Options { bmap: Map::None, ..options(folder.path()) };
+        let all = SourceOptions { bmap: Map::None, ..options(folder.path()) };
         assert!(Source::open(&all).expect("opens").bmap.is_none());
     }
 
@@ -400,7 +400,7 @@ mod tests {
             let manifest = serde_json::json!({ "outputs": outputs });
             fs::write(at("manifest.json"), manifest.to_string()).expect("write");
             names.map(|name| {
-                let source = Source::open(&Options { bmap: Map::None, ..options(&at(name)) });
+                let source = Source::open(&SourceOptions { bmap: Map::None, ..options(&at(name)) });
                 source.ok().map(|source| (source.size, source.raw_sha256))
             })
         };
@@ -473,14 +473,14 @@ mod tests {
             assert!(said.contains(expected), "{expected}: {said}");
         }
         // Cut, or so made: who knows its digest knows that it is whole.
-        let whole = Options { sha256: Some(Digest::of(&disk(70_000)[..20_000])), ..options(&path) };
+        let whole = SourceOptions { sha256: Some(Digest::of(&disk(70_000)[..20_000])), ..options(&path) };
         Source::open(&whole).expect("as it must be");
         let manifest = serde_json::json!({ "outputs": [{ "file": "x.img", "size": 70_000 }] });
         fs::write(folder.path().join("manifest.json"), manifest.to_string()).expect("write");
         assert!(refusal(&whole).contains("it has 20000 bytes, and manifest.json says 70000"));
     }
 
-    fn problem_chain(options: &Options, bytes: &[u8]) -> String {
+    fn problem_chain(options: &SourceOptions, bytes: &[u8]) -> String {
         fs::write(&options.image, bytes).expect("write");
         format!("{:#}", Source::open(options).expect_err("refused"))
     }

@@ -147,7 +147,7 @@ mod tests {
     use crate::disk::ids::VolumeId;
     use crate::disk::mbr;
     use crate::disk::overlay::{Overlay, Zeros};
-    use crate::flash::source::{Map, Options, Source};
+    use crate::flash::source::{Map, Source, SourceOptions};
     use crate::units::Digest;
     use std::fs::{self, File};
     use std::os::unix::fs::FileExt as _;
@@ -170,7 +170,7 @@ mod tests {
     }
 
     fn wears(path: &Path) -> Wears {
-        let options = Options { image: path.to_owned(), bmap: Map::None, sha256: None };
+        let options = SourceOptions { image: path.to_owned(), bmap: Map::None, sha256: None };
         find(&Source::open(&options).expect("opens")).expect("looks")
     }
 

@@ -36,7 +36,7 @@ use crate::stamp::{RENEWAL, counted, names, output};
 
 /// What to issue.
 #[derive(Debug)]
-pub(crate) struct Options {
+pub(crate) struct IssueOptions {
     /// The fleet: a CSV file.
     pub fleet: PathBuf,
     /// An identity file with what the devices share.
@@ -53,7 +53,7 @@ pub(crate) struct Options {
 
 /// What came of it.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Outcome {
+pub(crate) struct IssueOutcome {
     /// Folder of the results.
     pub out: PathBuf,
     /// Rows read.
@@ -72,7 +72,7 @@ pub(crate) struct Outcome {
     pub findings: Findings,
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for IssueOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.findings.fmt(f)?;
         let devices = counted(self.devices, "device");
@@ -113,8 +113,8 @@ enum Judged {
 ///
 /// # Errors
 /// When an input cannot be used at all, or a certificate cannot be made. What is wrong with rows is in the outcome.
-pub(crate) fn issue(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
-    let mut outcome = Outcome {
+pub(crate) fn issue(options: &IssueOptions, sink: &dyn Sink) -> Result<IssueOutcome> {
+    let mut outcome = IssueOutcome {
         out: options.out.clone(),
         devices: 0,
         issued: 0,
@@ -156,7 +156,7 @@ fn there(out: &Path) -> Result<BTreeMap<String, String>> {
 }
 
 struct Work<'a> {
-    options: &'a Options,
+    options: &'a IssueOptions,
     fleet: &'a Fleet,
     defaults: Option<&'a Record>,
     now: OffsetDateTime,
@@ -165,7 +165,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn check(&self, outcome: &mut Outcome, sink: &dyn Sink) -> Result<()> {
+    fn check(&self, outcome: &mut IssueOutcome, sink: &dyn Sink) -> Result<()> {
         let mut seen = Seen::default();
         let found = self.fleet.findings().iter().cloned().chain(self.fleet.exposed());
         found.for_each(|finding| outcome.findings.push(finding));
@@ -276,7 +276,7 @@ impl Work<'_> {
             .map_err(|reason| format!("{} holds another identity: {reason}", folder.display()))
     }
 
-    fn issue(&self, outcome: &mut Outcome, sink: &dyn Sink) -> Result<()> {
+    fn issue(&self, outcome: &mut IssueOutcome, sink: &dyn Sink) -> Result<()> {
         let parallel = match self.options.authority {
             Authority::File(_) => Parallel::of_all_processors("issue"),
             // A command may take a second each; it shall be seen to move on.

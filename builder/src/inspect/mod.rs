@@ -49,7 +49,7 @@ use crate::verdict::{Check, Outcome};
 
 /// What to inspect.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Options {
+pub(crate) struct InspectOptions {
     /// The image, or the folder with image and manifest.
     pub image: PathBuf,
     /// Models of the Raspberry Pi instead of the manifest's.
@@ -128,7 +128,7 @@ impl Report {
 ///
 /// # Errors
 /// A [`Problem`] when there is no image or it has no partition table. What is wrong with what it holds is a verdict.
-pub(crate) fn inspect(options: &Options, sink: &dyn Sink) -> Result<Report> {
+pub(crate) fn inspect(options: &InspectOptions, sink: &dyn Sink) -> Result<Report> {
     let source = Source::open(&options.image, sink)?;
     let mut report = outline(&source)?;
     report.list_packages = options.packages;
@@ -199,7 +199,7 @@ fn outline(source: &Source) -> Result<Report> {
 fn on_fat(
     source: &Source,
     report: &mut Report,
-    options: &Options,
+    options: &InspectOptions,
     seen: &mut Seen,
 ) -> Result<Option<Started>> {
     let Some(entry) = partition::fat_of(&report.partitions).map(|partition| partition.entry.clone()) else {
@@ -304,7 +304,12 @@ fn nothing(path: &Path, error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-fn boot_chain(files: &dyn Files, report: &mut Report, options: &Options, source: &Source) -> Result<Check> {
+fn boot_chain(
+    files: &dyn Files,
+    report: &mut Report,
+    options: &InspectOptions,
+    source: &Source,
+) -> Result<Check> {
     if !options.models.is_empty() {
         report.board = Some(Board::RaspberryPi);
     }

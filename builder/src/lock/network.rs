@@ -71,7 +71,7 @@ impl Network {
         if let Some(made) = self.registry.get() {
             return Ok(made);
         }
-        let made = Registry::new(registry::Options {
+        let made = Registry::new(registry::RegistryOptions {
             mirrors: self.registries.mirrors.iter().cloned().collect::<BTreeMap<_, _>>(),
             credentials: Credentials::load(self.registries.registry_auth.as_deref())?,
             settings: self.mirrors.settings(),

@@ -69,7 +69,7 @@ use crate::units::ByteSize;
 
 /// What to prove, and how.
 #[derive(Debug, Clone)]
-pub(crate) struct Options {
+pub(crate) struct TestOptions {
     /// The image, or the folder that holds it; its manifest stands beside it.
     pub image: PathBuf,
     /// Seconds from power-on to the last milestone; the machine's own limit where there is none.
@@ -98,7 +98,7 @@ pub(crate) struct Options {
     pub keep: bool,
 }
 
-impl Options {
+impl TestOptions {
     /// Where the report goes.
     pub(crate) fn report_folder(&self) -> PathBuf {
         // A link stands for the image that it names, and for what lies beside that.
@@ -123,7 +123,7 @@ pub(crate) struct Stamped {
 /// # Errors
 /// When the test cannot be made: image, manifest, QEMU or firmware missing, no namespaces. A device that is not
 /// provisioned is a [`Report`] that says so.
-pub(crate) fn prove(options: &Options, sink: &dyn Sink) -> Result<Report> {
+pub(crate) fn prove(options: &TestOptions, sink: &dyn Sink) -> Result<Report> {
     let mut image = Image::open(&options.image)?;
     image.partition("fat")?;
     refuse_missing_tpm(&image, options)?;
@@ -187,7 +187,7 @@ fn copy(
     machine: &Host,
     device: &Device,
     scratch: &Scratch,
-    options: &Options,
+    options: &TestOptions,
     sink: &dyn Sink,
 ) -> Result<(Copy, Option<String>)> {
     let mut runs = device.sectors(&image.path, &image.manifest)?;
@@ -250,7 +250,7 @@ struct Host {
     tpm: bool,
 }
 
-fn machine(image: &Image, options: &Options) -> Result<Host> {
+fn machine(image: &Image, options: &TestOptions) -> Result<Host> {
     let manifest = &image.manifest;
     let machine = Machine::of(manifest.arch, manifest.board).ok_or_else(|| {
         Problem::input(format!(
@@ -282,7 +282,7 @@ fn machine(image: &Image, options: &Options) -> Result<Host> {
 }
 
 /// A Raspberry Pi lacks what other machines have.
-fn refuse_missing_tpm(image: &Image, options: &Options) -> Result<()> {
+fn refuse_missing_tpm(image: &Image, options: &TestOptions) -> Result<()> {
     let attestation = image.manifest.provisioning.certificate.attestation();
     if options.tpm || attestation != Attestation::Tpm {
         return Ok(());
@@ -290,7 +290,7 @@ fn refuse_missing_tpm(image: &Image, options: &Options) -> Result<()> {
     Err(Problem::input("the image's devices prove who they are with a TPM").hint("add --tpm").into())
 }
 
-fn refuse_missing_hardware(machine: Machine, options: &Options) -> Result<()> {
+fn refuse_missing_hardware(machine: Machine, options: &TestOptions) -> Result<()> {
     if machine.has_clock_and_tpm() {
         return Ok(());
     }
@@ -336,7 +336,7 @@ impl Host {
         Ok(Ok(if self.machine == Machine::Pc { Start::Pc(firmware) } else { Start::Virt(firmware) }))
     }
 
-    fn boot(&self, start: Start, scratch: &Scratch, copy: &Copy, options: &Options) -> Result<Boot> {
+    fn boot(&self, start: Start, scratch: &Scratch, copy: &Copy, options: &TestOptions) -> Result<Boot> {
         let clock = options.injection.rtc.map(|rtc| rtc.base(OffsetDateTime::now_utc())).transpose();
         let clock = clock.map_err(|error| Problem::input(format!("{error:#}")))?;
         Ok(Boot {
@@ -371,7 +371,7 @@ impl Host {
     }
 }
 
-fn setting(image: &Image, device: &Device, scratch: &Scratch, options: &Options) -> Setting {
+fn setting(image: &Image, device: &Device, scratch: &Scratch, options: &TestOptions) -> Setting {
     let injection = &options.injection;
     let provisioning = &image.manifest.provisioning;
     Setting {
@@ -394,7 +394,12 @@ fn setting(image: &Image, device: &Device, scratch: &Scratch, options: &Options)
 /// Where the report goes if the user does not say.
 const REPORT: &str = "test-report";
 
-fn publish_report(report: &Report, options: &Options, logs: &Logs, device: &DeviceCertificate) -> Result<()> {
+fn publish_report(
+    report: &Report,
+    options: &TestOptions,
+    logs: &Logs,
+    device: &DeviceCertificate,
+) -> Result<()> {
     let folder = options.report_folder();
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
     let before = options.injection.cut.map(|_| (&logs.console_before, "console-before-cut.log"));

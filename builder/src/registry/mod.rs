@@ -45,7 +45,7 @@ const CERTIFICATES: &str = "/etc/docker/certs.d";
 
 /// How registries are reached.
 #[derive(Debug, Default)]
-pub struct Options {
+pub struct RegistryOptions {
     /// In the place of a registry (`HOST[:PORT]`, `docker.io` for Docker Hub): `http://` or `https://`, a host, and perhaps a
     /// path that its repositories are below.
     pub mirrors: BTreeMap<String, String>,
@@ -74,7 +74,7 @@ impl Registry {
     ///
     /// # Errors
     /// When a mirror is no address, or a file of authorities cannot be read.
-    pub fn new(options: Options) -> Result<Self> {
+    pub fn new(options: RegistryOptions) -> Result<Self> {
         let mut settings = options.settings;
         settings.credentials.clear();
         settings.authorities.extend(docker_authorities(Path::new(CERTIFICATES)));

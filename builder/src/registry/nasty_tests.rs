@@ -83,7 +83,7 @@ fn an_image_is_pulled_once_and_by_digest() {
 fn a_registry_of_this_machine_may_go_without_tls() {
     let image = Arc::new(Image::new());
     let server = Server::start(move |request, to| image.serve(request, to));
-    let registry = Registry::new(super::Options::default()).expect("registries");
+    let registry = Registry::new(super::RegistryOptions::default()).expect("registries");
     let reference: Reference = format!("{}/factory/pump:1", server.address).parse().expect("parses");
     registry.current(&reference).expect("without TLS");
 }
@@ -425,7 +425,8 @@ const KILLED: [&str; 2] = ["EDGEPRESS_TEST_REGISTRY", "EDGEPRESS_TEST_STORE"];
 fn the_pull_that_is_killed() {
     let [address, store] = KILLED.map(|name| std::env::var(name).expect(name));
     let mirrors = [("registry.example".to_owned(), format!("http://{address}"))].into();
-    let registry = Registry::new(super::Options { mirrors, ..Default::default() }).expect("registries");
+    let registry =
+        Registry::new(super::RegistryOptions { mirrors, ..Default::default() }).expect("registries");
     let store = Store::open(Some(store.into())).expect("opens");
     let _ = pull(&registry, &store);
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use super::{Options, Registry};
+use super::{Registry, RegistryOptions};
 use crate::oci::credentials::Credentials;
 use crate::oci::descriptor::{Descriptor, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 use crate::units::Digest;
@@ -72,7 +72,8 @@ impl Server {
     pub(super) fn client(&self, credentials: &Value) -> Registry {
         let credentials = Credentials::parse(&credentials.to_string(), "config.json").expect("parses");
         let mirrors = [("registry.example".to_owned(), format!("http://{}", self.address))].into();
-        Registry::new(Options { mirrors, credentials, ..Options::default() }).expect("registries")
+        Registry::new(RegistryOptions { mirrors, credentials, ..RegistryOptions::default() })
+            .expect("registries")
     }
 
     /// A file of credentials for this server.

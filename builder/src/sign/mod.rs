@@ -39,7 +39,7 @@ pub const NAMESPACE: &str = "sha256sums@edgepress";
 
 /// What to sign.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct SignOptions {
     /// The folder that `edgepress build` made.
     pub folder: PathBuf,
     /// The key: an SSH key (the public half, where ssh-agent has the private one) or a minisign secret key.
@@ -48,7 +48,7 @@ pub struct Options {
 
 /// What came of it.
 #[derive(Debug, Clone, Serialize)]
-pub struct Outcome {
+pub struct SignOutcome {
     /// The signature's file.
     pub signature: PathBuf,
     /// Who signed: an SSH key's fingerprint or a minisign key's id.
@@ -57,7 +57,7 @@ pub struct Outcome {
     pub files: usize,
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for SignOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.signature.display())?;
         write!(f, "signed by {}, over {}", self.signer, counted(self.files as u64, "file"))
@@ -69,7 +69,7 @@ impl fmt::Display for Outcome {
 ///
 /// # Errors
 /// No digests, files that differ from them, a key that cannot be read or is of no known kind, a wrong pass phrase.
-pub fn sign(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
+pub fn sign(options: &SignOptions, sink: &dyn Sink) -> Result<SignOutcome> {
     let secret = key::secret(&options.key)?;
     let text = sums_of(&options.folder)?.ok_or_else(|| {
         Problem::input(format!("{} has no {SUMS}", options.folder.display()))
@@ -97,7 +97,7 @@ pub fn sign(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
         }
     };
     let signature = write(&options.folder, name, signature.as_bytes())?;
-    Ok(Outcome { signature, signer, files: listed.len() })
+    Ok(SignOutcome { signature, signer, files: listed.len() })
 }
 
 /// Judges the list beside an image: its signature against `key` (a public key of either kind, or an allowed_signers

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{MINISIGN_SIGNATURE, NAMESPACE, Options, SSH_SIGNATURE, SUMS, minisig, sign, verify};
+use super::{MINISIGN_SIGNATURE, NAMESPACE, SSH_SIGNATURE, SUMS, SignOptions, minisig, sign, verify};
 use crate::error::{Kind, problem};
 use crate::event::Silent;
 use crate::units::Digest;
@@ -36,8 +36,8 @@ fn minisign_key(keys: &Path, name: &str) -> (PathBuf, PathBuf) {
     (secret, public)
 }
 
-fn signed(folder: &Path, key: &Path) -> anyhow::Result<super::Outcome> {
-    sign(&Options { folder: folder.to_owned(), key: key.to_owned() }, &Silent)
+fn signed(folder: &Path, key: &Path) -> anyhow::Result<super::SignOutcome> {
+    sign(&SignOptions { folder: folder.to_owned(), key: key.to_owned() }, &Silent)
 }
 
 fn outcomes(folder: &Path, key: Option<&Path>) -> (Outcome, Outcome, String) {

@@ -63,7 +63,7 @@ const NAMED: usize = 10;
 
 /// What to stamp.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct StampOptions {
     /// The golden image, or the folder that `edgepress build` made.
     pub image: PathBuf,
     /// Where the devices are written down.
@@ -95,7 +95,7 @@ pub enum Devices {
 
 /// What came of it.
 #[derive(Debug, Clone, Serialize)]
-pub struct Outcome {
+pub struct StampOutcome {
     /// The golden image.
     pub image: PathBuf,
     /// Devices read.
@@ -120,7 +120,7 @@ pub struct Outcome {
     pub findings: Findings,
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for StampOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.findings.fmt(f)?;
         let devices = counted(self.devices, "device");
@@ -153,9 +153,9 @@ impl fmt::Display for Outcome {
 /// # Errors
 /// When an input cannot be used at all, or something else stands where a result should; on a write error. What is wrong
 /// with devices is in the outcome.
-pub fn stamp(options: &Options, sink: &dyn Sink) -> Result<Outcome> {
+pub fn stamp(options: &StampOptions, sink: &dyn Sink) -> Result<StampOutcome> {
     let golden = Golden::open(&options.image, sink)?;
-    let mut outcome = Outcome {
+    let mut outcome = StampOutcome {
         image: golden.file.clone(),
         devices: 0,
         written: 0,
@@ -233,7 +233,7 @@ type Made = Result<(Written, Entry)>;
 
 impl Work<'_> {
     /// Judges every device by itself and beside the others.
-    fn check(&self, outcome: &mut Outcome) -> Result<Seen> {
+    fn check(&self, outcome: &mut StampOutcome) -> Result<Seen> {
         let mut seen = Seen::default();
         let files =
             self.defaults.and_then(|record| fleet::exposed(Path::new(&record.origin.name), record.columns()));
@@ -314,7 +314,7 @@ impl Work<'_> {
     }
 
     /// Makes and writes the patch of every device.
-    fn write(&self, output: &Output<'_>, seen: &Seen, outcome: &mut Outcome) -> Result<()> {
+    fn write(&self, output: &Output<'_>, seen: &Seen, outcome: &mut StampOutcome) -> Result<()> {
         let mut index = output.index()?;
         let mut refused: Vec<String> = Vec::new();
         let mut more = 0;

@@ -7,7 +7,7 @@ use edgepress_oci::reference::Reference;
 use super::container::{Bind, HostPort, binds, host_ports};
 use crate::cursor::Cursor;
 use crate::image::{self, Image};
-use crate::options::Options;
+use crate::options::CreateOptions;
 
 /// Whose module it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,7 @@ pub struct Module {
     pub privileged: bool,
     /// It stands under systemModules.
     pub(crate) is_system: bool,
-    pub(crate) options: Options,
+    pub(crate) options: CreateOptions,
 }
 
 /// Name and image: the environment may hold secrets.
@@ -133,7 +133,8 @@ impl Module {
             _ => Kind::Custom,
         };
         let settings = at.get("settings");
-        let options = settings.as_ref().map(|settings| Options::read(text, settings)).unwrap_or_default();
+        let options =
+            settings.as_ref().map(|settings| CreateOptions::read(text, settings)).unwrap_or_default();
         let image = settings.as_ref().and_then(|settings| reference(settings));
         let inner = options.node.as_ref().map(Cursor::root);
         Self {
