@@ -24,7 +24,7 @@ pub(crate) struct Piece {
 
 /// A text with the file that it comes from.
 #[derive(Clone)]
-pub(crate) struct Source {
+pub(crate) struct SourceText {
     file: String,
     text: String,
     /// For what a template became: the template, and the pieces in their order.
@@ -32,13 +32,13 @@ pub(crate) struct Source {
 }
 
 /// Without the text: it may hold passwords.
-impl fmt::Debug for Source {
+impl fmt::Debug for SourceText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("file", &self.file).finish_non_exhaustive()
+        f.debug_struct("SourceText").field("file", &self.file).finish_non_exhaustive()
     }
 }
 
-impl Source {
+impl SourceText {
     /// A file whose text is what its author wrote.
     pub(crate) fn plain(file: impl Into<String>, text: impl Into<String>) -> Self {
         Self { file: file.into(), text: text.into(), template: None }
@@ -90,7 +90,7 @@ fn origin(pieces: &[Piece], at: usize, behind: bool) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{Piece, Source};
+    use super::{Piece, SourceText};
 
     #[test]
     fn what_was_filled_in_points_to_its_placeholder() {
@@ -102,7 +102,7 @@ mod tests {
             Piece { start: hole, from: hole..hole + 4, copied: false },
             Piece { start: hole + 10, from: hole + 4..template.len(), copied: true },
         ];
-        let source = Source::rendered("t.json", text.into(), template, pieces);
+        let source = SourceText::rendered("t.json", text.into(), template, pieces);
         let place = |what: &str| {
             let start = text.find(what).expect("in the text");
             let place = source.place(&(start..start + what.len()));

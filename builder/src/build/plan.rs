@@ -21,7 +21,7 @@ use crate::recipe::types::{EngineImage, Initramfs, Preload, Recipe};
 use crate::registry::{self, Resolved};
 use crate::rootfs::engine_store;
 use crate::rootfs::files::{Files, Places};
-use crate::rootfs::images::{Image, Source};
+use crate::rootfs::images::{Image, PreloadSource};
 use crate::rootfs::initramfs;
 use crate::rootfs::layer::Action;
 use crate::rootfs::packages::DebFile;
@@ -435,17 +435,17 @@ fn preload(image: &EngineImage, recipe: &Recipe, section: &Section, store: &Stor
         None if image.is_pulled() => {
             let reference: Reference = name.parse()?;
             let locked = section.images.iter().find(|locked| locked.reference == reference);
-            Source::Pulled(stored(locked.context("finding the image in the lock")?, store)?)
+            PreloadSource::Pulled(stored(locked.context("finding the image in the lock")?, store)?)
         }
-        None => Source::Tree { files: image.from_root.clone(), entrypoint: image.entrypoint.clone() },
+        None => PreloadSource::Tree { files: image.from_root.clone(), entrypoint: image.entrypoint.clone() },
         // As it is, for an engine to load.
         Some(file) if recipe.engine.preload == Preload::Load && file.is_file() => {
-            Source::Archive(file.clone(), Digest::of_file(file)?)
+            PreloadSource::Archive(file.clone(), Digest::of_file(file)?)
         }
         Some(file) => {
             let taken = registry::take(file, &name.parse()?, arch, store);
             let taken = taken.with_context(|| format!("reading the container image {}", file.display()))?;
-            Source::Pulled(of_file(&taken, store)?)
+            PreloadSource::Pulled(of_file(&taken, store)?)
         }
     };
     Ok(Image { name, arch, from })

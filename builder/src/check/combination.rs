@@ -3,7 +3,7 @@
 
 use crate::board;
 use crate::finding::Finding;
-use crate::provisioning::source::Source;
+use crate::provisioning::source::DeviceSource;
 use crate::provisioning::{apart, room};
 use crate::recipe::Loaded;
 use crate::recipe::support;
@@ -40,7 +40,7 @@ pub(super) fn check(loaded: &Loaded, findings: &mut Vec<Finding>) {
 
 /// The certificate's source has what it needs, its values can be written into the device's files, and devices differ.
 fn source(loaded: &Loaded, findings: &mut Vec<Finding>) {
-    let source = Source::of(&loaded.recipe.provisioning);
+    let source = DeviceSource::of(&loaded.recipe.provisioning);
     let mut add = |found: Finding, what: &str| {
         let key = found.key.as_deref().unwrap_or_default();
         let outer = ["registration_id", "hostname"].contains(&key);
@@ -55,7 +55,7 @@ fn source(loaded: &Loaded, findings: &mut Vec<Finding>) {
 
 /// The template of the registration id leaves its words the room that they need: nothing of it is cut later.
 fn registration_id(loaded: &Loaded, findings: &mut Vec<Finding>) {
-    let source = Source::of(&loaded.recipe.provisioning);
+    let source = DeviceSource::of(&loaded.recipe.provisioning);
     if let Some(short) = room::shortage(&source, loaded.recipe.target.board) {
         let message = format!("`provisioning.registration_id` is too long: {}", short.message);
         findings.push(Finding { message, ..short }.at(loaded.place("provisioning/registration_id")));

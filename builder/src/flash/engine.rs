@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::block_device::BlockDevice;
 use super::chunk::Chunk;
 use super::feed::{Feed, Next, Nobody};
-use super::source::{Hashed, Source};
+use super::source::{FlashImage, Hashed};
 use super::verification::{Verification, Verified};
 use super::writer::{self, Job, Watch, Work, WriteFailure};
 use crate::format::decode::fill;
@@ -46,7 +46,7 @@ pub(crate) fn feed(targets: usize) -> Feed {
 
 /// Writes the image to all targets; `done` is called on each one's thread as soon as it is over.
 pub(crate) fn write(
-    source: &Source,
+    source: &FlashImage,
     targets: &[Target<'_>],
     verify: bool,
     feed: &Feed,
@@ -80,7 +80,7 @@ pub(crate) fn write(
 }
 
 /// Reads the image to its end; none where nobody wanted all of it.
-fn read(source: &Source, feed: &Feed) -> anyhow::Result<Option<Hashed>> {
+fn read(source: &FlashImage, feed: &Feed) -> anyhow::Result<Option<Hashed>> {
     let (mut stream, hashed) = source.read()?;
     let mapped = source.mapped();
     for index in 0.. {
@@ -100,7 +100,7 @@ fn read(source: &Source, feed: &Feed) -> anyhow::Result<Option<Hashed>> {
 
 /// Looks at every chunk, and says what became of the image; nothing where not all of it was read.
 fn check(
-    source: &Source,
+    source: &FlashImage,
     feed: &Feed,
     hashed: &Mutex<Option<Hashed>>,
 ) -> Option<std::result::Result<Arc<Verified>, String>> {

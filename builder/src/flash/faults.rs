@@ -14,7 +14,7 @@ use super::block_device::BlockDevice;
 use super::chunk::CHUNK;
 use super::engine::{self, Target, write};
 use super::feed::Feed;
-use super::source::{Map, Source, SourceOptions};
+use super::source::{FlashImage, Map, SourceOptions};
 use super::verification::Verified;
 use super::writer::{self, Watch, Work};
 use crate::disk::mbr;
@@ -188,9 +188,9 @@ impl Case {
         parts.iter().flat_map(Clone::clone).collect()
     }
 
-    fn source(&self) -> Source {
+    fn source(&self) -> FlashImage {
         let options = SourceOptions { image: self.image(), bmap: Map::Beside, sha256: None };
-        Source::open(&options).expect("an image")
+        FlashImage::open(&options).expect("an image")
     }
 
     /// The image's last sector of a MiB, and one in a hole, changed by an identity.
@@ -217,11 +217,11 @@ impl Case {
 type Results = Vec<Result<Work, writer::WriteFailure>>;
 
 /// Flashes, and says what came of each.
-fn flash(source: &Source, devices: &[Faulty], feed: &Feed, patch: Option<&Patch>) -> Results {
+fn flash(source: &FlashImage, devices: &[Faulty], feed: &Feed, patch: Option<&Patch>) -> Results {
     run(source, devices, feed, patch, true)
 }
 
-fn run(source: &Source, devices: &[Faulty], feed: &Feed, patch: Option<&Patch>, verify: bool) -> Results {
+fn run(source: &FlashImage, devices: &[Faulty], feed: &Feed, patch: Option<&Patch>, verify: bool) -> Results {
     let seen = Seen::default();
     let secrets = |at: &(u64, Vec<u8>)| at.0..at.0 + at.1.len() as u64;
     let secrets: Vec<_> = patch.map(Patch::runs).unwrap_or_default().iter().map(secrets).collect();

@@ -9,7 +9,7 @@ use nix::fcntl::Flock;
 
 use super::LEDGER;
 use super::ledger::{Ledger, Record, Taken};
-use super::source::Source;
+use super::source::FlashImage;
 use super::target::Target;
 use super::unique::{self, Lines};
 use super::worn::{self, Wears, Worn};
@@ -123,7 +123,7 @@ impl Assigned {
 pub(crate) fn assign(
     identities: &Identities,
     targets: &[Target],
-    source: &Source,
+    source: &FlashImage,
     ledger: Option<&Ledger>,
     sink: &dyn Sink,
 ) -> Result<Assigned> {
@@ -158,7 +158,7 @@ pub(crate) fn assign(
 }
 
 /// The patches of these lines of the index, each of which is what its line says, and none another's.
-fn patches(chosen: &[&Entry], folder: &Path, source: &Source) -> Result<Vec<Option<Patch>>> {
+fn patches(chosen: &[&Entry], folder: &Path, source: &FlashImage) -> Result<Vec<Option<Patch>>> {
     let read = |entry: &&Entry| -> Result<(PathBuf, Patch)> {
         let path = folder.join(&entry.file);
         let patch = read(&path, source)?;
@@ -171,7 +171,7 @@ fn patches(chosen: &[&Entry], folder: &Path, source: &Source) -> Result<Vec<Opti
 }
 
 /// What the image wears, which one target can get.
-fn worn(source: &Source, targets: usize, sink: &dyn Sink) -> Result<Option<Worn>> {
+fn worn(source: &FlashImage, targets: usize, sink: &dyn Sink) -> Result<Option<Worn>> {
     match worn::find(source)? {
         Wears::Identity(worn) if targets > 1 => {
             let message = format!(
@@ -337,7 +337,7 @@ fn matched<'a>(free: &'a [Free<'_>], targets: &[Target], folder: &Path) -> Resul
     Err(Problem::input(message).hint(hint).into())
 }
 
-fn read(path: &Path, source: &Source) -> Result<Patch> {
+fn read(path: &Path, source: &FlashImage) -> Result<Patch> {
     let patch = Patch::read(path)?;
     let image = &patch.header.image;
     // Its sectors are compared while the image goes by; this is to say it before anything is written.

@@ -44,7 +44,7 @@ use self::engine::feed;
 use self::identity::{Assigned, Identities, Named, assign};
 use self::ledger::{Ledger, Record, Verdict};
 use self::report::{FlashOutcome, Plan, Row};
-use self::source::Source;
+use self::source::FlashImage;
 use self::system::System;
 use self::target::{Look, Rules, Target};
 use self::verification::Verified;
@@ -89,7 +89,7 @@ pub(crate) fn flash(
     confirm: &dyn Fn(&Plan) -> Result<bool>,
     sink: &dyn Sink,
 ) -> Result<FlashOutcome> {
-    let source = Source::open(&options.source).map_err(Problem::to_input)?;
+    let source = FlashImage::open(&options.source).map_err(Problem::to_input)?;
     source.notes.iter().for_each(|note| sink.warn(format!("beside {}: {note}", source.path.display())));
     let system = System::default();
     let look = Look { size: source.size, rules: options.rules, system: &system };
@@ -123,7 +123,7 @@ fn station(given: Option<&str>) -> String {
 
 /// One run, everything about it settled.
 struct Run<'a> {
-    source: &'a Source,
+    source: &'a FlashImage,
     targets: &'a [Target],
     ledger: Option<&'a Ledger>,
     assigned: &'a Assigned,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::identity::Assigned;
 use super::ledger::{Record, Verdict};
-use super::source::Source;
+use super::source::FlashImage;
 use super::target::Target;
 use super::writer::Key;
 use crate::units::counted;
@@ -24,7 +24,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Of a run.
-    pub(crate) fn new(source: &Source, targets: &[Target], assigned: &Assigned, verify: bool) -> Self {
+    pub(crate) fn new(source: &FlashImage, targets: &[Target], assigned: &Assigned, verify: bool) -> Self {
         let mut image = vec![format!(
             "image   {} ({}, {:.0} MiB)",
             source.path.display(),

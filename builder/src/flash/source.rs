@@ -44,7 +44,7 @@ pub(crate) enum Map {
 
 /// An image.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct FlashImage {
     /// Its file.
     pub path: PathBuf,
     /// How it lies in it.
@@ -63,7 +63,7 @@ pub(crate) struct Source {
     pub notes: Vec<String>,
 }
 
-impl Source {
+impl FlashImage {
     /// Finds the image, its block map and its digests. Only where nothing says how long the disk is (gzip; Zstandard from
     /// a pipe) it is unpacked for that.
     ///
@@ -290,7 +290,7 @@ fn preferred(folder: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Map, Source, SourceOptions};
+    use super::{FlashImage, Map, SourceOptions};
     use crate::disk::ids::Uuid;
     use crate::error::problem;
     use crate::export::vhd;
@@ -309,7 +309,7 @@ mod tests {
     }
 
     fn refusal(options: &SourceOptions) -> String {
-        let error = Source::open(options).expect_err("refused");
+        let error = FlashImage::open(options).expect_err("refused");
         assert!(problem(&error).is_some(), "{error:#}");
         error.to_string()
     }
@@ -341,7 +341,7 @@ mod tests {
             { "file": "../x.img.zst", "size": 1 }, { "file": "x.img.zst", "sha256": sum },
         ]});
         fs::write(at("manifest.json"), manifest.to_string()).expect("write");
-        let source = Source::open(&options(folder.path())).expect("opens");
+        let source = FlashImage::open(&options(folder.path())).expect("opens");
         assert_eq!(source.path, at("x.img.zst"));
         assert_eq!((source.size, source.raw_sha256), (5000, Some(Digest::of(&raw))));
         assert_eq!(source.file_sha256, Some((sum, "manifest.json".into())));
@@ -351,14 +351,14 @@ mod tests {
         stream.read_to_end(&mut found).expect("read");
         assert!(found == raw && hashed.finish().expect("digest") == sum);
         for path in [at("x.img"), at("x.img.zst")] {
-            let source = Source::open(&options(&path)).expect("opens");
+            let source = FlashImage::open(&options(&path)).expect("opens");
             found.clear();
             source.read_from(1000, &|| true).expect("read").read_to_end(&mut found).expect("read");
             assert!(found == raw[1000..]);
         }
         let asked = Cell::new(0);
         let twice = || asked.replace(asked.get() + 1) < 2;
-        let packed = Source::open(&options(&at("x.img.zst"))).expect("opens");
+        let packed = FlashImage::open(&options(&at("x.img.zst"))).expect("opens");
         assert!(packed.read_from(4 << 20, &twice).is_err() && asked.get() == 3, "asked for every MiB");
         // A list that says otherwise.
         fs::write(at("SHA256SUMS"), format!("{}  x.img.zst\n", Digest::of("?"))).expect("write");
@@ -369,7 +369,7 @@ mod tests {
         fs::remove_file(at("SHA256SUMS")).expect("remove");
         assert!(refusal(&options(folder.path())).contains("is for an image of 9999 bytes"));
         let all = SourceOptions { bmap: Map::None, ..options(folder.path()) };
-        assert!(Source::open(&all).expect("opens").bmap.is_none());
+        assert!(FlashImage::open(&all).expect("opens").bmap.is_none());
     }
 
     /// What a build makes without `img`: only the outputs themselves say what is in them.
@@ -400,7 +400,7 @@ mod tests {
             let manifest = serde_json::json!({ "outputs": outputs });
             fs::write(at("manifest.json"), manifest.to_string()).expect("write");
             names.map(|name| {
-                let source = Source::open(&SourceOptions { bmap: Map::None, ..options(&at(name)) });
+                let source = FlashImage::open(&SourceOptions { bmap: Map::None, ..options(&at(name)) });
                 source.ok().map(|source| (source.size, source.raw_sha256))
             })
         };
@@ -474,7 +474,7 @@ mod tests {
         }
         // Cut, or so made: who knows its digest knows that it is whole.
         let whole = SourceOptions { sha256: Some(Digest::of(&disk(70_000)[..20_000])), ..options(&path) };
-        Source::open(&whole).expect("as it must be");
+        FlashImage::open(&whole).expect("as it must be");
         let manifest = serde_json::json!({ "outputs": [{ "file": "x.img", "size": 70_000 }] });
         fs::write(folder.path().join("manifest.json"), manifest.to_string()).expect("write");
         assert!(refusal(&whole).contains("it has 20000 bytes, and manifest.json says 70000"));
@@ -482,6 +482,6 @@ mod tests {
 
     fn problem_chain(options: &SourceOptions, bytes: &[u8]) -> String {
         fs::write(&options.image, bytes).expect("write");
-        format!("{:#}", Source::open(options).expect_err("refused"))
+        format!("{:#}", FlashImage::open(options).expect_err("refused"))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use twox_hash::xxhash3_128::Hasher;
 
 use super::chunk::{Chunk, Extents};
-use super::source::{Hashed, Source};
+use super::source::{FlashImage, Hashed};
 use crate::format::bmap::Bmap;
 use crate::units::{Digest, Sha256};
 
@@ -60,7 +60,7 @@ impl Verified {
 
 /// Looks at every chunk as it goes by.
 pub(crate) struct Verification<'a> {
-    source: &'a Source,
+    source: &'a FlashImage,
     disk: Sha256,
     size: u64,
     lines: Vec<Line>,
@@ -69,7 +69,7 @@ pub(crate) struct Verification<'a> {
 
 impl<'a> Verification<'a> {
     /// Of this image.
-    pub(crate) fn new(source: &'a Source) -> Self {
+    pub(crate) fn new(source: &'a FlashImage) -> Self {
         let ranges = source.bmap.as_ref().map(Ranges::new);
         Self { source, disk: Sha256::new(), size: 0, lines: Vec::new(), ranges }
     }
@@ -94,7 +94,7 @@ impl<'a> Verification<'a> {
     /// # Errors
     /// Says what is not as it must be.
     pub(crate) fn finish(self, file: Hashed) -> Result<Arc<Verified>, String> {
-        let Source { size, container, file_sha256: expected, raw_sha256, bmap, .. } = self.source;
+        let FlashImage { size, container, file_sha256: expected, raw_sha256, bmap, .. } = self.source;
         let file_sha256 = file.finish().map_err(|error| format!("reading the image: {error}"))?;
         let raw = self.disk.finish();
         if let Some((expected, who)) = expected.as_ref().filter(|(sum, _)| *sum != file_sha256) {

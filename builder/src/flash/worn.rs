@@ -16,7 +16,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::chunk::{CHUNK, is_zero};
-use super::source::Source;
+use super::source::FlashImage;
 use crate::disk::patch::{Draft, Master};
 use crate::disk::table::{self, Role};
 use crate::error::problem;
@@ -59,7 +59,7 @@ pub(crate) enum Wears {
 ///
 /// # Errors
 /// When it cannot be read or unpacked.
-pub(crate) fn find(source: &Source) -> Result<Wears> {
+pub(crate) fn find(source: &FlashImage) -> Result<Wears> {
     if source.container.is_plain() {
         let file = File::open(&source.path).with_context(|| format!("opening {}", source.path.display()))?;
         return look_into(&file);
@@ -121,7 +121,7 @@ fn look(volume: &Draft<'_>, fat: Range<u64>) -> Result<Option<Worn>> {
 }
 
 /// The disk's beginning up to `end`, into a file of zeros; holes stay holes.
-fn unpack(source: &Source, target: &File, end: u64) -> Result<()> {
+fn unpack(source: &FlashImage, target: &File, end: u64) -> Result<()> {
     let mut stream = source.read_from(0, &|| true)?;
     let mut bytes = vec![0; CHUNK];
     let mut at = 0;
@@ -147,7 +147,7 @@ mod tests {
     use crate::disk::ids::VolumeId;
     use crate::disk::mbr;
     use crate::disk::overlay::{Overlay, Zeros};
-    use crate::flash::source::{Map, Source, SourceOptions};
+    use crate::flash::source::{FlashImage, Map, SourceOptions};
     use crate::units::Digest;
     use std::fs::{self, File};
     use std::os::unix::fs::FileExt as _;
@@ -171,7 +171,7 @@ mod tests {
 
     fn wears(path: &Path) -> Wears {
         let options = SourceOptions { image: path.to_owned(), bmap: Map::None, sha256: None };
-        find(&Source::open(&options).expect("opens")).expect("looks")
+        find(&FlashImage::open(&options).expect("opens")).expect("looks")
     }
 
     #[test]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::block_device::{BlockDevice, read_all, write_all};
 use super::chunk::{Aligned, CHUNK, Chunk, Extents, Pool, ZEROS, is_zero};
 use super::feed::{Feed, INTERRUPTED, Next};
-use super::source::Source;
+use super::source::FlashImage;
 use super::verification::{Line, Verified};
 use crate::format::decode::fill;
 use crate::stamp::patch::{Patch, Stream};
@@ -114,7 +114,7 @@ pub(crate) struct Job<'a> {
     /// Its number there.
     pub slot: usize,
     /// Where it reads for itself when it was left behind.
-    pub source: &'a Source,
+    pub source: &'a FlashImage,
     /// Read back?
     pub verify: bool,
     /// Who is told.

@@ -21,7 +21,7 @@ use crate::manifest::{FILE_NAME, Manifest};
 
 /// An open image.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct OpenImage {
     /// The image's path.
     pub path: PathBuf,
     /// How the image lies in its file.
@@ -36,7 +36,7 @@ pub(crate) struct Source {
     pub manifest: Option<Manifest>,
 }
 
-impl Source {
+impl OpenImage {
     /// Opens an image, or the one in the folder that `edgepress build` made.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ fn temporary() -> Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use super::Source;
+    use super::OpenImage;
     use crate::error::{Kind, problem};
     use crate::event::Silent;
     use crate::format::Container;
@@ -143,7 +143,7 @@ mod tests {
         let mut disk = vec![0; 8 << 20];
         disk[3 << 20] = 7;
         fs::write(&path, zstd::encode_all(&disk[..], 1).expect("zst")).expect("write");
-        let source = Source::open(&path, &Silent).expect("opens");
+        let source = OpenImage::open(&path, &Silent).expect("opens");
         assert_eq!((source.container, source.size), (Container::Zst, 8 << 20));
         let mut bytes = Vec::new();
         source.disk().read_to_end(&mut bytes).expect("read");
@@ -160,7 +160,7 @@ mod tests {
         let path = folder.path().join("x");
         let whole = zstd::encode_all(&vec![1; 1 << 20][..], 1).expect("zst");
         fs::write(&path, &whole[..whole.len() - 1]).expect("write");
-        let error = Source::open(&path, &Silent).expect_err("cut");
+        let error = OpenImage::open(&path, &Silent).expect_err("cut");
         let problem = problem(&error).expect("a problem");
         assert_eq!(problem.kind, Kind::Input);
         assert!(problem.message.contains("is a damaged zst file"), "{problem}");

@@ -40,7 +40,7 @@ use crate::error::{Problem, problem};
 use crate::event::Sink;
 use crate::format::Container;
 use crate::image::root;
-use crate::image::source::Source;
+use crate::image::source::OpenImage;
 use crate::recipe::types::{Board, Model};
 use crate::rootfs::guard::Allowed;
 use crate::sign;
@@ -129,7 +129,7 @@ impl Report {
 /// # Errors
 /// A [`Problem`] when there is no image or it has no partition table. What is wrong with what it holds is a verdict.
 pub(crate) fn inspect(options: &InspectOptions, sink: &dyn Sink) -> Result<Report> {
-    let source = Source::open(&options.image, sink)?;
+    let source = OpenImage::open(&options.image, sink)?;
     let mut report = outline(&source)?;
     report.list_packages = options.packages;
     if options.verify {
@@ -152,7 +152,7 @@ pub(crate) fn inspect(options: &InspectOptions, sink: &dyn Sink) -> Result<Repor
 }
 
 /// Only Azure takes a VHD: an image that is one, or has one beside it, is for Azure.
-fn is_for_azure(source: &Source) -> bool {
+fn is_for_azure(source: &OpenImage) -> bool {
     let manifest = source.manifest.as_ref();
     source.container == Container::Vhd
         || manifest.is_some_and(|manifest| {
@@ -169,7 +169,7 @@ fn ext4_uuids(partitions: &[Partition]) -> Vec<String> {
 }
 
 /// What the partition table and the heads of the file systems tell.
-fn outline(source: &Source) -> Result<Report> {
+fn outline(source: &OpenImage) -> Result<Report> {
     let table = table::read(source.disk()).map_err(|error| nothing(&source.path, error))?;
     let context = || format!("reading {}", source.path.display());
     let manifest = source.manifest.as_ref();
@@ -197,7 +197,7 @@ fn outline(source: &Source) -> Result<Report> {
 
 /// Reads the FAT partition, and judges the boot chain; the kernel there that a Raspberry Pi starts.
 fn on_fat(
-    source: &Source,
+    source: &OpenImage,
     report: &mut Report,
     options: &InspectOptions,
     seen: &mut Seen,
@@ -232,7 +232,12 @@ fn on_fat(
 }
 
 /// Looks for keys in what is neither the firmware's partition nor the root, and names what cannot be looked through.
-fn elsewhere(source: &Source, report: &mut Report, root: Option<&Partition>, seen: &mut Seen) -> Result<()> {
+fn elsewhere(
+    source: &OpenImage,
+    report: &mut Report,
+    root: Option<&Partition>,
+    seen: &mut Seen,
+) -> Result<()> {
     let known = [partition::fat_of(&report.partitions).cloned(), root.cloned()];
     let others: Vec<_> =
         report.partitions.iter().filter(|one| !known.contains(&Some((*one).clone()))).cloned().collect();
@@ -264,7 +269,7 @@ const ROOT: &str = "root-file-system";
 
 /// Reads the root; one that cannot be read is a verdict. `azure`: what the preflight asks, too.
 fn on_root(
-    source: &Source,
+    source: &OpenImage,
     report: &mut Report,
     root: Option<&Partition>,
     started: Option<Started>,
@@ -308,7 +313,7 @@ fn boot_chain(
     files: &dyn Files,
     report: &mut Report,
     options: &InspectOptions,
-    source: &Source,
+    source: &OpenImage,
 ) -> Result<Check> {
     if !options.models.is_empty() {
         report.board = Some(Board::RaspberryPi);

@@ -15,7 +15,7 @@ use crate::disk::overlay::{self, Overlay};
 use crate::disk::table::{self, Role, Table};
 use crate::error::Problem;
 use crate::image::root::{self as ext4, Part};
-use crate::image::source::Source;
+use crate::image::source::OpenImage;
 
 /// How deep folders are read, and how many files: no boot partition has more.
 const DEPTH_MAX: usize = 16;
@@ -66,7 +66,7 @@ pub(super) fn root(partitions: &[Partition]) -> Option<RootPartition> {
 }
 
 /// The bytes before the first partition: where a BIOS finds a boot loader.
-pub(super) fn head(source: &Source, partitions: &[Partition]) -> Result<Vec<u8>> {
+pub(super) fn head(source: &OpenImage, partitions: &[Partition]) -> Result<Vec<u8>> {
     let first = partitions.iter().map(|partition| partition.entry.offset).min().unwrap_or(HEAD_MAX);
     let length = first.min(HEAD_MAX).min(source.size);
     let mut head = vec![0; usize::try_from(length).context("reading the first sectors")?];
@@ -88,7 +88,7 @@ pub(super) type Volume<'a> = fat::Volume<'a, Overlay<overlay::Part>>;
 /// # Errors
 /// A [`Problem`] when its file system is damaged; whatever `look` returns.
 pub(crate) fn look_at_fat<T>(
-    source: &Source,
+    source: &OpenImage,
     entry: &table::Partition,
     look: impl FnOnce(&Volume<'_>) -> Result<T>,
 ) -> Result<T> {
@@ -98,7 +98,7 @@ pub(crate) fn look_at_fat<T>(
 }
 
 /// The partition that holds the root, if that is ext4: the one with a system's folders, for /boot may be ext4 too.
-pub(super) fn root_of(source: &Source, partitions: &[Partition]) -> Result<Option<Partition>> {
+pub(super) fn root_of(source: &OpenImage, partitions: &[Partition]) -> Result<Option<Partition>> {
     let ext4 = |partition: &&Partition| partition.file_system.as_ref().is_some_and(FileSystem::is_ext4);
     let mut candidates: Vec<_> = partitions.iter().filter(ext4).collect();
     // What its table calls a root is looked at first.
@@ -120,7 +120,7 @@ pub(super) fn root_of(source: &Source, partitions: &[Partition]) -> Result<Optio
 }
 
 /// Where a partition lies.
-pub(super) fn part(source: &Source, partition: &Partition) -> Result<Part> {
+pub(super) fn part(source: &OpenImage, partition: &Partition) -> Result<Part> {
     let file = source.file.try_clone().with_context(|| format!("reading {}", source.path.display()))?;
     Ok(Part { file, offset: partition.entry.offset, size: partition.entry.size })
 }
@@ -129,7 +129,7 @@ pub(super) fn part(source: &Source, partition: &Partition) -> Result<Part> {
 ///
 /// # Errors
 /// When the image cannot be read.
-pub(super) fn root_part(source: &Source, partitions: &[Partition]) -> Result<Option<Part>> {
+pub(super) fn root_part(source: &OpenImage, partitions: &[Partition]) -> Result<Option<Part>> {
     root_of(source, partitions)?.map(|root| part(source, &root)).transpose()
 }
 

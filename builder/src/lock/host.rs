@@ -10,7 +10,7 @@ use crate::store::net::{Settings, parse_credentials};
 
 /// One `deb` line of the host's sources: one address, with suites and components.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Source {
+pub(crate) struct AptSource {
     /// Address of the archive, the part before `dists/`.
     pub url: String,
     /// Suites.
@@ -27,7 +27,7 @@ pub(crate) struct HostApt {
     /// `ID` of /etc/os-release.
     pub id: String,
     /// What it installs from.
-    pub sources: Vec<Source>,
+    pub sources: Vec<AptSource>,
     /// `Acquire::<scheme>::Proxy[::<host>]`.
     pub proxies: Vec<(String, Option<String>, String)>,
     /// File and folder with credentials.
@@ -93,7 +93,7 @@ fn os_release_id(text: &str) -> String {
     id.trim_matches(['"', '\'']).to_owned()
 }
 
-fn read_sources(etc: &Path, id: &str) -> Vec<Source> {
+fn read_sources(etc: &Path, id: &str) -> Vec<AptSource> {
     let listed = with_ending(&etc.join("sources.list.d"), &["list", "sources"]);
     let files = std::iter::once(etc.join("sources.list")).chain(listed);
     let mut all = Vec::new();
@@ -123,7 +123,7 @@ fn own_key(signed_by: &str, id: &str) -> bool {
 }
 
 /// Lines `deb [options] URL SUITE COMPONENT…` (sources.list(5)).
-fn parse_one_line(text: &str, id: &str, own_file: bool) -> Vec<Source> {
+fn parse_one_line(text: &str, id: &str, own_file: bool) -> Vec<AptSource> {
     let line = |line: &str| {
         let line = line.split('#').next().unwrap_or_default();
         let rest = line.trim().strip_prefix("deb")?.strip_prefix([' ', '\t'])?.trim();
@@ -135,13 +135,13 @@ fn parse_one_line(text: &str, id: &str, own_file: bool) -> Vec<Source> {
         let (url, suite) = (words.next()?, words.next()?);
         let key = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by="));
         let own = key.map_or(own_file, |key| own_key(key, id));
-        Some(Source { url, suites: vec![suite], components: words.collect(), own })
+        Some(AptSource { url, suites: vec![suite], components: words.collect(), own })
     };
     text.lines().filter_map(line).filter(|source| is_http(&source.url)).collect()
 }
 
 /// Paragraphs with `Types`, `URIs`, `Suites`, `Components` (sources.list(5)).
-fn parse_deb822(text: &str, id: &str, own_file: bool) -> Vec<Source> {
+fn parse_deb822(text: &str, id: &str, own_file: bool) -> Vec<AptSource> {
     let mut all = Vec::new();
     for paragraph in paragraphs(text).unwrap_or_default() {
         let words = |name: &str| -> Vec<String> {
@@ -153,7 +153,7 @@ fn parse_deb822(text: &str, id: &str, own_file: bool) -> Vec<Source> {
         }
         let own = paragraph.get("Signed-By").map_or(own_file, |key| own_key(key, id));
         for url in words("URIs").into_iter().filter(|url| is_http(url)) {
-            all.push(Source { url, suites: words("Suites"), components: words("Components"), own });
+            all.push(AptSource { url, suites: words("Suites"), components: words("Components"), own });
         }
     }
     all
@@ -165,11 +165,11 @@ fn is_http(url: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Source, os_release_id, parse_deb822, parse_dump, parse_one_line, proxies};
+    use super::{AptSource, os_release_id, parse_deb822, parse_dump, parse_one_line, proxies};
 
-    fn source(url: &str, suites: &[&str], components: &[&str], own: bool) -> Source {
+    fn source(url: &str, suites: &[&str], components: &[&str], own: bool) -> AptSource {
         let strings = |words: &[&str]| words.iter().map(ToString::to_string).collect();
-        Source { url: url.into(), suites: strings(suites), components: strings(components), own }
+        AptSource { url: url.into(), suites: strings(suites), components: strings(components), own }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::host::{HostApt, Source};
+use super::host::{AptSource, HostApt};
 use crate::error::Problem;
 use crate::recipe::types::{Archive, DistributionId, Recipe};
 use crate::store::net::{Settings, parse};
@@ -103,7 +103,7 @@ impl Mirrors {
         let carrying =
             self.host.sources.iter().filter(|source| source.own && self.carries(&source.url, archive));
         // The first of the best: `max_by_key` would take the last.
-        let rank = |source: &&Source| {
+        let rank = |source: &&AptSource| {
             let alike = folder(&source.url) == folder(url.as_str());
             std::cmp::Reverse((alike, self.lists_all(&source.url, archive)))
         };
@@ -126,7 +126,7 @@ impl Mirrors {
         })
     }
 
-    fn at<'a>(&'a self, url: &'a str) -> impl Iterator<Item = &'a Source> {
+    fn at<'a>(&'a self, url: &'a str) -> impl Iterator<Item = &'a AptSource> {
         self.host.sources.iter().filter(move |source| source.own && source.url == url)
     }
 }
@@ -138,13 +138,13 @@ pub(crate) fn stated(archive: &Archive, arch: Arch) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::{BTreeMap, HostApt, Mirrors, Recipe, Source, parse_override};
+    use super::{AptSource, BTreeMap, HostApt, Mirrors, Recipe, parse_override};
     use crate::lock::tests::recipe;
     use crate::recipe::types::DistributionId;
     use crate::units::Arch;
 
     fn mirrors() -> Mirrors {
-        let source = |url: &str, suites: &[&str], own| Source {
+        let source = |url: &str, suites: &[&str], own| AptSource {
             url: url.into(),
             suites: suites.iter().map(ToString::to_string).collect(),
             components: vec!["main".into(), "contrib".into()],
@@ -187,7 +187,7 @@ mod tests {
             "mirrors carry every component"
         );
         let mut fuller = mirrors();
-        let more = Source {
+        let more = AptSource {
             url: "http://far.example/debian".into(),
             components: ["main", "contrib", "non-free"].map(String::from).into(),
             ..fuller.host.sources[2].clone()

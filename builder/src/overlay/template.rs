@@ -12,7 +12,7 @@ use crate::board;
 use crate::error::Problem;
 use crate::finding::nearest;
 use crate::provisioning::config::ConfigToml;
-use crate::provisioning::source::{self, Source};
+use crate::provisioning::source::{self, DeviceSource};
 use crate::recipe::types::Recipe;
 
 /// What templates can name: `recipe`, `arch`, `debian_arch`, `vars`, `config_toml`, `source_toml`, `source_ca`, `epoch`
@@ -41,7 +41,7 @@ impl Context {
             "debian_arch": recipe.target.arch.debian(),
             "vars": recipe.vars,
             "config_toml": ConfigToml::from_recipe(recipe).render(&recipe.name)?,
-            "source_toml": Source::of(&recipe.provisioning).render(),
+            "source_toml": DeviceSource::of(&recipe.provisioning).render(),
             "source_ca": source_ca(recipe)?,
             "epoch": epoch,
             "board": BoardFacts { fat_mount: board::of(recipe.target.board).fat_mount() },

@@ -16,7 +16,7 @@ use crate::disk::patch::{Draft, Master};
 use crate::error::Problem;
 use crate::image::scratch;
 use crate::manifest::Manifest;
-use crate::provisioning::source::{FILE_NAME, Source};
+use crate::provisioning::source::{DeviceSource, FILE_NAME};
 use crate::provisioning::template::{self, Word};
 use crate::recipe::types::{Attestation, CertificateSource, Enrol, Provisioning, VaultToken};
 use crate::sim::pki::{DeviceCertificate, DeviceOptions, Pki};
@@ -194,10 +194,10 @@ impl Files {
         Ok(())
     }
 
-    fn source(&self) -> Result<Option<Source>> {
+    fn source(&self) -> Result<Option<DeviceSource>> {
         let Some(text) = self.0.get(FILE_NAME) else { return Ok(None) };
         let read = text.parse().map_err(|error: toml::de::Error| error.message().to_owned());
-        let source = read.and_then(Source::from_table);
+        let source = read.and_then(DeviceSource::from_table);
         Ok(Some(source.map_err(|error| Problem::input(format!("the identity's {FILE_NAME}: {error}")))?))
     }
 

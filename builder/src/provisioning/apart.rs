@@ -1,13 +1,13 @@
 //! What must differ between two devices of one image: does the source make it differ?
 
-use super::source::Source;
+use super::source::DeviceSource;
 use super::template::{self, Word};
 use crate::finding::Finding;
 use crate::recipe::types::CertificateSource;
 
 /// Says which value would be the same on every device. Only warnings: an image may be for one device, and an identity may
 /// bring a value of its own.
-pub(crate) fn alike(source: &Source) -> Vec<Finding> {
+pub(crate) fn alike(source: &DeviceSource) -> Vec<Finding> {
     let fixed = |text: &str| !Word::ALL.into_iter().any(|word| template::names(text, word));
     let mut findings = Vec::new();
     let mut add = |key: &str, text: Option<&str>, message: &str, hint: &str| {
@@ -49,7 +49,7 @@ pub(crate) fn alike(source: &Source) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::alike;
-    use crate::provisioning::source::Source;
+    use crate::provisioning::source::DeviceSource;
 
     #[test]
     fn what_is_the_same_on_every_device_is_told() {
@@ -69,7 +69,7 @@ mod tests {
             (format!("{vault}\nname = \"one\"\nregistration_id = \"{{{{ vm_name }}}}\""), &["name"]),
             (format!("{vault}\nname = \"one\"\nregistration_id = \"one\""), &["registration_id"]),
         ] {
-            let source = Source::from_table(text.parse().expect("TOML")).expect(&text);
+            let source = DeviceSource::from_table(text.parse().expect("TOML")).expect(&text);
             let found: Vec<_> = alike(&source).into_iter().filter_map(|found| found.key).collect();
             assert_eq!(found, keys, "{text}");
         }

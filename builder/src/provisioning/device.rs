@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::config::{Attestation, CertIssuance, UNKNOWN_ID, attestation};
-use super::source::Source;
+use super::source::DeviceSource;
 
 /// Where first boot puts the certificate that lets aziot-certd in at the EST server; aziotcs:aziotcs 0640.
 pub(crate) const EST_CERTIFICATE: &str = "/var/secrets/aziot/certs/est-bootstrap.pem";
@@ -40,7 +40,7 @@ struct Provisioning {
 
 /// The configuration of the device `id` (a legal registration id) with this source, from its image's `text`. No secret
 /// is in it: a word stands for the password of an EST server.
-pub(crate) fn for_device(text: &str, source: &Source, id: &str, auth: Option<EstAuth>) -> String {
+pub(crate) fn for_device(text: &str, source: &DeviceSource, id: &str, auth: Option<EstAuth>) -> String {
     let (attestation, cert_issuance) = attestation(&source.certificate);
     let enrols = cert_issuance.is_some();
     let tables = Tables { provisioning: Provisioning { attestation }, cert_issuance };
@@ -94,7 +94,7 @@ mod tests {
     use crate::finding::Severity;
     use crate::provisioning::config::ConfigToml;
     use crate::provisioning::lint::lint;
-    use crate::provisioning::source::Source;
+    use crate::provisioning::source::DeviceSource;
 
     const EST: &str = "from = \"est\"\nurl = \"https://est.example/.well-known/est\"\nauto_renew = true";
     const SOURCES: [&str; 5] = [
@@ -105,8 +105,8 @@ mod tests {
         "from = \"key-vault\"\nvault = \"https://f.vault.azure.net\"",
     ];
 
-    fn source(text: &str) -> Source {
-        Source::from_table(text.parse().expect("TOML")).expect("source")
+    fn source(text: &str) -> DeviceSource {
+        DeviceSource::from_table(text.parse().expect("TOML")).expect("source")
     }
 
     #[test]

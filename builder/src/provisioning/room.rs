@@ -5,7 +5,7 @@
 //! "plant-north-{{ serial }}"      fixed part 12, room of 64 − 12 = 52 for the serial number
 //! ```
 
-use super::source::Source;
+use super::source::DeviceSource;
 use super::template::{self, Word};
 use crate::finding::{Finding, Severity};
 use crate::recipe::types::{Board, CertificateSource};
@@ -55,7 +55,7 @@ pub(crate) fn most(certificate: &CertificateSource) -> usize {
 
 /// Says where the template of the registration id leaves too little room. (Host names need none: what is too long of them
 /// is replaced by a digest of the whole.) An error: it does not fit with many machines; a warning: with some.
-pub(crate) fn shortage(source: &Source, board: Board) -> Option<Finding> {
+pub(crate) fn shortage(source: &DeviceSource, board: Board) -> Option<Finding> {
     let text = source.registration_id.as_deref()?;
     let most = most(&source.certificate);
     let fixed = template::fill(text, |_| String::new()).len();
@@ -88,12 +88,12 @@ pub(crate) fn shortage(source: &Source, board: Board) -> Option<Finding> {
 mod tests {
     use super::shortage;
     use crate::finding::Severity;
-    use crate::provisioning::source::Source;
+    use crate::provisioning::source::DeviceSource;
     use crate::recipe::types::Board;
 
     fn found(from: &str, id: &str, board: Board) -> Option<Severity> {
         let text = format!("from = \"{from}\"\nregistration_id = \"{id}\"");
-        let source = Source::from_table(text.parse().expect("TOML")).expect("source");
+        let source = DeviceSource::from_table(text.parse().expect("TOML")).expect("source");
         let shortage = shortage(&source, board);
         if let Some(shortage) = &shortage {
             assert!(shortage.message.contains("characters"), "{shortage:?}");

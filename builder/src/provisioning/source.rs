@@ -31,7 +31,7 @@ pub(crate) const CA_FILE: &str = "source-ca.pem";
 
 /// Where one device, or every device of an image, gets its certificate.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Source {
+pub struct DeviceSource {
     /// Template of the registration id; none: the identity brings it.
     pub registration_id: Option<String>,
     /// Template of the host name; none: made from the registration id.
@@ -40,7 +40,7 @@ pub struct Source {
     pub certificate: CertificateSource,
 }
 
-impl Source {
+impl DeviceSource {
     /// The source of every device of a recipe.
     pub fn of(provisioning: &Provisioning) -> Self {
         Self {
@@ -306,7 +306,7 @@ fn plain(text: Option<&str>, most: usize) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Source, read_authorities};
+    use super::{DeviceSource, read_authorities};
     use crate::recipe::types::{CertificateSource, Enrol};
 
     #[test]
@@ -330,8 +330,8 @@ mod tests {
         }
     }
 
-    fn read(text: &str) -> Result<Source, String> {
-        Source::from_table(text.parse().expect("TOML"))
+    fn read(text: &str) -> Result<DeviceSource, String> {
+        DeviceSource::from_table(text.parse().expect("TOML"))
     }
 
     #[test]
@@ -357,7 +357,7 @@ mod tests {
             assert_eq!(read(&source.render()).as_ref(), Ok(&source), "{text}");
             assert!(source.render().ends_with(&format!("{text}\n")), "{}", source.render());
         }
-        assert_eq!(read("").expect("empty"), Source::default());
+        assert_eq!(read("").expect("empty"), DeviceSource::default());
     }
 
     #[test]
@@ -414,7 +414,7 @@ mod tests {
             auto_renew: true,
             ca: None,
         };
-        let found = Source { certificate: renewing, ..Source::default() }.findings();
+        let found = DeviceSource { certificate: renewing, ..DeviceSource::default() }.findings();
         assert_eq!(found[0].key.as_deref(), Some("auto_renew"));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::tree::{Node, Source, Value, absolute};
+use super::tree::{Node, SourceText, Value, absolute};
 use super::types::Recipe;
 use super::{de, merge, modules, validate};
 use crate::error::Problem;
@@ -184,7 +184,7 @@ fn read_file(path: &Path, children: &[&str]) -> Result<Link, Finding> {
     let file = path.canonicalize().map_err(|error| failed(&error))?;
     let text = read_text(&file).map_err(|error| failed(&error))?;
     let folder = file.parent().unwrap_or(Path::new("/"));
-    let source = Source::file(&name, text, folder);
+    let source = SourceText::file(&name, text, folder);
     Ok(Link { tree: Node::parse(&source)?, file, name })
 }
 
@@ -232,13 +232,13 @@ fn override_from_arguments(tree: Node, sets: &[String], arch: Option<Arch>) -> R
     }
     overs.iter_mut().for_each(resolve_paths);
     let arch = arch.map(|arch| {
-        let source = Source::argument("--arch", arch.to_string(), &folder);
+        let source = SourceText::argument("--arch", arch.to_string(), &folder);
         arch_node(&source)
     });
     Ok(overs.into_iter().chain(arch).fold(tree, merge::set))
 }
 
-fn arch_node(source: &Arc<Source>) -> Node {
+fn arch_node(source: &Arc<SourceText>) -> Node {
     let origin = super::tree::Origin { source: source.clone(), span: 0..source.text.len() };
     let value = Value::String(source.text.clone());
     Node { origin: origin.clone(), value }.wrap("arch".into(), origin.clone()).wrap("target".into(), origin)

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::tree::{Entry, Node, Origin, Source, Value};
+use super::tree::{Entry, Node, Origin, SourceText, Value};
 use crate::finding::Finding;
 
 /// First element of an array that replaces its parent's instead of adding to it.
@@ -90,7 +90,7 @@ fn same(a: &Node, b: &Node) -> bool {
 /// # Errors
 /// When the key path cannot be read.
 pub(super) fn argument(option: &str, text: &str, folder: &Path) -> Result<Node, Finding> {
-    let source = Source::argument(option, text, folder);
+    let source = SourceText::argument(option, text, folder);
     let one_line = !text.contains('\n') && !text.trim_start().starts_with('[');
     if one_line
         && let Ok(tree) = Node::parse(&source)
@@ -103,7 +103,7 @@ pub(super) fn argument(option: &str, text: &str, folder: &Path) -> Result<Node, 
             .expected(format!("{option} KEY.PATH=VALUE"))
     };
     let (path, value) = text.split_once('=').ok_or_else(bad)?;
-    let keys = Node::parse(&Source::argument(option, format!("{path}=0"), folder)).map_err(|_| bad())?;
+    let keys = Node::parse(&SourceText::argument(option, format!("{path}=0"), folder)).map_err(|_| bad())?;
     let span = path.len() + 1..text.len();
     let leaf = Node { origin: Origin { source, span }, value: Value::String(value.to_owned()) };
     replace_leaf(keys, &leaf).ok_or_else(bad)
@@ -128,10 +128,10 @@ mod tests {
     use std::path::Path;
 
     use super::{alone, argument, lay, set};
-    use crate::recipe::tree::{Node, Source, Value};
+    use crate::recipe::tree::{Node, SourceText, Value};
 
     fn tree(text: &str) -> Node {
-        Node::parse(&Source::file("r.toml", text, "/")).expect("TOML")
+        Node::parse(&SourceText::file("r.toml", text, "/")).expect("TOML")
     }
 
     fn show(node: &Node) -> String {
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn merged_values_keep_their_place() {
-        let base = Node::parse(&Source::file("base.toml", "x = ['a']\n[t]\na = 1", "/")).expect("TOML");
+        let base = Node::parse(&SourceText::file("base.toml", "x = ['a']\n[t]\na = 1", "/")).expect("TOML");
         let merged = lay(base, tree("\n\nx = ['b']\nt.b = 2"));
         let places = ["x/0", "x/1", "t/a", "t/b"].map(|path| merged.place(path).to_string());
         assert_eq!(places, ["base.toml:1:6", "r.toml:3:6", "base.toml:3:5", "r.toml:4:7"]);

@@ -12,7 +12,7 @@ use crate::finding::{Finding, Place};
 
 /// A text that values come from.
 #[derive(Debug)]
-pub struct Source {
+pub struct SourceText {
     /// How errors name it: the path as the user would type it, or the option of the command line.
     pub name: String,
     /// All of it.
@@ -23,7 +23,7 @@ pub struct Source {
     pub argument: bool,
 }
 
-impl Source {
+impl SourceText {
     /// A file's text.
     pub fn file(name: impl Into<String>, text: impl Into<String>, folder: impl Into<PathBuf>) -> Arc<Self> {
         Arc::new(Self { name: name.into(), text: text.into(), folder: folder.into(), argument: false })
@@ -39,7 +39,7 @@ impl Source {
 #[derive(Debug, Clone)]
 pub struct Origin {
     /// The text.
-    pub source: Arc<Source>,
+    pub source: Arc<SourceText>,
     /// The bytes.
     pub span: Range<usize>,
 }
@@ -104,7 +104,7 @@ impl Node {
     ///
     /// # Errors
     /// What the TOML parser did not understand, with its place.
-    pub fn parse(source: &Arc<Source>) -> Result<Self, Finding> {
+    pub fn parse(source: &Arc<SourceText>) -> Result<Self, Finding> {
         let document = DeTable::parse(&source.text).map_err(|error| syntax(source, &error))?;
         let span = document.span();
         let entries = table(source, document.into_inner())?;
@@ -195,13 +195,13 @@ fn steps(path: &str) -> impl Iterator<Item = String> {
     path.split('/').filter(|step| !step.is_empty()).map(|step| step.replace("~1", "/"))
 }
 
-fn syntax(source: &Arc<Source>, error: &toml::de::Error) -> Finding {
+fn syntax(source: &Arc<SourceText>, error: &toml::de::Error) -> Finding {
     let span = error.span().unwrap_or(0..0);
     let place = Origin { source: source.clone(), span }.place();
     Finding::error(format!("not TOML: {}", error.message().trim_end().replace('\n', ": "))).at(place)
 }
 
-fn table(source: &Arc<Source>, table: DeTable<'_>) -> Result<Vec<Entry>, Finding> {
+fn table(source: &Arc<SourceText>, table: DeTable<'_>) -> Result<Vec<Entry>, Finding> {
     let entry = |(key, value): (Spanned<std::borrow::Cow<'_, str>>, Spanned<DeValue<'_>>)| {
         let origin = Origin { source: source.clone(), span: key.span() };
         Ok(Entry { key: key.into_inner().into_owned(), origin, node: node(source, value)? })
@@ -209,7 +209,7 @@ fn table(source: &Arc<Source>, table: DeTable<'_>) -> Result<Vec<Entry>, Finding
     table.into_iter().map(entry).collect()
 }
 
-fn node(source: &Arc<Source>, value: Spanned<DeValue<'_>>) -> Result<Node, Finding> {
+fn node(source: &Arc<SourceText>, value: Spanned<DeValue<'_>>) -> Result<Node, Finding> {
     let origin = Origin { source: source.clone(), span: value.span() };
     let number = |origin: &Origin| {
         let message = format!("the number `{}` is too large", origin.text());
@@ -248,11 +248,11 @@ pub(crate) fn absolute(folder: &Path, path: &str) -> PathBuf {
 mod tests {
     use std::path::Path;
 
-    use super::{Node, Source, absolute};
+    use super::{Node, SourceText, absolute};
 
     #[test]
     fn values_remember_their_place() {
-        let source = Source::file("r.toml", "a = 1\n[b]\nc = [\n  'x',\n  { d = true },\n]\n", "/r");
+        let source = SourceText::file("r.toml", "a = 1\n[b]\nc = [\n  'x',\n  { d = true },\n]\n", "/r");
         let tree = Node::parse(&source).expect("TOML");
         for (path, place) in [
             ("a", "r.toml:1:5"),
@@ -268,14 +268,14 @@ mod tests {
     #[test]
     fn syntax_errors_have_a_place() {
         for text in ["a = ", "a = 99999999999999999999", "a = 1\na = 2", "= 3", "[a\n", "a = \"\u{0}\""] {
-            let error = Node::parse(&Source::file("r.toml", text, "/")).expect_err(text);
+            let error = Node::parse(&SourceText::file("r.toml", text, "/")).expect_err(text);
             assert!(error.to_string().starts_with("r.toml:"), "{error}");
         }
     }
 
     #[test]
     fn nodes_are_removed_by_path() {
-        let mut tree = Node::parse(&Source::file("r", "a = [1, {b = 2, c = 3}]", "/")).expect("TOML");
+        let mut tree = Node::parse(&SourceText::file("r", "a = [1, {b = 2, c = 3}]", "/")).expect("TOML");
         tree.remove(&["a".into(), "1".into(), "b".into()]);
         assert!(tree.at("a/1/b").is_none() && tree.at("a/1/c").is_some());
         tree.remove(&["a".into(), "9".into()]);

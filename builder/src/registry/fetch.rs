@@ -12,7 +12,7 @@ use crate::event::{Event, Sink, Unit};
 use crate::oci::descriptor::{ACCEPT, Descriptor, Kind};
 use crate::oci::reference::Reference;
 use crate::store::Store;
-use crate::store::download::{Refusal, Source, Wanted, fetch_all};
+use crate::store::download::{Refusal, Transport, Wanted, fetch_all};
 use crate::store::net::{Answer, Extras};
 use crate::units::{Digest, counted};
 
@@ -39,7 +39,7 @@ struct Door {
     is_manifest: bool,
 }
 
-impl Source for Session<'_> {
+impl Transport for Session<'_> {
     fn ask(&self, file: &Wanted, from: u64) -> Result<Answer, Refusal> {
         let door = self
             .doors

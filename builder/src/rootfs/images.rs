@@ -38,13 +38,13 @@ pub(crate) struct Image {
     /// Architecture of the files in it.
     pub arch: Arch,
     /// Where it comes from.
-    pub from: Source,
+    pub from: PreloadSource,
 }
 
 /// Where an image comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Source {
+pub(crate) enum PreloadSource {
     /// A `docker save` archive on the host, with its digest.
     Archive(PathBuf, Digest),
     /// Files of the tree: path in the container → path in the tree.
@@ -97,9 +97,9 @@ impl Image {
     /// What its content depends on, and never where it lies.
     pub(crate) fn input(&self) -> (&str, Arch, Digest) {
         let content = match &self.from {
-            Source::Archive(_, digest) => *digest,
-            Source::Tree { files, entrypoint } => Digest::of_json(&(files, entrypoint)),
-            Source::Pulled(image) => image.input(),
+            PreloadSource::Archive(_, digest) => *digest,
+            PreloadSource::Tree { files, entrypoint } => Digest::of_json(&(files, entrypoint)),
+            PreloadSource::Pulled(image) => image.input(),
         };
         (&self.name, self.arch, content)
     }
@@ -107,16 +107,16 @@ impl Image {
     /// The image as the engine will have it, where it is made of blobs of the store.
     pub(crate) fn pulled(&self) -> Option<&engine_store::Image> {
         match &self.from {
-            Source::Pulled(image) => Some(image),
-            Source::Archive(..) | Source::Tree { .. } => None,
+            PreloadSource::Pulled(image) => Some(image),
+            PreloadSource::Archive(..) | PreloadSource::Tree { .. } => None,
         }
     }
 
     /// The file of the host that it is copied from; none where it is made of the tree's own files.
     pub(crate) fn archive(&self) -> Option<&Path> {
         match &self.from {
-            Source::Archive(file, _) => Some(file),
-            Source::Tree { .. } | Source::Pulled(_) => None,
+            PreloadSource::Archive(file, _) => Some(file),
+            PreloadSource::Tree { .. } | PreloadSource::Pulled(_) => None,
         }
     }
 
@@ -134,7 +134,7 @@ impl Image {
     /// # Errors
     /// As [`Self::preload`].
     pub(crate) fn store(&self, root: &Root, scratch: &Path, epoch: u64) -> Result<()> {
-        let Source::Tree { files, entrypoint } = &self.from else { return Ok(()) };
+        let PreloadSource::Tree { files, entrypoint } = &self.from else { return Ok(()) };
         let made = || -> Result<()> {
             let layer = Layer { root, files, epoch };
             let (path, config) = (scratch.join("container-layer.tar"), scratch.join("container-config.json"));
@@ -158,13 +158,13 @@ impl Image {
         let path = Path::new(FOLDER).join(archive_name(at, &self.name));
         let to = root.create(&path, 0o600)?;
         match &self.from {
-            Source::Archive(file, digest) => copy(file, digest, to),
-            Source::Pulled(image) => {
+            PreloadSource::Archive(file, digest) => copy(file, digest, to),
+            PreloadSource::Pulled(image) => {
                 let mut to = BufWriter::new(to);
                 pulled(image, epoch, &mut to)?;
                 to.flush().context("writing")
             }
-            Source::Tree { files, entrypoint } => {
+            PreloadSource::Tree { files, entrypoint } => {
                 let layer = Layer { root, files, epoch };
                 let mut to = BufWriter::new(to);
                 archive(&self.name, self.arch, entrypoint, &layer, &mut to)?;
@@ -341,7 +341,7 @@ fn header(kind: tar::EntryType, mode: u32, size: u64, epoch: u64) -> tar::Header
 
 #[cfg(test)]
 mod tests {
-    use super::{FOLDER, Image, Source, archive_name};
+    use super::{FOLDER, Image, PreloadSource, archive_name};
     use crate::oci::local::LocalImage;
     use crate::rootfs::engine_store::{self, Blob, Name};
     use crate::tree::Root;
@@ -358,7 +358,7 @@ mod tests {
         Image {
             name: "localhost/agent:1".into(),
             arch: Arch::X86_64,
-            from: Source::Tree { files, entrypoint },
+            from: PreloadSource::Tree { files, entrypoint },
         }
     }
 
@@ -410,7 +410,7 @@ mod tests {
         let root = Root::open(&folder.path().join("root")).expect("open");
         let file = folder.path().join("agent.tar");
         fs::write(&file, "archive").expect("file");
-        let from = Source::Archive(file.clone(), Digest::of("archive"));
+        let from = PreloadSource::Archive(file.clone(), Digest::of("archive"));
         let image = Image { name: "agent:1".into(), arch: Arch::X86_64, from };
         image.preload(&root, 0, 0).expect("copied");
         assert_eq!(
@@ -457,7 +457,8 @@ mod tests {
         };
         fs::create_dir(folder.path().join("root")).expect("folder");
         let root = Root::open(&folder.path().join("root")).expect("open");
-        let image = Image { name: "plant/tool:1".into(), arch: Arch::X86_64, from: Source::Pulled(pulled) };
+        let image =
+            Image { name: "plant/tool:1".into(), arch: Arch::X86_64, from: PreloadSource::Pulled(pulled) };
         image.preload(&root, 0, 0).expect("preload");
         let archive =
             folder.path().join("root/var/lib/edgepress/images").join(archive_name(0, "plant/tool:1"));

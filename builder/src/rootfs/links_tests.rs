@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::guard::Allowed;
-use super::images::{Image, Source};
+use super::images::{Image, PreloadSource};
 use super::{clean, extract, guard, layer, package_keys};
 use crate::chroot::Chroot;
 use crate::disk::ids::Ids;
@@ -117,7 +117,7 @@ fn steps(tree: &Path, out: &Path) -> Vec<(&'static str, Result<String>)> {
     let image = Image {
         name: "localhost/a:1".into(),
         arch: Arch::X86_64,
-        from: Source::Tree { files, entrypoint: vec!["/sh".into()] },
+        from: PreloadSource::Tree { files, entrypoint: vec!["/sh".into()] },
     };
     let boot = |recipe: &Recipe| {
         let files = board::of(recipe.target.board).boot_files(&root, recipe, &ids)?;

@@ -18,7 +18,7 @@ use super::record::{Cell, Record};
 use super::secret::GroupKey;
 use crate::finding::{Finding, Severity};
 use crate::provisioning::room;
-use crate::provisioning::source::{self, Source};
+use crate::provisioning::source::{self, DeviceSource};
 use crate::provisioning::template::{self, Word};
 use crate::recipe::types::CertificateSource;
 use crate::units::Digest;
@@ -139,7 +139,7 @@ impl Assembly<'_> {
     }
 
     /// The device's own source, or the image's.
-    fn source(&mut self) -> Option<Source> {
+    fn source(&mut self) -> Option<DeviceSource> {
         let record = self.record;
         let stated: Vec<_> = record.columns().filter(|column| column.starts_with("source.")).collect();
         let Some(first) = stated.first() else { return Some(self.context.golden.source.clone()) };
@@ -156,7 +156,7 @@ impl Assembly<'_> {
             };
             table.insert(column["source.".len()..].to_owned(), value);
         }
-        let source = match Source::from_table(table) {
+        let source = match DeviceSource::from_table(table) {
             Ok(source) => source,
             Err(message) => {
                 self.error(if stated.contains(&"source.from") { "source.from" } else { first }, message);
@@ -195,7 +195,7 @@ impl Assembly<'_> {
         }
     }
 
-    fn certificate(&mut self, source: &Source) -> Option<Certificate> {
+    fn certificate(&mut self, source: &DeviceSource) -> Option<Certificate> {
         let own = matches!(source.certificate, CertificateSource::Partition {});
         let stated =
             ["certificate", "private_key"].map(|column| (column, self.record.get(column).map(Self::path)));
@@ -282,7 +282,7 @@ impl Assembly<'_> {
     fn registration_id(
         &mut self,
         certificate: Option<&Certificate>,
-        source: Option<&Source>,
+        source: Option<&DeviceSource>,
     ) -> Option<String> {
         let stated = self.record.text("registration_id");
         let id = match (stated, certificate) {
@@ -310,7 +310,7 @@ impl Assembly<'_> {
         Some(id)
     }
 
-    fn hostname(&mut self, id: Option<&str>, source: Option<&Source>) -> Option<String> {
+    fn hostname(&mut self, id: Option<&str>, source: Option<&DeviceSource>) -> Option<String> {
         if let Some(name) = self.record.text("hostname") {
             let clean = names::label(name);
             if name.to_ascii_lowercase() != clean {

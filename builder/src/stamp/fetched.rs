@@ -9,13 +9,13 @@
 
 use super::device::Fetched;
 use super::golden::FOLDER;
-use crate::provisioning::source::Source;
+use crate::provisioning::source::DeviceSource;
 use crate::provisioning::template::{self, Word};
 use crate::recipe::types::CertificateSource;
 use crate::units::Digest;
 
 /// What a device with this source, registration id and files asks for, where that can be known here.
-pub(super) fn of(source: &Source, id: &str, files: &[(String, Vec<u8>)]) -> Option<Fetched> {
+pub(super) fn of(source: &DeviceSource, id: &str, files: &[(String, Vec<u8>)]) -> Option<Fetched> {
     match &source.certificate {
         CertificateSource::KeyVault { vault, name, version, .. } => {
             let secret = secret(&filled(name, id)?);
@@ -55,10 +55,10 @@ fn secret(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::of;
-    use crate::provisioning::source::Source;
+    use crate::provisioning::source::DeviceSource;
 
-    fn source(text: &str) -> Source {
-        Source::from_table(text.parse().expect("TOML")).expect("a source")
+    fn source(text: &str) -> DeviceSource {
+        DeviceSource::from_table(text.parse().expect("TOML")).expect("a source")
     }
 
     #[test]
@@ -66,7 +66,7 @@ mod tests {
         let vault = |name: &str| {
             source(&format!("from = \"key-vault\"\nvault = \"https://f.vault.azure.net\"\n{name}"))
         };
-        let digest = |source: &Source, id: &str| of(source, id, &[]).map(|found| found.digest);
+        let digest = |source: &DeviceSource, id: &str| of(source, id, &[]).map(|found| found.digest);
         let own = vault("");
         assert_ne!(digest(&own, "pump-1"), digest(&own, "pump-2"));
         assert_eq!(digest(&own, "pump-1"), digest(&own, "pump_1"));

@@ -14,7 +14,7 @@ use crate::image::scratch::Scratch;
 use crate::manifest::FILE_NAME;
 use crate::provisioning::device::{EstAuth, for_device};
 use crate::provisioning::lint::lint;
-use crate::provisioning::source::Source;
+use crate::provisioning::source::DeviceSource;
 use crate::recipe::types::Board;
 use crate::units::Digest;
 
@@ -85,7 +85,7 @@ pub struct Golden {
     /// How its machines boot.
     pub board: Board,
     /// Where its devices get their certificates, unless the identity says otherwise.
-    pub source: Source,
+    pub source: DeviceSource,
     /// May an identity bring more than the credentials of that source?
     pub overrides: bool,
     /// The FAT partition.
@@ -118,7 +118,7 @@ impl Golden {
             sha256,
             epoch: manifest.epoch,
             board: manifest.board,
-            source: Source::of(&manifest.provisioning),
+            source: DeviceSource::of(&manifest.provisioning),
             overrides: manifest.provisioning.overrides,
             master,
             config_toml: manifest.config_toml,
@@ -134,7 +134,7 @@ impl Golden {
 
     /// What the runtime would refuse in the config.toml of a device with this source and registration id. Devices that
     /// differ only in a (legal) registration id are judged together.
-    pub fn config_faults(&self, source: &Source, id: &str, auth: Option<EstAuth>) -> Vec<String> {
+    pub fn config_faults(&self, source: &DeviceSource, id: &str, auth: Option<EstAuth>) -> Vec<String> {
         // An image of an older edgepress, whose manifest does not have the file.
         if self.config_toml.is_empty() {
             return Vec::new();

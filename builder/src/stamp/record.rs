@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::finding::{self, Finding, Place, Severity};
-use crate::recipe::tree::{Node, Source, Value};
+use crate::recipe::tree::{Node, SourceText, Value};
 
 /// Every key, in the order of the documentation.
 pub(crate) const COLUMNS: [&str; 39] = [
@@ -187,7 +187,7 @@ impl Record {
     /// Everything that is wrong with its form.
     pub(crate) fn from_toml(path: &Path, text: &str, shared: bool) -> Result<Self, Vec<Finding>> {
         let origin = Origin::of(path);
-        let source = Source::file(&origin.name, text, &origin.folder);
+        let source = SourceText::file(&origin.name, text, &origin.folder);
         let tree = Node::parse(&source).map_err(|error| {
             // Without the line itself: it may hold a secret.
             let message = format!("this is not TOML: {}", error.message);

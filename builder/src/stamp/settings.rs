@@ -11,7 +11,7 @@ use super::secret;
 use crate::board::wifi;
 use crate::finding::Severity;
 use crate::provisioning::device::EstAuth;
-use crate::provisioning::source::{Source, is_registry};
+use crate::provisioning::source::{DeviceSource, is_registry};
 use crate::recipe::types::{CertificateSource, Enrol, VaultToken};
 use crate::ssh::judge_keys;
 
@@ -69,7 +69,7 @@ const CREDENTIALS: [(&str, Belongs); 9] = [
 
 impl Assembly<'_> {
     /// The credentials of the device's source; says how aziot-certd gets in, where that is what enrols.
-    pub(super) fn credentials(&mut self, source: &Source, id: &str) -> Option<EstAuth> {
+    pub(super) fn credentials(&mut self, source: &DeviceSource, id: &str) -> Option<EstAuth> {
         let wanted = Wanted::of(&source.certificate);
         let name = source.certificate.name();
         for (column, _) in CREDENTIALS.into_iter().filter(|(_, belongs)| !belongs(wanted)) {

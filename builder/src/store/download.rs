@@ -43,7 +43,7 @@ pub(crate) struct Wanted {
 }
 
 /// Who asks for files: plainly for those of archives; with tokens for those of registries.
-pub(crate) trait Source: Sync {
+pub(crate) trait Transport: Sync {
     /// Asks for a file from byte `from` on.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ pub(crate) enum Refusal {
     Final(Error),
 }
 
-impl Source for Client {
+impl Transport for Client {
     fn ask(&self, file: &Wanted, from: u64) -> Result<Answer, Refusal> {
         self.get(&file.url, from).map_err(Refusal::Http)
     }
@@ -94,7 +94,7 @@ enum Failed {
 /// # Errors
 /// Names every file that is gone; or the first that cannot be fetched, or is not what was expected twice in a row.
 pub(crate) fn fetch_all(
-    from: &dyn Source,
+    from: &dyn Transport,
     store: &Store,
     wanted: Vec<Wanted>,
     step: &str,
@@ -104,7 +104,7 @@ pub(crate) fn fetch_all(
 }
 
 struct Job<'a> {
-    source: &'a dyn Source,
+    source: &'a dyn Transport,
     store: &'a Store,
     sink: &'a dyn Sink,
     step: &'a str,
@@ -124,7 +124,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<'a> Job<'a> {
     fn new(
-        source: &'a dyn Source,
+        source: &'a dyn Transport,
         store: &'a Store,
         mut wanted: Vec<Wanted>,
         step: &'a str,

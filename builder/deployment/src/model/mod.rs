@@ -23,7 +23,7 @@ pub use module::{Kind, Module, PullPolicy, RestartPolicy, Status};
 
 use crate::cursor::{Cursor, Twin};
 use crate::json::{Fault, Node, parse};
-use crate::source::Source;
+use crate::source::SourceText;
 use crate::template::{self, Values};
 
 /// The key of edgeAgent's twin.
@@ -37,7 +37,7 @@ const MODULES_CONTENT: &str = "modulesContent";
 /// A deployment manifest. What is wrong with it, [`lint`](crate::lint::lint) tells; the queries here give what can be read.
 #[derive(Clone)]
 pub struct Manifest {
-    pub(crate) source: Source,
+    pub(crate) source: SourceText,
     pub(crate) root: Node,
     pub(crate) modules: Vec<Module>,
     layered: bool,
@@ -88,7 +88,7 @@ impl Manifest {
     /// # Errors
     /// Why it is no JSON at all. Everything else is for [`lint`](crate::lint::lint) to tell.
     pub fn parse(file: &str, text: &str) -> Result<Self, Vec<Finding>> {
-        Self::read(Source::plain(file, text), Vec::new())
+        Self::read(SourceText::plain(file, text), Vec::new())
     }
 
     /// Reads one of iotedgedev's templates, its placeholders filled in from `values` and from nowhere else.
@@ -112,7 +112,7 @@ impl Manifest {
         }
     }
 
-    fn read(source: Source, notes: Vec<Finding>) -> Result<Self, Vec<Finding>> {
+    fn read(source: SourceText, notes: Vec<Finding>) -> Result<Self, Vec<Finding>> {
         let root = parse(source.text()).map_err(|fault| vec![no_json(&source, &fault)])?;
         let mut manifest = Self { source, root, modules: Vec::new(), layered: false, notes };
         manifest.modules = manifest.read_modules();
@@ -216,7 +216,7 @@ impl Manifest {
 }
 
 /// Without the line, unless it is a template's: nobody knows what stands in a text that is no JSON, and it may be a secret.
-fn no_json(source: &Source, fault: &Fault) -> Finding {
+fn no_json(source: &SourceText, fault: &Fault) -> Finding {
     let place = source.place(&fault.span);
     let place = if source.is_rendered() { place } else { place.hidden() };
     let finding = Finding::error(format!("the manifest is no JSON: {}", fault.message)).at(place);

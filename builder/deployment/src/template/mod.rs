@@ -22,7 +22,7 @@ pub use values::Values;
 
 use crate::json::LONGEST;
 use crate::options::{CHUNK, KEY, chunk_number};
-use crate::source::{Piece, Source};
+use crate::source::{Piece, SourceText};
 
 /// What iotedgedev fills in with images that it built.
 const BUILT: [&str; 2] = ["MODULES.", "MODULEDIR<"];
@@ -64,7 +64,7 @@ pub(crate) fn fill(
     file: &str,
     template: &str,
     values: &Values,
-) -> Result<(Source, Vec<Finding>), Vec<Finding>> {
+) -> Result<(SourceText, Vec<Finding>), Vec<Finding>> {
     let mut filler = Filler {
         values,
         text: String::new(),
@@ -88,7 +88,7 @@ pub(crate) fn fill(
         return Err(filler.missing);
     }
     let notes = filler.notes();
-    Ok((Source::rendered(file, filler.text, template, filler.pieces), notes))
+    Ok((SourceText::rendered(file, filler.text, template, filler.pieces), notes))
 }
 
 struct Filler<'a> {

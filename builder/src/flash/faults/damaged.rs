@@ -1,14 +1,14 @@
 //! Images that are not what they must be.
 
 use super::{Case, Fault, Faulty, blank, flash};
-use crate::flash::source::Source;
+use crate::flash::source::FlashImage;
 use crate::flash::{engine, writer};
 use crate::units::Digest;
 
 /// Whatever is wrong with the image is found before any device's first MiB is written.
 #[test]
 fn an_image_that_is_not_what_it_must_be() {
-    let damaged = |change: &dyn Fn(&Case, &mut Source), expected: &str| {
+    let damaged = |change: &dyn Fn(&Case, &mut FlashImage), expected: &str| {
         let case = Case::new();
         case.map();
         let mut source = case.source();

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::place::Places;
 use crate::disk::sparse::data_ranges;
-use crate::image::source::Source;
+use crate::image::source::OpenImage;
 
 /// Differences are told in blocks of this size.
 const BLOCK: u64 = 4096;
@@ -32,7 +32,7 @@ pub(crate) struct Region {
 ///
 /// # Errors
 /// When one cannot be read.
-pub(super) fn differing(a: &Source, b: &Source) -> Result<Vec<Range<u64>>> {
+pub(super) fn differing(a: &OpenImage, b: &OpenImage) -> Result<Vec<Range<u64>>> {
     let common = a.size.min(b.size);
     let mut found = Vec::new();
     let mut buffers = [vec![0; CHUNK as usize], vec![0; CHUNK as usize]];
@@ -63,7 +63,7 @@ pub(super) fn differing(a: &Source, b: &Source) -> Result<Vec<Range<u64>>> {
 }
 
 /// The parts that are no holes in both, in whole blocks, joined.
-fn data(a: &Source, b: &Source, common: u64) -> Result<Vec<Range<u64>>> {
+fn data(a: &OpenImage, b: &OpenImage, common: u64) -> Result<Vec<Range<u64>>> {
     let mut ranges = Vec::new();
     for source in [a, b] {
         let found = data_ranges(&source.file, common)

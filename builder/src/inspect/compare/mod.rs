@@ -27,7 +27,7 @@ use crate::disk::table::Role;
 use crate::event::Sink;
 use crate::format::Container;
 use crate::image::root;
-use crate::image::source::Source;
+use crate::image::source::OpenImage;
 use crate::units::Digest;
 
 /// Most bytes of one file on the FAT partition that are compared.
@@ -87,7 +87,7 @@ pub(crate) struct PackageChange {
 /// # Errors
 /// A [`crate::error::Problem`] when one of them is none.
 pub(crate) fn compare(a: &Path, b: &Path, sink: &dyn Sink) -> Result<Comparison> {
-    let sources = [Source::open(a, sink)?, Source::open(b, sink)?];
+    let sources = [OpenImage::open(a, sink)?, OpenImage::open(b, sink)?];
     let [a, b] = &sources;
     let differing = bytes::differing(a, b)?;
     let mut found = Comparison {
@@ -159,7 +159,7 @@ fn tables([a, b]: &[Report; 2]) -> Vec<Change> {
 }
 
 /// The files of both FAT partitions, by size and digest: FAT's times are those of the last writer.
-fn fat(sources: &[Source; 2], reports: &[Report; 2]) -> Result<Files> {
+fn fat(sources: &[OpenImage; 2], reports: &[Report; 2]) -> Result<Files> {
     let mut sides = Vec::new();
     for (source, report) in sources.iter().zip(reports) {
         let fat = report.partitions.iter().find(|partition| partition.entry.role == Some(Role::Fat));
@@ -195,7 +195,7 @@ fn fat(sources: &[Source; 2], reports: &[Report; 2]) -> Result<Files> {
 /// What differs of two roots.
 type Roots = (Files, Vec<PackageChange>, Vec<Change>);
 
-fn roots(sources: &[Source; 2], reports: &[Report; 2]) -> Result<Option<Roots>> {
+fn roots(sources: &[OpenImage; 2], reports: &[Report; 2]) -> Result<Option<Roots>> {
     let part = |at: usize| root_part(&sources[at], &reports[at].partitions);
     let (Some(a), Some(b)) = (part(0)?, part(1)?) else { return Ok(None) };
     root::look(vec![a, b], |roots| {
@@ -223,7 +223,7 @@ fn containers_changed([a, b]: &[BTreeMap<String, String>; 2]) -> Vec<Change> {
 
 /// The partitions that differ although nobody looks at their files: all but one FAT partition and one root of each image.
 fn others(
-    sources: &[Source; 2],
+    sources: &[OpenImage; 2],
     reports: &[Report; 2],
     differing: &[Range<u64>],
 ) -> Result<BTreeSet<String>> {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt as _;
 
 use crate::disk::superblock::SUPERBLOCK;
-use crate::image::source::Source;
+use crate::image::source::OpenImage;
 use crate::inspect::{Partition, Report};
 
 /// Groups that are looked at: 8 TiB of a file system with blocks of 4 KiB.
@@ -22,7 +22,7 @@ pub(super) struct Places {
 
 impl Places {
     /// The map of an image.
-    pub(super) fn of(source: &Source, report: &Report) -> Self {
+    pub(super) fn of(source: &OpenImage, report: &Report) -> Self {
         let mut places = Self::default();
         let mut partitions: Vec<_> = report.partitions.iter().collect();
         partitions.sort_by_key(|partition| partition.entry.offset);
@@ -43,7 +43,7 @@ impl Places {
         }
     }
 
-    fn partition(&mut self, source: &Source, partition: &Partition) {
+    fn partition(&mut self, source: &OpenImage, partition: &Partition) {
         let entry = &partition.entry;
         let (start, end) = (entry.offset, entry.offset.saturating_add(entry.size));
         let order = u64::from(entry.number) * 10;
@@ -83,7 +83,7 @@ impl Places {
 /// From, to, order, name; bytes within the partition, ascending.
 type Parts = Vec<(u64, u64, u64, &'static str)>;
 
-fn fat(source: &Source, start: u64) -> Option<Parts> {
+fn fat(source: &OpenImage, start: u64) -> Option<Parts> {
     let mut boot = [0; 64];
     source.file.read_exact_at(&mut boot, start).ok()?;
     let short = |at: usize| u64::from(u16::from_le_bytes([boot[at], boot[at + 1]]));
@@ -94,7 +94,7 @@ fn fat(source: &Source, start: u64) -> Option<Parts> {
     Some(vec![(0, reserved, 1, "boot sectors"), (reserved, reserved + tables, 2, "allocation tables")])
 }
 
-fn ext4(source: &Source, start: u64) -> Option<Parts> {
+fn ext4(source: &OpenImage, start: u64) -> Option<Parts> {
     let mut block = [0; SUPERBLOCK.1 as usize];
     source.file.read_exact_at(&mut block, start + SUPERBLOCK.0).ok()?;
     let short = |at: usize| u64::from(u16::from_le_bytes([block[at], block[at + 1]]));

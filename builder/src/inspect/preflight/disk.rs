@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::disk::table::Kind;
 use crate::format::{Container, VHD_COOKIE, VHD_FOOTER};
-use crate::image::source::Source;
+use crate::image::source::OpenImage;
 use crate::inspect::{FileSystem, Partition, Report, ext4_uuids};
 use crate::recipe::types::Board;
 use crate::units::Arch;
@@ -46,7 +46,7 @@ impl Disk {
     ///
     /// # Errors
     /// When the image cannot be read.
-    pub(crate) fn of(source: &Source, report: &Report) -> Result<Self> {
+    pub(crate) fn of(source: &OpenImage, report: &Report) -> Result<Self> {
         let footer = if source.container == Container::Vhd {
             let mut footer = [0; VHD_FOOTER as usize];
             let read = source.file.read_exact_at(&mut footer, source.size);

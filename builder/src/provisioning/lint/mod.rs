@@ -9,7 +9,7 @@ mod identity;
 pub use identity::registration_id_is_legal;
 
 use crate::finding::{Finding, Place, Severity, nearest};
-use crate::recipe::tree::{Node, Source, Value};
+use crate::recipe::tree::{Node, SourceText, Value};
 use crate::recipe::types::Recipe;
 
 /// Plain keys of the top level, which must stand before every table.
@@ -58,7 +58,7 @@ const MODES: [&str; 3] = ["Dynamic", "AlwaysOnStartup", "OnErrorOnly"];
 /// Everything that is wrong with the text of a config.toml, in its order. With the recipe that it will be installed by,
 /// also what does not fit that.
 pub fn lint(text: &str, recipe: Option<&Recipe>) -> Vec<Finding> {
-    let source = Source::file(FILE, text, "/");
+    let source = SourceText::file(FILE, text, "/");
     let tree = match Node::parse(&source) {
         Ok(tree) => tree,
         Err(error) => return vec![syntax(text, &error)],
