@@ -9,7 +9,7 @@ use crate::finding::Finding;
 /// Whose fault it is decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum ProblemKind {
     /// The work failed: exit code 1.
     Work,
     /// The command line, recipe or another input is wrong: exit code 2.
@@ -20,7 +20,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Whose fault.
-    pub kind: Kind,
+    pub kind: ProblemKind,
     /// What went wrong and where; may hold several lines.
     pub message: String,
     /// What to do next.
@@ -32,18 +32,18 @@ pub struct Problem {
 impl Problem {
     /// The work failed.
     pub fn work(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Work, message: message.into(), hint: None, findings: Vec::new() }
+        Self { kind: ProblemKind::Work, message: message.into(), hint: None, findings: Vec::new() }
     }
 
     /// An input is wrong.
     pub fn input(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Input, ..Self::work(message) }
+        Self { kind: ProblemKind::Input, ..Self::work(message) }
     }
 
     /// The same failure where no work was begun yet: with the exit code of a wrong input.
     pub fn to_input(error: anyhow::Error) -> anyhow::Error {
         let known = problem(&error);
-        if known.is_some_and(|problem| problem.kind == Kind::Input) {
+        if known.is_some_and(|problem| problem.kind == ProblemKind::Input) {
             return error;
         }
         let hint = known.and_then(|problem| problem.hint.clone());
@@ -81,7 +81,7 @@ pub fn problem(error: &anyhow::Error) -> Option<&Problem> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Kind, Problem, problem};
+    use super::{Problem, ProblemKind, problem};
     use anyhow::Context as _;
 
     #[test]
@@ -99,7 +99,7 @@ mod tests {
             let error = Problem::to_input(error);
             assert_eq!(format!("{error:#}"), message);
             let problem = problem(&error).expect("a problem");
-            assert_eq!((problem.kind, problem.hint.as_deref()), (Kind::Input, hint));
+            assert_eq!((problem.kind, problem.hint.as_deref()), (ProblemKind::Input, hint));
         }
     }
 }

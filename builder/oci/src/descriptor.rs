@@ -39,8 +39,8 @@ impl Descriptor {
     }
 
     /// What it describes.
-    pub fn kind(&self) -> Kind {
-        Kind::of(&self.media_type)
+    pub fn kind(&self) -> BlobKind {
+        BlobKind::of(&self.media_type)
     }
 
     /// As a layer: how it is packed.
@@ -50,13 +50,13 @@ impl Descriptor {
     pub fn packing(&self) -> Result<Packing, Problem> {
         let (media_type, digest) = (shown(&self.media_type), self.digest.short());
         match self.kind() {
-            Kind::Layer(packing) if self.size <= MAX_LAYER => Ok(packing),
-            Kind::Layer(_) => {
+            BlobKind::Layer(packing) if self.size <= MAX_LAYER => Ok(packing),
+            BlobKind::Layer(_) => {
                 let message = format!("the layer {digest} states a size of {} bytes", self.size);
                 Err(Problem::input(message)
                     .hint(format!("layers of more than {} GiB are not taken", MAX_LAYER >> 30)))
             }
-            Kind::ForeignLayer => {
+            BlobKind::ForeignLayer => {
                 let message =
                     format!("the layer {digest} may not be distributed by registries ({media_type})");
                 Err(Problem::input(message)
@@ -70,7 +70,7 @@ impl Descriptor {
 
 /// Kinds of blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum BlobKind {
     /// A list of manifests, one an architecture.
     Index,
     /// A manifest: one image.
@@ -131,7 +131,7 @@ pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 /// What a registry is asked for, the best first: header `Accept`.
 pub const ACCEPT: [&str; 4] = [OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST];
 
-impl Kind {
+impl BlobKind {
     /// By media type; parameters behind a `;` do not count.
     pub fn of(media_type: &str) -> Self {
         let plain = media_type.split(';').next().unwrap_or_default().trim();
@@ -198,30 +198,30 @@ pub(crate) fn read_digest<'de, D: Deserializer<'de>>(from: D) -> Result<Digest, 
 
 #[cfg(test)]
 mod tests {
-    use super::{Descriptor, Kind, MAX_LAYER, Packing, parse_digest};
+    use super::{BlobKind, Descriptor, MAX_LAYER, Packing, parse_digest};
     use crate::units::Digest;
 
     #[test]
     fn kinds_by_media_type() {
-        let layer = |packing| Kind::Layer(packing);
+        let layer = |packing| BlobKind::Layer(packing);
         for (text, kind) in [
-            ("application/vnd.oci.image.index.v1+json", Kind::Index),
-            ("application/vnd.oci.image.manifest.v1+json; charset=utf-8", Kind::Manifest),
-            ("application/vnd.docker.distribution.manifest.v1+prettyjws", Kind::Schema1),
-            ("application/vnd.docker.container.image.v1+json", Kind::Config),
+            ("application/vnd.oci.image.index.v1+json", BlobKind::Index),
+            ("application/vnd.oci.image.manifest.v1+json; charset=utf-8", BlobKind::Manifest),
+            ("application/vnd.docker.distribution.manifest.v1+prettyjws", BlobKind::Schema1),
+            ("application/vnd.docker.container.image.v1+json", BlobKind::Config),
             ("application/vnd.oci.image.layer.v1.tar", layer(Packing::Plain)),
             ("application/vnd.oci.image.layer.v1.tar+gzip", layer(Packing::Gzip)),
             ("application/vnd.oci.image.layer.v1.tar+zstd", layer(Packing::Zstd)),
             ("application/vnd.docker.image.rootfs.diff.tar", layer(Packing::Plain)),
             ("application/vnd.docker.image.rootfs.diff.tar.gzip", layer(Packing::Gzip)),
             ("application/vnd.docker.image.rootfs.diff.tar.zstd", layer(Packing::Zstd)),
-            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", Kind::ForeignLayer),
-            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", Kind::ForeignLayer),
-            ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", Kind::Other),
-            ("application/json", Kind::Other),
-            ("", Kind::Other),
+            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", BlobKind::ForeignLayer),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", BlobKind::ForeignLayer),
+            ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", BlobKind::Other),
+            ("application/json", BlobKind::Other),
+            ("", BlobKind::Other),
         ] {
-            assert_eq!(Kind::of(text), kind, "{text}");
+            assert_eq!(BlobKind::of(text), kind, "{text}");
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::config::Config;
-use crate::descriptor::{Descriptor, Kind, MAX_CONFIG, MAX_MANIFEST};
+use crate::descriptor::{BlobKind, Descriptor, MAX_CONFIG, MAX_MANIFEST};
 use crate::error::Problem;
 use crate::files::Files;
 use crate::local::{LocalImage, Place, absent, means};
@@ -88,7 +88,7 @@ type Chosen = (Option<Descriptor>, Descriptor, Manifest);
 /// Down to the manifest: an entry may be that, or an index of its own.
 fn chosen(files: &Files, index: Index, arch: Arch, places: &mut BTreeMap<Digest, Place>) -> Result<Chosen> {
     let (own, entries) = match index.entries.as_slice() {
-        [only] if only.descriptor.kind() == Kind::Index => {
+        [only] if only.descriptor.kind() == BlobKind::Index => {
             let bytes = small(files, &only.descriptor, MAX_MANIFEST, places)?;
             match Document::parse(&bytes, Some(&only.descriptor.media_type))? {
                 Document::Index(inner) => (Some(only.descriptor.clone()), inner),
@@ -99,7 +99,7 @@ fn chosen(files: &Files, index: Index, arch: Arch, places: &mut BTreeMap<Digest,
     };
     let manifest = match entries.entries.as_slice() {
         // Its configuration says what it is for.
-        [only] if own.is_none() && only.descriptor.kind() == Kind::Manifest => only.descriptor.clone(),
+        [only] if own.is_none() && only.descriptor.kind() == BlobKind::Manifest => only.descriptor.clone(),
         _ => entries.choose(arch)?.clone(),
     };
     let bytes = small(files, &manifest, MAX_MANIFEST, places)?;

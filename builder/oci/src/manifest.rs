@@ -11,7 +11,7 @@
 
 use serde::Deserialize;
 
-use crate::descriptor::{Descriptor, Kind, MAX_CONFIG, MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST, shown};
+use crate::descriptor::{BlobKind, Descriptor, MAX_CONFIG, MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST, shown};
 use crate::error::Problem;
 use crate::units::Arch;
 
@@ -118,21 +118,21 @@ impl Document {
         }
         let raw: Raw = serde_json::from_slice(bytes).map_err(|error| broken(&error.to_string()))?;
         let written = raw.media_type.clone().filter(|text| !text.is_empty());
-        let kinds = [written.as_deref(), stated].map(|text| text.map_or(Kind::Other, Kind::of));
-        if kinds.contains(&Kind::Schema1) || raw.schema_version == Some(1) || raw.fs_layers.is_some() {
+        let kinds = [written.as_deref(), stated].map(|text| text.map_or(BlobKind::Other, BlobKind::of));
+        if kinds.contains(&BlobKind::Schema1) || raw.schema_version == Some(1) || raw.fs_layers.is_some() {
             return Err(Problem::input("the manifest is of Docker's schema 1, which is not taken")
                 .hint("push the image again with an engine or tool of this decade"));
         }
         // One document that is a manifest to one reader and an index to another is an attack (CVE-2021-41190).
-        let said = |kind: Kind| kinds.iter().all(|found| *found == kind || *found == Kind::Other);
+        let said = |kind: BlobKind| kinds.iter().all(|found| *found == kind || *found == BlobKind::Other);
         match raw {
-            Raw { manifests: Some(entries), config: None, layers: None, .. } if said(Kind::Index) => {
+            Raw { manifests: Some(entries), config: None, layers: None, .. } if said(BlobKind::Index) => {
                 let media_type =
                     written.or_else(|| stated.map(str::to_owned)).unwrap_or_else(|| OCI_INDEX.into());
                 Index::read(entries, media_type).map(Self::Index)
             }
             Raw { manifests: None, config: Some(config), layers: Some(layers), .. }
-                if said(Kind::Manifest) =>
+                if said(BlobKind::Manifest) =>
             {
                 let media_type =
                     written.or_else(|| stated.map(str::to_owned)).unwrap_or_else(|| OCI_MANIFEST.into());
@@ -165,7 +165,7 @@ impl Index {
     /// # Errors
     /// When there is none: names those that there are.
     pub fn choose(&self, arch: Arch) -> Result<&Descriptor, Problem> {
-        let images = || self.entries.iter().filter(|entry| entry.descriptor.kind() == Kind::Manifest);
+        let images = || self.entries.iter().filter(|entry| entry.descriptor.kind() == BlobKind::Manifest);
         let fits = |entry: &&Entry| entry.platform.as_ref().is_some_and(|platform| platform.runs_on(arch));
         if let Some(found) = images().find(fits) {
             return found.descriptor.sound();
@@ -225,7 +225,7 @@ impl Descriptor {
 impl Manifest {
     /// Can the image be put onto a device, as far as the manifest tells?
     fn checked(self) -> Result<Self, Problem> {
-        if self.config.kind() != Kind::Config {
+        if self.config.kind() != BlobKind::Config {
             let message =
                 format!("it is no container image: its configuration is {}", shown(&self.config.media_type));
             return Err(Problem::input(message).hint("name an image that an engine can run"));

@@ -150,7 +150,7 @@ mod tests {
     use crate::board::uefi::tests::recipe;
     use crate::disk::ids::Ids;
     use crate::host;
-    use crate::tree::entry::{Entry, Kind};
+    use crate::tree::entry::{Entry, EntryKind};
     use crate::units::Digest;
     use std::fs;
     use std::path::Path;
@@ -162,7 +162,7 @@ mod tests {
 
     fn text(entries: &[Entry], path: &str) -> String {
         match entries.iter().find(|entry| entry.path == Path::new(path)).map(|entry| &entry.kind) {
-            Some(Kind::File(content)) => String::from_utf8(content.clone()).expect("text"),
+            Some(EntryKind::File(content)) => String::from_utf8(content.clone()).expect("text"),
             other => panic!("{path}: {other:?}"),
         }
     }

@@ -67,14 +67,14 @@ mod tests {
     use crate::board::uefi::tests::recipe;
     use crate::host;
     use crate::recipe::types::{Board, Initramfs, Model};
-    use crate::tree::entry::Kind;
+    use crate::tree::entry::EntryKind;
     use std::process::Command;
 
     fn texts(change: impl FnOnce(&mut crate::recipe::types::Recipe)) -> [String; 2] {
         let mut recipe = recipe();
         change(&mut recipe);
         let text = |kind| match kind {
-            Kind::File(content) => String::from_utf8(content).expect("text"),
+            EntryKind::File(content) => String::from_utf8(content).expect("text"),
             other => panic!("{other:?}"),
         };
         let mut entries = files(&recipe).into_iter().map(|entry| text(entry.kind));

@@ -36,7 +36,7 @@ use crate::disk::mbr::BootCode;
 use crate::error::Problem;
 use crate::recipe::types::{Board, DistributionId, Initramfs, Model, Recipe};
 use crate::tree::Root;
-use crate::tree::entry::{Entry, Kind};
+use crate::tree::entry::{Entry, EntryKind};
 use crate::units::Arch;
 use crate::verdict::Check;
 
@@ -277,7 +277,7 @@ fn own_arguments(recipe: &Recipe) -> Result<Vec<&str>> {
 }
 
 fn file(path: &str, mode: u32, content: impl Into<Vec<u8>>) -> Entry {
-    Entry::own(path, mode, Kind::File(content.into()))
+    Entry::own(path, mode, EntryKind::File(content.into()))
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ pub(crate) fn files(wifi: &Wifi) -> Result<Vec<Entry>> {
 pub(crate) fn allowed(wifi: Option<&Wifi>) -> Result<Option<Digest>> {
     let entry = wifi.map(secret).transpose()?.flatten();
     Ok(entry.and_then(|entry| match entry.kind {
-        crate::tree::entry::Kind::File(content) => Some(Digest::of(content)),
+        crate::tree::entry::EntryKind::File(content) => Some(Digest::of(content)),
         _ => None,
     }))
 }
@@ -191,14 +191,14 @@ ACTION==\"add\", SUBSYSTEM==\"net\", KERNEL==\"wlan0\", TAG+=\"systemd\", ENV{SY
 mod tests {
     use super::{CONFIGURATION, allowed, derived, files, read_key};
     use crate::recipe::types::Wifi;
-    use crate::tree::entry::{Entry, Kind};
+    use crate::tree::entry::{Entry, EntryKind};
     use crate::units::Digest;
     use std::path::Path;
 
     fn text(entries: &[Entry], path: &str) -> Option<String> {
         let entry = entries.iter().find(|entry| entry.path == Path::new(path))?;
         match &entry.kind {
-            Kind::File(content) => Some(String::from_utf8(content.clone()).expect("text")),
+            EntryKind::File(content) => Some(String::from_utf8(content.clone()).expect("text")),
             other => panic!("{other:?}"),
         }
     }

@@ -141,7 +141,7 @@ pub(super) fn explained<T>(result: Result<T>, store: &Store, folder: &Path) -> R
 #[cfg(test)]
 mod tests {
     use super::folder;
-    use crate::error::{Kind, problem};
+    use crate::error::{ProblemKind, problem};
     use crate::lock::tests::recipe;
 
     #[test]
@@ -152,6 +152,9 @@ mod tests {
         std::fs::write(&file, "x").expect("writes");
         let error = folder(&file, &recipe()).expect_err("a file is no folder");
         let problem = problem(&error).expect("a problem");
-        assert!(problem.kind == Kind::Input && problem.message.contains("cannot be written"), "{problem}");
+        assert!(
+            problem.kind == ProblemKind::Input && problem.message.contains("cannot be written"),
+            "{problem}"
+        );
     }
 }

@@ -28,7 +28,7 @@ use crate::rootfs::packages::DebFile;
 use crate::sbom::origin::{self, Origins};
 use crate::ssh;
 use crate::store::{Store, layers};
-use crate::tree::entry::{Entry, Kind};
+use crate::tree::entry::{Entry, EntryKind};
 use crate::units::{Arch, Digest};
 
 /// The runtime's packages, each a stage of its own because each needs the one before configured.
@@ -421,7 +421,7 @@ const LARGEST_CONFIG: u64 = 1 << 20;
 
 fn config_toml(entries: &[Entry], store: &Store) -> Result<String> {
     let entry = entries.iter().rev().find(|entry| entry.path.as_os_str() == "/etc/aziot/config.toml");
-    let Some(Entry { kind: Kind::Blob(digest), .. }) = entry else { return Ok(String::new()) };
+    let Some(Entry { kind: EntryKind::Blob(digest), .. }) = entry else { return Ok(String::new()) };
     let mut text = Vec::new();
     let blob = store.blob(digest).context("finding config.toml in the store")?;
     fs::File::open(blob)?.take(LARGEST_CONFIG).read_to_end(&mut text).context("reading config.toml")?;

@@ -17,7 +17,7 @@ use crate::disk::ids::Ids;
 use crate::finding::{Finding, Place};
 use crate::overlay::{Laid, What};
 use crate::recipe::Loaded;
-use crate::rootfs::guard::{self, Kind, Tree};
+use crate::rootfs::guard::{self, PathKind, Tree};
 use crate::rootfs::{clean, images};
 use crate::ssh;
 use crate::units::Digest;
@@ -143,7 +143,7 @@ fn written_anyway(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Finding>) {
     }
     // What is wrong with these is said elsewhere; the paths do not depend on the identifiers.
     for entry in board::root_files(recipe, &Ids::from_seed(&Digest::of(""))).unwrap_or_default() {
-        if !matches!(entry.kind, crate::tree::entry::Kind::Directory) {
+        if !matches!(entry.kind, crate::tree::entry::EntryKind::Directory) {
             let hint = match entry.path.to_str() {
                 Some("/etc/fstab") => {
                     "mount more by a unit: /etc/systemd/system/srv-data.mount for /srv/data"
@@ -239,26 +239,26 @@ fn leaks(loaded: &Loaded, laid: &[Laid], findings: &mut Vec<Finding>) -> Result<
 
 /// What the overlays hold, as a root tree of its own.
 struct Overlays<'a> {
-    folders: BTreeMap<PathBuf, BTreeMap<OsString, Kind>>,
+    folders: BTreeMap<PathBuf, BTreeMap<OsString, PathKind>>,
     files: BTreeMap<&'a Path, &'a Laid>,
 }
 
 impl<'a> Overlays<'a> {
     fn of(laid: &'a [Laid]) -> Self {
-        let mut folders: BTreeMap<PathBuf, BTreeMap<OsString, Kind>> = BTreeMap::new();
+        let mut folders: BTreeMap<PathBuf, BTreeMap<OsString, PathKind>> = BTreeMap::new();
         let mut files = BTreeMap::new();
         for one in laid {
             let path = one.path.strip_prefix("/").unwrap_or(&one.path);
             let mut kind = match &one.what {
-                What::Folder | What::StatedFolder => Kind::Folder,
-                What::Rendered(_) | What::File(_) => Kind::File,
-                What::Symlink(_) | What::Nothing => Kind::Other,
+                What::Folder | What::StatedFolder => PathKind::Folder,
+                What::Rendered(_) | What::File(_) => PathKind::File,
+                What::Symlink(_) | What::Nothing => PathKind::Other,
             };
             files.insert(path, one);
             let mut at = path;
             while let (Some(folder), Some(name)) = (at.parent(), at.file_name()) {
                 folders.entry(folder.to_owned()).or_default().entry(name.to_owned()).or_insert(kind);
-                (at, kind) = (folder, Kind::Folder);
+                (at, kind) = (folder, PathKind::Folder);
             }
         }
         Self { folders, files }
@@ -266,7 +266,7 @@ impl<'a> Overlays<'a> {
 }
 
 impl Tree for Overlays<'_> {
-    fn list(&self, folder: &Path) -> Result<Vec<(OsString, Kind)>> {
+    fn list(&self, folder: &Path) -> Result<Vec<(OsString, PathKind)>> {
         let names = self.folders.get(folder).into_iter().flatten();
         Ok(names.map(|(name, kind)| (name.clone(), *kind)).collect())
     }

@@ -70,8 +70,8 @@ impl Failure {
         let message = format!("{error:#}");
         let Some(problem) = problem(error) else { return Self::new(Kind::Work, message) };
         let kind = match problem.kind {
-            error::Kind::Work => Kind::Work,
-            error::Kind::Input => Kind::Input,
+            error::ProblemKind::Work => Kind::Work,
+            error::ProblemKind::Input => Kind::Input,
         };
         let several = problem.findings.len() > 1;
         Self {

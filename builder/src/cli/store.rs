@@ -12,7 +12,7 @@ use super::Session;
 use crate::error::Problem;
 use crate::store::Store;
 use crate::store::prune::{Amount, Pruned, Usage};
-use crate::store::verify::{Kind, Verified};
+use crate::store::verify::{ItemKind, Verified};
 use crate::units::counted;
 
 const DAY: u64 = 86_400;
@@ -111,8 +111,8 @@ impl Display for Looked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for damage in &self.0.damaged {
             let kind = match damage.kind {
-                Kind::Blob => "blob",
-                Kind::Layer => "layer",
+                ItemKind::Blob => "blob",
+                ItemKind::Layer => "layer",
             };
             writeln!(f, "damaged, removed: {kind} {}: {}", damage.path.display(), damage.why)?;
         }

@@ -20,7 +20,7 @@ use crate::disk::marker::{self, Node, What};
 use crate::event::Sink;
 use crate::rootfs::layer::Stack;
 use crate::sandbox::Job;
-use crate::tree::{Kind, Meta, Root};
+use crate::tree::{FileKind, Meta, Root};
 use crate::units::{Digest, Sha256};
 
 /// Writes the tar; runs in a sandbox, where the tree's owners are those of the image.
@@ -156,14 +156,14 @@ impl Tree<'_> {
 
     fn entry(&mut self, path: &Path, meta: &Meta) -> Result<()> {
         // A socket is nothing without its server.
-        if meta.kind == Kind::Socket {
+        if meta.kind == FileKind::Socket {
             return Ok(());
         }
         if let Some(what) = self.markers.get(path).cloned() {
             return self.marked(path, meta, &what);
         }
         let mut header = self.header(meta);
-        if meta.kind != Kind::Folder && meta.links > 1 {
+        if meta.kind != FileKind::Folder && meta.links > 1 {
             if let Some(first) = self.seen.get(&meta.id) {
                 header.set_entry_type(EntryType::Link);
                 return Ok(self.tar.append_link(&mut header, path, first)?);
@@ -202,24 +202,24 @@ impl Tree<'_> {
     fn content(&mut self, path: &Path, meta: &Meta, mut header: Header) -> Result<()> {
         let mut name = path.as_os_str().to_owned();
         match meta.kind {
-            Kind::Link => {
+            FileKind::Link => {
                 header.set_entry_type(EntryType::Symlink);
                 let target = self.root.read_link(path)?.context("reading the link: it is gone")?;
                 return Ok(self.tar.append_link(&mut header, path, target)?);
             }
-            Kind::File => {
+            FileKind::File => {
                 header.set_entry_type(EntryType::Regular);
                 header.set_size(meta.size);
                 let file = self.root.open_file_nofollow(path)?.context("opening it: it is gone")?;
                 return Ok(self.tar.append_data(&mut header, path, file)?);
             }
-            Kind::Folder => {
+            FileKind::Folder => {
                 header.set_entry_type(EntryType::Directory);
                 name.push("/");
             }
-            Kind::Fifo | Kind::Socket => header.set_entry_type(EntryType::Fifo),
-            Kind::Block | Kind::Char => {
-                let block = meta.kind == Kind::Block;
+            FileKind::Fifo | FileKind::Socket => header.set_entry_type(EntryType::Fifo),
+            FileKind::Block | FileKind::Char => {
+                let block = meta.kind == FileKind::Block;
                 header.set_entry_type(if block { EntryType::Block } else { EntryType::Char });
                 header.set_device_major(u32::try_from(nix::sys::stat::major(meta.device))?)?;
                 header.set_device_minor(u32::try_from(nix::sys::stat::minor(meta.device))?)?;

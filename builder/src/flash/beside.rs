@@ -19,7 +19,7 @@ use crate::manifest::FILE_NAME;
 use crate::units::Digest;
 
 use self::digests::Digests;
-use self::lists::{Kind, List};
+use self::lists::{List, ListKind};
 
 /// Far above any manifest, list of digests or block map.
 const LARGEST_TEXT: u64 = 64 << 20;
@@ -75,13 +75,13 @@ impl Beside {
     fn list(&mut self, image: &Path, list: &List, name: &str) -> Result<(), String> {
         let List { file, kind, too_large } = list;
         match kind {
-            Kind::Other => {
+            ListKind::Other => {
                 self.notes.push(format!("{file} is not read: only SHA-256 is checked"));
                 return Ok(());
             }
             // An older list, or a copy: what a list by its name says goes before.
-            Kind::Unnamed if !self.file.is_empty() => return Ok(()),
-            Kind::Own | Kind::Stem | Kind::Folder if *too_large => {
+            ListKind::Unnamed if !self.file.is_empty() => return Ok(()),
+            ListKind::Own | ListKind::Stem | ListKind::Folder if *too_large => {
                 return Err("it is too large for a list of digests".to_owned());
             }
             _ if *too_large => return Ok(()),
@@ -90,21 +90,21 @@ impl Beside {
         let text = match text(&image.with_file_name(file)) {
             Ok(text) => text.unwrap_or_default(),
             // It lies there by chance.
-            Err(_) if matches!(kind, Kind::Unnamed | Kind::Named) => return Ok(()),
+            Err(_) if matches!(kind, ListKind::Unnamed | ListKind::Named) => return Ok(()),
             Err(error) => return Err(format!("{error:#}")),
         };
         let digests = Digests::read(&text);
         let is_another = |other: &str| other != name && image.with_file_name(other).exists();
         let said = digests.of(name, is_another);
         let digest = match kind {
-            Kind::Own => own(&digests, said)?,
-            Kind::Stem => stem(&digests, said, image, name)?,
-            Kind::Unnamed if digests.is_list() => said.ok().flatten(),
-            Kind::Unnamed => {
+            ListKind::Own => own(&digests, said)?,
+            ListKind::Stem => stem(&digests, said, image, name)?,
+            ListKind::Unnamed if digests.is_list() => said.ok().flatten(),
+            ListKind::Unnamed => {
                 self.chance(&digests, said, file, name);
                 None
             }
-            Kind::Folder | Kind::Named | Kind::Other => said?,
+            ListKind::Folder | ListKind::Named | ListKind::Other => said?,
         };
         match digest {
             Some(sum) => {
@@ -135,12 +135,14 @@ impl Beside {
         let mut owners = file.match_indices(['.', '-', '_']).map(|(at, _)| image.with_file_name(&file[..at]));
         let is_of_another = owners.any(|owner| owner.is_file());
         match (kind, digests.nameless(), digests.other_form()) {
-            (Kind::Folder, Some(why), _) | (Kind::Folder | Kind::Stem, _, Some(why)) => return Err(why),
-            (Kind::Named, Some(_), _) if !is_of_another => {
+            (ListKind::Folder, Some(why), _) | (ListKind::Folder | ListKind::Stem, _, Some(why)) => {
+                return Err(why);
+            }
+            (ListKind::Named, Some(_), _) if !is_of_another => {
                 self.notes
                     .push(format!("{file} has a digest and does not say of which file: it is not used"));
             }
-            (Kind::Folder | Kind::Stem, ..) if !digests.detached => {
+            (ListKind::Folder | ListKind::Stem, ..) if !digests.detached => {
                 self.notes.push(format!("{file} has no line for {name}"));
             }
             _ => {}

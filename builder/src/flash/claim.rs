@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 
 use super::block_device::Disk;
 use super::system::{Below, Node};
-use super::target::{Candidate, Kind, Look, Target};
+use super::target::{Candidate, Look, Target, TargetKind};
 use crate::error::Problem;
 
 const CHANGED: &str = "it is not what it was a moment ago (another card?)";
@@ -133,7 +133,7 @@ impl One {
         let Candidate { target, missing, .. } = &self.found;
         match &mut self.disk {
             Some(_) if *missing => drop(fs::remove_file(&target.path)),
-            Some(disk) if target.kind == Kind::File => disk.release(),
+            Some(disk) if target.kind == TargetKind::File => disk.release(),
             _ => {}
         }
     }

@@ -355,7 +355,7 @@ mod tests {
     use super::{Free, Identities, Record, in_order, matched};
     use crate::error::problem;
     use crate::event::Silent;
-    use crate::flash::target::{Kind, Target};
+    use crate::flash::target::{Target, TargetKind};
     use crate::stamp::output::{Entry, Form};
     use std::path::Path;
 
@@ -374,7 +374,7 @@ mod tests {
     fn target(serial: Option<&str>) -> Target {
         Target {
             path: "/dev/sdb".into(),
-            kind: Kind::Disk,
+            kind: TargetKind::Disk,
             model: None,
             serial: serial.map(str::to_owned),
             size: 9,

@@ -183,7 +183,7 @@ impl Run<'_> {
     /// Bytes of a target; a file without any becomes as long as the image.
     fn size(&self, slot: usize) -> u64 {
         let target = &self.targets[slot];
-        target.size.max(if target.kind == target::Kind::File { self.source.size } else { 0 })
+        target.size.max(if target.kind == target::TargetKind::File { self.source.size } else { 0 })
     }
 
     fn patch(&self, slot: usize) -> Option<&Patch> {

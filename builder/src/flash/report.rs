@@ -207,7 +207,7 @@ impl fmt::Display for FlashOutcome {
 mod tests {
     use super::{FlashOutcome, Row};
     use crate::flash::ledger::{Record, Verdict};
-    use crate::flash::target::{Kind, Target};
+    use crate::flash::target::{Target, TargetKind};
     use crate::flash::writer::Key;
 
     fn row(verdict: Verdict) -> Row {
@@ -216,7 +216,7 @@ mod tests {
         let record: Record = serde_json::from_value(json).expect("a record");
         let target = Target {
             path: "/dev/sdb".into(),
-            kind: Kind::Disk,
+            kind: TargetKind::Disk,
             model: None,
             serial: None,
             size: 9,

@@ -20,7 +20,7 @@ const NO_CARD: &str =
 /// What kind of target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Kind {
+pub(crate) enum TargetKind {
     /// A disk or card.
     Disk,
     /// A loop device: somebody made it for this.
@@ -35,7 +35,7 @@ pub(crate) struct Target {
     /// As it was named.
     pub path: PathBuf,
     /// What it is.
-    pub kind: Kind,
+    pub kind: TargetKind,
     /// Its maker's name of it.
     pub model: Option<String>,
     /// Its serial.
@@ -164,7 +164,7 @@ impl Look<'_> {
         }
         let target = Target {
             path: path.to_owned(),
-            kind: if device.transport == "loop" { Kind::Loop } else { Kind::Disk },
+            kind: if device.transport == "loop" { TargetKind::Loop } else { TargetKind::Disk },
             model: device.model.clone(),
             serial: device.serial.clone(),
             size: device.size,
@@ -215,7 +215,7 @@ impl Look<'_> {
 
 fn file(path: &Path, size: u64) -> Target {
     let transport = "file".into();
-    Target { path: path.to_owned(), kind: Kind::File, model: None, serial: None, size, transport }
+    Target { path: path.to_owned(), kind: TargetKind::File, model: None, serial: None, size, transport }
 }
 
 /// Why a device cannot be written to.
@@ -259,7 +259,7 @@ fn unfit(device: &Device, rules: Rules) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Candidate, Kind, Look, Rules, judge};
+    use super::{Candidate, Look, Rules, TargetKind, judge};
     use crate::flash::system::{Device, System, tests::loops};
     use std::fs;
     use std::os::unix::fs::symlink;
@@ -328,7 +328,7 @@ mod tests {
         };
         let refused = |names: &[&str], rules| look(names, rules).expect_err("refused");
         let found = look(&["a", "large", "new"], create).expect("all good");
-        assert!(found.iter().all(|found| found.target.kind == Kind::File) && !at("new").exists());
+        assert!(found.iter().all(|found| found.target.kind == TargetKind::File) && !at("new").exists());
         assert!(refused(&["new"], Rules::default()).ends_with("it does not exist (--create makes a file)"));
         let several = refused(&["also", "small", "a", "link"], create);
         for expected in ["also: it is the image itself", "small: it has 99 bytes", "link: it is the same as "]

@@ -10,7 +10,7 @@ use super::elf::Elf;
 use super::tools::multiarch;
 use crate::chroot::mounts::RESERVED;
 use crate::error::Problem;
-use crate::tree::{Kind, Root};
+use crate::tree::{FileKind, Root};
 use crate::units::Arch;
 
 /// A list of files of dpkg's: far above the longest of Debian.
@@ -53,7 +53,7 @@ pub(crate) fn refuse_leftovers(root: &Root, arch: Arch) -> Result<()> {
 fn ours(root: &Root) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     root.walk("", &mut |path, meta| {
-        if meta.kind == Kind::File && is_ours(root, path)? {
+        if meta.kind == FileKind::File && is_ours(root, path)? {
             found.push(path.to_owned());
         }
         Ok(())

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::elf::Elf;
 use crate::chroot::Chroot;
-use crate::tree::{Kind, Root};
+use crate::tree::{FileKind, Root};
 use crate::units::Arch;
 
 /// Packages whose programs scripts call, each with what it depends on. Those that a tree does not have are left out:
@@ -179,7 +179,7 @@ fn with_architecture(bytes: &[u8], target: Arch) -> Result<Vec<u8>> {
 /// Replaces the loader in every program below a folder.
 fn redirect(tree: &Root, folder: &str) -> Result<()> {
     tree.walk(folder, &mut |path, meta| {
-        if meta.kind != Kind::File || meta.size > MOST_PROGRAM {
+        if meta.kind != FileKind::File || meta.size > MOST_PROGRAM {
             return Ok(());
         }
         let bytes = tree.read(path, MOST_PROGRAM)?.unwrap_or_default();

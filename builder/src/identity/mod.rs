@@ -31,7 +31,7 @@ use crate::stamp::finding::Findings;
 use crate::stamp::fleet::{self, Fleet, Row};
 use crate::stamp::parallel::Parallel;
 use crate::stamp::record::Record;
-use crate::stamp::unique::{Kind, Seen};
+use crate::stamp::unique::{Seen, UniqueValue};
 use crate::stamp::{RENEWAL, counted, names, output};
 
 /// What to issue.
@@ -201,7 +201,7 @@ impl Work<'_> {
     fn alone(&self, record: &Record, number: u32, seen: &mut Seen) -> Findings {
         let mut findings = Findings::default();
         let Some(id) = record.text("registration_id").map(str::to_ascii_lowercase) else { return findings };
-        if let Some(found) = seen.note(Kind::RegistrationId, id.as_bytes(), number) {
+        if let Some(found) = seen.note(UniqueValue::RegistrationId, id.as_bytes(), number) {
             let first = self.fleet.name(found.first);
             let message = format!("{first} has the same registration id (DPS ignores case)");
             findings.push(record.error("registration_id", message));

@@ -212,7 +212,7 @@ pub(super) mod tests {
     use std::path::{Path, PathBuf};
 
     use super::Image;
-    use crate::error::{Kind, problem};
+    use crate::error::{ProblemKind, problem};
 
     /// A manifest with a FAT and a root partition of 1 MiB each; the image is 4 MiB long.
     pub(crate) fn manifest_text() -> String {
@@ -243,7 +243,7 @@ pub(super) mod tests {
 
     fn refusal(path: &Path) -> String {
         let error = Image::open(path).expect_err("refused");
-        assert_eq!(problem(&error).expect("a problem").kind, Kind::Input);
+        assert_eq!(problem(&error).expect("a problem").kind, ProblemKind::Input);
         error.to_string()
     }
 

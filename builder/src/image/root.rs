@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType, Metadata};
 
 use crate::disk::superblock::{SUPERBLOCK, ext4_size};
-use crate::rootfs::guard::{Kind, Tree};
+use crate::rootfs::guard::{PathKind, Tree};
 use crate::units::{Digest, Sha256};
 
 /// A link longer than a path is none (PATH_MAX).
@@ -207,7 +207,7 @@ impl Root {
     ///
     /// # Errors
     /// When the file system cannot be read.
-    pub(crate) fn list(&self, folder: &Path) -> Result<Vec<(OsString, Kind)>> {
+    pub(crate) fn list(&self, folder: &Path) -> Result<Vec<(OsString, PathKind)>> {
         let Some((folder, _)) = self.resolve(folder, true)?.filter(|(_, data)| data.is_dir()) else {
             return Ok(Vec::new());
         };
@@ -225,9 +225,9 @@ impl Root {
             let plain = !name.is_empty() && !name.as_bytes().contains(&b'/');
             ensure!(plain, "{} has an entry with an impossible name", folder.display());
             let kind = match entry.file_type().with_context(context)? {
-                FileType::Directory => Kind::Folder,
-                FileType::Regular => Kind::File,
-                _ => Kind::Other,
+                FileType::Directory => PathKind::Folder,
+                FileType::Regular => PathKind::File,
+                _ => PathKind::Other,
             };
             names.push((name.to_owned(), kind));
         }
@@ -376,7 +376,7 @@ impl Reader<'_> {
 }
 
 impl Tree for Root {
-    fn list(&self, folder: &Path) -> Result<Vec<(OsString, Kind)>> {
+    fn list(&self, folder: &Path) -> Result<Vec<(OsString, PathKind)>> {
         // As on a disk: a folder that is a link is another's.
         match self.lstat(folder)? {
             Some(stat) if stat.kind == 'd' => Self::list(self, folder),

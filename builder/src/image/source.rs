@@ -129,7 +129,7 @@ fn temporary() -> Result<File> {
 #[cfg(test)]
 mod tests {
     use super::OpenImage;
-    use crate::error::{Kind, problem};
+    use crate::error::{ProblemKind, problem};
     use crate::event::Silent;
     use crate::format::Container;
     use std::fs;
@@ -162,7 +162,7 @@ mod tests {
         fs::write(&path, &whole[..whole.len() - 1]).expect("write");
         let error = OpenImage::open(&path, &Silent).expect_err("cut");
         let problem = problem(&error).expect("a problem");
-        assert_eq!(problem.kind, Kind::Input);
+        assert_eq!(problem.kind, ProblemKind::Input);
         assert!(problem.message.contains("is a damaged zst file"), "{problem}");
     }
 }

@@ -35,7 +35,7 @@ use crate::board::files::Files;
 use crate::board::loaders::Loaders;
 use crate::board::raspberry_pi::chain::Chain;
 use crate::board::{self, BOOT_CHAIN, Evidence};
-use crate::disk::table::{self, Kind};
+use crate::disk::table::{self, TableKind};
 use crate::error::{Problem, problem};
 use crate::event::Sink;
 use crate::format::Container;
@@ -82,7 +82,7 @@ pub(crate) struct Report {
     /// The architecture, from the manifest.
     pub arch: Option<Arch>,
     /// How the partition table is written.
-    pub table: Kind,
+    pub table: TableKind,
     /// The disk's GUID or id.
     pub disk: String,
     /// The partitions.

@@ -13,7 +13,7 @@ use super::grub;
 use crate::image::root::Root;
 use crate::packages::control::paragraphs;
 use crate::rootfs::engine_store;
-use crate::rootfs::guard::Kind;
+use crate::rootfs::guard::PathKind;
 use crate::units::Digest;
 
 /// Most bytes of a text file that are read, and of the package database.
@@ -196,11 +196,11 @@ fn kernels(root: &Root, started: Option<Started>) -> Result<Vec<Kernel>> {
     for folder in ["usr/lib/modules", "lib/modules"] {
         let entries = root.list(Path::new(folder))?;
         versions.extend(
-            entries.into_iter().filter(|(_, kind)| *kind == Kind::Folder).map(|(name, _)| text(&name)),
+            entries.into_iter().filter(|(_, kind)| *kind == PathKind::Folder).map(|(name, _)| text(&name)),
         );
     }
     for (name, kind) in root.list(Path::new("boot"))? {
-        if let (Some(version), Kind::File) = (version_of(&text(&name)), kind) {
+        if let (Some(version), PathKind::File) = (version_of(&text(&name)), kind) {
             versions.insert(version.to_owned());
         }
     }
@@ -254,13 +254,14 @@ fn units(root: &Root) -> Result<(Vec<Unit>, Vec<String>)> {
     for folder in UNITS {
         for (name, kind) in root.list(Path::new(folder))? {
             let (path, name) = (Path::new(folder).join(&name), text(&name));
-            if kind == Kind::Other && root.link(&path)?.is_some_and(|target| target == Path::new("/dev/null"))
+            if kind == PathKind::Other
+                && root.link(&path)?.is_some_and(|target| target == Path::new("/dev/null"))
             {
                 masked.insert(name);
                 continue;
             }
             let by = [".wants", ".requires"].iter().find_map(|ending| name.strip_suffix(ending));
-            let (Some(by), Kind::Folder) = (by, kind) else { continue };
+            let (Some(by), PathKind::Folder) = (by, kind) else { continue };
             for (unit, _) in root.list(&path)? {
                 units.insert(Unit { unit: text(&unit), by: by.to_owned(), enabled: folder == UNITS[0] });
             }
@@ -303,7 +304,7 @@ pub(crate) fn containers(root: &Root) -> Result<ContainerImages> {
 }
 
 fn first_boot(root: &Root) -> Result<FirstBoot> {
-    let marks = root.list(Path::new(STATE))?.into_iter().filter(|(_, kind)| *kind == Kind::File);
+    let marks = root.list(Path::new(STATE))?.into_iter().filter(|(_, kind)| *kind == PathKind::File);
     let marks: Vec<String> = marks.map(|(name, _)| text(&name)).collect();
     let has = |name: &str| marks.iter().any(|mark| mark == name);
     let state = match () {

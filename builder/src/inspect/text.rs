@@ -6,7 +6,7 @@ use std::fmt;
 use super::system::{Config, ContainerImages, System};
 use super::{Partition, Report};
 use crate::board::raspberry_pi::chain::Chain;
-use crate::disk::table::Kind;
+use crate::disk::table::TableKind;
 use crate::finding::{Finding, clean};
 use crate::format::Container;
 use crate::units::counted;
@@ -18,8 +18,8 @@ const FOLDER_SHOWN: usize = 12;
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.table {
-            Kind::Gpt => "GPT",
-            Kind::Mbr => "MBR",
+            TableKind::Gpt => "GPT",
+            TableKind::Mbr => "MBR",
         };
         let form = match self.container {
             Container::Raw => String::new(),

@@ -110,7 +110,7 @@ pub(crate) fn write(path: &Path, lock: &Lock) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::{parse, read, render, write};
-    use crate::error::{Kind, problem};
+    use crate::error::{ProblemKind, problem};
     use crate::lock::types::{FORMAT, Lock, Locked, Section};
     use crate::units::{Arch, Digest};
 
@@ -184,7 +184,7 @@ mod tests {
         std::fs::write(file.path(), "format = 1\n[arch.x86_64]\ninputs = 3\n").expect("writes");
         let error = read(file.path()).expect_err("damaged");
         let problem = problem(&error).expect("a problem");
-        assert_eq!(problem.kind, Kind::Input);
+        assert_eq!(problem.kind, ProblemKind::Input);
         assert!(problem.message.contains(&file.path().display().to_string()), "{problem}");
         assert!(problem.message.contains("line "), "{problem}");
     }

@@ -28,7 +28,7 @@ use anyhow::{Context as _, Result};
 use crate::error::{Problem, problem};
 use crate::recipe::types::Recipe;
 use crate::store::Store;
-use crate::tree::entry::{Entry, Kind};
+use crate::tree::entry::{Entry, EntryKind};
 use crate::units::Digest;
 
 pub(crate) use laid::{Laid, What};
@@ -79,11 +79,11 @@ pub(crate) fn store(laid: &[Laid], store: &Store) -> Result<Vec<Entry>> {
 fn entry(laid: &Laid, store: &Store) -> Result<Option<Entry>> {
     let kind = match &laid.what {
         What::Nothing => return Ok(None),
-        What::Folder => Kind::Directory,
-        What::StatedFolder => Kind::StatedDirectory,
-        What::Symlink(target) => Kind::Symlink(target.clone()),
-        What::Rendered(bytes) => Kind::Blob(store.insert_bytes(bytes)?),
-        What::File(_) => Kind::Blob(stored(laid, store)?),
+        What::Folder => EntryKind::Directory,
+        What::StatedFolder => EntryKind::StatedDirectory,
+        What::Symlink(target) => EntryKind::Symlink(target.clone()),
+        What::Rendered(bytes) => EntryKind::Blob(store.insert_bytes(bytes)?),
+        What::File(_) => EntryKind::Blob(stored(laid, store)?),
     };
     let (path, mode) = (laid.path.clone(), laid.mode);
     Ok(Some(Entry { path, mode, kind, origin: Some(laid.origin.clone()) }))

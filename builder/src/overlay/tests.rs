@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::lay::leaves_root;
 use super::{Laid, What, render, store};
-use crate::tree::entry::{Entry, Kind, Origin};
+use crate::tree::entry::{Entry, EntryKind, Origin};
 
 struct Folder(tempfile::TempDir);
 
@@ -122,20 +122,21 @@ fn digests_tell_entries_apart() {
     let entry = |path: &str, mode, kind| Entry::own(path, mode, kind).digest();
     let later = |overlay| Some(Origin { file: "x".into(), overlay });
     let all = [
-        entry("/a", 0o644, Kind::File(b"b".into())),
-        entry("/a", 0o600, Kind::File(b"b".into())),
-        entry("/ab", 0o644, Kind::File(Vec::new())),
-        entry("/a", 0o644, Kind::Symlink("b".into())),
-        entry("/a", 0o644, Kind::Blob(crate::units::Digest::of("b"))),
-        entry("/a", 0o644, Kind::Directory),
-        entry("/a", 0o644, Kind::StatedDirectory),
-        Entry { origin: later(1), ..Entry::own("/a", 0o644, Kind::Directory) }.digest(),
+        entry("/a", 0o644, EntryKind::File(b"b".into())),
+        entry("/a", 0o600, EntryKind::File(b"b".into())),
+        entry("/ab", 0o644, EntryKind::File(Vec::new())),
+        entry("/a", 0o644, EntryKind::Symlink("b".into())),
+        entry("/a", 0o644, EntryKind::Blob(crate::units::Digest::of("b"))),
+        entry("/a", 0o644, EntryKind::Directory),
+        entry("/a", 0o644, EntryKind::StatedDirectory),
+        Entry { origin: later(1), ..Entry::own("/a", 0o644, EntryKind::Directory) }.digest(),
     ];
     let different: std::collections::BTreeSet<_> = all.iter().collect();
     assert_eq!(different.len(), all.len());
     // Where the work tree lies makes no other image.
     let of = |file: &str| Origin { file: file.into(), overlay: 0 };
-    let at = |file| Entry { origin: Some(of(file)), ..Entry::own("/a", 0o644, Kind::Directory) }.digest();
+    let at =
+        |file| Entry { origin: Some(of(file)), ..Entry::own("/a", 0o644, EntryKind::Directory) }.digest();
     assert_eq!(at("one"), at("two"));
 }
 
@@ -270,9 +271,9 @@ fn contents_go_into_the_store() {
     let entries = store(&laid, &kept).expect("stored");
     let names: Vec<_> = entries.iter().map(|entry| entry.path.display().to_string()).collect();
     assert_eq!(names, ["/opt/b", "/opt/model", "/opt/a"], "earlier overlays first");
-    assert!(entries.iter().all(|entry| matches!(entry.kind, Kind::Blob(_))));
+    assert!(entries.iter().all(|entry| matches!(entry.kind, EntryKind::Blob(_))));
     assert!(serde_json::to_vec(&entries).expect("JSON").len() < 2000);
-    assert_eq!(entries[1].kind, Kind::Blob(crate::units::Digest::of(&large)));
+    assert_eq!(entries[1].kind, EntryKind::Blob(crate::units::Digest::of(&large)));
     assert!(kept.has_blob(&crate::units::Digest::of("test")));
     assert_eq!(store(&laid, &kept).expect("again"), entries);
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Loaded, load};
-use crate::error::{Kind, problem};
+use crate::error::{ProblemKind, problem};
 use crate::recipe::types::Recipe;
 use crate::units::{Arch, ByteSize};
 
@@ -43,7 +43,7 @@ impl Folder {
     fn load(&self, sets: &[&str], arch: Option<Arch>) -> Result<Loaded, String> {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
         load(&self.path("r.toml"), &sets, arch).map_err(|error| {
-            assert_eq!(problem(&error).map(|problem| problem.kind), Some(Kind::Input), "{error:#}");
+            assert_eq!(problem(&error).map(|problem| problem.kind), Some(ProblemKind::Input), "{error:#}");
             error.to_string().replace(&format!("{}/", self.path("").display()).replace("//", "/"), "")
         })
     }

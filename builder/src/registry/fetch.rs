@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::Registry;
 use super::access::Access;
 use crate::event::{Event, Sink, Unit};
-use crate::oci::descriptor::{ACCEPT, Descriptor, Kind};
+use crate::oci::descriptor::{ACCEPT, BlobKind, Descriptor};
 use crate::oci::reference::Reference;
 use crate::store::Store;
 use crate::store::download::{Refusal, Transport, Wanted, fetch_all};
@@ -111,9 +111,9 @@ impl Registry {
         let address = self.address(reference)?;
         let access = self.access(&address, reference.repository())?;
         let (what, is_manifest) = match blob.kind() {
-            Kind::Index => ("index", true),
-            Kind::Manifest => ("manifest", true),
-            Kind::Config => ("configuration", false),
+            BlobKind::Index => ("index", true),
+            BlobKind::Manifest => ("manifest", true),
+            BlobKind::Config => ("configuration", false),
             _ => ("layer", false),
         };
         let repository = reference.repository();

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::package_keys;
-use crate::tree::{Kind, Root};
+use crate::tree::{FileKind, Root};
 
 /// Files and folders that go, each with its reason. `*` stands for any characters within a name.
 const UNWANTED: &[(&str, &str)] = &[
@@ -76,7 +76,7 @@ pub(crate) fn clamp_times(tree: &Root, epoch: u64) -> Result<()> {
     // A folder's time changes with what is in it, not with that one's times: the order does not matter.
     tree.walk("", &mut |path, meta| {
         // Overlayfs marks what a layer removed with a character device 0:0, whose times nobody sees.
-        if meta.mtime > limit && meta.kind != Kind::Char { tree.set_time(path, limit) } else { Ok(()) }
+        if meta.mtime > limit && meta.kind != FileKind::Char { tree.set_time(path, limit) } else { Ok(()) }
     })?;
     let newer = tree.stat("")?.is_some_and(|meta| meta.mtime > limit);
     if newer { tree.set_time("", limit) } else { Ok(()) }

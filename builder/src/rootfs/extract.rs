@@ -18,7 +18,7 @@ use super::packages::DebFile;
 use crate::error::Problem;
 use crate::packages::bounds::TOO_LARGE_HINT;
 use crate::packages::deb;
-use crate::tree::{Kind, Root};
+use crate::tree::{FileKind, Root};
 
 /// A piece of a decompressed archive.
 const PIECE: usize = 256 << 10;
@@ -164,7 +164,7 @@ fn put(entry: &mut Entry<'_, impl Read>, path: &Path, root: &Root) -> Result<()>
         EntryType::Directory => {
             // merged /usr: the archive's folder `bin/` must not replace the tree's link `bin`.
             let there = root.lstat(path)?.map(|meta| meta.kind);
-            if there == Some(Kind::Link) && root.is_folder(path) {
+            if there == Some(FileKind::Link) && root.is_folder(path) {
                 return Ok(());
             }
             if let Some(parent) = path.parent() {
@@ -174,9 +174,9 @@ fn put(entry: &mut Entry<'_, impl Read>, path: &Path, root: &Root) -> Result<()>
         }
         EntryType::Symlink => root.symlink(link()?, path)?,
         EntryType::Link => return root.hard_link(plain(&link()?)?, path),
-        EntryType::Fifo => root.make_node(path, Kind::Fifo, mode, 0)?,
-        EntryType::Block => root.make_node(path, Kind::Block, mode, device)?,
-        EntryType::Char => root.make_node(path, Kind::Char, mode, device)?,
+        EntryType::Fifo => root.make_node(path, FileKind::Fifo, mode, 0)?,
+        EntryType::Block => root.make_node(path, FileKind::Block, mode, device)?,
+        EntryType::Char => root.make_node(path, FileKind::Char, mode, device)?,
         EntryType::Regular => {
             let mut file = root.create(path, mode)?;
             io::copy(entry, &mut file)?;

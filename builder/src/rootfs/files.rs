@@ -17,7 +17,7 @@ use super::{images, login, scripts, zone};
 use crate::chroot::Chroot;
 use crate::error::Problem;
 use crate::recipe::types::Preload;
-use crate::tree::entry::{Entry, Kind};
+use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::{self, Root};
 use crate::units::{Digest, Sha256};
 
@@ -118,14 +118,14 @@ pub(crate) fn write_entries(root: &Root, entries: &[Entry], blobs: &Path) -> Res
 }
 
 fn is_folder(entry: &Entry) -> bool {
-    matches!(entry.kind, Kind::Directory | Kind::StatedDirectory)
+    matches!(entry.kind, EntryKind::Directory | EntryKind::StatedDirectory)
 }
 
-fn noun(kind: &Kind) -> &'static str {
+fn noun(kind: &EntryKind) -> &'static str {
     match kind {
-        Kind::Directory | Kind::StatedDirectory => "folder",
-        Kind::File(_) | Kind::Blob(_) => "file",
-        Kind::Symlink(_) => "symlink",
+        EntryKind::Directory | EntryKind::StatedDirectory => "folder",
+        EntryKind::File(_) | EntryKind::Blob(_) => "file",
+        EntryKind::Symlink(_) => "symlink",
     }
 }
 
@@ -147,16 +147,16 @@ fn fits(root: &Root, entry: &Entry) -> Result<()> {
     };
     for folder in entry.path.ancestors().skip(1) {
         match root.stat(folder)?.map(|meta| meta.kind) {
-            None | Some(tree::Kind::Folder) => {}
+            None | Some(tree::FileKind::Folder) => {}
             Some(kind) => return Err(refuse(folder, kind.name()).into()),
         }
     }
     let there = if is_folder(entry) { root.stat(&entry.path)? } else { root.lstat(&entry.path)? };
     match there.map(|meta| meta.kind) {
-        Some(tree::Kind::Folder) if !is_folder(entry) => {
-            Err(refuse(&entry.path, tree::Kind::Folder.name()).into())
+        Some(tree::FileKind::Folder) if !is_folder(entry) => {
+            Err(refuse(&entry.path, tree::FileKind::Folder.name()).into())
         }
-        Some(kind) if is_folder(entry) && kind != tree::Kind::Folder => {
+        Some(kind) if is_folder(entry) && kind != tree::FileKind::Folder => {
             Err(refuse(&entry.path, kind.name()).into())
         }
         _ => Ok(()),
@@ -165,17 +165,17 @@ fn fits(root: &Root, entry: &Entry) -> Result<()> {
 
 fn write(root: &Root, entry: &Entry, blobs: &Path) -> Result<()> {
     match &entry.kind {
-        Kind::Directory => root.make_folders(&entry.path),
-        Kind::StatedDirectory => {
+        EntryKind::Directory => root.make_folders(&entry.path),
+        EntryKind::StatedDirectory => {
             root.make_folders(&entry.path)?;
             root.set_mode(&entry.path, entry.mode)
         }
-        Kind::File(content) => root.write(&entry.path, entry.mode, content),
-        Kind::Blob(digest) => {
+        EntryKind::File(content) => root.write(&entry.path, entry.mode, content),
+        EntryKind::Blob(digest) => {
             let hex = digest.to_string();
             copy(&blobs.join(&hex[..2]).join(&hex), *digest, root.create(&entry.path, entry.mode)?)
         }
-        Kind::Symlink(target) => root.symlink(target, &entry.path),
+        EntryKind::Symlink(target) => root.symlink(target, &entry.path),
     }
 }
 

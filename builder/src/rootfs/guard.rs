@@ -36,7 +36,7 @@ pub(crate) trait Tree {
     ///
     /// # Errors
     /// When it cannot be read.
-    fn list(&self, folder: &Path) -> Result<Vec<(OsString, Kind)>>;
+    fn list(&self, folder: &Path) -> Result<Vec<(OsString, PathKind)>>;
 
     /// A regular file to be read piece by piece; nothing when there is none of this path.
     ///
@@ -47,7 +47,7 @@ pub(crate) trait Tree {
 
 /// What a name in a folder stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub(crate) enum PathKind {
     /// A folder.
     Folder,
     /// A regular file.
@@ -57,11 +57,11 @@ pub(crate) enum Kind {
 }
 
 impl Tree for Root {
-    fn list(&self, folder: &Path) -> Result<Vec<(OsString, Kind)>> {
+    fn list(&self, folder: &Path) -> Result<Vec<(OsString, PathKind)>> {
         let kind = |kind| match kind {
-            tree::Kind::Folder => Kind::Folder,
-            tree::Kind::File => Kind::File,
-            _ => Kind::Other,
+            tree::FileKind::Folder => PathKind::Folder,
+            tree::FileKind::File => PathKind::File,
+            _ => PathKind::Other,
         };
         let entries = self.list_nofollow(folder)?;
         Ok(entries.into_iter().map(|entry| (entry.name, kind(entry.kind))).collect())
@@ -200,10 +200,10 @@ impl<'a> Guard<'a> {
     fn system(&mut self, look: Look<Self>) -> Result<()> {
         for (name, kind) in self.tree.list(Path::new(""))? {
             match kind {
-                Kind::Folder if PASSED_BY.iter().any(|folder| name == *folder) => {}
-                Kind::Folder => self.folder(Path::new(&name), look)?,
-                Kind::File => look(self, Path::new(&name))?,
-                Kind::Other => {}
+                PathKind::Folder if PASSED_BY.iter().any(|folder| name == *folder) => {}
+                PathKind::Folder => self.folder(Path::new(&name), look)?,
+                PathKind::File => look(self, Path::new(&name))?,
+                PathKind::Other => {}
             }
         }
         Ok(())
@@ -214,14 +214,14 @@ impl<'a> Guard<'a> {
         for (name, kind) in self.tree.list(path)? {
             let path = path.join(name);
             match kind {
-                Kind::Folder if ENGINE_STORE.iter().any(|folder| path == Path::new(folder)) => {
+                PathKind::Folder if ENGINE_STORE.iter().any(|folder| path == Path::new(folder)) => {
                     if !self.allowed.engine_store {
                         self.leak(&path, &STORED);
                     }
                 }
-                Kind::Folder => self.folder(&path, look)?,
-                Kind::File if !self.packaged.has(&path) => look(self, &path)?,
-                Kind::File | Kind::Other => {}
+                PathKind::Folder => self.folder(&path, look)?,
+                PathKind::File if !self.packaged.has(&path) => look(self, &path)?,
+                PathKind::File | PathKind::Other => {}
             }
         }
         Ok(())

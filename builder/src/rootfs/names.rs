@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::tree::{Kind, Root};
+use crate::tree::{FileKind, Root};
 
 const HOSTNAME: &str = "/etc/hostname";
 
@@ -53,7 +53,7 @@ impl Names {
             if path != HOSTNAME {
                 remove_copies(root, path, &text)?;
             }
-            if root.lstat(path)?.is_none_or(|meta| meta.kind != Kind::File) {
+            if root.lstat(path)?.is_none_or(|meta| meta.kind != FileKind::File) {
                 continue;
             }
             let now = root.read_text(path, MOST)?.unwrap_or_default();
@@ -71,7 +71,7 @@ impl Names {
 fn remove_copies(root: &Root, original: &str, text: &str) -> Result<()> {
     let mut as_long = Vec::new();
     root.walk("/etc", &mut |path, meta| {
-        if meta.kind == Kind::File && meta.size == text.len() as u64 && path != Path::new(original) {
+        if meta.kind == FileKind::File && meta.size == text.len() as u64 && path != Path::new(original) {
             as_long.push(path.to_owned());
         }
         Ok(())

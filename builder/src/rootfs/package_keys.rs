@@ -13,7 +13,7 @@ use anyhow::Result;
 
 use super::guard;
 use crate::error::Problem;
-use crate::tree::{Kind, Root};
+use crate::tree::{FileKind, Root};
 
 /// What Debian's packages make in their maintainer scripts (read in Debian 12's), and who does. Each is made again by
 /// overlays/base/usr/lib/edgepress/package-keys, but for RabbitMQ's, which its server makes itself.
@@ -44,7 +44,8 @@ const LINK_TARGET: &str = "ssl-cert-snakeoil.pem";
 pub(crate) fn unlink(root: &Root) -> Result<()> {
     for entry in root.list(LINK_FOLDER)? {
         let path = Path::new(LINK_FOLDER).join(&entry.name);
-        if entry.kind == Kind::Link && root.read_link(&path)?.is_some_and(|to| to.ends_with(LINK_TARGET)) {
+        if entry.kind == FileKind::Link && root.read_link(&path)?.is_some_and(|to| to.ends_with(LINK_TARGET))
+        {
             root.remove(path)?;
         }
     }
@@ -58,7 +59,7 @@ pub(crate) fn unlink(root: &Root) -> Result<()> {
 pub(crate) fn remove(root: &Root, paths: &[PathBuf]) -> Result<()> {
     for path in paths {
         let kind = root.lstat(path)?.map(|meta| meta.kind);
-        if kind.is_none() || kind == Some(Kind::Folder) {
+        if kind.is_none() || kind == Some(FileKind::Folder) {
             let what = if kind.is_none() { "which no package has made" } else { "which is a folder" };
             let message = format!("packages.remove names {}, {what}", path.display());
             return Err(Problem::input(message).hint("name a file that is there, or drop the line").into());

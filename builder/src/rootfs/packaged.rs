@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::guard::{Kind, Tree};
+use super::guard::{PathKind, Tree};
 
 const LISTS: &str = "var/lib/dpkg/info";
 const DIVERSIONS: &str = "var/lib/dpkg/diversions";
@@ -45,7 +45,7 @@ impl Packaged {
         let mut found = false;
         for (name, kind) in tree.list(Path::new(LISTS))? {
             let path = Path::new(LISTS).join(name);
-            if kind == Kind::File && path.extension().is_some_and(|ending| ending == "list") {
+            if kind == PathKind::File && path.extension().is_some_and(|ending| ending == "list") {
                 found = true;
                 lines(tree, &path, |line| {
                     files.extend(merged(line).filter(|path| path.starts_with(USR)));

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::error::Problem;
 use crate::event::Sink;
-use crate::tree::entry::{Entry, Kind};
+use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::{self, Root};
 
 /// What the kernel reads of a script's first line (`BINPRM_BUF_SIZE`).
@@ -43,7 +43,7 @@ pub(super) fn check(root: &Root, entries: &[Entry], sink: &dyn Sink) -> Result<(
 
 /// The program that a script asks for; nothing for what is no script.
 fn wanted(root: &Root, entry: &Entry) -> Result<Option<String>> {
-    if !matches!(entry.kind, Kind::Blob(_) | Kind::File(_)) {
+    if !matches!(entry.kind, EntryKind::Blob(_) | EntryKind::File(_)) {
         return Ok(None);
     }
     let Some(file) = root.open_file_nofollow(&entry.path)? else { return Ok(None) };
@@ -67,7 +67,7 @@ fn program(text: &str) -> Option<String> {
 
 fn there(root: &Root, program: &str) -> bool {
     let is_file = |path: &Path| {
-        root.stat(path).is_ok_and(|meta| meta.is_some_and(|meta| meta.kind == tree::Kind::File))
+        root.stat(path).is_ok_and(|meta| meta.is_some_and(|meta| meta.kind == tree::FileKind::File))
     };
     if program.contains('/') {
         return is_file(Path::new(program));
@@ -80,7 +80,7 @@ mod tests {
     use super::{check, program};
     use crate::event::Silent;
     use crate::tree::Root;
-    use crate::tree::entry::{Entry, Kind, Origin};
+    use crate::tree::entry::{Entry, EntryKind, Origin};
 
     #[test]
     fn first_lines() {
@@ -108,7 +108,7 @@ mod tests {
         let entry = |path: &str, text: &str, mode| {
             root.write(path, mode, text.as_bytes()).expect("a script");
             let origin = Origin { file: format!("own{path}").into(), overlay: 0 };
-            Entry { path: path.into(), mode, kind: Kind::File(Vec::new()), origin: Some(origin) }
+            Entry { path: path.into(), mode, kind: EntryKind::File(Vec::new()), origin: Some(origin) }
         };
         let mut entries = vec![
             entry("/usr/bin/good", "#!/bin/sh\n", 0o755),

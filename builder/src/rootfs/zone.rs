@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::error::Problem;
 use crate::finding::nearest;
 use crate::recipe::zones::{self, FOLDER as ZONES};
-use crate::tree::{Kind, Root};
+use crate::tree::{FileKind, Root};
 
 /// Links /etc/localtime to `zone`, which the recipe states at `stated`.
 ///
@@ -44,7 +44,7 @@ pub(super) fn link(root: &Root, zone: &str, stated: &str) -> Result<()> {
 fn is_zone(root: &Root, target: &Path) -> Result<bool> {
     // Links that go in circles are no zone either.
     let Ok(path) = root.canonical(target) else { return Ok(false) };
-    let is_file = root.stat(&path)?.is_some_and(|meta| meta.kind == Kind::File);
+    let is_file = root.stat(&path)?.is_some_and(|meta| meta.kind == FileKind::File);
     if !is_file || !path.starts_with(root.canonical(ZONES)?) {
         return Ok(false);
     }
@@ -63,8 +63,8 @@ fn names(root: &Root) -> Result<Vec<String>> {
         for entry in root.list_nofollow(Path::new(ZONES).join(&folder))? {
             let name = format!("{folder}{}", entry.name.to_string_lossy());
             match entry.kind {
-                Kind::Folder if depth < DEEPEST => folders.push((name + "/", depth + 1)),
-                Kind::File | Kind::Link if name.starts_with(|c: char| c.is_ascii_uppercase()) => {
+                FileKind::Folder if depth < DEEPEST => folders.push((name + "/", depth + 1)),
+                FileKind::File | FileKind::Link if name.starts_with(|c: char| c.is_ascii_uppercase()) => {
                     names.push(name);
                 }
                 _ => {}

@@ -14,7 +14,7 @@ use nix::unistd::{Gid, Uid, close, setgroups, sethostname, setresgid, setresuid}
 
 use super::job::{self, Known};
 use super::{Line, Pipe, own_peak, read_job_line, say};
-use crate::error::{Kind, Problem, problem};
+use crate::error::{Problem, ProblemKind, problem};
 use crate::host;
 
 /// First process: makes the namespaces, waits for the parent's maps and the job, and starts pid 1.
@@ -162,7 +162,7 @@ fn refused(what: &str, errno: Errno) -> anyhow::Error {
 fn failed(error: &anyhow::Error) -> Line {
     let found = problem(error);
     Line::Failed {
-        input: found.is_some_and(|problem| problem.kind == Kind::Input),
+        input: found.is_some_and(|problem| problem.kind == ProblemKind::Input),
         message: format!("{error:#}"),
         hint: found.and_then(|problem| problem.hint.clone()),
     }

@@ -33,7 +33,7 @@ pub(crate) use job::{Job, Known};
 pub(crate) use users::Users;
 pub(crate) use world::World;
 
-use crate::error::{Kind, Problem};
+use crate::error::{Problem, ProblemKind};
 use crate::event::{Event, Sink};
 
 /// One line that a sandbox writes to its parent.
@@ -121,7 +121,7 @@ fn converse<J: Job>(child: &mut Child, job: &J, sink: &dyn Sink) -> Result<serde
                 return Ok(value);
             }
             Line::Failed { input, message, hint } => {
-                let kind = if input { Kind::Input } else { Kind::Work };
+                let kind = if input { ProblemKind::Input } else { ProblemKind::Work };
                 return Err(Problem { kind, hint, ..Problem::work(message) }.into());
             }
         }

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{MINISIGN_SIGNATURE, NAMESPACE, SSH_SIGNATURE, SUMS, SignOptions, minisig, sign, verify};
-use crate::error::{Kind, problem};
+use crate::error::{ProblemKind, problem};
 use crate::event::Silent;
 use crate::units::Digest;
 use crate::verdict::{Check, Outcome};
@@ -183,7 +183,7 @@ fn what_was_changed_after_signing_is_named() {
     assert_eq!((signature, digests), (Outcome::Passed, Outcome::Failed));
     assert!(detail.contains("demo.img has SHA-256"), "{detail}");
     let error = signed(folder, &secret).expect_err("not true");
-    assert_eq!(problem(&error).expect("a problem").kind, Kind::Input);
+    assert_eq!(problem(&error).expect("a problem").kind, ProblemKind::Input);
     fs::write(folder.join("demo.img"), "demo.img").expect("file");
     fs::remove_file(folder.join("manifest.json")).expect("removes");
     let (_, digests, detail) = outcomes(folder, Some(&public));

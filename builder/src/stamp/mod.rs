@@ -48,7 +48,7 @@ use self::parallel::Parallel;
 use self::patch::{Base, Identity, Patch};
 use self::record::Record;
 use self::secret::GroupKey;
-use self::unique::{Kind, Seen};
+use self::unique::{Seen, UniqueValue};
 use crate::certificate::blocks;
 use crate::error::Problem;
 use crate::event::Sink;
@@ -295,21 +295,26 @@ impl Work<'_> {
                 findings.push(record.finding(Severity::Error, column, message));
             }
         };
-        note(Kind::RegistrationId, "registration_id", id.as_bytes(), "registration id (DPS ignores case)");
+        note(
+            UniqueValue::RegistrationId,
+            "registration_id",
+            id.as_bytes(),
+            "registration id (DPS ignores case)",
+        );
         if let Some(name) = &device.hostname {
-            note(Kind::Hostname, "hostname", name.as_bytes(), &format!("host name `{name}`"));
+            note(UniqueValue::Hostname, "hostname", name.as_bytes(), &format!("host name `{name}`"));
         }
         if let Some(serial) = &device.serial {
-            note(Kind::Serial, "serial", names::plain_serial(serial).as_bytes(), "serial");
+            note(UniqueValue::Serial, "serial", names::plain_serial(serial).as_bytes(), "serial");
         }
         if let Some((_, key, _)) = &device.certificate {
-            note(Kind::Key, "private_key", &key.0, "key");
+            note(UniqueValue::Key, "private_key", &key.0, "key");
         }
         if let Some(key) = &device.symmetric_key {
-            note(Kind::SymmetricKey, "symmetric_key", &key.0, "symmetric key");
+            note(UniqueValue::SymmetricKey, "symmetric_key", &key.0, "symmetric key");
         }
         if let Some(Fetched { column, what, digest }) = &device.fetched {
-            note(Kind::Fetched, column, &digest.0, what);
+            note(UniqueValue::Fetched, column, &digest.0, what);
         }
     }
 

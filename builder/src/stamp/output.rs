@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::golden::Golden;
 use super::names;
 use super::patch::Patch;
-use super::unique::{Kind, Seen};
+use super::unique::{Seen, UniqueValue};
 use crate::disk::sparse;
 use crate::error::Problem;
 use crate::interrupt;
@@ -196,7 +196,8 @@ impl Index<'_> {
             for entry in entries(&path)? {
                 let entry = entry?;
                 let id = entry.registration_id.to_ascii_lowercase();
-                if !stamped.has(Kind::RegistrationId, id.as_bytes()) && self.folder.join(&entry.file).exists()
+                if !stamped.has(UniqueValue::RegistrationId, id.as_bytes())
+                    && self.folder.join(&entry.file).exists()
                 {
                     self.add(&entry)?;
                 }

@@ -19,7 +19,7 @@ use crate::units::{Digest, Sha256};
 /// What kind of thing the store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum ItemKind {
     /// A package or another file, named by its digest.
     Blob,
     /// A root tree.
@@ -30,7 +30,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damage {
     /// What it is.
-    pub kind: Kind,
+    pub kind: ItemKind,
     /// Where.
     pub path: PathBuf,
     /// What is wrong with it.
@@ -64,7 +64,7 @@ impl Store {
             verified.blobs.add(path.metadata().map_or(0, |file| file.len()));
             if let Some(why) = state {
                 remove(path)?;
-                verified.damaged.push(Damage { kind: Kind::Blob, path: path.clone(), why });
+                verified.damaged.push(Damage { kind: ItemKind::Blob, path: path.clone(), why });
             }
         }
         let keys = layers::keys(self)?;
@@ -73,7 +73,7 @@ impl Store {
         }
         for key in layers::damaged(self, &keys)? {
             let why = "its files are not what they were when it was made".into();
-            verified.damaged.push(Damage { kind: Kind::Layer, path: layers::place(self, &key), why });
+            verified.damaged.push(Damage { kind: ItemKind::Layer, path: layers::place(self, &key), why });
         }
         Ok(verified)
     }
@@ -166,7 +166,7 @@ pub(crate) fn digest(path: &Path) -> io::Result<Digest> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Kind, Store};
+    use super::{ItemKind, Store};
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
@@ -201,7 +201,7 @@ mod tests {
         fs::write(&stranger, "mine").expect("writes");
         let verified = store.verify().expect("verifies");
         assert_eq!((verified.blobs.count, verified.damaged.len()), (2, 2));
-        assert!(verified.damaged.iter().all(|damage| damage.kind == Kind::Blob));
+        assert!(verified.damaged.iter().all(|damage| damage.kind == ItemKind::Blob));
         assert!(verified.damaged.iter().any(|damage| damage.path == paths[3]));
         assert_eq!(store.verify().expect("verifies again").damaged, []);
     }

@@ -13,7 +13,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 use xattr::FileExt as _;
 
-use super::{Kind, Root, found, shown};
+use super::{FileKind, Root, found, shown};
 
 /// Mode of folders that are made because something is written into them.
 const FOLDER_MODE: u32 = 0o755;
@@ -126,12 +126,12 @@ impl Root {
     ///
     /// # Errors
     /// When `kind` is neither, or the kernel refuses, as it does for devices in a user namespace.
-    pub fn make_node(&self, path: impl AsRef<Path>, kind: Kind, mode: u32, device: u64) -> Result<()> {
+    pub fn make_node(&self, path: impl AsRef<Path>, kind: FileKind, mode: u32, device: u64) -> Result<()> {
         let path = path.as_ref();
         let kind = match kind {
-            Kind::Fifo => SFlag::S_IFIFO,
-            Kind::Block => SFlag::S_IFBLK,
-            Kind::Char => SFlag::S_IFCHR,
+            FileKind::Fifo => SFlag::S_IFIFO,
+            FileKind::Block => SFlag::S_IFBLK,
+            FileKind::Char => SFlag::S_IFCHR,
             other => bail!("creating {}: {} is no node", shown(path), other.name()),
         };
         let (folder, name) = self.cleared(path)?;

@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::{Context as _, Result};
 use twox_hash::xxhash3_128::Hasher;
 
-use super::{Kind, Meta, Root, shown};
+use super::{FileKind, Meta, Root, shown};
 
 const BUFFER: usize = 1 << 18;
 
@@ -60,7 +60,7 @@ impl Root {
         if let Some(target) = self.read_link(path)? {
             field(target.as_os_str().as_bytes());
         }
-        if meta.kind == Kind::File {
+        if meta.kind == FileKind::File {
             self.hash_file(path, &mut hasher).with_context(|| format!("reading {}", shown(path)))?;
         }
         Ok(hasher.finish_128())

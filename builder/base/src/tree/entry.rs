@@ -14,7 +14,7 @@ pub struct Entry {
     /// Permission bits; those of a symlink are always 0777.
     pub mode: u32,
     /// What it is.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// The overlay's file that it comes from; nothing for what edgepress makes itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
@@ -23,7 +23,7 @@ pub struct Entry {
 /// What an [`Entry`] is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum EntryKind {
     /// A folder that must be there. One that is there keeps its owner and mode.
     Directory,
     /// A folder that must be there, with this mode.
@@ -38,18 +38,18 @@ pub enum Kind {
 
 impl Entry {
     /// Something that edgepress makes itself.
-    pub fn own(path: impl Into<PathBuf>, mode: u32, kind: Kind) -> Self {
+    pub fn own(path: impl Into<PathBuf>, mode: u32, kind: EntryKind) -> Self {
         Self { path: path.into(), mode, kind, origin: None }
     }
 
     /// Digest of path, mode, kind, content, and of which overlay decides, for cache keys.
     pub fn digest(&self) -> Digest {
         let (tag, content): (u8, &[u8]) = match &self.kind {
-            Kind::Directory => (b'd', &[]),
-            Kind::StatedDirectory => (b'm', &[]),
-            Kind::File(bytes) => (b'f', bytes),
-            Kind::Blob(digest) => (b'b', &digest.to_string().into_bytes()),
-            Kind::Symlink(target) => (b'l', target.as_os_str().as_encoded_bytes()),
+            EntryKind::Directory => (b'd', &[]),
+            EntryKind::StatedDirectory => (b'm', &[]),
+            EntryKind::File(bytes) => (b'f', bytes),
+            EntryKind::Blob(digest) => (b'b', &digest.to_string().into_bytes()),
+            EntryKind::Symlink(target) => (b'l', target.as_os_str().as_encoded_bytes()),
         };
         let path = self.path.as_os_str().as_encoded_bytes();
         let mut hasher = Sha256::new();

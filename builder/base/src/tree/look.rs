@@ -18,7 +18,7 @@ use super::{Root, found, shown};
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum FileKind {
     /// A folder.
     Folder,
     /// A regular file.
@@ -39,7 +39,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meta {
     /// What it is.
-    pub kind: Kind,
+    pub kind: FileKind,
     /// Permission bits, with set-uid, set-gid and sticky.
     pub mode: u32,
     /// Owner.
@@ -64,7 +64,7 @@ pub struct Entry {
     /// The name.
     pub name: OsString,
     /// What it stands for; a link is not followed.
-    pub kind: Kind,
+    pub kind: FileKind,
 }
 
 impl Root {
@@ -91,7 +91,7 @@ impl Root {
 
     /// Whether `path`, followed, is a folder; false where it cannot be looked at.
     pub fn is_folder(&self, path: impl AsRef<Path>) -> bool {
-        self.stat(path).is_ok_and(|found| found.is_some_and(|meta| meta.kind == Kind::Folder))
+        self.stat(path).is_ok_and(|found| found.is_some_and(|meta| meta.kind == FileKind::Folder))
     }
 
     fn facts(&self, path: &Path, flags: OFlag) -> Result<Option<Meta>> {
@@ -111,7 +111,7 @@ impl Root {
             let Some(handle) = found(self.at(path, OFlag::O_PATH | OFlag::O_NOFOLLOW))? else {
                 return Ok(None);
             };
-            if Meta::of(&fstat(&handle)?).kind != Kind::Link {
+            if Meta::of(&fstat(&handle)?).kind != FileKind::Link {
                 return Ok(None);
             }
             Ok(Some(readlinkat(handle, "")?.into()))
@@ -140,7 +140,7 @@ impl Root {
     pub(super) fn file(&self, path: &Path, flags: OFlag) -> Result<Option<File>> {
         let context = || format!("opening {}", shown(path));
         let Some(meta) = self.facts(path, flags & OFlag::O_NOFOLLOW)? else { return Ok(None) };
-        ensure!(meta.kind == Kind::File, "{} is {}, not a regular file", shown(path), meta.kind.name());
+        ensure!(meta.kind == FileKind::File, "{} is {}, not a regular file", shown(path), meta.kind.name());
         let quiet = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         Ok(found(self.at(path, flags | quiet)).with_context(context)?.map(File::from))
     }
@@ -213,7 +213,7 @@ impl Root {
             // Gone meanwhile: nothing to see.
             let Some(meta) = self.lstat(&path)? else { continue };
             visit(&path, &meta)?;
-            if meta.kind == Kind::Folder {
+            if meta.kind == FileKind::Folder {
                 rest.extend(self.below(&path)?);
             }
         }
@@ -250,7 +250,7 @@ impl Root {
     /// A handle on a regular file or folder, to be asked for attributes or given a mode.
     pub(super) fn with_attributes(&self, path: &Path) -> Result<Option<File>> {
         let Some(meta) = self.lstat(path)? else { return Ok(None) };
-        if !matches!(meta.kind, Kind::File | Kind::Folder) {
+        if !matches!(meta.kind, FileKind::File | FileKind::Folder) {
             return Ok(None);
         }
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -271,7 +271,7 @@ pub(super) fn names(folder: OwnedFd) -> nix::Result<Vec<Entry>> {
         }
     }
     let kind = |name: &OsStr, told: Option<Type>| match told {
-        Some(told) => Ok(Kind::told(told)),
+        Some(told) => Ok(FileKind::told(told)),
         // A file system that does not say (readdir(3), DT_UNKNOWN).
         None => fstatat(&folder, name, AtFlags::AT_SYMLINK_NOFOLLOW).map(|data| Meta::of(&data).kind),
     };
@@ -283,7 +283,7 @@ pub(super) fn names(folder: OwnedFd) -> nix::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-impl Kind {
+impl FileKind {
     fn told(told: Type) -> Self {
         match told {
             Type::Directory => Self::Folder,
@@ -315,13 +315,13 @@ impl Meta {
     pub(super) fn of(data: &FileStat) -> Self {
         let bits = SFlag::from_bits_truncate(data.st_mode);
         let kind = match bits & SFlag::S_IFMT {
-            SFlag::S_IFDIR => Kind::Folder,
-            SFlag::S_IFLNK => Kind::Link,
-            SFlag::S_IFIFO => Kind::Fifo,
-            SFlag::S_IFSOCK => Kind::Socket,
-            SFlag::S_IFBLK => Kind::Block,
-            SFlag::S_IFCHR => Kind::Char,
-            _ => Kind::File,
+            SFlag::S_IFDIR => FileKind::Folder,
+            SFlag::S_IFLNK => FileKind::Link,
+            SFlag::S_IFIFO => FileKind::Fifo,
+            SFlag::S_IFSOCK => FileKind::Socket,
+            SFlag::S_IFBLK => FileKind::Block,
+            SFlag::S_IFCHR => FileKind::Char,
+            _ => FileKind::File,
         };
         Self {
             kind,

@@ -35,7 +35,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
 
-pub use look::{Entry, Kind, Meta};
+pub use look::{Entry, FileKind, Meta};
 
 use crate::error::Problem;
 

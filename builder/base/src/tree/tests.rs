@@ -3,7 +3,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use super::{Kind, Root};
+use super::{FileKind, Root};
 
 /// A tree, and beside it what no method may reach.
 struct Trap {
@@ -107,7 +107,7 @@ fn nothing_outside_is_changed() {
         root.make_folder(at("one"), 0o700).ok();
         root.write(at("written"), 0o644, b"x").ok();
         root.symlink("x", at("linked")).ok();
-        root.make_node(at("pipe"), Kind::Fifo, 0o600, 0).ok();
+        root.make_node(at("pipe"), FileKind::Fifo, 0o600, 0).ok();
         fs::write(trap.host("etc/mine"), "x").expect("file");
         root.rename("etc/mine", at("moved")).ok();
         fs::write(trap.host("etc/mine"), "x").expect("file");
@@ -187,7 +187,7 @@ fn circles_end() {
 fn only_regular_files_are_opened() {
     let trap = Trap::new();
     let root = &trap.root;
-    root.make_node("etc/passwd", Kind::Fifo, 0o622, 0).expect("pipe");
+    root.make_node("etc/passwd", FileKind::Fifo, 0o622, 0).expect("pipe");
     let data = trap.host("etc/passwd").symlink_metadata().expect("pipe");
     assert!(data.file_type().is_fifo());
     assert_eq!(data.permissions().mode() & 0o777, 0o622);
@@ -195,7 +195,7 @@ fn only_regular_files_are_opened() {
     assert_eq!(error.to_string(), "/etc/passwd is a named pipe, not a regular file");
     assert!(root.read("etc", 100).is_err() && root.truncate("etc/passwd").is_err());
     assert!(root.open_file_nofollow("etc/passwd").is_err());
-    assert!(root.make_node("etc/x", Kind::Socket, 0o600, 0).is_err());
+    assert!(root.make_node("etc/x", FileKind::Socket, 0o600, 0).is_err());
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn files_come_and_go() {
     assert_eq!(trap.host("").metadata().expect("root").mtime(), 1_700_000_000);
     assert_eq!(root.stat("srv/c").expect("stat").expect("there").mtime, 1_700_000_000);
     let names: Vec<_> = root.list("srv").expect("list").into_iter().map(|e| (e.name, e.kind)).collect();
-    assert_eq!(names, [("b".into(), Kind::Link), ("c".into(), Kind::File)]);
+    assert_eq!(names, [("b".into(), FileKind::Link), ("c".into(), FileKind::File)]);
     assert!(root.write("srv", 0o644, b"").is_err(), "a folder is not replaced");
     assert!(root.remove("srv").expect("remove") && !trap.host("srv").exists());
 }

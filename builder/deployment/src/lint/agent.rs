@@ -12,7 +12,7 @@ use super::rules::{
 use super::{Linter, Want, is_placeholder};
 use crate::cursor::{Cursor, Twin};
 use crate::image::{DOCKER_HUB_ADDRESS, credentials_address};
-use crate::model::{AGENT, Kind, Module, PullPolicy};
+use crate::model::{AGENT, Module, ModuleKind, PullPolicy};
 
 /// Most modules of a deployment (learn.microsoft.com, "Azure IoT Edge limits and restrictions").
 const MOST_MODULES: usize = 50;
@@ -227,7 +227,7 @@ fn missing(lint: &mut Linter<'_>, addresses: &BTreeSet<String>) {
     for module in lint.manifest.modules() {
         let Some((at, text)) = image(lint, module) else { continue };
         let Some(address) = credentials_address(text).map(str::to_ascii_lowercase) else { continue };
-        let pulled = module.kind != Kind::Agent && module.pull_policy == PullPolicy::OnCreate;
+        let pulled = module.kind != ModuleKind::Agent && module.pull_policy == PullPolicy::OnCreate;
         if pulled
             && address.ends_with(AZURE_REGISTRIES)
             && !addresses.contains(&address)

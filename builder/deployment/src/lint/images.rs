@@ -12,7 +12,7 @@ use super::rules::{
 use super::{Want, is_placeholder};
 use crate::cursor::Cursor;
 use crate::image::{Image, read};
-use crate::model::{Kind, Module, PullPolicy};
+use crate::model::{Module, ModuleKind, PullPolicy};
 
 /// Words in names and tags of images that say for which architecture they are.
 const ARCHITECTURES: [(&str, Option<Arch>); 12] = [
@@ -77,7 +77,7 @@ fn good(lint: &mut Linter<'_>, module: &Module, at: &Cursor<'_>, reference: &Ref
         lint.hit(&IMAGE_ARCH, at, message, "take the image for this architecture, or one for several");
     }
     preloaded(lint, module, at, reference);
-    if module.kind == Kind::Agent
+    if module.kind == ModuleKind::Agent
         && let Some(bootstrap) = &lint.context.bootstrap_agent
         && bootstrap.canonical() != reference.canonical()
     {

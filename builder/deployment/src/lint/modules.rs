@@ -10,7 +10,7 @@ use super::rules::{
 use super::{Linter, Want};
 use crate::cursor::Cursor;
 use crate::model::module::Words;
-use crate::model::{AGENT, Kind, Module, PullPolicy, RestartPolicy, Status};
+use crate::model::{AGENT, Module, ModuleKind, PullPolicy, RestartPolicy, Status};
 use crate::options::chunk_number;
 
 const KNOWN: [&str; 8] =
@@ -62,8 +62,11 @@ fn name(lint: &mut Linter<'_>, module: &Module, at: &Cursor<'_>) {
 }
 
 fn parts(lint: &mut Linter<'_>, module: &Module, at: &Cursor<'_>) {
-    let needed: &[&str] =
-        if module.kind == Kind::Agent { &["type", "settings"] } else { &["type", "status", "settings"] };
+    let needed: &[&str] = if module.kind == ModuleKind::Agent {
+        &["type", "settings"]
+    } else {
+        &["type", "status", "settings"]
+    };
     for key in needed.iter().filter(|key| at.get(key).is_none()) {
         lint.hit_key(&MODULE_PART, at, format!("`{key}` is missing"), "");
     }
@@ -73,7 +76,7 @@ fn parts(lint: &mut Linter<'_>, module: &Module, at: &Cursor<'_>) {
     {
         lint.hit(&MODULE_TYPE, &kind, "edgeAgent knows the type `docker` alone", "write \"docker\"");
     }
-    if module.kind == Kind::Agent {
+    if module.kind == ModuleKind::Agent {
         for key in NOT_OF_AGENT {
             if let Some(value) = at.get(key) {
                 let message = format!("edgeAgent has no `{key}`: it always runs, and starts first");
@@ -109,7 +112,7 @@ fn word<T: Words>(lint: &mut Linter<'_>, at: &Cursor<'_>, key: &str, rule: &'sta
 
 fn startup(lint: &mut Linter<'_>, module: &Module, at: &Cursor<'_>) {
     let Some(value) = at.get("startupOrder") else { return };
-    if module.kind == Kind::Agent {
+    if module.kind == ModuleKind::Agent {
         return;
     }
     if module.startup_order.is_none() {

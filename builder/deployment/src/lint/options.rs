@@ -12,7 +12,7 @@ use crate::cursor::Cursor;
 use crate::json::{Node, Value};
 use crate::model::container::{container_port, port_range, split_bind};
 use crate::model::module::truth;
-use crate::model::{Kind, Module};
+use crate::model::{Module, ModuleKind};
 use crate::options::{CHUNK, KEY, MOST_CHUNKS, chunk_number, chunks};
 
 /// Keys that belong into HostConfig and are often written beside it.
@@ -339,7 +339,8 @@ fn rights(lint: &mut Linter<'_>, module: &Module, host: &Cursor<'_>) {
 
 /// `storageFolder` must be bound; without one the files are in the container.
 fn storage(lint: &mut Linter<'_>, module: &Module) {
-    if module.kind == Kind::Custom || (module.options.fault.is_some() && module.options.node.is_none()) {
+    if module.kind == ModuleKind::Custom || (module.options.fault.is_some() && module.options.node.is_none())
+    {
         return;
     }
     let Some(at) = lint.manifest.at(module) else { return };
@@ -353,7 +354,8 @@ fn storage(lint: &mut Linter<'_>, module: &Module) {
     };
     let bound = folder.is_some_and(|folder| module.binds.iter().any(|bind| holds(&bind.target, folder)));
     if !bound {
-        let lost = if module.kind == Kind::Agent { "what it stored is" } else { "messages that wait are" };
+        let lost =
+            if module.kind == ModuleKind::Agent { "what it stored is" } else { "messages that wait are" };
         let message = match folder {
             Some(folder) => {
                 format!("nothing of the host is bound to `{}`: {lost} gone with the container", clean(folder))

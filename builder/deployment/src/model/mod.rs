@@ -19,7 +19,7 @@ use edgepress_base::finding::{Finding, Severity};
 use edgepress_oci::reference::Reference;
 
 pub use container::{Bind, HostPort, Protocol};
-pub use module::{Kind, Module, PullPolicy, RestartPolicy, Status};
+pub use module::{Module, ModuleKind, PullPolicy, RestartPolicy, Status};
 
 use crate::cursor::{Cursor, Twin};
 use crate::json::{Fault, Node, parse};

@@ -11,7 +11,7 @@ use crate::options::CreateOptions;
 
 /// Whose module it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ModuleKind {
     /// edgeAgent, which runs the others.
     Agent,
     /// edgeHub, which carries their messages.
@@ -85,7 +85,7 @@ pub struct Module {
     /// Its name.
     pub name: String,
     /// Whose it is.
-    pub kind: Kind,
+    pub kind: ModuleKind,
     /// Its JSON pointer in the manifest.
     pub pointer: String,
     /// Its image, where that is a reference both edgeAgent and the engine take.
@@ -128,9 +128,9 @@ impl fmt::Debug for Module {
 impl Module {
     pub(super) fn read(text: &str, name: &str, is_system: bool, at: &Cursor<'_>) -> Self {
         let kind = match name {
-            "edgeAgent" if is_system => Kind::Agent,
-            "edgeHub" if is_system => Kind::Hub,
-            _ => Kind::Custom,
+            "edgeAgent" if is_system => ModuleKind::Agent,
+            "edgeHub" if is_system => ModuleKind::Hub,
+            _ => ModuleKind::Custom,
         };
         let settings = at.get("settings");
         let options =

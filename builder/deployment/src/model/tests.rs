@@ -1,4 +1,4 @@
-use super::{Kind, Manifest, PullPolicy, RestartPolicy, Status};
+use super::{Manifest, ModuleKind, PullPolicy, RestartPolicy, Status};
 
 const GOOD: &str = include_str!("../lint/good.json");
 
@@ -11,10 +11,10 @@ fn modules_are_read() {
     let manifest = good();
     let names: Vec<_> = manifest.modules().iter().map(|module| (module.name.as_str(), module.kind)).collect();
     let expected = [
-        ("edgeAgent", Kind::Agent),
-        ("edgeHub", Kind::Hub),
-        ("sensor", Kind::Custom),
-        ("filter", Kind::Custom),
+        ("edgeAgent", ModuleKind::Agent),
+        ("edgeHub", ModuleKind::Hub),
+        ("sensor", ModuleKind::Custom),
+        ("filter", ModuleKind::Custom),
     ];
     assert_eq!(names, expected);
     let hub = manifest.module("edgeHub").expect("edgeHub");

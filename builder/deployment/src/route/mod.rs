@@ -12,7 +12,7 @@ mod tokens;
 
 use std::ops::Range;
 
-use tokens::{Kind, Token, tokens};
+use tokens::{Token, TokenKind, tokens};
 
 /// Longest route that is read, in bytes; IoT Hub's longest string value is 4 KB.
 const LONGEST: usize = 8192;
@@ -106,18 +106,18 @@ pub fn parse(text: &str) -> Result<Route, Fault> {
         return Err(Fault { message: format!("it is longer than {LONGEST} bytes"), span: 0..0 });
     }
     let mut parser = Parser { text, tokens: tokens(text), at: 0, functions: Vec::new() };
-    if parser.peek().kind == Kind::Select {
+    if parser.peek().kind == TokenKind::Select {
         parser.at += 1;
-        parser.expect(Kind::Star, "`*` after SELECT")?;
+        parser.expect(TokenKind::Star, "`*` after SELECT")?;
     }
-    parser.expect(Kind::From, "FROM")?;
+    parser.expect(TokenKind::From, "FROM")?;
     let source = parser.source()?;
-    let conditional = parser.peek().kind == Kind::Where;
+    let conditional = parser.peek().kind == TokenKind::Where;
     if conditional {
         parser.at += 1;
         parser.expression(0)?;
     }
-    parser.expect(Kind::Into, if conditional { "INTO, or an operator" } else { "WHERE or INTO" })?;
+    parser.expect(TokenKind::Into, if conditional { "INTO, or an operator" } else { "WHERE or INTO" })?;
     let sink = parser.sink()?;
     let rest = text.get(parser.peek().span.start..).unwrap_or_default().trim();
     let ignored = (!rest.is_empty()).then(|| rest.to_owned());
@@ -134,7 +134,7 @@ struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     fn peek(&self) -> Token {
-        let end = Token { kind: Kind::End, span: self.text.len()..self.text.len() };
+        let end = Token { kind: TokenKind::End, span: self.text.len()..self.text.len() };
         self.tokens.get(self.at).cloned().unwrap_or(end)
     }
 
@@ -150,25 +150,25 @@ impl<'a> Parser<'a> {
 
     fn unexpected<T>(&self, token: &Token, wanted: &str) -> Result<T, Fault> {
         let found = match token.kind {
-            Kind::End => "it ends".to_owned(),
-            Kind::Unterminated => "a string has no end".to_owned(),
+            TokenKind::End => "it ends".to_owned(),
+            TokenKind::Unterminated => "a string has no end".to_owned(),
             _ => format!("`{}` stands", edgepress_base::finding::clean(self.word(token))),
         };
         Err(Fault { message: format!("{found} where {wanted} is expected"), span: token.span.clone() })
     }
 
-    fn expect(&mut self, kind: Kind, wanted: &str) -> Result<Token, Fault> {
+    fn expect(&mut self, kind: TokenKind, wanted: &str) -> Result<Token, Fault> {
         let token = self.next();
         if token.kind == kind { Ok(token) } else { self.unexpected(&token, wanted) }
     }
 
     fn source(&mut self) -> Result<Vec<String>, Fault> {
         let mut parts = Vec::new();
-        while self.peek().kind == Kind::Slash {
+        while self.peek().kind == TokenKind::Slash {
             self.at += 1;
             let part = self.next();
             match part.kind {
-                Kind::Star | Kind::Word => parts.push(self.word(&part).to_owned()),
+                TokenKind::Star | TokenKind::Word => parts.push(self.word(&part).to_owned()),
                 _ => return self.unexpected(&part, "a name or `*`"),
             }
         }
@@ -187,7 +187,10 @@ impl<'a> Parser<'a> {
         }
         loop {
             self.operand(depth)?;
-            if !matches!(self.peek().kind, Kind::Operator | Kind::Star | Kind::Slash | Kind::Minus) {
+            if !matches!(
+                self.peek().kind,
+                TokenKind::Operator | TokenKind::Star | TokenKind::Slash | TokenKind::Minus
+            ) {
                 return Ok(());
             }
             self.at += 1;
@@ -196,30 +199,30 @@ impl<'a> Parser<'a> {
 
     fn operand(&mut self, depth: usize) -> Result<(), Fault> {
         let mut token = self.next();
-        while matches!(token.kind, Kind::Minus | Kind::Not) {
+        while matches!(token.kind, TokenKind::Minus | TokenKind::Not) {
             token = self.next();
         }
         match token.kind {
-            Kind::Open => {
+            TokenKind::Open => {
                 self.expression(depth + 1)?;
-                self.expect(Kind::Close, "`)`").map(drop)
+                self.expect(TokenKind::Close, "`)`").map(drop)
             }
-            Kind::OpenBrace => {
-                self.expect(Kind::System, "a system property")?;
-                self.expect(Kind::CloseBrace, "`}`").map(drop)
+            TokenKind::OpenBrace => {
+                self.expect(TokenKind::System, "a system property")?;
+                self.expect(TokenKind::CloseBrace, "`}`").map(drop)
             }
-            Kind::Word if self.peek().kind == Kind::Open => {
+            TokenKind::Word if self.peek().kind == TokenKind::Open => {
                 self.functions.push(self.word(&token).to_owned());
                 self.arguments(depth + 1)
             }
-            Kind::Word | Kind::System | Kind::String | Kind::Literal => Ok(()),
+            TokenKind::Word | TokenKind::System | TokenKind::String | TokenKind::Literal => Ok(()),
             _ => self.unexpected(&token, "a property, a value or a function"),
         }
     }
 
     fn arguments(&mut self, depth: usize) -> Result<(), Fault> {
         self.at += 1;
-        if self.peek().kind == Kind::Close {
+        if self.peek().kind == TokenKind::Close {
             self.at += 1;
             return Ok(());
         }
@@ -227,8 +230,8 @@ impl<'a> Parser<'a> {
             self.expression(depth)?;
             let token = self.next();
             match token.kind {
-                Kind::Comma => {}
-                Kind::Close => return Ok(()),
+                TokenKind::Comma => {}
+                TokenKind::Close => return Ok(()),
                 _ => return self.unexpected(&token, "`,` or `)`"),
             }
         }
@@ -239,11 +242,11 @@ impl<'a> Parser<'a> {
         let token = self.next();
         let word = self.word(&token);
         match token.kind {
-            Kind::System if word.eq_ignore_ascii_case("$upstream") => Ok(Sink::Upstream),
-            Kind::Word if word.eq_ignore_ascii_case("BrokeredEndpoint") => {
-                self.expect(Kind::Open, "`(`")?;
-                let address = self.expect(Kind::String, "\"/modules/NAME/inputs/INPUT\"")?;
-                self.expect(Kind::Close, "`)`")?;
+            TokenKind::System if word.eq_ignore_ascii_case("$upstream") => Ok(Sink::Upstream),
+            TokenKind::Word if word.eq_ignore_ascii_case("BrokeredEndpoint") => {
+                self.expect(TokenKind::Open, "`(`")?;
+                let address = self.expect(TokenKind::String, "\"/modules/NAME/inputs/INPUT\"")?;
+                self.expect(TokenKind::Close, "`)`")?;
                 endpoint(self.word(&address), &address.span)
             }
             _ => self.unexpected(&token, wanted),

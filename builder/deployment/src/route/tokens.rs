@@ -5,13 +5,13 @@ use std::ops::Range;
 /// A token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Token {
-    pub(super) kind: Kind,
+    pub(super) kind: TokenKind,
     pub(super) span: Range<usize>,
 }
 
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TokenKind {
     Select,
     From,
     Where,
@@ -43,39 +43,39 @@ pub(super) enum Kind {
 }
 
 /// Words that are no names, in whatever case.
-const KEYWORDS: [(&str, Kind); 7] = [
-    ("select", Kind::Select),
-    ("from", Kind::From),
-    ("where", Kind::Where),
-    ("into", Kind::Into),
-    ("and", Kind::Operator),
-    ("or", Kind::Operator),
-    ("not", Kind::Not),
+const KEYWORDS: [(&str, TokenKind); 7] = [
+    ("select", TokenKind::Select),
+    ("from", TokenKind::From),
+    ("where", TokenKind::Where),
+    ("into", TokenKind::Into),
+    ("and", TokenKind::Operator),
+    ("or", TokenKind::Operator),
+    ("not", TokenKind::Not),
 ];
 /// Values that are words, in this case alone.
 const VALUES: [&str; 4] = ["true", "false", "null", "undefined"];
 /// In the order of the lexer; those of two characters are longer and so come first.
-const SYMBOLS: [(&str, Kind); 20] = [
-    ("!=", Kind::Operator),
-    ("<>", Kind::Operator),
-    ("<=", Kind::Operator),
-    (">=", Kind::Operator),
-    ("||", Kind::Operator),
-    ("??", Kind::Operator),
-    ("(", Kind::Open),
-    (")", Kind::Close),
-    ("{", Kind::OpenBrace),
-    ("}", Kind::CloseBrace),
-    (",", Kind::Comma),
-    ("*", Kind::Star),
-    ("/", Kind::Slash),
-    ("-", Kind::Minus),
-    ("+", Kind::Operator),
-    ("%", Kind::Operator),
-    ("=", Kind::Operator),
-    (">", Kind::Operator),
-    ("<", Kind::Operator),
-    (";", Kind::Unknown),
+const SYMBOLS: [(&str, TokenKind); 20] = [
+    ("!=", TokenKind::Operator),
+    ("<>", TokenKind::Operator),
+    ("<=", TokenKind::Operator),
+    (">=", TokenKind::Operator),
+    ("||", TokenKind::Operator),
+    ("??", TokenKind::Operator),
+    ("(", TokenKind::Open),
+    (")", TokenKind::Close),
+    ("{", TokenKind::OpenBrace),
+    ("}", TokenKind::CloseBrace),
+    (",", TokenKind::Comma),
+    ("*", TokenKind::Star),
+    ("/", TokenKind::Slash),
+    ("-", TokenKind::Minus),
+    ("+", TokenKind::Operator),
+    ("%", TokenKind::Operator),
+    ("=", TokenKind::Operator),
+    (">", TokenKind::Operator),
+    ("<", TokenKind::Operator),
+    (";", TokenKind::Unknown),
 ];
 
 /// All tokens of a text, `End` at its end.
@@ -94,7 +94,7 @@ pub(super) fn tokens(text: &str) -> Vec<Token> {
             at += length;
         }
     }
-    tokens.push(Token { kind: Kind::End, span: text.len()..text.len() });
+    tokens.push(Token { kind: TokenKind::End, span: text.len()..text.len() });
     tokens
 }
 
@@ -103,7 +103,7 @@ fn comment(rest: &str) -> Option<usize> {
     inside.find("*/").map(|end| end + 4)
 }
 
-fn token(rest: &str, first: char) -> (Kind, usize) {
+fn token(rest: &str, first: char) -> (TokenKind, usize) {
     let word = run(rest, is_name);
     let path = run(rest, is_path);
     let system = rest.strip_prefix('$').map_or(0, |rest| run(rest, is_path)) + 1;
@@ -113,23 +113,26 @@ fn token(rest: &str, first: char) -> (Kind, usize) {
     // In the lexer's order: of two that are as long the earlier is taken.
     let candidates = [
         (
-            keyword(&rest[..word]).unwrap_or(Kind::Unknown),
+            keyword(&rest[..word]).unwrap_or(TokenKind::Unknown),
             if keyword(&rest[..word]).is_some() { word } else { 0 },
         ),
-        (if closed { Kind::String } else { Kind::Unterminated }, quoted),
-        (Kind::Literal, number),
-        (Kind::Literal, if VALUES.contains(&&rest[..word]) { word } else { 0 }),
-        symbol.map_or((Kind::Unknown, 0), |(symbol, kind)| (*kind, symbol.len())),
-        (Kind::System, if first == '$' && system > 1 { system } else { 0 }),
-        (Kind::Word, word),
-        (Kind::Unknown, path),
-        (Kind::Unknown, first.len_utf8()),
+        (if closed { TokenKind::String } else { TokenKind::Unterminated }, quoted),
+        (TokenKind::Literal, number),
+        (TokenKind::Literal, if VALUES.contains(&&rest[..word]) { word } else { 0 }),
+        symbol.map_or((TokenKind::Unknown, 0), |(symbol, kind)| (*kind, symbol.len())),
+        (TokenKind::System, if first == '$' && system > 1 { system } else { 0 }),
+        (TokenKind::Word, word),
+        (TokenKind::Unknown, path),
+        (TokenKind::Unknown, first.len_utf8()),
     ];
     let longest = candidates.iter().map(|(_, length)| *length).max().unwrap_or_default();
-    candidates.into_iter().find(|(_, length)| *length == longest).unwrap_or((Kind::Unknown, first.len_utf8()))
+    candidates
+        .into_iter()
+        .find(|(_, length)| *length == longest)
+        .unwrap_or((TokenKind::Unknown, first.len_utf8()))
 }
 
-fn keyword(word: &str) -> Option<Kind> {
+fn keyword(word: &str) -> Option<TokenKind> {
     KEYWORDS.iter().find(|(keyword, _)| keyword.eq_ignore_ascii_case(word)).map(|(_, kind)| *kind)
 }
 

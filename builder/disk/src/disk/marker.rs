@@ -17,7 +17,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::tree::{Kind, Root};
+use crate::tree::{FileKind, Root};
 
 /// What a marker's name begins with.
 pub const PREFIX: &str = ".wh.";
@@ -133,7 +133,7 @@ pub fn find(tree: &Root) -> Result<Found> {
     tree.walk(FOLDERS, &mut |path, meta| {
         newest = newest.max(meta.mtime);
         let name = path.file_name().unwrap_or_default();
-        if meta.kind == Kind::File && name.as_bytes().starts_with(PREFIX.as_bytes()) {
+        if meta.kind == FileKind::File && name.as_bytes().starts_with(PREFIX.as_bytes()) {
             let what = what(tree, path, name).with_context(|| format!("reading {}", path.display()))?;
             let path = path.strip_prefix("/").unwrap_or(path).to_owned();
             found.push(Marker { path, what });

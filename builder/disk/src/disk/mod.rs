@@ -306,7 +306,7 @@ pub fn full(error: anyhow::Error, out: &Path) -> anyhow::Error {
 mod tests {
     use super::Scheme;
     use super::{FatFile, Ids, Plan, gpt, make, patch};
-    use crate::error::{Kind, problem};
+    use crate::error::{ProblemKind, problem};
     use crate::event::Silent;
     use crate::units::{Arch, Digest};
     use std::fs;
@@ -393,7 +393,7 @@ mod tests {
             change(&mut plan);
             let error = make(&plan, &Silent).expect_err(message);
             let problem = problem(&error).expect("a problem");
-            assert_eq!(problem.kind, Kind::Input);
+            assert_eq!(problem.kind, ProblemKind::Input);
             assert!(problem.message.starts_with(message), "{problem}");
             assert!(problem.hint.as_deref().is_some_and(|said| said.starts_with(hint)), "{problem:?}");
             fs::remove_dir_all(&plan.tree).expect("clean");

@@ -171,8 +171,8 @@ fn open(image: &Path) -> Result<(Overlay<Part>, Partition)> {
     let table = table::read(&file).with_context(|| format!("reading the partition table of {name}"))?;
     let partition = table.find(Role::Fat).cloned().ok_or_else(|| {
         let what = match table.kind {
-            table::Kind::Gpt => "EFI system partition",
-            table::Kind::Mbr => "FAT32 partition",
+            table::TableKind::Gpt => "EFI system partition",
+            table::TableKind::Mbr => "FAT32 partition",
         };
         Problem::input(format!("{name} has no {what}")).hint("is it an image that edgepress built?")
     })?;

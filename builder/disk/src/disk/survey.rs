@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::tree::{Kind, Meta, Root};
+use crate::tree::{FileKind, Meta, Root};
 
 /// Bytes in a block of our root file systems: the page size of every machine we build for.
 pub const BLOCK: u64 = 4096;
@@ -54,10 +54,10 @@ impl Survey {
             let folder = path.parent().unwrap_or(Path::new("")).to_owned();
             let name = path.file_name().unwrap_or_default().len() as u64;
             *folders.entry(folder).or_insert(DOTS) += 8 + name.next_multiple_of(4);
-            if meta.kind == Kind::Folder {
+            if meta.kind == FileKind::Folder {
                 folders.entry(path.to_owned()).or_insert(DOTS);
             }
-            if meta.kind == Kind::Folder || meta.links == 1 || seen.insert(meta.id) {
+            if meta.kind == FileKind::Folder || meta.links == 1 || seen.insert(meta.id) {
                 survey.add(meta);
             }
             Ok(())
@@ -70,8 +70,8 @@ impl Survey {
 
     fn add(&mut self, meta: &Meta) {
         self.inodes += 1;
-        let inline = meta.kind == Kind::Link && meta.size < INLINE_LINK;
-        if !inline && matches!(meta.kind, Kind::File | Kind::Link) {
+        let inline = meta.kind == FileKind::Link && meta.size < INLINE_LINK;
+        if !inline && matches!(meta.kind, FileKind::File | FileKind::Link) {
             self.blocks += meta.size.div_ceil(BLOCK);
         }
     }

@@ -13,7 +13,7 @@ use crate::units::Arch;
 /// How a table is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum TableKind {
     /// A GUID partition table.
     Gpt,
     /// A classic MBR.
@@ -34,7 +34,7 @@ pub enum Role {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Table {
     /// GPT or MBR.
-    pub kind: Kind,
+    pub kind: TableKind,
     /// The disk's GUID, or its id of 8 hexadecimal digits.
     pub disk: String,
     /// The used partitions, in the order of the table.
@@ -105,7 +105,7 @@ fn from_gpt(table: gpt::Table) -> Table {
         partuuid: partition.guid.to_string(),
         name: partition.name,
     });
-    Table { kind: Kind::Gpt, disk: table.disk.to_string(), partitions: partitions.collect() }
+    Table { kind: TableKind::Gpt, disk: table.disk.to_string(), partitions: partitions.collect() }
 }
 
 fn from_mbr(table: &mbr::Table) -> Table {
@@ -124,12 +124,12 @@ fn from_mbr(table: &mbr::Table) -> Table {
         partuuid: format!("{disk}-{number:02x}"),
         name: String::new(),
     });
-    Table { partitions: partitions.collect(), kind: Kind::Mbr, disk }
+    Table { partitions: partitions.collect(), kind: TableKind::Mbr, disk }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Kind, Partition, Role, read};
+    use super::{Partition, Role, TableKind, read};
     use crate::disk::gpt::{self, ALIGN};
     use crate::disk::ids::Ids;
     use crate::disk::mbr::{self, FAT32_LBA, LINUX};
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn an_mbr() {
         let table = read(Cursor::new(mbr_disk())).expect("table");
-        assert_eq!((table.kind, table.disk.as_str()), (Kind::Mbr, "0a2b3c4d"));
+        assert_eq!((table.kind, table.disk.as_str()), (TableKind::Mbr, "0a2b3c4d"));
         let root = Partition {
             number: 2,
             offset: 3 * ALIGN,
@@ -191,7 +191,7 @@ mod tests {
             }
             let table = read(Cursor::new(disk)).expect("table");
             let ids = Ids::from_seed(&Digest::of("table"));
-            assert_eq!((table.kind, table.disk), (Kind::Gpt, ids.disk.to_string()));
+            assert_eq!((table.kind, table.disk), (TableKind::Gpt, ids.disk.to_string()));
             let roles: Vec<_> = table.partitions.iter().map(|partition| partition.role).collect();
             assert_eq!(roles, [Some(Role::Fat), Some(Role::Root)]);
             assert_eq!(table.partitions[1].partuuid, ids.root_partition.to_string());

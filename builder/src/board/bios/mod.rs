@@ -25,7 +25,7 @@ use crate::disk::mbr::BootCode;
 use crate::error::Problem;
 use crate::recipe::types::{DistributionId, Recipe};
 use crate::tree::Root;
-use crate::tree::entry::{Entry, Kind};
+use crate::tree::entry::{Entry, EntryKind};
 
 /// The board `bios`.
 pub(super) struct Bios;
@@ -118,7 +118,7 @@ impl Definition for Bios {
     fn root_files(&self, recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
         let mut entries = grub::root_files(recipe, ids, self.fat_mount())?;
         // No package has this folder.
-        entries.push(Entry::own(self.fat_mount(), 0o755, Kind::Directory));
+        entries.push(Entry::own(self.fat_mount(), 0o755, EntryKind::Directory));
         Ok(entries)
     }
 

@@ -6,7 +6,7 @@ use crate::disk::ids::Ids;
 use crate::error::problem;
 use crate::recipe::types::{DistributionId, Initramfs, Model, Recipe};
 use crate::tree::Root;
-use crate::tree::entry::{Entry, Kind};
+use crate::tree::entry::{Entry, EntryKind};
 use crate::units::Digest;
 use std::cmp::Ordering;
 use std::fs;
@@ -70,7 +70,7 @@ fn text(files: &[FatFile], path: &str) -> String {
 fn root_text(entries: &[Entry], path: &str) -> Option<String> {
     let entry = entries.iter().find(|entry| entry.path == Path::new(path))?;
     match &entry.kind {
-        Kind::File(content) => Some(String::from_utf8(content.clone()).expect("text")),
+        EntryKind::File(content) => Some(String::from_utf8(content.clone()).expect("text")),
         other => panic!("{path}: {other:?}"),
     }
 }
@@ -208,7 +208,7 @@ disable_splash=1
         root_text(&root, "/etc/default/raspi-firmware").is_some_and(|text| text.contains("\nINITRAMFS=no\n"))
     );
     let swap = root.iter().find(|entry| entry.path.ends_with("dphys-swapfile.service"));
-    assert_eq!(swap.map(|entry| &entry.kind), Some(&Kind::Symlink("/dev/null".into())));
+    assert_eq!(swap.map(|entry| &entry.kind), Some(&EntryKind::Symlink("/dev/null".into())));
 
     recipe.target.initramfs = Initramfs::Board;
     let files = boot_files(&Root::open(tree.path()).expect("open"), &recipe, &ids()).expect("files");

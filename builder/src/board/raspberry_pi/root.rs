@@ -6,7 +6,7 @@ use super::settings;
 use crate::board::file;
 use crate::disk::ids::Ids;
 use crate::recipe::types::{DistributionId, Initramfs, Recipe};
-use crate::tree::entry::{Entry, Kind};
+use crate::tree::entry::{Entry, EntryKind};
 
 /// See [`crate::board::root_files`]; the FAT partition is mounted at `fat_mount`.
 ///
@@ -17,7 +17,7 @@ pub(super) fn root_files(recipe: &Recipe, ids: &Ids, fat_mount: &str) -> Result<
         file("/etc/fstab", 0o644, fstab(ids, fat_mount)),
         file("/etc/systemd/system.conf.d/edgepress-watchdog.conf", 0o644, WATCHDOG),
         // The FAT partition is mounted here; what packages put into the folder while the image was built is gone.
-        Entry::own(fat_mount, 0o755, Kind::Directory),
+        Entry::own(fat_mount, 0o755, EntryKind::Directory),
     ];
     match recipe.distribution.id {
         DistributionId::Debian => entries.extend(debian(recipe, ids)?),
@@ -93,7 +93,7 @@ fn raspberry_pi_os(recipe: &Recipe) -> Vec<Entry> {
     let mut entries = vec![Entry::own(
         "/etc/systemd/system/dphys-swapfile.service",
         0o777,
-        Kind::Symlink("/dev/null".into()),
+        EntryKind::Symlink("/dev/null".into()),
     )];
     if recipe.target.initramfs == Initramfs::None {
         let defaults =

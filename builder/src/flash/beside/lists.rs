@@ -17,14 +17,14 @@ const MOST_UNNAMED: u64 = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct List {
     pub file: String,
-    pub kind: Kind,
+    pub kind: ListKind,
     /// More bytes than a list has.
     pub too_large: bool,
 }
 
 /// What its name says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ListKind {
     /// The image's own: `x.img.sha256`.
     Own,
     /// Of all that have the image's name but for the ending: `x.sha256`.
@@ -82,7 +82,7 @@ pub(super) fn stem(image: &str) -> Option<&str> {
     form.or_else(|| Some(image.rsplit_once('.')?.0)).filter(|stem| !stem.is_empty())
 }
 
-impl Kind {
+impl ListKind {
     fn of(file: &str, image: &str) -> Self {
         let (file, image) = (file.to_lowercase(), image.to_lowercase());
         let behind = |name: &str| file.strip_prefix(name).and_then(|rest| rest.strip_prefix(['.', '-', '_']));
@@ -112,10 +112,10 @@ pub(super) fn beside(image: &Path, name: &str) -> Vec<List> {
         let Ok(file) = entry.file_name().into_string() else { continue };
         // A link counts as what it leads to; a pipe would be waited for.
         let Some(data) = fs::metadata(entry.path()).ok().filter(|data| data.is_file()) else { continue };
-        let kind = Kind::of(&file, name);
-        if file != name && (kind != Kind::Unnamed || data.len() <= LARGEST_UNNAMED) {
+        let kind = ListKind::of(&file, name);
+        if file != name && (kind != ListKind::Unnamed || data.len() <= LARGEST_UNNAMED) {
             lists.push((
-                kind == Kind::Unnamed,
+                kind == ListKind::Unnamed,
                 List { file, kind, too_large: data.len() > LARGEST },
                 data.len(),
             ));
@@ -133,13 +133,13 @@ pub(super) fn beside(image: &Path, name: &str) -> Vec<List> {
 
 #[cfg(test)]
 mod tests {
-    use super::Kind;
+    use super::ListKind;
 
     #[test]
     fn lists_by_their_names() {
         for (kind, files) in [
             (
-                Kind::Folder,
+                ListKind::Folder,
                 &[
                     "SHA256SUMS",
                     "sha256sums.txt",
@@ -164,7 +164,7 @@ mod tests {
                 ][..],
             ),
             (
-                Kind::Own,
+                ListKind::Own,
                 &[
                     "x.img.xz.sha256",
                     "X.img.xz.SHA256.txt",
@@ -176,9 +176,9 @@ mod tests {
                     "x.img.xz_sha-256.txt",
                 ],
             ),
-            (Kind::Stem, &["x.sha256", "X.SHA256SUM", "x-CHECKSUM", "x.sha256.txt"]),
+            (ListKind::Stem, &["x.sha256", "X.SHA256SUM", "x-CHECKSUM", "x.sha256.txt"]),
             (
-                Kind::Named,
+                ListKind::Named,
                 &[
                     "release-CHECKSUM",
                     "y.img.xz.sha256",
@@ -188,7 +188,7 @@ mod tests {
                 ],
             ),
             (
-                Kind::Other,
+                ListKind::Other,
                 &[
                     "MD5SUMS",
                     "SHA512SUMS",
@@ -200,7 +200,7 @@ mod tests {
                 ],
             ),
             (
-                Kind::Unnamed,
+                ListKind::Unnamed,
                 &[
                     "y.img.xz",
                     "SHA256SUMS.sig",
@@ -217,7 +217,7 @@ mod tests {
             ),
         ] {
             for file in files {
-                assert_eq!(Kind::of(file, "x.img.xz"), kind, "{file}");
+                assert_eq!(ListKind::of(file, "x.img.xz"), kind, "{file}");
             }
         }
     }

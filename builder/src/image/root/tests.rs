@@ -10,7 +10,7 @@ use anyhow::Result;
 use super::{Part, Root, look};
 use crate::host;
 use crate::inspect::{leaks, system};
-use crate::rootfs::guard::{Allowed, Kind};
+use crate::rootfs::guard::{Allowed, PathKind};
 use crate::units::Digest;
 
 const SIZE: u64 = 512 << 10;
@@ -67,7 +67,7 @@ fn what_is_there_is_read() {
         assert!(root.stat(Path::new("etc/large/x"))?.is_none());
         assert_eq!(root.list(Path::new("etc/deep"))?.len(), 41);
         assert_eq!(root.list(Path::new("etc/large"))?, []);
-        assert!(root.list(Path::new("etc"))?.contains(&("deep".into(), Kind::Folder)));
+        assert!(root.list(Path::new("etc"))?.contains(&("deep".into(), PathKind::Folder)));
         assert!(root.read(Path::new("etc/large"), 19_999).is_err());
         assert_eq!(root.read(Path::new("etc/deep"), 10)?, None);
         Ok(())
@@ -86,9 +86,11 @@ fn everything(root: &Root) -> Result<u64> {
         for (name, kind) in root.list(&folder)? {
             let path = folder.join(name);
             match kind {
-                Kind::Folder => folders.push(path),
-                Kind::File => bytes += root.read(&path, 1 << 20)?.map_or(0, |content| content.len() as u64),
-                Kind::Other => drop(root.link(&path)?),
+                PathKind::Folder => folders.push(path),
+                PathKind::File => {
+                    bytes += root.read(&path, 1 << 20)?.map_or(0, |content| content.len() as u64)
+                }
+                PathKind::Other => drop(root.link(&path)?),
             }
         }
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Change;
 use crate::image::root::{CHUNK, Root, Stat};
-use crate::rootfs::guard::Kind;
+use crate::rootfs::guard::PathKind;
 use crate::rootfs::guard_rules::ENGINE_STORE;
 
 /// Folders nested deeper are damage.
@@ -65,7 +65,7 @@ pub(super) fn compare(a: &Root, b: &Root) -> Result<Files> {
     let mut folders = vec![PathBuf::from("/")];
     while let Some(folder) = folders.pop() {
         ensure!(folder.components().count() <= DEEPEST, "{} is nested too deep", folder.display());
-        let names = |root: &Root| -> Result<BTreeMap<OsString, Kind>> {
+        let names = |root: &Root| -> Result<BTreeMap<OsString, PathKind>> {
             let stored = |name: &OsString| {
                 ENGINE_STORE.iter().any(|store| folder.join(name) == Path::new("/").join(store))
             };
@@ -78,7 +78,7 @@ pub(super) fn compare(a: &Root, b: &Root) -> Result<Files> {
                 None => all(a, &path, *kind, &mut files.removed)?,
                 Some(other) if other == kind => {
                     files.push(path.display().to_string(), changes(a, b, &path)?);
-                    if *kind == Kind::Folder {
+                    if *kind == PathKind::Folder {
                         folders.push(path);
                     }
                 }
@@ -96,10 +96,10 @@ pub(super) fn compare(a: &Root, b: &Root) -> Result<Files> {
 }
 
 /// A path and everything below it.
-fn all(root: &Root, path: &Path, kind: Kind, list: &mut Vec<String>) -> Result<()> {
+fn all(root: &Root, path: &Path, kind: PathKind, list: &mut Vec<String>) -> Result<()> {
     ensure!(path.components().count() <= DEEPEST, "{} is nested too deep", path.display());
     list.push(path.display().to_string());
-    if kind == Kind::Folder {
+    if kind == PathKind::Folder {
         for (name, kind) in root.list(path)? {
             all(root, &path.join(name), kind, list)?;
         }

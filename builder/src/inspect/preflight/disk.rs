@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt as _;
 
 use anyhow::{Context as _, Result};
 
-use crate::disk::table::Kind;
+use crate::disk::table::TableKind;
 use crate::format::{Container, VHD_COOKIE, VHD_FOOTER};
 use crate::image::source::OpenImage;
 use crate::inspect::{FileSystem, Partition, Report, ext4_uuids};
@@ -26,7 +26,7 @@ pub(crate) struct Disk {
     /// The footer of a VHD.
     pub footer: Option<[u8; VHD_FOOTER as usize]>,
     /// How the partition table is written.
-    pub table: Kind,
+    pub table: TableKind,
     /// The loaders in EFI/BOOT.
     pub loaders: Vec<String>,
     /// A BIOS starts grub from its first sector.
@@ -94,24 +94,24 @@ pub(super) fn points(disk: &Disk) -> Vec<Check> {
 fn generation(disk: &Disk) -> Check {
     const NAME: &str = "generation";
     match (disk.table, disk.loaders.is_empty()) {
-        (Kind::Gpt, false) => Check::passed(NAME, format!("2 (UEFI, {})", disk.loaders.join(", "))),
-        (Kind::Gpt, true) => Check::failed(
+        (TableKind::Gpt, false) => Check::passed(NAME, format!("2 (UEFI, {})", disk.loaders.join(", "))),
+        (TableKind::Gpt, true) => Check::failed(
             NAME,
             "a GPT without a loader in EFI/BOOT: neither generation 1 nor 2 boots it",
             "install shim-signed and the signed grub",
         ),
-        (Kind::Mbr, false) => Check::failed(
+        (TableKind::Mbr, false) => Check::failed(
             NAME,
             "an EFI loader on a disk with an MBR: VMs of generation 2 want a GPT",
             "board = \"uefi\" in [target] makes one",
         ),
-        (Kind::Mbr, true) if disk.arch == Some(Arch::Aarch64) => Check::failed(
+        (TableKind::Mbr, true) if disk.arch == Some(Arch::Aarch64) => Check::failed(
             NAME,
             "an MBR without an EFI loader: VMs with Arm processors are of generation 2",
             "board = \"uefi\" in [target]",
         ),
-        (Kind::Mbr, true) if disk.bios => Check::passed(NAME, "1 (BIOS, grub in the first sectors)"),
-        (Kind::Mbr, true) => Check::skipped(NAME, "1, if its boot sector is one: that is not read"),
+        (TableKind::Mbr, true) if disk.bios => Check::passed(NAME, "1 (BIOS, grub in the first sectors)"),
+        (TableKind::Mbr, true) => Check::skipped(NAME, "1, if its boot sector is one: that is not read"),
     }
 }
 
@@ -180,7 +180,7 @@ fn lvm(disk: &Disk) -> Check {
 #[cfg(test)]
 pub(super) mod tests {
     use super::{Disk, MIB, points};
-    use crate::disk::table::Kind;
+    use crate::disk::table::TableKind;
     use crate::format::{Container, VHD_FOOTER};
     use crate::units::Arch;
     use crate::verdict::Outcome;
@@ -198,7 +198,7 @@ pub(super) mod tests {
             container: Container::Vhd,
             size: 8 * MIB,
             footer: Some(footer),
-            table: Kind::Gpt,
+            table: TableKind::Gpt,
             loaders: vec!["EFI/BOOT/BOOTX64.EFI".into()],
             bios: false,
             arch: Some(Arch::X86_64),
@@ -218,8 +218,8 @@ pub(super) mod tests {
     fn each_point_fails_by_itself() {
         assert_eq!(failed(|_| {}), [""; 0]);
         assert_eq!(failed(|disk| disk.loaders.clear()), ["generation"]);
-        assert_eq!(failed(|disk| disk.table = Kind::Mbr), ["generation"]);
-        let bios = Disk { table: Kind::Mbr, loaders: Vec::new(), bios: true, ..disk() };
+        assert_eq!(failed(|disk| disk.table = TableKind::Mbr), ["generation"]);
+        let bios = Disk { table: TableKind::Mbr, loaders: Vec::new(), bios: true, ..disk() };
         assert_eq!(
             (points(&bios)[0].outcome, points(&bios)[0].detail.starts_with("1 (BIOS")),
             (Outcome::Passed, true)

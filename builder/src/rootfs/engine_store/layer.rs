@@ -30,7 +30,7 @@ use crate::disk::marker;
 use crate::error::Problem;
 use crate::oci::layer::Layer;
 use crate::oci::tar_split::{self, Unpacked};
-use crate::tree::{Kind, Root};
+use crate::tree::{FileKind, Root};
 
 /// What pax headers call an extended attribute (tar(5), "SCHILY.xattr").
 const ATTRIBUTE: &str = "SCHILY.xattr.";
@@ -127,7 +127,7 @@ impl Target {
     fn put(&mut self, entry: &mut Entry<'_>, path: &Path) -> Result<()> {
         let kind = entry.header().entry_type();
         let there = self.tree.lstat(path)?.map(|meta| meta.kind);
-        if there.is_some() && !(there == Some(Kind::Folder) && kind == EntryType::Directory) {
+        if there.is_some() && !(there == Some(FileKind::Folder) && kind == EntryType::Directory) {
             self.tree.remove(path)?;
         }
         let link = entry.link_name()?.map(|name| name.into_owned());
@@ -143,7 +143,7 @@ impl Target {
             }
             EntryType::Symlink => self.tree.symlink(link()?, path)?,
             EntryType::Link => return self.tree.hard_link(plain(&link()?)?, path),
-            EntryType::Fifo => self.tree.make_node(path, Kind::Fifo, mode, 0)?,
+            EntryType::Fifo => self.tree.make_node(path, FileKind::Fifo, mode, 0)?,
             EntryType::Block | EntryType::Char => return self.node(entry.header(), path),
             EntryType::Regular | EntryType::Continuous => {
                 let mut file = self.tree.create(path, mode)?;
@@ -216,7 +216,7 @@ impl Target {
         let time = |path: &Path| self.folders.get(path).copied().unwrap_or(self.latest);
         let mut folders = vec![PathBuf::new()];
         self.tree.walk("", &mut |path, meta| {
-            if meta.kind == Kind::Folder {
+            if meta.kind == FileKind::Folder {
                 folders.push(path.to_owned());
             }
             Ok(())

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::{Blob, FOLDER, Image, NAMES, Name, ids, put, settle};
-use crate::tree::{Kind, Root};
+use crate::tree::{FileKind, Root};
 use crate::units::Digest;
 
 const EPOCH: u64 = 1_700_000_000;
@@ -186,7 +186,8 @@ fn equal_images_make_equal_stores() {
         bench
             .root
             .walk(FOLDER, &mut |path, meta| {
-                let content = if meta.kind == Kind::File { bench.root.read(path, 1 << 20)? } else { None };
+                let content =
+                    if meta.kind == FileKind::File { bench.root.read(path, 1 << 20)? } else { None };
                 all.insert(path.to_owned(), (meta.mode, meta.mtime, content, bench.root.read_link(path)?));
                 Ok(())
             })

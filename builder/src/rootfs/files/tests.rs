@@ -2,7 +2,7 @@
 
 use super::write_entries;
 use crate::tree::Root;
-use crate::tree::entry::{Entry, Kind, Origin};
+use crate::tree::entry::{Entry, EntryKind, Origin};
 use crate::units::Digest;
 use std::fs;
 use std::path::Path;
@@ -34,13 +34,13 @@ impl Tree {
     }
 }
 
-fn laid(path: &str, mode: u32, kind: Kind, overlay: usize) -> Entry {
+fn laid(path: &str, mode: u32, kind: EntryKind, overlay: usize) -> Entry {
     let origin = Origin { file: format!("{overlay}{path}").into(), overlay };
     Entry { path: path.into(), mode, kind, origin: Some(origin) }
 }
 
 fn file(path: &str, content: &str, overlay: usize) -> Entry {
-    laid(path, 0o644, Kind::File(content.into()), overlay)
+    laid(path, 0o644, EntryKind::File(content.into()), overlay)
 }
 
 #[test]
@@ -54,9 +54,9 @@ fn folders_that_are_there_keep_their_mode() {
         file("/root/.bash_aliases", "x", 0),
         file("/var/tmp/note", "x", 0),
         file("/srv/new/x", "x", 0),
-        laid("/root", 0o755, Kind::Directory, 0),
-        laid("/var/lib/queue", 0o755, Kind::Directory, 0),
-        laid("/opt", 0o2775, Kind::StatedDirectory, 0),
+        laid("/root", 0o755, EntryKind::Directory, 0),
+        laid("/var/lib/queue", 0o755, EntryKind::Directory, 0),
+        laid("/opt", 0o2775, EntryKind::StatedDirectory, 0),
     ])
     .expect("laid");
     for (path, mode) in [
@@ -97,11 +97,11 @@ fn what_is_no_folder_is_called_what_it_is() {
             "0/etc/x/y cannot be laid: it is a file, and /etc/x is a regular file in the image",
         ),
         (
-            laid("/etc/x", 0o755, Kind::Directory, 0),
+            laid("/etc/x", 0o755, EntryKind::Directory, 0),
             "0/etc/x cannot be laid: it is a folder, and /etc/x is a regular file in the image",
         ),
         (
-            laid("/var/lib/site", 0o777, Kind::Symlink("/srv".into()), 0),
+            laid("/var/lib/site", 0o777, EntryKind::Symlink("/srv".into()), 0),
             "0/var/lib/site cannot be laid: it is a symlink, and /var/lib/site is a folder in the image",
         ),
         (
@@ -119,7 +119,7 @@ fn a_file_replaces_a_link_and_a_link_a_file() {
     let tree = Tree::new();
     tree.root.write("/other", 0o644, b"old").expect("a file");
     tree.root.symlink("other", "/file").expect("a link");
-    tree.lay(&[file("/file", "new", 0), laid("/other", 0o777, Kind::Symlink("file".into()), 0)])
+    tree.lay(&[file("/file", "new", 0), laid("/other", 0o777, EntryKind::Symlink("file".into()), 0)])
         .expect("laid");
     assert_eq!(tree.text("/file"), "new");
     assert_eq!(tree.root.read_link("/other").expect("look").as_deref(), Some(Path::new("file")));
@@ -133,7 +133,7 @@ fn contents_come_from_the_store_and_are_looked_at() {
     let folder = tree.folder.path().join("blobs").join(&hex[..2]);
     fs::create_dir_all(&folder).expect("a folder");
     fs::write(folder.join(&hex), "content").expect("a blob");
-    let entry = laid("/opt/model", 0o755, Kind::Blob(digest), 0);
+    let entry = laid("/opt/model", 0o755, EntryKind::Blob(digest), 0);
     tree.lay(std::slice::from_ref(&entry)).expect("laid");
     assert_eq!((tree.text("/opt/model"), tree.mode("/opt/model")), ("content".into(), 0o755));
     fs::write(folder.join(&hex), "c0ntent").expect("a blob");

@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result};
 
 use super::gpt::SECTOR;
 use super::sparse;
-use super::table::{self, Kind};
+use super::table::{self, TableKind};
 use crate::error::problem;
 
 /// Granularity of the answer: a page, a file system's block, and what bmaptool takes. Bytes.
@@ -54,8 +54,8 @@ pub fn mapped(image: &File, size: u64) -> Result<Vec<Range<u64>>> {
     let (kind, partitions) = partitions(image, size)?;
     let mut used = match kind {
         None => Vec::new(),
-        Some(Kind::Mbr) => iter::once(0..SECTOR).collect(),
-        Some(Kind::Gpt) => gpt_areas(image, size)?,
+        Some(TableKind::Mbr) => iter::once(0..SECTOR).collect(),
+        Some(TableKind::Gpt) => gpt_areas(image, size)?,
     };
     let mut known = Vec::new();
     for place in partitions {
@@ -85,7 +85,7 @@ pub fn mapped(image: &File, size: u64) -> Result<Vec<Range<u64>>> {
 }
 
 /// The partitions in order, without those that make no sense.
-fn partitions(image: &File, size: u64) -> Result<(Option<Kind>, Vec<Range<u64>>)> {
+fn partitions(image: &File, size: u64) -> Result<(Option<TableKind>, Vec<Range<u64>>)> {
     let table = match table::read(image) {
         Ok(table) => table,
         Err(error) if problem(&error).is_some() => return Ok((None, Vec::new())),
