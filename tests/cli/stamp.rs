@@ -8,7 +8,7 @@ use edgepress::disk::fat::LEAST;
 use edgepress::disk::gpt::ALIGN;
 use edgepress::disk::patch::look;
 use edgepress::recipe::types::Provisioning;
-use edgepress::stamp::output::Entry;
+use edgepress::stamp::output::IndexLine;
 use edgepress::stamp::patch::Patch;
 use edgepress::units::Digest;
 use predicates::prelude::PredicateBooleanExt as _;
@@ -30,7 +30,7 @@ fn mode(path: &Path) -> u32 {
     path.metadata().expect("there").permissions().mode() & 0o777
 }
 
-fn index(folder: &Path) -> Vec<Entry> {
+fn index(folder: &Path) -> Vec<IndexLine> {
     let text = fs::read_to_string(folder.join("fleet.jsonl")).expect("index");
     text.lines().map(|line| serde_json::from_str(line).expect("line")).collect()
 }

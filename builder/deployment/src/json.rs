@@ -47,12 +47,12 @@ pub enum Value {
     /// An array.
     Array(Vec<Node>),
     /// An object: its entries in the order of the text.
-    Object(Vec<Entry>),
+    Object(Vec<JsonMember>),
 }
 
 /// A key and its value.
 #[derive(Clone, PartialEq)]
-pub struct Entry {
+pub struct JsonMember {
     /// The key, its escapes resolved.
     pub key: String,
     /// The bytes of the key, with its quotes.
@@ -83,7 +83,7 @@ impl fmt::Debug for Value {
     }
 }
 
-impl fmt::Debug for Entry {
+impl fmt::Debug for JsonMember {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {:?}", self.key, self.node)
     }
@@ -122,7 +122,7 @@ impl Node {
     }
 
     /// The entries of an object; none of anything else.
-    pub fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[JsonMember] {
         if let Value::Object(entries) = &self.value { entries } else { &[] }
     }
 
@@ -137,7 +137,7 @@ impl Node {
     }
 
     /// The entry of a key: of several, the last, as every reader of a manifest takes it.
-    pub fn entry(&self, key: &str) -> Option<&Entry> {
+    pub fn entry(&self, key: &str) -> Option<&JsonMember> {
         self.entries().iter().rev().find(|entry| entry.key == key)
     }
 
@@ -281,12 +281,12 @@ fn convert(value: &ast::Value<'_>) -> Result<Node, Fault> {
     Ok(Node { value, span: range.start..range.end })
 }
 
-fn entry(property: &ast::ObjectProp<'_>) -> Result<Entry, Fault> {
+fn entry(property: &ast::ObjectProp<'_>) -> Result<JsonMember, Fault> {
     let (key, range) = match &property.name {
         ast::ObjectPropName::String(text) => (text.value.clone().into_owned(), text.range),
         ast::ObjectPropName::Word(word) => (word.value.to_owned(), word.range),
     };
-    Ok(Entry { key, key_span: range.start..range.end, node: convert(&property.value)? })
+    Ok(JsonMember { key, key_span: range.start..range.end, node: convert(&property.value)? })
 }
 
 /// For each byte of a string's value the byte of the literal (with its quotes) that it comes from, and one more for the end.

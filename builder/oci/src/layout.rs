@@ -16,7 +16,7 @@ use crate::descriptor::{BlobKind, Descriptor, MAX_CONFIG, MAX_MANIFEST};
 use crate::error::Problem;
 use crate::files::Files;
 use crate::local::{LocalImage, Place, absent, means};
-use crate::manifest::{Document, Entry, Index, Manifest};
+use crate::manifest::{Document, Index, IndexEntry, Manifest};
 use crate::reference::Reference;
 use crate::units::{Arch, Digest};
 
@@ -63,11 +63,11 @@ pub(crate) fn find(files: &Arc<Files>, reference: Option<&Reference>, arch: Arch
 /// The entries that bear the name. Where none is named, the only image is meant whatever it is called.
 fn named(files: &Files, index: Index, reference: Option<&Reference>) -> Result<Index> {
     // A whole reference says more than the tag that engines write beside it.
-    let name = |entry: &Entry| entry.image_name.clone().or_else(|| entry.ref_name.clone());
+    let name = |entry: &IndexEntry| entry.image_name.clone().or_else(|| entry.ref_name.clone());
     let there: Vec<String> = index.entries.iter().filter_map(name).collect();
-    let found: Vec<Entry> = match reference {
+    let found: Vec<IndexEntry> = match reference {
         Some(reference) if !there.is_empty() => {
-            let fits = |entry: &&Entry| name(entry).is_some_and(|name| means(&name, reference));
+            let fits = |entry: &&IndexEntry| name(entry).is_some_and(|name| means(&name, reference));
             index.entries.iter().filter(fits).cloned().collect()
         }
         _ => {

@@ -37,12 +37,12 @@ pub struct Index {
     /// Its media type.
     pub media_type: String,
     /// Its images, in order.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<IndexEntry>,
 }
 
 /// One image of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct IndexEntry {
     /// Its manifest; or an index, within a layout.
     pub descriptor: Descriptor,
     /// What it is for.
@@ -155,7 +155,7 @@ impl Index {
         }
         let entry = |raw: RawEntry| {
             let Annotations { ref_name, image_name } = raw.annotations.unwrap_or_default();
-            Entry { descriptor: raw.descriptor, platform: raw.platform, ref_name, image_name }
+            IndexEntry { descriptor: raw.descriptor, platform: raw.platform, ref_name, image_name }
         };
         Ok(Self { media_type, entries: entries.into_iter().map(entry).collect() })
     }
@@ -166,7 +166,8 @@ impl Index {
     /// When there is none: names those that there are.
     pub fn choose(&self, arch: Arch) -> Result<&Descriptor, Problem> {
         let images = || self.entries.iter().filter(|entry| entry.descriptor.kind() == BlobKind::Manifest);
-        let fits = |entry: &&Entry| entry.platform.as_ref().is_some_and(|platform| platform.runs_on(arch));
+        let fits =
+            |entry: &&IndexEntry| entry.platform.as_ref().is_some_and(|platform| platform.runs_on(arch));
         if let Some(found) = images().find(fits) {
             return found.descriptor.sound();
         }
@@ -177,8 +178,9 @@ impl Index {
     }
 
     fn absent(&self, arch: Arch) -> Problem {
-        let named =
-            |entry: &Entry| entry.platform.as_ref().filter(|it| !it.is_attestation()).map(Platform::shown);
+        let named = |entry: &IndexEntry| {
+            entry.platform.as_ref().filter(|it| !it.is_attestation()).map(Platform::shown)
+        };
         let mut there: Vec<String> = self.entries.iter().filter_map(named).collect();
         there.sort();
         there.dedup();

@@ -68,7 +68,7 @@ use fault::Fault;
 use files::Files;
 use hub::Hub;
 use identities::Identities;
-use log::{Entry, Log};
+use log::{Log, LogEntry};
 use metadata::Instance;
 use pki::Pki;
 use serve::World;
@@ -144,12 +144,12 @@ impl Simulation {
     }
 
     /// The requests so far, oldest first (the latest 100,000).
-    pub fn entries(&self) -> Vec<Entry> {
+    pub fn entries(&self) -> Vec<LogEntry> {
         self.world.log.entries()
     }
 
     /// Every request from now on; the channel ends with the simulation.
-    pub fn subscribe(&self) -> Receiver<Entry> {
+    pub fn subscribe(&self) -> Receiver<LogEntry> {
         self.world.log.subscribe()
     }
 
@@ -163,7 +163,7 @@ impl Simulation {
     ///
     /// # Errors
     /// When the log file could not be written at some time.
-    pub fn stop(mut self) -> Result<Vec<Entry>> {
+    pub fn stop(mut self) -> Result<Vec<LogEntry>> {
         self.end();
         match self.world.log.failure() {
             Some(error) => Err(error).context("writing the simulator's log"),

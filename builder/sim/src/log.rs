@@ -52,7 +52,7 @@ pub enum Mark {
 
 /// One request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct LogEntry {
     /// Seconds since the simulation started, by the monotonic clock.
     pub seconds: f64,
     /// Wall clock of the host, RFC 3339, UTC.
@@ -77,7 +77,7 @@ pub struct Entry {
     pub note: String,
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for LogEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:9.3} {:<8} {} {}", self.seconds, self.service, self.peer, self.what)?;
         match self.status {
@@ -109,8 +109,8 @@ pub(super) struct Log {
 
 #[derive(Default)]
 struct Inner {
-    entries: VecDeque<Entry>,
-    subscribers: Vec<Sender<Entry>>,
+    entries: VecDeque<LogEntry>,
+    subscribers: Vec<Sender<LogEntry>>,
     file: Option<File>,
     failure: Option<io::Error>,
 }
@@ -128,11 +128,11 @@ impl Log {
         self.started
     }
 
-    pub(super) fn entries(&self) -> Vec<Entry> {
+    pub(super) fn entries(&self) -> Vec<LogEntry> {
         self.lock().entries.iter().cloned().collect()
     }
 
-    pub(super) fn subscribe(&self) -> Receiver<Entry> {
+    pub(super) fn subscribe(&self) -> Receiver<LogEntry> {
         let (sender, receiver) = channel();
         self.lock().subscribers.push(sender);
         receiver
@@ -146,7 +146,7 @@ impl Log {
     pub(super) fn add(&self, service: Service, peer: SocketAddr, line: &Line) {
         // Times are taken under the lock, so that entries stand in the order of their times.
         let mut inner = self.lock();
-        let entry = Entry {
+        let entry = LogEntry {
             seconds: self.started.elapsed().as_secs_f64(),
             time: rfc3339(OffsetDateTime::now_utc()),
             service,
@@ -171,7 +171,7 @@ impl Log {
 }
 
 impl Inner {
-    fn write(&mut self, entry: &Entry) {
+    fn write(&mut self, entry: &LogEntry) {
         let Some(file) = &mut self.file else { return };
         let written = serde_json::to_vec(entry).map_err(io::Error::from).and_then(|mut line| {
             line.push(b'\n');
@@ -198,7 +198,7 @@ pub(super) fn rfc3339(time: OffsetDateTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Entry, LONGEST, Line, Log, Mark};
+    use super::{LONGEST, Line, Log, LogEntry, Mark};
     use crate::Service;
     use std::net::SocketAddr;
 
@@ -226,7 +226,8 @@ mod tests {
         assert!(entries[0].seconds <= entries[1].seconds);
         assert_eq!(receiver.try_iter().collect::<Vec<_>>(), entries);
         let text = std::fs::read_to_string(&path).expect("log file");
-        let read: Vec<Entry> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let read: Vec<LogEntry> =
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         assert_eq!(read, entries);
         assert!(log.failure().is_none());
     }

@@ -6,7 +6,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use super::fault::{Fault, Trouble};
-use super::log::Entry;
+use super::log::LogEntry;
 use super::pki::Pki;
 use super::{Addresses, Config, Service, Simulation};
 use edgepress_base::error::problem;
@@ -32,7 +32,7 @@ fn ask(simulation: &Simulation, service: Service, packet: &[u8], patience: Durat
     Some(reply[..length].to_vec())
 }
 
-fn next(entries: &Receiver<Entry>) -> Entry {
+fn next(entries: &Receiver<LogEntry>) -> LogEntry {
     entries.recv_timeout(LONG).expect("an entry in time")
 }
 

@@ -13,7 +13,7 @@ use anyhow::Result;
 use super::file;
 use crate::disk::ids::Ids;
 use crate::recipe::types::Recipe;
-use crate::tree::entry::Entry;
+use crate::tree::entry::TreeEntry;
 use crate::units::Arch;
 
 /// The FAT partition's `grub.cfg`: hands over to the root's own menu, and holds a copy of it for the day when that one is
@@ -41,7 +41,7 @@ set timeout=0
 ///
 /// # Errors
 /// A [`crate::error::Problem`] when an argument of the kernel's command line cannot be written into a boot menu.
-pub(super) fn root_files(recipe: &Recipe, ids: &Ids, fat_mount: &str) -> Result<Vec<Entry>> {
+pub(super) fn root_files(recipe: &Recipe, ids: &Ids, fat_mount: &str) -> Result<Vec<TreeEntry>> {
     let menu = menu(recipe, ids)?;
     Ok(vec![
         file("/etc/fstab", 0o644, fstab(ids, fat_mount)),
@@ -150,7 +150,7 @@ mod tests {
     use crate::board::uefi::tests::recipe;
     use crate::disk::ids::Ids;
     use crate::host;
-    use crate::tree::entry::{Entry, EntryKind};
+    use crate::tree::entry::{EntryKind, TreeEntry};
     use crate::units::Digest;
     use std::fs;
     use std::path::Path;
@@ -160,7 +160,7 @@ mod tests {
         Ids::from_seed(&Digest::of("board"))
     }
 
-    fn text(entries: &[Entry], path: &str) -> String {
+    fn text(entries: &[TreeEntry], path: &str) -> String {
         match entries.iter().find(|entry| entry.path == Path::new(path)).map(|entry| &entry.kind) {
             Some(EntryKind::File(content)) => String::from_utf8(content.clone()).expect("text"),
             other => panic!("{path}: {other:?}"),

@@ -1,7 +1,7 @@
 //! What is in the initramfs: only what can hold a root file system on the boards, instead of everything there is.
 
 use crate::recipe::types::{Initramfs, Recipe};
-use crate::tree::entry::Entry;
+use crate::tree::entry::TreeEntry;
 
 use super::file;
 
@@ -11,7 +11,7 @@ pub(crate) type Drivers = (&'static str, &'static str);
 
 /// The files that steer initramfs-tools. They must be in the tree when the initramfs is made, and stay there: the device
 /// makes its own at each kernel update.
-pub(crate) fn files(recipe: &Recipe) -> Vec<Entry> {
+pub(crate) fn files(recipe: &Recipe) -> Vec<TreeEntry> {
     let board = match recipe.target.initramfs {
         Initramfs::Board => super::of(recipe.target.board).drivers(recipe),
         Initramfs::Most | Initramfs::None => Vec::new(),

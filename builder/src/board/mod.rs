@@ -36,7 +36,7 @@ use crate::disk::mbr::BootCode;
 use crate::error::Problem;
 use crate::recipe::types::{Board, DistributionId, Initramfs, Model, Recipe};
 use crate::tree::Root;
-use crate::tree::entry::{Entry, EntryKind};
+use crate::tree::entry::{EntryKind, TreeEntry};
 use crate::units::Arch;
 use crate::verdict::Check;
 
@@ -103,7 +103,7 @@ pub(crate) trait Definition: Sync {
     ///
     /// # Errors
     /// As there.
-    fn root_files(&self, recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>>;
+    fn root_files(&self, recipe: &Recipe, ids: &Ids) -> Result<Vec<TreeEntry>>;
 
     /// What of the locked packages a boot chain can be followed over before anything is built; nothing for a board whose
     /// chain is known only then.
@@ -221,7 +221,7 @@ const MOST_BOOT_FILE: u64 = 1 << 30;
 /// # Errors
 /// A [`crate::error::Problem`] when an argument of the kernel's command line cannot be written there, or the file with
 /// the Wi-Fi's key holds none.
-pub(crate) fn root_files(recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
+pub(crate) fn root_files(recipe: &Recipe, ids: &Ids) -> Result<Vec<TreeEntry>> {
     let mut entries = of(recipe.target.board).root_files(recipe, ids)?;
     if let Some(wifi) = &recipe.network.wifi {
         entries.extend(wifi::files(wifi)?);
@@ -276,8 +276,8 @@ fn own_arguments(recipe: &Recipe) -> Result<Vec<&str>> {
     Ok(recipe.target.cmdline.iter().map(String::as_str).collect())
 }
 
-fn file(path: &str, mode: u32, content: impl Into<Vec<u8>>) -> Entry {
-    Entry::own(path, mode, EntryKind::File(content.into()))
+fn file(path: &str, mode: u32, content: impl Into<Vec<u8>>) -> TreeEntry {
+    TreeEntry::own(path, mode, EntryKind::File(content.into()))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use sha1::Sha1;
 use super::file;
 use crate::error::Problem;
 use crate::recipe::types::Wifi;
-use crate::tree::entry::Entry;
+use crate::tree::entry::TreeEntry;
 use crate::units::Digest;
 
 /// wpa_supplicant's configuration, which holds the key. wpa_supplicant@wlan0.service reads it.
@@ -29,7 +29,7 @@ const LONGEST_FILE: u64 = 256;
 ///
 /// # Errors
 /// When the key's file cannot be read or holds no key.
-pub(crate) fn files(wifi: &Wifi) -> Result<Vec<Entry>> {
+pub(crate) fn files(wifi: &Wifi) -> Result<Vec<TreeEntry>> {
     let mut entries = vec![
         file("/usr/lib/edgepress/wifi.conf", 0o644, constants(wifi)),
         file("/etc/systemd/network/80-edgepress-wireless.network", 0o644, NETWORK),
@@ -57,7 +57,7 @@ pub(crate) fn allowed(wifi: Option<&Wifi>) -> Result<Option<Digest>> {
     }))
 }
 
-fn secret(wifi: &Wifi) -> Result<Option<Entry>> {
+fn secret(wifi: &Wifi) -> Result<Option<TreeEntry>> {
     let (Some(ssid), Some(key_file)) = (&wifi.ssid, &wifi.key_file) else { return Ok(None) };
     let key = derived(&read_key(key_file)?, ssid);
     let hidden = if wifi.hidden { "\tscan_ssid=1\n" } else { "" };
@@ -191,11 +191,11 @@ ACTION==\"add\", SUBSYSTEM==\"net\", KERNEL==\"wlan0\", TAG+=\"systemd\", ENV{SY
 mod tests {
     use super::{CONFIGURATION, allowed, derived, files, read_key};
     use crate::recipe::types::Wifi;
-    use crate::tree::entry::{Entry, EntryKind};
+    use crate::tree::entry::{EntryKind, TreeEntry};
     use crate::units::Digest;
     use std::path::Path;
 
-    fn text(entries: &[Entry], path: &str) -> Option<String> {
+    fn text(entries: &[TreeEntry], path: &str) -> Option<String> {
         let entry = entries.iter().find(|entry| entry.path == Path::new(path))?;
         match &entry.kind {
             EntryKind::File(content) => Some(String::from_utf8(content.clone()).expect("text")),

@@ -28,7 +28,7 @@ use crate::rootfs::packages::DebFile;
 use crate::sbom::origin::{self, Origins};
 use crate::ssh;
 use crate::store::{Store, layers};
-use crate::tree::entry::{Entry, EntryKind};
+use crate::tree::entry::{EntryKind, TreeEntry};
 use crate::units::{Arch, Digest};
 
 /// The runtime's packages, each a stage of its own because each needs the one before configured.
@@ -58,7 +58,7 @@ pub(crate) struct Plan {
     places: Places,
     debs: Vec<DebFile>,
     tools: Vec<DebFile>,
-    entries: Vec<Entry>,
+    entries: Vec<TreeEntry>,
     images: Vec<Image>,
     /// Images of other places than the tree, for the engine's own store.
     stored: Vec<engine_store::Image>,
@@ -273,7 +273,7 @@ impl Plan {
     }
 
     fn initramfs(&self) -> Result<Layer> {
-        let steering = |entry: &&Entry| {
+        let steering = |entry: &&TreeEntry| {
             initramfs::STEERED_BY.iter().any(|folder| entry.path.starts_with(folder.trim_end_matches('/')))
         };
         let mut files = board::initramfs::files(&self.recipe);
@@ -361,7 +361,7 @@ fn digestible(recipe: &Recipe) -> Recipe {
     recipe
 }
 
-fn entry_inputs(entries: &[Entry]) -> Vec<(String, String)> {
+fn entry_inputs(entries: &[TreeEntry]) -> Vec<(String, String)> {
     entries.iter().map(|entry| (entry.path.display().to_string(), entry.digest().to_string())).collect()
 }
 
@@ -419,9 +419,9 @@ fn stored(image: &Resolved, store: &Store) -> Result<engine_store::Image> {
 /// Most bytes of a config.toml: the largest sensible one is a hundred times smaller.
 const LARGEST_CONFIG: u64 = 1 << 20;
 
-fn config_toml(entries: &[Entry], store: &Store) -> Result<String> {
+fn config_toml(entries: &[TreeEntry], store: &Store) -> Result<String> {
     let entry = entries.iter().rev().find(|entry| entry.path.as_os_str() == "/etc/aziot/config.toml");
-    let Some(Entry { kind: EntryKind::Blob(digest), .. }) = entry else { return Ok(String::new()) };
+    let Some(TreeEntry { kind: EntryKind::Blob(digest), .. }) = entry else { return Ok(String::new()) };
     let mut text = Vec::new();
     let blob = store.blob(digest).context("finding config.toml in the store")?;
     fs::File::open(blob)?.take(LARGEST_CONFIG).read_to_end(&mut text).context("reading config.toml")?;

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::output::Form;
 use super::{Session, terminal};
 use crate::interrupt;
-use crate::sim::log::Entry;
+use crate::sim::log::LogEntry;
 use crate::sim::pki::{DeviceOptions, Pki, write_identity};
 use crate::sim::{Config, DPS_NAME, Service, Simulation, hosts};
 use crate::units::Digest;
@@ -95,7 +95,7 @@ fn issue(arguments: &Arguments, config: &Config, id: &str, out: &Path) -> Result
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum Line<'a> {
     Listening(&'a Listening),
-    Request(&'a Entry),
+    Request(&'a LogEntry),
 }
 
 fn simulate(dir: PathBuf, config: &Config, session: &Session) -> Result<()> {

@@ -16,7 +16,7 @@ use super::worn::{self, Wears, Worn};
 use crate::error::Problem;
 use crate::event::Sink;
 use crate::stamp::names::plain_serial;
-use crate::stamp::output::{Entry, Form, INDEX, entries, lock};
+use crate::stamp::output::{Form, INDEX, IndexLine, entries, lock};
 use crate::stamp::patch::Patch;
 use crate::units::{Digest, counted};
 
@@ -158,8 +158,8 @@ pub(crate) fn assign(
 }
 
 /// The patches of these lines of the index, each of which is what its line says, and none another's.
-fn patches(chosen: &[&Entry], folder: &Path, source: &FlashImage) -> Result<Vec<Option<Patch>>> {
-    let read = |entry: &&Entry| -> Result<(PathBuf, Patch)> {
+fn patches(chosen: &[&IndexLine], folder: &Path, source: &FlashImage) -> Result<Vec<Option<Patch>>> {
+    let read = |entry: &&IndexLine| -> Result<(PathBuf, Patch)> {
         let path = folder.join(&entry.file);
         let patch = read(&path, source)?;
         unique::same(entry, &path, &patch)?;
@@ -223,7 +223,7 @@ fn out_there(
 /// An identity that may be given away.
 #[derive(Debug, PartialEq)]
 struct Free<'a> {
-    entry: Entry,
+    entry: IndexLine,
     /// The devices that have it with other golden images. Whether they are the same devices as now nobody knows, unless
     /// their serials say so.
     elsewhere: Vec<&'a Record>,
@@ -277,7 +277,7 @@ fn in_order<'a>(
     targets: &[Target],
     (folder, ledger): (&Path, Option<&Ledger>),
     sink: &dyn Sink,
-) -> Result<Vec<&'a Entry>> {
+) -> Result<Vec<&'a IndexLine>> {
     let (left, elsewhere): (Vec<_>, Vec<_>) = free.iter().partition(|free| free.elsewhere.is_empty());
     let ids: Vec<&str> = elsewhere.iter().map(|free| free.entry.registration_id.as_str()).collect();
     if let Some((first, others)) = ids.split_first() {
@@ -299,9 +299,9 @@ fn in_order<'a>(
     Ok(left.into_iter().take(targets.len()).map(|free| &free.entry).collect())
 }
 
-fn matched<'a>(free: &'a [Free<'_>], targets: &[Target], folder: &Path) -> Result<Vec<&'a Entry>> {
+fn matched<'a>(free: &'a [Free<'_>], targets: &[Target], folder: &Path) -> Result<Vec<&'a IndexLine>> {
     let mut wrong = Vec::new();
-    let mut chosen: Vec<&Entry> = Vec::new();
+    let mut chosen: Vec<&IndexLine> = Vec::new();
     for target in targets {
         let path = target.path.display();
         let Some(serial) = target.serial.as_deref() else {
@@ -356,11 +356,11 @@ mod tests {
     use crate::error::problem;
     use crate::event::Silent;
     use crate::flash::target::{Target, TargetKind};
-    use crate::stamp::output::{Entry, Form};
+    use crate::stamp::output::{Form, IndexLine};
     use std::path::Path;
 
-    fn entry(id: &str, serial: Option<&str>) -> Entry {
-        Entry {
+    fn entry(id: &str, serial: Option<&str>) -> IndexLine {
+        IndexLine {
             registration_id: id.into(),
             serial: serial.map(str::to_owned),
             form: Form::Patch,
@@ -382,11 +382,11 @@ mod tests {
         }
     }
 
-    fn all<'a>(entries: &[Entry]) -> Vec<Free<'a>> {
+    fn all<'a>(entries: &[IndexLine]) -> Vec<Free<'a>> {
         entries.iter().map(|entry| Free { entry: entry.clone(), elsewhere: Vec::new() }).collect()
     }
 
-    fn ids(found: &[&Entry]) -> Vec<String> {
+    fn ids(found: &[&IndexLine]) -> Vec<String> {
         found.iter().map(|it| it.registration_id.clone()).collect()
     }
 

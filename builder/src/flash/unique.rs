@@ -15,7 +15,7 @@ use anyhow::Result;
 
 use super::ledger::Ledger;
 use crate::error::Problem;
-use crate::stamp::output::Entry;
+use crate::stamp::output::IndexLine;
 use crate::stamp::patch::Patch;
 use crate::units::Digest;
 
@@ -32,7 +32,7 @@ impl Lines {
     ///
     /// # Errors
     /// A [`Problem`] when an earlier line speaks of the same device, file or certificate.
-    pub(crate) fn take(&mut self, index: &Path, line: usize, entry: &Entry) -> Result<()> {
+    pub(crate) fn take(&mut self, index: &Path, line: usize, entry: &IndexLine) -> Result<()> {
         let certificate = entry.certificate_sha256.map(|sum| ("certificate", sum.to_string()));
         // DPS ignores case.
         let id = ("registration id", entry.registration_id.to_ascii_lowercase());
@@ -55,7 +55,7 @@ impl Lines {
 ///
 /// # Errors
 /// A [`Problem`] when its own header says otherwise.
-pub(crate) fn same(entry: &Entry, path: &Path, patch: &Patch) -> Result<()> {
+pub(crate) fn same(entry: &IndexLine, path: &Path, patch: &Patch) -> Result<()> {
     let header = &patch.header;
     let differs = |ours: Option<Digest>, its: Option<Digest>| ours.is_some() && its.is_some() && ours != its;
     let why = if header.registration_id != entry.registration_id {
@@ -127,7 +127,7 @@ mod tests {
     use crate::disk::patch as sectors;
     use crate::event::Silent;
     use crate::flash::ledger::{Ledger, Record};
-    use crate::stamp::output::{Entry, Form};
+    use crate::stamp::output::{Form, IndexLine};
     use crate::stamp::patch::{Base, Identity, Patch};
     use crate::units::Digest;
     use std::path::{Path, PathBuf};
@@ -143,8 +143,8 @@ mod tests {
         Patch::new(identity, base, runs(content), &runs(0))
     }
 
-    fn entry(id: &str, file: &str, certificate: Option<&str>) -> Entry {
-        Entry {
+    fn entry(id: &str, file: &str, certificate: Option<&str>) -> IndexLine {
+        IndexLine {
             registration_id: id.into(),
             serial: None,
             form: Form::Patch,
@@ -180,11 +180,12 @@ mod tests {
         let path = Path::new("p/a.patch");
         let line = entry("pump-1", "a.patch", Some("c"));
         same(&line, path, &patch("pump-1", Some("c"), 1)).expect("its own");
-        let said = |line: &Entry, patch: &Patch| same(line, path, patch).expect_err("another").to_string();
+        let said =
+            |line: &IndexLine, patch: &Patch| same(line, path, patch).expect_err("another").to_string();
         let of_two = patch("pump-2", Some("c"), 1);
         assert!(said(&line, &of_two).ends_with("says of pump-1: it is the identity of pump-2"));
         assert!(said(&line, &patch("pump-1", None, 1)).ends_with("it has another certificate"));
-        let other = Entry { golden_sha256: Some(Digest::of("other")), ..line };
+        let other = IndexLine { golden_sha256: Some(Digest::of("other")), ..line };
         assert!(said(&other, &patch("pump-1", Some("c"), 1)).ends_with("it is for another golden image"));
     }
 

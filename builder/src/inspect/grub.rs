@@ -17,7 +17,7 @@ const COMMANDS: [&str; 3] = ["linux", "linuxefi", "linux16"];
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct MenuEntry {
     /// The kernel's file as it is written there.
     pub kernel: String,
     /// What the kernel is told.
@@ -25,12 +25,12 @@ pub(crate) struct Entry {
 }
 
 /// The entries in their order.
-pub(super) fn entries(text: &str) -> Vec<Entry> {
+pub(super) fn entries(text: &str) -> Vec<MenuEntry> {
     let entry = |line: &str| {
         let mut words = line.split_whitespace();
         let command = words.next()?;
         let kernel = COMMANDS.contains(&command).then(|| words.next())??;
-        Some(Entry { kernel: kernel.to_owned(), arguments: words.map(str::to_owned).collect() })
+        Some(MenuEntry { kernel: kernel.to_owned(), arguments: words.map(str::to_owned).collect() })
     };
     text.lines().filter_map(entry).collect()
 }
@@ -39,7 +39,7 @@ pub(super) fn entries(text: &str) -> Vec<Entry> {
 ///
 /// # Errors
 /// When the file system cannot be read.
-pub(super) fn of(root: &Root) -> Result<Vec<Entry>> {
+pub(super) fn of(root: &Root) -> Result<Vec<MenuEntry>> {
     Ok(root.text(CONFIG, CONFIG_MAX)?.map(|text| entries(&text)).unwrap_or_default())
 }
 

@@ -13,7 +13,7 @@
 //! file away. A folder that is there keeps owner and mode unless `[modes]` names it.
 //!
 //! [`render`] makes [`Laid`]s, which know where their content is; [`store`] makes of these what a job in the sandbox
-//! takes: [`Entry`]s, with contents in the store. No content of a file is held in memory, whatever its size.
+//! takes: [`TreeEntry`]s, with contents in the store. No content of a file is held in memory, whatever its size.
 
 mod laid;
 mod lay;
@@ -28,7 +28,7 @@ use anyhow::{Context as _, Result};
 use crate::error::{Problem, problem};
 use crate::recipe::types::Recipe;
 use crate::store::Store;
-use crate::tree::entry::{Entry, EntryKind};
+use crate::tree::entry::{EntryKind, TreeEntry};
 use crate::units::Digest;
 
 pub(crate) use laid::{Laid, What};
@@ -70,13 +70,13 @@ fn as_problem(error: &anyhow::Error) -> Problem {
 ///
 /// # Errors
 /// The file that cannot be read, or a store that cannot be written.
-pub(crate) fn store(laid: &[Laid], store: &Store) -> Result<Vec<Entry>> {
+pub(crate) fn store(laid: &[Laid], store: &Store) -> Result<Vec<TreeEntry>> {
     let mut sorted: Vec<&Laid> = laid.iter().collect();
     sorted.sort_by_key(|laid| (laid.origin.overlay, &laid.path));
     sorted.into_iter().filter_map(|laid| entry(laid, store).transpose()).collect()
 }
 
-fn entry(laid: &Laid, store: &Store) -> Result<Option<Entry>> {
+fn entry(laid: &Laid, store: &Store) -> Result<Option<TreeEntry>> {
     let kind = match &laid.what {
         What::Nothing => return Ok(None),
         What::Folder => EntryKind::Directory,
@@ -86,7 +86,7 @@ fn entry(laid: &Laid, store: &Store) -> Result<Option<Entry>> {
         What::File(_) => EntryKind::Blob(stored(laid, store)?),
     };
     let (path, mode) = (laid.path.clone(), laid.mode);
-    Ok(Some(Entry { path, mode, kind, origin: Some(laid.origin.clone()) }))
+    Ok(Some(TreeEntry { path, mode, kind, origin: Some(laid.origin.clone()) }))
 }
 
 /// Reads the file once where the store has it already, and writes nothing.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::lay::leaves_root;
 use super::{Laid, What, render, store};
-use crate::tree::entry::{Entry, EntryKind, Origin};
+use crate::tree::entry::{EntryKind, Origin, TreeEntry};
 
 struct Folder(tempfile::TempDir);
 
@@ -119,7 +119,7 @@ fn a_folder_is_not_laid_over_a_file() {
 
 #[test]
 fn digests_tell_entries_apart() {
-    let entry = |path: &str, mode, kind| Entry::own(path, mode, kind).digest();
+    let entry = |path: &str, mode, kind| TreeEntry::own(path, mode, kind).digest();
     let later = |overlay| Some(Origin { file: "x".into(), overlay });
     let all = [
         entry("/a", 0o644, EntryKind::File(b"b".into())),
@@ -129,14 +129,15 @@ fn digests_tell_entries_apart() {
         entry("/a", 0o644, EntryKind::Blob(crate::units::Digest::of("b"))),
         entry("/a", 0o644, EntryKind::Directory),
         entry("/a", 0o644, EntryKind::StatedDirectory),
-        Entry { origin: later(1), ..Entry::own("/a", 0o644, EntryKind::Directory) }.digest(),
+        TreeEntry { origin: later(1), ..TreeEntry::own("/a", 0o644, EntryKind::Directory) }.digest(),
     ];
     let different: std::collections::BTreeSet<_> = all.iter().collect();
     assert_eq!(different.len(), all.len());
     // Where the work tree lies makes no other image.
     let of = |file: &str| Origin { file: file.into(), overlay: 0 };
-    let at =
-        |file| Entry { origin: Some(of(file)), ..Entry::own("/a", 0o644, EntryKind::Directory) }.digest();
+    let at = |file| {
+        TreeEntry { origin: Some(of(file)), ..TreeEntry::own("/a", 0o644, EntryKind::Directory) }.digest()
+    };
     assert_eq!(at("one"), at("two"));
 }
 

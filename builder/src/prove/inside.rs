@@ -21,7 +21,7 @@ use super::tracker::Tracker;
 use super::world::{self, Setting, World};
 use crate::event::{Event, Sink, Unit};
 use crate::sandbox::{Job, Users};
-use crate::sim::log::{Entry, Mark};
+use crate::sim::log::{LogEntry, Mark};
 
 /// The step's name in events, and that of the boot which ends with the power cut.
 const STEP: &str = "boot";
@@ -67,7 +67,7 @@ pub(crate) struct Inside {
 
 enum Seen {
     Console(Vec<u8>, Instant),
-    Service(Box<Entry>),
+    Service(Box<LogEntry>),
 }
 
 impl Job for Inside {
@@ -113,7 +113,7 @@ fn run(inside: &Inside, sink: &dyn Sink) -> Result<Run> {
     Ok(Run { registration_id, ended: end.decided, processor: Some(processor), ..run })
 }
 
-fn finish(tracker: &Tracker, shut_down: Option<bool>, cut: Option<Cut>, entries: Vec<Entry>) -> Run {
+fn finish(tracker: &Tracker, shut_down: Option<bool>, cut: Option<Cut>, entries: Vec<LogEntry>) -> Run {
     Run {
         seconds: tracker.reached().clone(),
         failure: tracker.failure().map(str::to_owned),
@@ -179,7 +179,7 @@ fn boot(inside: &Inside, tracker: Tracker, again: bool, world: &World, sink: &dy
     Ok(End { off: watch.now(), tracker: watch.tracker, shut_down, decided })
 }
 
-fn forward(entries: Receiver<Entry>, sender: SyncSender<Seen>) {
+fn forward(entries: Receiver<LogEntry>, sender: SyncSender<Seen>) {
     std::thread::spawn(move || {
         for entry in entries {
             if sender.send(Seen::Service(Box::new(entry))).is_err() {
@@ -397,7 +397,7 @@ impl<'a> Watch<'a> {
         Ok(reached)
     }
 
-    fn service(&mut self, entry: &Entry) {
+    fn service(&mut self, entry: &LogEntry) {
         // What the boot before asked, and got its answer late.
         if self.again && !self.tracker.reached().contains_key(&Milestone::Kernel) {
             return;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::milestone::Milestone;
 use super::processor::Processor;
-use crate::sim::log::Entry;
+use crate::sim::log::LogEntry;
 
 /// What was seen.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub(crate) struct Run {
     /// The power cut, if it came to that.
     pub cut: Option<Cut>,
     /// Everything that the simulators were asked.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<LogEntry>,
     /// Seconds from power-on until it was decided what comes of the boot; after a power cut, of the second one.
     pub ended: f64,
     /// What QEMU had of the host.

@@ -25,7 +25,7 @@ use crate::disk::superblock::{SUPERBLOCK, ext4_size};
 use crate::image::{Image, Stamp};
 use crate::recipe::types::Attestation;
 use crate::sim::Service;
-use crate::sim::log::{Entry, Mark};
+use crate::sim::log::{LogEntry, Mark};
 use crate::sim::pki::DeviceCertificate;
 use crate::units::ByteSize;
 use crate::verdict::Check;
@@ -336,7 +336,7 @@ fn requests(run: &Run) -> BTreeMap<String, u64> {
 }
 
 /// The service and, for those that speak HTTP, the answer.
-fn kind(entry: &Entry) -> String {
+fn kind(entry: &LogEntry) -> String {
     match (entry.service, entry.status) {
         (Service::Dns | Service::Ntp, _) | (_, None) => entry.service.to_string(),
         (service, Some(status)) => format!("{service} {status}"),

@@ -14,7 +14,7 @@ use crate::prove::copy::Copy;
 use crate::prove::fault_injection::Injection;
 use crate::prove::inside::Run;
 use crate::prove::report::{Conditions, MachineFacts, Report, tests::good};
-use crate::sim::log::Entry;
+use crate::sim::log::LogEntry;
 use crate::sim::pki::{DeviceCertificate, DeviceOptions, Pki};
 use crate::units::{Arch, Digest};
 use crate::verdict::Outcome;
@@ -136,7 +136,7 @@ fn table(root: u64) -> Table {
     Table { disk: ids.disk, partitions: vec![fat, root] }
 }
 
-fn registration(client: &str) -> Entry {
+fn registration(client: &str) -> LogEntry {
     serde_json::from_value(serde_json::json!({
         "seconds": 1.0, "time": "", "service": "dps", "peer": "10.99.0.1:5", "what": "PUT /register",
         "client": client, "status": 202, "mark": "dps-registered",

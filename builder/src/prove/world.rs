@@ -20,7 +20,7 @@ use super::azure::Vm;
 use super::fault_injection::Planned;
 use crate::error::Problem;
 use crate::host;
-use crate::sim::log::Entry;
+use crate::sim::log::LogEntry;
 use crate::sim::pki::Pki;
 use crate::sim::{Addresses, Allocation, Config, Service, Simulation, VaultSecret};
 
@@ -124,7 +124,7 @@ impl World {
     }
 
     /// Every request from now on.
-    pub(crate) fn subscribe(&self) -> Receiver<Entry> {
+    pub(crate) fn subscribe(&self) -> Receiver<LogEntry> {
         self.0.subscribe()
     }
 
@@ -132,7 +132,7 @@ impl World {
     ///
     /// # Errors
     /// When the log could not be written.
-    pub(crate) fn end(self) -> Result<Vec<Entry>> {
+    pub(crate) fn end(self) -> Result<Vec<LogEntry>> {
         self.0.stop()
     }
 }
@@ -207,7 +207,7 @@ fn name_server(file: &Path) -> Result<()> {
 
 /// Why an answer to the device ends the test, if it does: DPS knows the device and refuses it, which no waiting mends.
 /// A DPS that was told to do wrong means nothing by its answers.
-pub(crate) fn refusal(entry: &Entry, faults: &[Planned]) -> Option<String> {
+pub(crate) fn refusal(entry: &LogEntry, faults: &[Planned]) -> Option<String> {
     let status = entry.status.filter(|_| entry.service == Service::Dps)?;
     if faults.iter().any(|planned| planned.service == Service::Dps) {
         return None;
@@ -228,7 +228,7 @@ mod tests {
 
     use super::{DPS, addresses, endpoint, refusal, resolvers};
     use crate::sim::Service;
-    use crate::sim::log::Entry;
+    use crate::sim::log::LogEntry;
 
     #[test]
     fn endpoints() {
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn refusals() {
-        let entry = |service: &str, status: Option<u16>| -> Entry {
+        let entry = |service: &str, status: Option<u16>| -> LogEntry {
             serde_json::from_value(serde_json::json!({
                 "seconds": 1.0, "time": "", "service": service, "peer": "10.0.2.15:1000", "what": "PUT /register",
                 "client": "dev", "status": status, "note": "unknown CA",

@@ -12,7 +12,7 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use super::tree::{Entry, Node, Origin, Value};
+use super::tree::{KeyValue, Node, Origin, Value};
 use crate::finding::Finding;
 
 /// Most errors named in one run.
@@ -326,7 +326,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
 }
 
 struct Entries<'a> {
-    entries: &'a [Entry],
+    entries: &'a [KeyValue],
     next: usize,
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::tree::{Entry, Node, Origin, SourceText, Value};
+use super::tree::{KeyValue, Node, Origin, SourceText, Value};
 use crate::finding::Finding;
 
 /// First element of an array that replaces its parent's instead of adding to it.
@@ -34,7 +34,7 @@ pub(super) fn alone(tree: Node) -> Node {
     Node { value: settle(tree.value), ..tree }
 }
 
-fn tables(mut base: Vec<Entry>, over: Vec<Entry>, join: fn(Node, Node) -> Node) -> Vec<Entry> {
+fn tables(mut base: Vec<KeyValue>, over: Vec<KeyValue>, join: fn(Node, Node) -> Node) -> Vec<KeyValue> {
     for entry in over {
         match base.iter_mut().find(|known| known.key == entry.key) {
             Some(known) => {
@@ -42,7 +42,7 @@ fn tables(mut base: Vec<Entry>, over: Vec<Entry>, join: fn(Node, Node) -> Node) 
                 known.node = join(Node { origin: known.node.origin.clone(), value: below }, entry.node);
                 known.origin = entry.origin;
             }
-            None => base.push(Entry { node: alone(entry.node), ..entry }),
+            None => base.push(KeyValue { node: alone(entry.node), ..entry }),
         }
     }
     base
@@ -68,7 +68,7 @@ fn settle(value: Value) -> Value {
     match value {
         Value::Array(items) if replaces(&items) => Value::Array(items.into_iter().skip(1).collect()),
         Value::Table(entries) => Value::Table(
-            entries.into_iter().map(|entry| Entry { node: alone(entry.node), ..entry }).collect(),
+            entries.into_iter().map(|entry| KeyValue { node: alone(entry.node), ..entry }).collect(),
         ),
         other => other,
     }
@@ -114,9 +114,9 @@ fn replace_leaf(tree: Node, leaf: &Node) -> Option<Node> {
     let at = |origin: Origin| Origin { source: leaf.origin.source.clone(), ..origin };
     match tree.value {
         Value::Table(entries) => {
-            let [entry] = <[Entry; 1]>::try_from(entries).ok()?;
+            let [entry] = <[KeyValue; 1]>::try_from(entries).ok()?;
             let entry =
-                Entry { key: entry.key, origin: at(entry.origin), node: replace_leaf(entry.node, leaf)? };
+                KeyValue { key: entry.key, origin: at(entry.origin), node: replace_leaf(entry.node, leaf)? };
             Some(Node { origin: at(tree.origin), value: Value::Table(vec![entry]) })
         }
         _ => Some(leaf.clone()),
@@ -143,7 +143,7 @@ mod tests {
             Value::Datetime(time) => time.clone(),
             Value::Array(items) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(" ")),
             Value::Table(entries) => {
-                let entry = |e: &super::Entry| format!("{}={}", e.key, show(&e.node));
+                let entry = |e: &super::KeyValue| format!("{}={}", e.key, show(&e.node));
                 format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(" "))
             }
         }

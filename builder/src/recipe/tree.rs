@@ -85,12 +85,12 @@ pub enum Value {
     /// An array.
     Array(Vec<Node>),
     /// A table, in the order of the file.
-    Table(Vec<Entry>),
+    Table(Vec<KeyValue>),
 }
 
 /// A key of a table with its value.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct KeyValue {
     /// The key, unquoted.
     pub key: String,
     /// Where the key stands.
@@ -114,16 +114,16 @@ impl Node {
     /// A table that holds only `key`.
     pub fn wrap(self, key: String, origin: Origin) -> Self {
         let outer = origin.clone();
-        Self { origin: outer, value: Value::Table(vec![Entry { key, origin, node: self }]) }
+        Self { origin: outer, value: Value::Table(vec![KeyValue { key, origin, node: self }]) }
     }
 
     /// The entries, if this is a table.
-    pub fn entries(&self) -> Option<&Vec<Entry>> {
+    pub fn entries(&self) -> Option<&Vec<KeyValue>> {
         if let Value::Table(entries) = &self.value { Some(entries) } else { None }
     }
 
     /// The entry of a key, if this is a table that has it.
-    pub fn entry(&self, key: &str) -> Option<&Entry> {
+    pub fn entry(&self, key: &str) -> Option<&KeyValue> {
         self.entries()?.iter().find(|entry| entry.key == key)
     }
 
@@ -201,10 +201,10 @@ fn syntax(source: &Arc<SourceText>, error: &toml::de::Error) -> Finding {
     Finding::error(format!("not TOML: {}", error.message().trim_end().replace('\n', ": "))).at(place)
 }
 
-fn table(source: &Arc<SourceText>, table: DeTable<'_>) -> Result<Vec<Entry>, Finding> {
+fn table(source: &Arc<SourceText>, table: DeTable<'_>) -> Result<Vec<KeyValue>, Finding> {
     let entry = |(key, value): (Spanned<std::borrow::Cow<'_, str>>, Spanned<DeValue<'_>>)| {
         let origin = Origin { source: source.clone(), span: key.span() };
-        Ok(Entry { key: key.into_inner().into_owned(), origin, node: node(source, value)? })
+        Ok(KeyValue { key: key.into_inner().into_owned(), origin, node: node(source, value)? })
     };
     table.into_iter().map(entry).collect()
 }

@@ -17,7 +17,7 @@ use super::{images, login, scripts, zone};
 use crate::chroot::Chroot;
 use crate::error::Problem;
 use crate::recipe::types::Preload;
-use crate::tree::entry::{Entry, EntryKind};
+use crate::tree::entry::{EntryKind, TreeEntry};
 use crate::tree::{self, Root};
 use crate::units::{Digest, Sha256};
 
@@ -25,7 +25,7 @@ use crate::units::{Digest, Sha256};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Files {
     /// Overlays, then what board and build add.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<TreeEntry>,
     /// The account that may log in.
     pub user: String,
     /// Its authorized_keys; empty: none.
@@ -75,7 +75,7 @@ impl Files {
     }
 
     /// What lies in the account's home, and what does not, by the names that the tree resolves.
-    fn split(&self, root: &Root, home: &Path) -> Result<(Vec<Entry>, Vec<Entry>)> {
+    fn split(&self, root: &Root, home: &Path) -> Result<(Vec<TreeEntry>, Vec<TreeEntry>)> {
         let home = root.canonical(home)?;
         let mut split = (Vec::new(), Vec::new());
         for entry in &self.entries {
@@ -97,8 +97,8 @@ fn place(root: &Root, path: &Path) -> Result<PathBuf> {
 ///
 /// # Errors
 /// The entry that could not be written, and the overlay's file that it is.
-pub(crate) fn write_entries(root: &Root, entries: &[Entry], blobs: &Path) -> Result<()> {
-    let mut written: BTreeMap<PathBuf, &Entry> = BTreeMap::new();
+pub(crate) fn write_entries(root: &Root, entries: &[TreeEntry], blobs: &Path) -> Result<()> {
+    let mut written: BTreeMap<PathBuf, &TreeEntry> = BTreeMap::new();
     for entry in entries {
         // A link that only the packages bring may make two names one: a later overlay decides, one alone cannot.
         let at = place(root, &entry.path)?;
@@ -117,7 +117,7 @@ pub(crate) fn write_entries(root: &Root, entries: &[Entry], blobs: &Path) -> Res
     Ok(())
 }
 
-fn is_folder(entry: &Entry) -> bool {
+fn is_folder(entry: &TreeEntry) -> bool {
     matches!(entry.kind, EntryKind::Directory | EntryKind::StatedDirectory)
 }
 
@@ -130,12 +130,12 @@ fn noun(kind: &EntryKind) -> &'static str {
 }
 
 /// The overlay's file, or the path of what edgepress makes itself.
-fn named(entry: &Entry) -> String {
+fn named(entry: &TreeEntry) -> String {
     entry.origin.as_ref().map_or(&entry.path, |origin| &origin.file).display().to_string()
 }
 
 /// Refuses what cannot be laid because the image has something else of its name, or in place of its folders.
-fn fits(root: &Root, entry: &Entry) -> Result<()> {
+fn fits(root: &Root, entry: &TreeEntry) -> Result<()> {
     let refuse = |at: &Path, there: &str| {
         let what = noun(&entry.kind);
         Problem::input(format!(
@@ -163,7 +163,7 @@ fn fits(root: &Root, entry: &Entry) -> Result<()> {
     }
 }
 
-fn write(root: &Root, entry: &Entry, blobs: &Path) -> Result<()> {
+fn write(root: &Root, entry: &TreeEntry, blobs: &Path) -> Result<()> {
     match &entry.kind {
         EntryKind::Directory => root.make_folders(&entry.path),
         EntryKind::StatedDirectory => {

@@ -8,7 +8,7 @@ use super::files;
 use super::layer::kernels;
 use crate::chroot::Chroot;
 use crate::error::Problem;
-use crate::tree::entry::Entry;
+use crate::tree::entry::TreeEntry;
 
 /// Folders of the image whose files decide what is in an initramfs (initramfs-tools(7)). Overlay files in these are
 /// part of its key; all others can change without making it again.
@@ -20,7 +20,7 @@ pub(crate) const STEERED_BY: [&str; 3] =
 ///
 /// # Errors
 /// When there is no kernel, or initramfs-tools fails.
-pub(crate) fn make(chroot: &Chroot<'_>, files: &[Entry], blobs: &Path, wanted: bool) -> Result<()> {
+pub(crate) fn make(chroot: &Chroot<'_>, files: &[TreeEntry], blobs: &Path, wanted: bool) -> Result<()> {
     files::write_entries(chroot.root, files, blobs)?;
     let kernels = kernels(chroot.root)?;
     if kernels.is_empty() {

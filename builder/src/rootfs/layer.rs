@@ -19,7 +19,7 @@ use crate::foreign::{Foreign, tools};
 use crate::sandbox::confined::Limits;
 use crate::sandbox::{Job, World};
 use crate::tree::Root;
-use crate::tree::entry::Entry;
+use crate::tree::entry::TreeEntry;
 use crate::units::Arch;
 
 /// Where a layer is made and from what; every path is one of the host's.
@@ -74,7 +74,7 @@ pub(crate) enum Action {
     /// The initramfs, with the files that steer how it is made.
     Initramfs {
         /// Laid over the tree first.
-        files: Vec<Entry>,
+        files: Vec<TreeEntry>,
         /// Does the recipe want one?
         wanted: bool,
     },

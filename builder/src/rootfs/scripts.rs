@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::error::Problem;
 use crate::event::Sink;
-use crate::tree::entry::{Entry, EntryKind};
+use crate::tree::entry::{EntryKind, TreeEntry};
 use crate::tree::{self, Root};
 
 /// What the kernel reads of a script's first line (`BINPRM_BUF_SIZE`).
@@ -21,7 +21,7 @@ const OWN: [&str; 2] = ["/usr", "/etc"];
 ///
 /// # Errors
 /// Every script whose program the tree does not have.
-pub(super) fn check(root: &Root, entries: &[Entry], sink: &dyn Sink) -> Result<()> {
+pub(super) fn check(root: &Root, entries: &[TreeEntry], sink: &dyn Sink) -> Result<()> {
     let mut refused = Vec::new();
     for entry in entries {
         let Some(origin) = entry.origin.as_ref().filter(|_| entry.mode & 0o111 != 0) else { continue };
@@ -42,7 +42,7 @@ pub(super) fn check(root: &Root, entries: &[Entry], sink: &dyn Sink) -> Result<(
 }
 
 /// The program that a script asks for; nothing for what is no script.
-fn wanted(root: &Root, entry: &Entry) -> Result<Option<String>> {
+fn wanted(root: &Root, entry: &TreeEntry) -> Result<Option<String>> {
     if !matches!(entry.kind, EntryKind::Blob(_) | EntryKind::File(_)) {
         return Ok(None);
     }
@@ -80,7 +80,7 @@ mod tests {
     use super::{check, program};
     use crate::event::Silent;
     use crate::tree::Root;
-    use crate::tree::entry::{Entry, EntryKind, Origin};
+    use crate::tree::entry::{EntryKind, Origin, TreeEntry};
 
     #[test]
     fn first_lines() {
@@ -108,7 +108,7 @@ mod tests {
         let entry = |path: &str, text: &str, mode| {
             root.write(path, mode, text.as_bytes()).expect("a script");
             let origin = Origin { file: format!("own{path}").into(), overlay: 0 };
-            Entry { path: path.into(), mode, kind: EntryKind::File(Vec::new()), origin: Some(origin) }
+            TreeEntry { path: path.into(), mode, kind: EntryKind::File(Vec::new()), origin: Some(origin) }
         };
         let mut entries = vec![
             entry("/usr/bin/good", "#!/bin/sh\n", 0o755),

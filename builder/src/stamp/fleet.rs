@@ -101,7 +101,7 @@ impl Fleet {
         Ok(match self {
             Self::Table(table) => Box::new(table.rows()?),
             Self::Folder(folder) => {
-                let row = |(number, entry): (u32, &folder::Entry)| Row {
+                let row = |(number, entry): (u32, &folder::IdentityFolder)| Row {
                     number,
                     record: entry.record(),
                     done: number.into(),

@@ -43,7 +43,7 @@ use self::device::{Context, Device, Fetched, Shared, assemble};
 use self::finding::Findings;
 use self::fleet::{Fleet, Row};
 use self::golden::Golden;
-use self::output::{Entry, Form, Output, Written};
+use self::output::{Form, IndexLine, Output, Written};
 use self::parallel::Parallel;
 use self::patch::{Base, Identity, Patch};
 use self::record::Record;
@@ -229,7 +229,7 @@ struct Work<'a> {
 }
 
 /// What a worker hands over of a device whose patch is written.
-type Made = Result<(Written, Entry)>;
+type Made = Result<(Written, IndexLine)>;
 
 impl Work<'_> {
     /// Judges every device by itself and beside the others.

@@ -39,7 +39,7 @@ pub enum Form {
 
 /// A line of the index: what `flash` finds a device's patch by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct IndexLine {
     /// Registration id.
     pub registration_id: String,
     /// Serial of the card or device, as the fleet has it.
@@ -105,7 +105,7 @@ impl<'a> Output<'a> {
     ///
     /// # Errors
     /// On a write error.
-    pub fn write(&self, patch: &Patch) -> Result<(Written, Entry)> {
+    pub fn write(&self, patch: &Patch) -> Result<(Written, IndexLine)> {
         let entry = self.entry(&patch.header.registration_id, patch);
         let path = self.folder.join(&entry.file);
         if !self.force && fs::symlink_metadata(&path).is_ok_and(|data| data.len() > 0) {
@@ -125,8 +125,8 @@ impl<'a> Output<'a> {
         Ok((Written::New(size), entry))
     }
 
-    fn entry(&self, id: &str, patch: &Patch) -> Entry {
-        Entry {
+    fn entry(&self, id: &str, patch: &Patch) -> IndexLine {
+        IndexLine {
             registration_id: id.to_owned(),
             serial: patch.header.serial.clone(),
             form: self.form,
@@ -181,7 +181,7 @@ impl Index<'_> {
     ///
     /// # Errors
     /// On a write error.
-    pub fn add(&mut self, entry: &Entry) -> Result<()> {
+    pub fn add(&mut self, entry: &IndexLine) -> Result<()> {
         serde_json::to_writer(&mut self.lines, entry).context("writing the index")?;
         self.lines.write_all(b"\n").context("writing the index")
     }
@@ -216,7 +216,7 @@ impl Index<'_> {
 ///
 /// # Errors
 /// When it cannot be opened; each line may be one that is none.
-pub fn entries(path: &Path) -> Result<impl Iterator<Item = Result<Entry>>> {
+pub fn entries(path: &Path) -> Result<impl Iterator<Item = Result<IndexLine>>> {
     let name = path.display().to_string();
     let file = File::open(path).with_context(|| format!("opening {name}"))?;
     let lines = BufReader::new(file).lines().enumerate();
@@ -234,7 +234,7 @@ pub fn entries(path: &Path) -> Result<impl Iterator<Item = Result<Entry>>> {
 ///
 /// # Errors
 /// When the index cannot be read or written.
-pub fn forget(folder: &Path, file: &str) -> Result<Option<Entry>> {
+pub fn forget(folder: &Path, file: &str) -> Result<Option<IndexLine>> {
     let path = folder.join(INDEX);
     if !path.exists() {
         return Ok(None);

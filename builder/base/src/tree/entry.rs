@@ -8,7 +8,7 @@ use crate::units::{Digest, Sha256};
 
 /// One thing to put into the image. Owner and group are root, but in the home of the recipe's account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct TreeEntry {
     /// Absolute path in the image.
     pub path: PathBuf,
     /// Permission bits; those of a symlink are always 0777.
@@ -20,7 +20,7 @@ pub struct Entry {
     pub origin: Option<Origin>,
 }
 
-/// What an [`Entry`] is.
+/// What an [`TreeEntry`] is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EntryKind {
@@ -36,7 +36,7 @@ pub enum EntryKind {
     Symlink(PathBuf),
 }
 
-impl Entry {
+impl TreeEntry {
     /// Something that edgepress makes itself.
     pub fn own(path: impl Into<PathBuf>, mode: u32, kind: EntryKind) -> Self {
         Self { path: path.into(), mode, kind, origin: None }

@@ -60,7 +60,7 @@ pub struct Meta {
 
 /// A name in a folder.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Entry {
+pub struct DirEntry {
     /// The name.
     pub name: OsString,
     /// What it stands for; a link is not followed.
@@ -176,7 +176,7 @@ impl Root {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn list(&self, folder: impl AsRef<Path>) -> Result<Vec<Entry>> {
+    pub fn list(&self, folder: impl AsRef<Path>) -> Result<Vec<DirEntry>> {
         self.entries(folder.as_ref(), OFlag::empty())
     }
 
@@ -184,11 +184,11 @@ impl Root {
     ///
     /// # Errors
     /// As [`Self::list`].
-    pub fn list_nofollow(&self, folder: impl AsRef<Path>) -> Result<Vec<Entry>> {
+    pub fn list_nofollow(&self, folder: impl AsRef<Path>) -> Result<Vec<DirEntry>> {
         self.entries(folder.as_ref(), OFlag::O_NOFOLLOW)
     }
 
-    fn entries(&self, folder: &Path, flags: OFlag) -> Result<Vec<Entry>> {
+    fn entries(&self, folder: &Path, flags: OFlag) -> Result<Vec<DirEntry>> {
         let handle = match self.at(folder, OFlag::O_RDONLY | OFlag::O_DIRECTORY | flags) {
             // O_NOFOLLOW's word for a link.
             Err(Errno::ELOOP) if flags.contains(OFlag::O_NOFOLLOW) => None,
@@ -260,7 +260,7 @@ impl Root {
 }
 
 /// Names of an open folder, ascending.
-pub(super) fn names(folder: OwnedFd) -> nix::Result<Vec<Entry>> {
+pub(super) fn names(folder: OwnedFd) -> nix::Result<Vec<DirEntry>> {
     let mut folder = Dir::from_fd(folder)?;
     let mut found = Vec::new();
     for entry in folder.iter() {
@@ -277,7 +277,7 @@ pub(super) fn names(folder: OwnedFd) -> nix::Result<Vec<Entry>> {
     };
     let mut entries = found
         .into_iter()
-        .map(|(name, told)| Ok(Entry { kind: kind(&name, told)?, name }))
+        .map(|(name, told)| Ok(DirEntry { kind: kind(&name, told)?, name }))
         .collect::<nix::Result<Vec<_>>>()?;
     entries.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
     Ok(entries)

@@ -35,7 +35,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
 
-pub use look::{Entry, FileKind, Meta};
+pub use look::{DirEntry, FileKind, Meta};
 
 use crate::error::Problem;
 

@@ -9,7 +9,7 @@ use edgepress_base::finding::clean;
 use super::Linter;
 use super::rules::{TWIN_DEPTH, TWIN_INTEGER, TWIN_KEY, TWIN_SIZE, TWIN_VALUE};
 use crate::cursor::Cursor;
-use crate::json::{Entry, Node, Value};
+use crate::json::{JsonMember, Node, Value};
 use crate::options::chunk_number;
 
 /// Largest desired properties of one twin, in bytes.
@@ -56,7 +56,7 @@ fn bytes(node: &Node) -> usize {
 }
 
 /// createOptions that are an object become a text for IoT Hub.
-fn entry_bytes(entry: &Entry) -> usize {
+fn entry_bytes(entry: &JsonMember) -> usize {
     let is_options = chunk_number(&entry.key).is_some() && entry.node.is_object();
     let value = if is_options { text_bytes(&entry.node.to_json().to_string()) } else { bytes(&entry.node) };
     text_bytes(&entry.key) + value

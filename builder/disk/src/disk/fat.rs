@@ -35,7 +35,7 @@ pub struct FatFile {
 
 /// One entry of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct FatEntry {
     /// Its name.
     pub name: String,
     /// Is it a folder?
@@ -169,7 +169,7 @@ impl<'a, D: Read + Write + Seek> Volume<'a, D> {
     ///
     /// # Errors
     /// When the device cannot be read.
-    pub fn list(&self, folder: &str) -> Result<Vec<Entry>> {
+    pub fn list(&self, folder: &str) -> Result<Vec<FatEntry>> {
         let context = || format!("reading folder {folder} of the FAT partition");
         let root = self.fs.root_dir();
         let dir = match folder.trim_matches('/') {
@@ -184,7 +184,7 @@ impl<'a, D: Read + Write + Seek> Volume<'a, D> {
             let entry = entry.with_context(context)?;
             let name = entry.file_name();
             if name != "." && name != ".." {
-                entries.push(Entry { name, folder: entry.is_dir(), size: entry.len() });
+                entries.push(FatEntry { name, folder: entry.is_dir(), size: entry.len() });
             }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -319,7 +319,7 @@ fn unix_time(DateTime { date, time }: DateTime) -> u64 {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::{Entry, LEAST, VolumeId, change, dos_time, format, look};
+    use super::{FatEntry, LEAST, VolumeId, change, dos_time, format, look};
     use crate::disk::overlay::{Overlay, Zeros};
     use crate::host;
     use std::process::Command;
@@ -422,7 +422,7 @@ pub(crate) mod tests {
         look(&mut device, LEAST, |volume| {
             assert_eq!(volume.read("edgepress/README.txt", 99)?, Some(b"shorter".to_vec()));
             assert_eq!(volume.list("EFI/debian")?, []);
-            let readme = Entry { name: "README.txt".into(), folder: false, size: 7 };
+            let readme = FatEntry { name: "README.txt".into(), folder: false, size: 7 };
             assert!(volume.list("/edgepress/")?.contains(&readme));
             Ok(())
         })

@@ -25,7 +25,7 @@ use crate::disk::mbr::BootCode;
 use crate::error::Problem;
 use crate::recipe::types::{DistributionId, Recipe};
 use crate::tree::Root;
-use crate::tree::entry::{Entry, EntryKind};
+use crate::tree::entry::{EntryKind, TreeEntry};
 
 /// The board `bios`.
 pub(super) struct Bios;
@@ -115,10 +115,10 @@ impl Definition for Bios {
         embedding::embed(&read(&format!("{IMAGES}/boot.img"))?, &read(&core_path())?).map(Some)
     }
 
-    fn root_files(&self, recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
+    fn root_files(&self, recipe: &Recipe, ids: &Ids) -> Result<Vec<TreeEntry>> {
         let mut entries = grub::root_files(recipe, ids, self.fat_mount())?;
         // No package has this folder.
-        entries.push(Entry::own(self.fat_mount(), 0o755, EntryKind::Directory));
+        entries.push(TreeEntry::own(self.fat_mount(), 0o755, EntryKind::Directory));
         Ok(entries)
     }
 

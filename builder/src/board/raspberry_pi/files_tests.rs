@@ -6,7 +6,7 @@ use crate::disk::ids::Ids;
 use crate::error::problem;
 use crate::recipe::types::{DistributionId, Initramfs, Model, Recipe};
 use crate::tree::Root;
-use crate::tree::entry::{Entry, EntryKind};
+use crate::tree::entry::{EntryKind, TreeEntry};
 use crate::units::Digest;
 use std::cmp::Ordering;
 use std::fs;
@@ -67,7 +67,7 @@ fn text(files: &[FatFile], path: &str) -> String {
     String::from_utf8(file.content.clone()).expect("text")
 }
 
-fn root_text(entries: &[Entry], path: &str) -> Option<String> {
+fn root_text(entries: &[TreeEntry], path: &str) -> Option<String> {
     let entry = entries.iter().find(|entry| entry.path == Path::new(path))?;
     match &entry.kind {
         EntryKind::File(content) => Some(String::from_utf8(content.clone()).expect("text")),

@@ -34,7 +34,7 @@ use crate::error::Problem;
 use crate::finding::Finding;
 use crate::recipe::types::{DistributionId, Model, Recipe};
 use crate::tree::Root;
-use crate::tree::entry::Entry;
+use crate::tree::entry::TreeEntry;
 use crate::verdict::Check;
 
 /// The board `raspberry-pi`.
@@ -87,7 +87,7 @@ impl Definition for RaspberryPi {
         boot_files(tree, recipe, ids)
     }
 
-    fn root_files(&self, recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
+    fn root_files(&self, recipe: &Recipe, ids: &Ids) -> Result<Vec<TreeEntry>> {
         root::root_files(recipe, ids, self.fat_mount())
     }
 

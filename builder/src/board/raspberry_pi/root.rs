@@ -6,18 +6,18 @@ use super::settings;
 use crate::board::file;
 use crate::disk::ids::Ids;
 use crate::recipe::types::{DistributionId, Initramfs, Recipe};
-use crate::tree::entry::{Entry, EntryKind};
+use crate::tree::entry::{EntryKind, TreeEntry};
 
 /// See [`crate::board::root_files`]; the FAT partition is mounted at `fat_mount`.
 ///
 /// # Errors
 /// A [`crate::error::Problem`] when an argument of the kernel's command line cannot be written there.
-pub(super) fn root_files(recipe: &Recipe, ids: &Ids, fat_mount: &str) -> Result<Vec<Entry>> {
+pub(super) fn root_files(recipe: &Recipe, ids: &Ids, fat_mount: &str) -> Result<Vec<TreeEntry>> {
     let mut entries = vec![
         file("/etc/fstab", 0o644, fstab(ids, fat_mount)),
         file("/etc/systemd/system.conf.d/edgepress-watchdog.conf", 0o644, WATCHDOG),
         // The FAT partition is mounted here; what packages put into the folder while the image was built is gone.
-        Entry::own(fat_mount, 0o755, EntryKind::Directory),
+        TreeEntry::own(fat_mount, 0o755, EntryKind::Directory),
     ];
     match recipe.distribution.id {
         DistributionId::Debian => entries.extend(debian(recipe, ids)?),
@@ -57,7 +57,7 @@ update_initramfs=no
 backup_initramfs=no
 ";
 
-fn debian(recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
+fn debian(recipe: &Recipe, ids: &Ids) -> Result<Vec<TreeEntry>> {
     let consoles = settings::consoles(recipe).join(" ");
     let root = settings::root(ids);
     let defaults = format!(
@@ -88,9 +88,9 @@ CMA=0
     Ok(entries)
 }
 
-fn raspberry_pi_os(recipe: &Recipe) -> Vec<Entry> {
+fn raspberry_pi_os(recipe: &Recipe) -> Vec<TreeEntry> {
     // It would make a swap file on the card; masked whether or not some package brings it.
-    let mut entries = vec![Entry::own(
+    let mut entries = vec![TreeEntry::own(
         "/etc/systemd/system/dphys-swapfile.service",
         0o777,
         EntryKind::Symlink("/dev/null".into()),

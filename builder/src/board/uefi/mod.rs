@@ -15,7 +15,7 @@ use crate::disk::ids::Ids;
 use crate::error::Problem;
 use crate::recipe::types::{DistributionId, Recipe};
 use crate::tree::Root;
-use crate::tree::entry::Entry;
+use crate::tree::entry::TreeEntry;
 use crate::units::Arch;
 
 /// The board `uefi`.
@@ -49,7 +49,7 @@ impl Definition for Uefi {
         boot_files(tree, recipe, ids)
     }
 
-    fn root_files(&self, recipe: &Recipe, ids: &Ids) -> Result<Vec<Entry>> {
+    fn root_files(&self, recipe: &Recipe, ids: &Ids) -> Result<Vec<TreeEntry>> {
         grub::root_files(recipe, ids, self.fat_mount())
     }
 

@@ -88,7 +88,7 @@ fn everything(root: &Root) -> Result<u64> {
             match kind {
                 PathKind::Folder => folders.push(path),
                 PathKind::File => {
-                    bytes += root.read(&path, 1 << 20)?.map_or(0, |content| content.len() as u64)
+                    bytes += root.read(&path, 1 << 20)?.map_or(0, |content| content.len() as u64);
                 }
                 PathKind::Other => drop(root.link(&path)?),
             }

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::initramfs::{Initramfs, module_of};
 use crate::image::root::Root;
-use crate::inspect::grub::{self, Entry};
+use crate::inspect::grub::{self, MenuEntry};
 use crate::inspect::system::{System, Unit, text};
 
 /// Most bytes that are read of a text, and of an initramfs.
@@ -22,7 +22,7 @@ const DISABLED: &str = "etc/cloud/cloud-init.disabled";
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Inside {
     /// grub's entries.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<MenuEntry>,
     /// /etc/fstab: device, mount point, type.
     pub mounts: Vec<[String; 3]>,
     /// Swap files that are there.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::Vm;
 use crate::prove::root::Root;
 use crate::sim::Service;
-use crate::sim::log::{Entry, Mark};
+use crate::sim::log::{LogEntry, Mark};
 use crate::verdict::Check;
 
 /// Where cloud-init keeps what came of it; /run has links to these.
@@ -34,7 +34,12 @@ pub(crate) const NAMES: [&str; 7] = [
 ///
 /// # Errors
 /// When the root cannot be read.
-pub(crate) fn checks(vm: &Vm, registration_id: &str, entries: &[Entry], root: &Root) -> Result<Vec<Check>> {
+pub(crate) fn checks(
+    vm: &Vm,
+    registration_id: &str,
+    entries: &[LogEntry],
+    root: &Root,
+) -> Result<Vec<Check>> {
     let read = |path: &str| Ok(String::from_utf8_lossy(&root.read(path)?).into_owned()) as Result<String>;
     Ok(vec![
         ready(entries),
@@ -47,7 +52,7 @@ pub(crate) fn checks(vm: &Vm, registration_id: &str, entries: &[Entry], root: &R
     ])
 }
 
-fn ready(entries: &[Entry]) -> Check {
+fn ready(entries: &[LogEntry]) -> Check {
     let seen = entries.iter().find(|entry| entry.mark == Some(Mark::VmReady));
     let bad = entries.iter().find(|entry| entry.note.starts_with("NotReady ProvisioningFailed"));
     match (bad, seen) {
@@ -59,7 +64,7 @@ fn ready(entries: &[Entry]) -> Check {
     }
 }
 
-fn agent(entries: &[Entry]) -> Check {
+fn agent(entries: &[LogEntry]) -> Check {
     let seen = entries.iter().find(|entry| entry.mark == Some(Mark::AgentReady));
     let detail = seen.map_or_else(
         || "the agent did not tell the wireserver that it is ready".to_owned(),
@@ -69,14 +74,14 @@ fn agent(entries: &[Entry]) -> Check {
 }
 
 /// A token of the VM's identity, a secret for it, a registration with that: in this order, all from this device.
-fn identity(registration_id: &str, entries: &[Entry]) -> Check {
-    let token = |entry: &Entry| {
+fn identity(registration_id: &str, entries: &[LogEntry]) -> Check {
+    let token = |entry: &LogEntry| {
         entry.service == Service::Metadata
             && entry.what.ends_with("/oauth2/token")
             && entry.status == Some(200)
     };
-    let secret = |entry: &Entry| entry.mark == Some(Mark::SecretRead);
-    let registered = |entry: &Entry| {
+    let secret = |entry: &LogEntry| entry.mark == Some(Mark::SecretRead);
+    let registered = |entry: &LogEntry| {
         entry.mark == Some(Mark::DpsRegistered) && entry.client.as_deref() == Some(registration_id)
     };
     let mut rest = entries.iter();
@@ -164,10 +169,10 @@ mod tests {
 
     use super::{account, agent, cloud_init, containers, hostname, identity, ready};
     use crate::prove::azure::Vm;
-    use crate::sim::log::Entry;
+    use crate::sim::log::LogEntry;
     use crate::verdict::Outcome;
 
-    fn entry(service: &str, what: &str, mark: Option<&str>, client: Option<&str>, note: &str) -> Entry {
+    fn entry(service: &str, what: &str, mark: Option<&str>, client: Option<&str>, note: &str) -> LogEntry {
         let mut value = json!({
             "seconds": 1.0, "time": "", "service": service, "peer": "10.0.2.15:1000", "what": what, "status": 200,
             "client": client, "note": note,

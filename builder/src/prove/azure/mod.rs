@@ -22,7 +22,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::sim::Metadata;
-use crate::sim::log::{Entry, Mark};
+use crate::sim::log::{LogEntry, Mark};
 use crate::units::Digest;
 
 /// QEMU's `-smbios`, as Azure's machines of generation 2 describe themselves; by the asset tag cloud-init knows one
@@ -139,7 +139,7 @@ pub(crate) struct Awaited {
 
 impl Awaited {
     /// Takes a request to the simulators.
-    pub(crate) fn entry(&mut self, entry: &Entry) {
+    pub(crate) fn entry(&mut self, entry: &LogEntry) {
         self.vm_ready |= entry.mark == Some(Mark::VmReady);
         self.agent_ready |= entry.mark == Some(Mark::AgentReady);
     }
@@ -164,7 +164,7 @@ mod tests {
     use roxmltree::Document;
 
     use super::{Awaited, Vm};
-    use crate::sim::log::Entry;
+    use crate::sim::log::LogEntry;
 
     const ID: &str = "5f1c6f0a-9d3e-4b52-8a57-0c2d9e6b7a41";
 
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn what_is_waited_for() {
         let mut awaited = Awaited::default();
-        let entry = |mark: &str| -> Entry {
+        let entry = |mark: &str| -> LogEntry {
             serde_json::from_value(serde_json::json!({
                 "seconds": 1.0, "time": "", "service": "wireserver", "peer": "10.0.2.15:1000", "what": "POST /machine",
                 "status": 200, "mark": mark,

@@ -2,7 +2,7 @@
 
 use super::write_entries;
 use crate::tree::Root;
-use crate::tree::entry::{Entry, EntryKind, Origin};
+use crate::tree::entry::{EntryKind, Origin, TreeEntry};
 use crate::units::Digest;
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ impl Tree {
         Self { folder, root }
     }
 
-    fn lay(&self, entries: &[Entry]) -> Result<(), String> {
+    fn lay(&self, entries: &[TreeEntry]) -> Result<(), String> {
         write_entries(&self.root, entries, &self.folder.path().join("blobs"))
             .map_err(|error| format!("{error:#}"))
     }
@@ -34,12 +34,12 @@ impl Tree {
     }
 }
 
-fn laid(path: &str, mode: u32, kind: EntryKind, overlay: usize) -> Entry {
+fn laid(path: &str, mode: u32, kind: EntryKind, overlay: usize) -> TreeEntry {
     let origin = Origin { file: format!("{overlay}{path}").into(), overlay };
-    Entry { path: path.into(), mode, kind, origin: Some(origin) }
+    TreeEntry { path: path.into(), mode, kind, origin: Some(origin) }
 }
 
-fn file(path: &str, content: &str, overlay: usize) -> Entry {
+fn file(path: &str, content: &str, overlay: usize) -> TreeEntry {
     laid(path, 0o644, EntryKind::File(content.into()), overlay)
 }
 

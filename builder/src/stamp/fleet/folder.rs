@@ -19,12 +19,12 @@ use crate::stamp::{files, names};
 
 /// A folder's entries, sorted.
 pub(crate) struct Folder {
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<IdentityFolder>,
     /// What is wrong with its layout, and files that belong to no device.
     pub(super) findings: Vec<Finding>,
 }
 
-pub(super) struct Entry {
+pub(super) struct IdentityFolder {
     pub name: String,
     certificate: PathBuf,
     private_key: PathBuf,
@@ -89,7 +89,7 @@ impl Folder {
     fn single(&mut self, name: String, path: &Path) {
         let Single { certificate, private_key, registration_id, findings } = Single::open(path);
         self.findings.extend(findings);
-        self.entries.push(Entry { name, certificate, private_key, registration_id });
+        self.entries.push(IdentityFolder { name, certificate, private_key, registration_id });
     }
 
     /// A file whose name is none that is taken: an error where it holds what a device may lack.
@@ -112,7 +112,7 @@ impl Folder {
             self.findings.push(wrong(path, 0, message));
         }
         match (pair.certificates.first(), pair.keys.first()) {
-            (Some(certificate), Some(key)) if more.is_empty() => self.entries.push(Entry {
+            (Some(certificate), Some(key)) if more.is_empty() => self.entries.push(IdentityFolder {
                 name,
                 certificate: certificate.clone(),
                 private_key: key.clone(),
@@ -138,7 +138,7 @@ fn holds_key(path: &Path) -> bool {
     blocks.is_ok_and(|blocks| blocks.iter().any(blocks::Block::is_key))
 }
 
-impl Entry {
+impl IdentityFolder {
     pub(super) fn record(&self) -> Result<Record, Vec<Finding>> {
         let file_name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut record = Record::new(Origin::of(&self.certificate), 0);
