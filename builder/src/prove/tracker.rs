@@ -27,8 +27,10 @@ pub(crate) struct Tracker {
     late: bool,
 }
 
-/// What a device does once in its life: a boot after it was done need not do it again.
-const ONCE: [Milestone; 3] = [Milestone::FirstBoot, Milestone::DpsRegistered, Milestone::DpsAssigned];
+/// What a device does once in its life: a boot after it was done need not do it again. edgeAgent's identity is asked for when its
+/// container is made; one that was made before the power went is only started.
+const ONCE: [Milestone; 4] =
+    [Milestone::FirstBoot, Milestone::DpsRegistered, Milestone::DpsAssigned, Milestone::AgentIdentity];
 
 impl Default for Tracker {
     /// A boot that is to end provisioned.
@@ -216,14 +218,16 @@ mod tests {
 
     #[test]
     fn what_is_done_once_need_not_come_again() {
-        let once = [Milestone::FirstBoot, Milestone::DpsRegistered, Milestone::DpsAssigned];
         let all_but = |without: &[Milestone]| {
             let without = without.to_vec();
             Milestone::ALL.into_iter().filter(move |milestone| !without.contains(milestone))
         };
         let whole = with(Tracker::default(), Milestone::ALL);
-        let second = with(whole.next(), all_but(&once));
+        let second = with(whole.next(), all_but(&super::ONCE));
         assert!(second.decided() && second.missing().is_none());
+        let before = with(Tracker::default(), all_but(&[Milestone::AgentIdentity, Milestone::AgentRunning]));
+        let second = with(before.next(), all_but(&super::ONCE));
+        assert_eq!(second.missing(), Some(Milestone::AgentIdentity), "it was not asked for before");
         let second = with(whole.next(), all_but(&[Milestone::AgentRunning]));
         assert!(!second.decided() && !second.only_words_missing(), "edgeAgent must run after every boot");
     }
