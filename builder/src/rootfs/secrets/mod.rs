@@ -24,7 +24,7 @@ const CHUNK: usize = 1 << 20;
 /// Of a window, what is looked at again with the next: more than any key, or any distance within which one is recognised.
 const OVERLAP: usize = 32 << 10;
 
-/// Text within a program or a database is looked at from this length on; what was compressed has none.
+/// Text within a database or another file of no text is looked at from this length on; what was compressed has none.
 const LEAST_TEXT: usize = 32;
 
 /// What was found.
@@ -48,6 +48,9 @@ pub(crate) fn find(mut file: impl Read) -> io::Result<Option<Secret>> {
     loop {
         let count = file.by_ref().take(CHUNK as u64).read_to_end(&mut window)?;
         if count == 0 {
+            return Ok(None);
+        }
+        if first.is_none() && is_program(&window) {
             return Ok(None);
         }
         let start = *first.get_or_insert_with(|| Start::of(&window));
@@ -112,6 +115,12 @@ impl Start {
         let texts = window.split(|byte| !is_shown(byte)).filter(|text| text.len() >= LEAST_TEXT);
         texts.into_iter().find_map(|text| in_text(text, true))
     }
+}
+
+/// Programs and libraries (ELF; ar) are not looked into: those that do cryptography test themselves with keys that they carry,
+/// the same for everybody, as libgnutls does.
+fn is_program(beginning: &[u8]) -> bool {
+    beginning.starts_with(b"\x7fELF") || beginning.starts_with(b"!<arch>\n")
 }
 
 /// UTF-8, but for what a window's borders cut.

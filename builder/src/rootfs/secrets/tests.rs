@@ -252,3 +252,14 @@ fn stores_with_keys_and_without() {
     assert_eq!(find_in(&java(&[authority.clone(), authority.clone()])), None);
     assert_eq!(find_in(&java(&[authority, entry(1)])), Some(Secret::Store));
 }
+
+/// libgnutls.so.30, for one: it lies beside a foreign system while its packages' scripts run, and in no list of its packages.
+#[test]
+fn programs_carry_keys_to_test_themselves() {
+    let key = pem("RSA PRIVATE KEY");
+    for (beginning, expected) in
+        [("\x7fELF\x02\x01\x01\0", None), ("!<arch>\n", None), ("\0\x01\0", Some(Secret::Key))]
+    {
+        assert_eq!(find_in(format!("{beginning}\0\0{key}\0").as_bytes()), expected, "{beginning:?}");
+    }
+}
